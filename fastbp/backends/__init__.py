@@ -1,0 +1,159 @@
+"""The protocol that every backend keeps, and the table of backends.
+
+A backend turns a plan into a *program*: one network shape bound to its parameter buffer, with the workspace for a
+batch. Programs are not shared between threads; `fastbp.plan.Programs` hands them out.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fastbp.plan import Plan
+    from fastbp.rows import Optimizer
+
+# How a call of `Program.train` ended.
+DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE = 0, 1, 2
+
+
+class Trained(NamedTuple):
+    """What `Program.train` did."""
+
+    steps: int  # steps done; a step whose loss is not finite is not done
+    status: int  # DONE, LOSS_NOT_FINITE or PARAMS_NOT_FINITE
+    epochs: int  # epochs finished, their mean losses at the front of `losses`
+    loss: float  # loss of the last batch looked at
+
+
+class Program(Protocol):
+    """One network shape bound to its parameters; see `reference` for the plain meaning of every method."""
+
+    def __init__(self, plan: Plan, params: np.ndarray) -> None: ...
+
+    def train(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray | None,
+        *,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        shuffle: bool,
+        count: np.ndarray,
+        place: np.ndarray,
+        partial: np.ndarray,
+        losses: np.ndarray,
+        scalars: list[np.ndarray],
+        slots: list[np.ndarray],
+        stop_on_loss: bool,
+        stop_on_params: bool,
+    ) -> Trained:
+        """Run `steps` training steps: order, gather, forward, loss, backward, update.
+
+        `count` int64 (1,) is ``net.step``, `place` int64 (2,) is [epoch, first row of the next batch], `partial`
+        float64 (2,) is [sum of loss * rows, rows] of the epoch begun: all three are moved on with each step.
+        `losses` takes the mean loss of each epoch finished. `scalars` hold one value per step.
+        """
+
+    def forward(self, x: np.ndarray, out: np.ndarray | None, *, keep: bool = False) -> None:
+        """The network's output for at most ``plan.batch`` rows into `out`; with `keep`, x is copied for `backward`."""
+
+    def restore(self, x: np.ndarray, a: np.ndarray, z: np.ndarray | None) -> None:
+        """As if x had just been sent forward through a single layer and had given a and z."""
+
+    def loss(self, y: np.ndarray, weight: np.ndarray | None, total: float, *, gradient: bool) -> float:
+        """sum(w l) / total for the rows just sent forward; with `gradient` also its gradient, for `backward`."""
+
+    def backward(
+        self,
+        grads: np.ndarray,
+        *,
+        grad_output: np.ndarray | None = None,
+        grad_input: np.ndarray | None = None,
+        accumulate: bool = False,
+    ) -> None:
+        """Gradients of the rows just sent forward into `grads`, from `grad_output` or from `loss`."""
+
+    def update(
+        self, grads: np.ndarray, row: Optimizer, slots: list[np.ndarray], scalars: list[np.ndarray]
+    ) -> None:
+        """One optimizer step with the gradients given."""
+
+    def backward_update(
+        self,
+        grad_output: np.ndarray,
+        grad_input: np.ndarray,
+        row: Optimizer,
+        slots: list[np.ndarray],
+        scalars: list[np.ndarray],
+    ) -> None:
+        """`backward` and `update` in one; `grad_input` comes from the weights before the update."""
+
+    def finite(self) -> bool:
+        """Whether every parameter is finite."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    module: str
+    dtypes: tuple[str, ...] | None  # None: every floating-point dtype
+    what: str
+
+
+_TABLE = {  # in the order in which "auto" takes them
+    "cython": _Row("fastbp.backends.compiled", ("float32", "float64"), "C++ kernels through Cython"),
+    "reference": _Row("fastbp.backends.reference", None, "NumPy, the oracle of the tests"),
+}
+NAMES = tuple(_TABLE)
+
+
+def engine() -> ModuleType | None:
+    """The compiled extension, or None where it was not built."""
+    try:
+        return importlib.import_module("fastbp._engine")
+    except ModuleNotFoundError as error:
+        if error.name != "fastbp._engine":
+            raise
+        return None
+
+
+def missing(name: str) -> str | None:
+    """Why a backend cannot be used here, or None."""
+    if name == "cython" and engine() is None:
+        return "the extension fastbp._engine was not built"
+    return None
+
+
+def describe(name: str) -> str:
+    return missing(name) or f"available: {_TABLE[name].what}"
+
+
+def resolve(requested: str, dtype: np.dtype) -> str:
+    """The backend that serves a request: the named one, or for ``"auto"`` the first that has the dtype.
+
+    Raises
+    ------
+    RuntimeError
+        The named backend is unknown, not built, or lacks the dtype; the message names what exists.
+    """
+    usable = [
+        name for name, row in _TABLE.items() if not missing(name) and (row.dtypes is None or dtype.name in row.dtypes)
+    ]
+    if requested == "auto":
+        return usable[0]
+    if requested not in usable:
+        row = _TABLE.get(requested)
+        reason = "no such backend" if row is None else missing(requested) or f"it lacks dtype {dtype}"
+        raise RuntimeError(f"backend {requested!r}: {reason}; for {dtype} there is: {', '.join(usable)}")
+    return requested
+
+
+def program(name: str) -> type[Program]:
+    """The program class of a backend."""
+    return importlib.import_module(_TABLE[name].module).Program

@@ -1,0 +1,51 @@
+"""The Cython backend: a plan laid out for the C++ engine (``src/program.hpp``)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastbp import _engine, activations, losses, optimizers
+from fastbp.backends import Trained
+from fastbp.plan import Plan
+from fastbp.spec import padded
+
+# The kernels' tables are in the order of the Python tables (rows_generated.hpp).
+_ACTIVATION = {name: index for index, name in enumerate(activations.TABLE)}
+_LOSS = {name: index for index, name in enumerate(losses.TABLE)}
+_OPTIMIZER = {name: index for index, name in enumerate(optimizers.TABLE)}
+
+
+class Program(_engine.Program):
+    """See `fastbp.backends.Program`."""
+
+    def __new__(cls, plan: Plan, params: np.ndarray) -> Program:
+        spec, loss = plan.spec, plan.loss
+        layers = [
+            (
+                layer.in_features,
+                layer.out_features,
+                layer.ld,
+                layer.weight,
+                -1 if layer.bias is None else layer.bias,
+                -1 if layer.activation.is_identity else _ACTIVATION[layer.activation.name],
+                layer.activation.keeps_z,
+            )
+            for layer in spec.layers
+        ]
+        return super().__new__(
+            cls,
+            plan,
+            params,
+            plan.isa,
+            layers,
+            padded(spec.in_features, spec.dtype.itemsize),
+            -1 if loss is None else _LOSS[loss.name],
+            1.0 if loss is None else loss.scale(spec.out_features),
+            _OPTIMIZER,
+        )
+
+    def __init__(self, plan: Plan, params: np.ndarray) -> None:
+        pass
+
+    def train(self, *args, **kwargs) -> Trained:
+        return Trained(*super().train(*args, **kwargs))

@@ -1,0 +1,36 @@
+"""Exceptions of fastbp, and the one way in which its messages suggest a name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NonFiniteError(ArithmeticError):
+    """Training met a loss or a parameter that is NaN or infinite.
+
+    The network holds the parameters of its last finite step and can be used on.
+
+    Attributes
+    ----------
+    step : int
+        Steps finished, all of them finite (``net.step``); counted from 0 it is also the step that failed.
+    epoch : int
+        The epoch, counted from 0, that the failing step belongs to.
+    """
+
+    def __init__(self, message: str, step: int, epoch: int) -> None:
+        super().__init__(message)
+        self.step = step
+        self.epoch = epoch
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.args[0], self.step, self.epoch)
+
+
+def unknown_name(argument: str, got: object, known: Iterable[str], error: type[Exception] = ValueError) -> Exception:
+    """The error for a name that no table holds: the argument, what came, the nearest name, all names."""
+    known = sorted(known)
+    near = difflib.get_close_matches(got.lower(), known, n=1, cutoff=0.5) if isinstance(got, str) else []
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return error(f"{argument}: unknown name {got!r}; {hint}known: {', '.join(map(repr, known))}")

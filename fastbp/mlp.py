@@ -1,0 +1,420 @@
+"""MLP: one parameter buffer, and the verbs on it."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from fastbp import backends, config, order, spec
+from fastbp.errors import NonFiniteError
+from fastbp.history import History
+from fastbp.plan import Programs, make_plan
+from fastbp.training import Run, TrainingState
+
+_BLOCK_ROWS = 256  # predict, evaluate and loss_and_grad go through X in blocks: memory does not grow with n
+
+
+class MLP:
+    """A dense feed-forward network, trained by back-propagation.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Features of the input, of each hidden layer, of the output; at least two.
+    activation : str, row, or sequence of them, default "relu"
+        Of the hidden layers: one for all, or one per hidden layer. See `fastbp.activations`.
+    output_activation : str or row, default "identity"
+    bias : bool, default True
+    dtype : floating-point dtype, default float32
+        The compiled kernels serve float32 and float64; the reference backend any.
+    init : str, callable or sequence, default "glorot_uniform"
+        A name of `fastbp.initializers`; a callable ``(rng, in_features, out_features) -> array``; or one array, or
+        one ``(weight, bias)`` tuple, per layer. Biases start at 0.
+    seed : int or None
+        From 0 to 2**64 - 1: seeds initialisation and the order of rows. None draws one.
+    backend : str, default "auto"
+
+    Attributes
+    ----------
+    weights, biases : tuple of ndarray
+        Writable views, (in_features, out_features) and (out_features,), per layer: ``z = x @ weight + bias``.
+    grad_weights, grad_biases : tuple of ndarray
+        What `backward` filled, in the same shapes.
+    params, grads : ndarray
+        The whole buffers behind the views. Rows are padded; what is written into padding is ignored.
+    step : int
+        Training steps done.
+    n_params : int
+        Parameters, padding not counted.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+    >>> net = fastbp.MLP((2, 4, 1), activation="tanh", seed=0)
+    >>> history = net.fit(X, X[:, :1] != X[:, 1:], optimizer=fastbp.SGD(lr=0.5), batch_size=4, steps=2000)
+    >>> net.predict(X).shape
+    (4, 1)
+    """
+
+    def __init__(
+        self,
+        sizes: Any,
+        *,
+        activation: Any = "relu",
+        output_activation: Any = "identity",
+        bias: bool = True,
+        dtype: Any = np.float32,
+        init: Any = "glorot_uniform",
+        seed: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        self._spec = spec.make_spec(sizes, activation, output_activation, bias, dtype)
+        self._backend = spec.choice("backend", backend, ("auto", *backends.NAMES))
+        seed = spec.seed(seed)
+        rng = np.random.Generator(order.philox(seed, 0, order.INIT))
+        arrays = spec.initial_arrays(self._spec, init, rng)
+        self._bind(TrainingState(self._spec, seed))
+        for k, (weight, initial_bias) in enumerate(arrays):
+            self.weights[k][...] = weight
+            if initial_bias is not None:
+                self.biases[k][...] = initial_bias
+
+    def _bind(self, state: TrainingState) -> None:
+        """Allocate the buffer and everything that refers to it."""
+        self._params = spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
+        self._grads: np.ndarray | None = None
+        self._state = state
+        self._programs = Programs(self._params)
+        self._training = threading.Lock()
+        self._pending: tuple[backends.Program, int] | None = None  # program and rows of the last `forward`
+        layers = self._spec.layers
+        self._weights = tuple(layer.weight_in(self._params) for layer in layers)
+        self._biases = tuple(layer.bias_in(self._params) for layer in layers if layer.bias is not None)
+
+    # -------------------------------------------------------------- what it is
+
+    sizes = property(lambda self: self._spec.sizes)
+    dtype = property(lambda self: self._spec.dtype)
+    backend = property(lambda self: self._backend)
+    n_params = property(lambda self: self._spec.n_params)
+    weights = property(lambda self: self._weights)
+    biases = property(lambda self: self._biases)
+    params = property(lambda self: self._params)
+    step = property(lambda self: self._state.step)
+    epoch = property(lambda self: self._state.epoch)
+    seed = property(lambda self: self._state.seed)
+
+    @property
+    def grads(self) -> np.ndarray:
+        if self._grads is None:
+            self._grads = spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
+        return self._grads
+
+    @property
+    def grad_weights(self) -> tuple[np.ndarray, ...]:
+        return tuple(layer.weight_in(self.grads) for layer in self._spec.layers)
+
+    @property
+    def grad_biases(self) -> tuple[np.ndarray, ...]:
+        return tuple(layer.bias_in(self.grads) for layer in self._spec.layers if layer.bias is not None)
+
+    def __repr__(self) -> str:
+        names = ", ".join(row.name for row in self._spec.activations)
+        return f"MLP({self.sizes}, activations=({names}), dtype={self.dtype}, step={self.step})"
+
+    def flatten(self) -> np.ndarray:
+        """All parameters as one dense vector, (n_params,): layer by layer, weight (row by row) then bias."""
+        return self._spec.flatten(self._params)
+
+    def unflatten(self, v: Any) -> None:
+        """Set all parameters from a dense vector, (n_params,), in the order of `flatten`."""
+        self._spec.unflatten_into(self._params, spec.dense_vector("v", v, self._spec))
+
+    # -------------------------------------------------------------- copies
+
+    def __getstate__(self) -> dict:
+        return {"spec": self._spec, "backend": self._backend, "params": self.flatten(), "state": self._state.to_dict()}
+
+    def __setstate__(self, saved: dict) -> None:
+        self._spec, self._backend = saved["spec"], saved["backend"]
+        self._bind(TrainingState.from_dict(self._spec, saved["state"]))
+        self._spec.unflatten_into(self._params, saved["params"])
+
+    def __copy__(self) -> MLP:
+        return copy.deepcopy(self)
+
+    # -------------------------------------------------------------- training
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Parameters are about to change: one caller at a time, and a pending forward is void."""
+        if not self._training.acquire(blocking=False):
+            raise RuntimeError("this network is training already; one fit, train_step or update at a time")
+        try:
+            self._drop_pending()
+            yield
+        finally:
+            self._training.release()
+
+    def _apart(self, data: np.ndarray) -> np.ndarray:
+        """`data`, copied where it lies in the parameters that training is about to change."""
+        return data.copy() if np.may_share_memory(data, self._params) else data
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        loss: Any = "mse",
+        optimizer: Any = "sgd",
+        batch_size: int = 32,
+        epochs: int | None = None,
+        steps: int | None = None,
+        shuffle: bool = True,
+        sample_weight: Any = None,
+        eval_every: int | None = None,
+        seed: int | None = None,
+        nonfinite: str = "raise",
+        n_threads: int | None = None,
+    ) -> History:
+        """Train on batches of the rows of X.
+
+        Parameters
+        ----------
+        X : array_like, (n, in_features)
+            Real numbers of any dtype and layout; cast batch by batch, never copied as a whole.
+        y : array_like
+            Targets, (n, out_features); for one output also (n,). ``softmax_cross_entropy`` takes integer labels (n,)
+            or rows of probabilities.
+        loss : str or row, default "mse"
+            See `fastbp.losses`, which states each reduction.
+        optimizer : str or object, default "sgd"
+        batch_size : int, default 32
+            The last batch of an epoch is smaller where it must be, and averaged over its real size.
+        epochs, steps : int
+            Exactly one: ``epochs=k`` is k * ceil(n / batch_size) steps.
+        shuffle : bool, default True
+            A new order each epoch, a function of (seed, epoch) alone.
+        sample_weight : array_like, (n,), optional
+            Each batch's loss is sum(w l) / sum(w).
+        eval_every : int, optional
+            Record `evaluate` (X, y) after every k-th ``net.step`` instead of the epochs' mean losses.
+        seed : int, optional
+            Replaces the seed of the order from here on.
+        nonfinite : {"raise", "ignore"}
+        n_threads : int, optional
+
+        Returns
+        -------
+        History
+
+        Raises
+        ------
+        NonFiniteError
+            A loss or a parameter became NaN or infinite; the network holds the last finite step.
+        RuntimeError
+            The network is training already.
+        """
+        rows = spec.features(X, self._spec)
+        run_loss = spec.loss(loss, self._spec)
+        targets = spec.targets(y, run_loss, rows, self._spec)
+        weight = spec.sample_weights(sample_weight, len(rows))
+        rule = spec.optimizer(optimizer)
+        batch_size = min(spec.integer("batch_size", batch_size, 1), len(rows))
+        n_steps = spec.run_length(epochs, steps, -(-len(rows) // batch_size))
+        shuffle = spec.boolean("shuffle", shuffle)
+        if shuffle and len(rows) >= 2**32:
+            raise ValueError(f"shuffle=True takes at most 2**32 - 1 rows, X has {len(rows)}")
+        eval_every = spec.optional_integer("eval_every", eval_every, 1)
+        stop = spec.choice("nonfinite", nonfinite, ("raise", "ignore")) == "raise"
+        new_seed = self.seed if seed is None else spec.seed(seed)
+        config.threads(n_threads)
+        rows, targets = self._apart(rows), self._apart(targets)
+
+        plan = make_plan(self._spec, batch_size, backend=self._backend, loss=run_loss, optimizer=rule.row)
+        with self._exclusive(), self._programs.lent(plan) as program:
+            self._state.seed = new_seed
+            run = Run(
+                program, self._params, self._state, rows, targets, weight, batch_size, rule, shuffle, stop, eval_every,
+                lambda: self._evaluate(rows, targets, weight, run_loss),
+            )  # fmt: skip
+            return run.go(n_steps)
+
+    def train_step(
+        self, x: Any, y: Any, *, loss: Any = "mse", optimizer: Any = "sgd", sample_weight: Any = None
+    ) -> float:
+        """One training step on one batch; shares slots and ``net.step`` with `fit`, leaves its position alone.
+
+        Parameters
+        ----------
+        x, y, loss, optimizer, sample_weight
+            As for `fit`; all rows are one batch.
+
+        Returns
+        -------
+        float
+            The loss before the update.
+
+        Raises
+        ------
+        NonFiniteError
+            The loss is NaN or infinite; nothing was updated.
+        """
+        rows = spec.features(x, self._spec)
+        row = spec.loss(loss, self._spec)
+        targets = spec.targets(y, row, rows, self._spec)
+        weight = spec.sample_weights(sample_weight, len(rows))
+        rule = spec.optimizer(optimizer)
+        rows, targets = self._apart(rows), self._apart(targets)
+        plan = make_plan(self._spec, len(rows), backend=self._backend, loss=row, optimizer=rule.row)
+        with self._exclusive(), self._programs.lent(plan) as program:
+            done = program.train(
+                rows, targets, weight, batch_size=len(rows), steps=1, seed=0, shuffle=False, count=self._state.count,
+                place=np.zeros(2, np.int64), partial=np.zeros(2), losses=np.empty(1),
+                scalars=rule.scalars(self.step, 1), slots=self._state.slots_of(rule.row),
+                stop_on_loss=True, stop_on_params=False,
+            )  # fmt: skip
+        if done.status != backends.DONE:
+            message = f"the loss of the step after net.step == {self.step} is {done.loss}; nothing was updated"
+            raise NonFiniteError(message, self.step, self.epoch)
+        return done.loss
+
+    def reset_training(self) -> None:
+        """Drop the training state: slots, step, epoch, position, and a seed given to `fit`. Parameters stay."""
+        with self._exclusive():
+            self._state.reset()
+
+    # -------------------------------------------------------------- looking
+
+    def _blocks(self, n: int, **rows: Any) -> Iterator[tuple[backends.Program, slice]]:
+        """A program and each block of n rows; the program's capacity is a power of two, so that few are made."""
+        capacity = min(_BLOCK_ROWS, 1 << max(n - 1, 0).bit_length())
+        plan = make_plan(self._spec, capacity, backend=self._backend, **rows)
+        with self._programs.lent(plan) as program:
+            for start in range(0, n, capacity):
+                yield program, slice(start, min(start + capacity, n))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The network's output, (n_samples, out_features): logits where the loss is computed from logits."""
+        rows = spec.features(X, self._spec, empty=True)
+        out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
+        for program, block in self._blocks(len(rows)):
+            program.forward(rows[block], out[block])
+        return out
+
+    def evaluate(self, X: Any, y: Any, *, loss: Any, sample_weight: Any = None) -> float:
+        """The loss on all of X, y: sum(w l) / sum(w)."""
+        rows = spec.features(X, self._spec)
+        row = spec.loss(loss, self._spec)
+        targets = spec.targets(y, row, rows, self._spec)
+        return self._evaluate(rows, targets, spec.sample_weights(sample_weight, len(rows)), row)
+
+    def _evaluate(self, rows: np.ndarray, targets: np.ndarray, weight: np.ndarray | None, loss: Any) -> float:
+        total = float(len(rows) if weight is None else weight.sum())
+        value = 0.0
+        for program, block in self._blocks(len(rows), loss=loss):
+            program.forward(rows[block], None)
+            value += program.loss(targets[block], None if weight is None else weight[block], total, gradient=False)
+        return value
+
+    def loss_and_grad(self, X: Any, y: Any, *, loss: Any, sample_weight: Any = None) -> tuple[float, np.ndarray]:
+        """The loss on all of X, y and its gradient as a dense vector, (n_params,), in the order of `flatten`.
+
+        Leaves `grads` and a pending `forward` alone.
+        """
+        rows = spec.features(X, self._spec)
+        row = spec.loss(loss, self._spec)
+        targets = spec.targets(y, row, rows, self._spec)
+        weight = spec.sample_weights(sample_weight, len(rows))
+        total = float(len(rows) if weight is None else weight.sum())
+        value, grads = 0.0, spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
+        for program, block in self._blocks(len(rows), loss=row):
+            program.forward(rows[block], None)
+            value += program.loss(targets[block], None if weight is None else weight[block], total, gradient=True)
+            program.backward(grads, accumulate=True)
+        return value, self._spec.flatten(grads)
+
+    # -------------------------------------------------------------- the caller's own gradient
+
+    def forward(self, x: Any) -> np.ndarray:
+        """The output for a batch, (n, out_features), a fresh array; `backward` may follow.
+
+        The network keeps its own copy of x.
+        """
+        rows = spec.features(x, self._spec)
+        plan = make_plan(self._spec, len(rows), backend=self._backend)
+        self._drop_pending()
+        program = self._programs.take(plan)
+        out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
+        program.forward(rows, out, keep=True)
+        self._pending = (program, len(rows))
+        return out
+
+    def _drop_pending(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._programs.give_back(pending[0])
+
+    def _pending_forward(self, grad_output: Any) -> tuple[backends.Program, np.ndarray, np.ndarray]:
+        """The program of the last `forward`, the checked grad_output, and an array for grad_input."""
+        if self._pending is None:
+            raise RuntimeError("no forward is pending: call net.forward(x) first; an update voids it")
+        program, n = self._pending
+        grad_output = spec.matrix("grad_output", grad_output, self._spec.out_features, n)
+        return program, grad_output, np.empty((n, self._spec.in_features), self._spec.dtype)
+
+    def backward(self, grad_output: Any, *, accumulate: bool = False) -> np.ndarray:
+        """Back-propagate the caller's own gradient through the last `forward`; fills `grads`.
+
+        Parameters
+        ----------
+        grad_output : array_like, (n, out_features)
+            dL/d(output); nothing is averaged here.
+        accumulate : bool, default False
+            Add to `grads` instead of replacing them.
+
+        Returns
+        -------
+        ndarray, (n, in_features)
+            dL/dx.
+        """
+        program, grad_output, grad_input = self._pending_forward(grad_output)
+        accumulate = spec.boolean("accumulate", accumulate)
+        program.backward(self.grads, grad_output=grad_output, grad_input=grad_input, accumulate=accumulate)
+        return grad_input
+
+    def update(self, optimizer: Any = "sgd") -> None:
+        """One optimizer step with `grads`; shares slots and ``net.step`` with `fit`."""
+        rule = spec.optimizer(optimizer)
+        plan = make_plan(self._spec, 1, backend=self._backend)
+        with self._exclusive(), self._programs.lent(plan) as program:
+            program.update(self.grads, rule.row, self._state.slots_of(rule.row), rule.scalars(self.step, 1))
+            self._state.count += 1
+
+    def backward_update(self, grad_output: Any, optimizer: Any = "sgd") -> np.ndarray:
+        """`backward` and `update` in one pass, without filling `grads`.
+
+        Returns
+        -------
+        ndarray, (n, in_features)
+            dL/dx, from the weights before the update.
+        """
+        rule = spec.optimizer(optimizer)
+        program, grad_output, grad_input = self._pending_forward(grad_output)
+        self._pending = None  # `_exclusive` must not hand it to others yet
+        try:
+            with self._exclusive():
+                slots = self._state.slots_of(rule.row)
+                program.backward_update(grad_output, grad_input, rule.row, slots, rule.scalars(self.step, 1))
+                self._state.count += 1
+        except RuntimeError:
+            self._pending = (program, len(grad_input))
+            raise
+        self._programs.give_back(program)
+        return grad_input

@@ -1,0 +1,273 @@
+"""The fused kernels on plain arrays, for loops of your own.
+
+The dtype is the weight's, float32 or float64; inputs of other dtypes are cast. What is written in place must be
+writable, native, aligned and free of overlap, or nothing is written at all. Results never depend on overlap: an
+`out` that shares memory with an input gets what a copy would have got.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastbp import spec
+from fastbp.backends import Program
+from fastbp.optimizers import SGD
+from fastbp.plan import make_plan
+from fastbp.plan import program as make_program
+from fastbp.rows import Activation
+
+_WORK = 1000  # how hard `numpy.shares_memory` looks; beyond it two arrays count as overlapping
+
+
+def _weight(argument: str, value: Any) -> np.ndarray:
+    if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype not in (np.float32, np.float64):
+        raise ValueError(f"{argument} must be a float32 or float64 array of shape (in_features, out_features)")
+    if 0 in value.shape:
+        raise ValueError(f"{argument} must have at least one row and one column, got shape {value.shape}")
+    return value
+
+
+def _vector(argument: str, value: Any, size: int) -> np.ndarray:
+    array = spec.real_array(argument, value)
+    if array.shape != (size,):
+        raise ValueError(f"{argument} must have shape ({size},), got {array.shape}")
+    return array
+
+
+def _writable(argument: str, array: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """`array`, sure to take what will be written into it."""
+    if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
+        got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ValueError(f"{argument} must be an array of {dtype} with shape {shape}, got {got}")
+    flags = array.flags
+    for flaw, word in (
+        (not flags.writeable, "writable"),
+        (not array.dtype.isnative, "in native byte order"),
+        (not flags.aligned, "aligned"),
+        (any(s == 0 and n > 1 for s, n in zip(array.strides, array.shape)), "free of overlap with itself"),
+    ):
+        if flaw:
+            raise ValueError(f"{argument} is written in place and must be {word}")
+    return array
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=_WORK)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _refuse_overlap(written: dict[str, np.ndarray], read: dict[str, np.ndarray]) -> None:
+    names = list(written)
+    for k, name in enumerate(names):
+        for other, array in [*((n, written[n]) for n in names[k + 1 :]), *read.items()]:
+            if _overlap(written[name], array):
+                raise ValueError(f"{name} is written in place and overlaps {other}")
+
+
+def _layer(
+    weight: np.ndarray, bias: np.ndarray | None, activation: Activation, rows: int
+) -> tuple[Program, spec.Spec, np.ndarray]:
+    """A one-layer network that holds a copy of weight and bias: its program, its spec, its buffer."""
+    layer = spec.Spec(weight.shape, (activation,), bias is not None, weight.dtype.newbyteorder("="))
+    params = spec.aligned_zeros(layer.buffer_size, layer.dtype)
+    for view, given in zip(layer.views(params), (weight, bias)):
+        view[...] = given
+    return make_program(make_plan(layer, rows), params), layer, params
+
+
+def linear(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    activation: Any = "identity",
+    *,
+    out: np.ndarray | None = None,
+    out_z: np.ndarray | None = None,
+) -> np.ndarray:
+    """``activation(x @ weight + bias)``.
+
+    Parameters
+    ----------
+    x : array_like, (n, in_features)
+    weight : ndarray, (in_features, out_features)
+    bias : array_like, (out_features,), optional
+    activation : str or row
+    out, out_z : ndarray, (n, out_features), optional
+        Where the result and the pre-activation go.
+
+    Returns
+    -------
+    ndarray, (n, out_features)
+        `out` where it is given.
+    """
+    weight = _weight("weight", weight)
+    x = spec.matrix("x", x, weight.shape[0])
+    row = spec.activation("activation", activation)
+    if bias is not None:
+        bias = _vector("bias", bias, weight.shape[1])
+    shape, dtype = (len(x), weight.shape[1]), weight.dtype.newbyteorder("=")
+    targets = {name: _writable(name, a, shape, dtype) for name, a in (("out", out), ("out_z", out_z)) if a is not None}
+    _refuse_overlap(targets, {})
+    z = np.empty(shape, dtype)
+    a = np.empty(shape, dtype)
+    if len(x):
+        for wanted, function in ((z, "identity"), (a, row)) if out_z is not None else ((a, row),):
+            program, _, _ = _layer(weight, bias, spec.activation("activation", function), len(x))
+            program.forward(x, wanted)
+    if out_z is not None:
+        out_z[...] = z
+    if out is None:
+        return a
+    out[...] = a
+    return out
+
+
+def _backward_arguments(grad_output: Any, a: Any, x: Any, weight: Any, activation: Any, z: Any) -> tuple:
+    weight = _weight("weight", weight)
+    n_in, n_out = weight.shape
+    x = spec.matrix("x", x, n_in)
+    if len(x) == 0:
+        raise ValueError("x has no rows")
+    row = spec.activation("activation", activation)
+    if row.keeps_z and z is None:
+        raise ValueError(f"activation {row.name!r} needs z, the pre-activation, for its derivative")
+    a = spec.matrix("a", a, n_out, len(x))
+    z = None if z is None else spec.matrix("z", z, n_out, len(x))
+    return spec.matrix("grad_output", grad_output, n_out, len(x)), a, x, weight, row, z
+
+
+def linear_backward(
+    grad_output: Any, a: Any, x: Any, weight: Any, activation: Any = "identity", *, z: Any = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The way back through `linear`.
+
+    Parameters
+    ----------
+    grad_output : array_like, (n, out_features)
+        dL/da; nothing is averaged.
+    a, x, weight, activation
+        The result and the arguments of `linear`.
+    z : array_like, (n, out_features), optional
+        The pre-activation; needed where the activation's derivative names it (gelu, silu).
+
+    Returns
+    -------
+    grad_input, grad_weight, grad_bias : ndarray
+        (n, in_features), (in_features, out_features), (out_features,)
+    """
+    grad_output, a, x, weight, row, z = _backward_arguments(grad_output, a, x, weight, activation, z)
+    program, layer, params = _layer(weight, np.zeros(weight.shape[1]), row, len(x))
+    grads = np.zeros_like(params)
+    grad_input = np.empty((len(x), weight.shape[0]), layer.dtype)
+    program.restore(x, a, z)
+    program.backward(grads, grad_output=grad_output, grad_input=grad_input)
+    grad_weight, grad_bias = (view.copy() for view in layer.views(grads))
+    return grad_input, grad_weight, grad_bias
+
+
+def linear_backward_update(
+    grad_output: Any,
+    a: Any,
+    x: Any,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    lr: float,
+    activation: Any = "identity",
+    *,
+    z: Any = None,
+    momentum: float = 0.0,
+    velocity: Any = None,
+    weight_decay: float = 0.0,
+) -> np.ndarray:
+    """`linear_backward` fused with the update of `fastbp.SGD`: weight, bias and velocity change in place.
+
+    Parameters
+    ----------
+    grad_output, a, x, activation, z
+        As for `linear_backward`.
+    weight : ndarray, (in_features, out_features)
+    bias : ndarray, (out_features,), or None
+    lr, momentum, weight_decay : float
+        As for `fastbp.SGD`.
+    velocity : ndarray or (ndarray, ndarray)
+        Of the weight, or of weight and bias; needed with momentum.
+
+    Returns
+    -------
+    ndarray, (n, in_features)
+        dL/dx, from the weight before the update.
+    """
+    grad_output, a, x, weight, row, z = _backward_arguments(grad_output, a, x, weight, activation, z)
+    rule = SGD(lr=lr, momentum=momentum, weight_decay=weight_decay)
+    dtype = weight.dtype.newbyteorder("=")
+    params = [_writable("weight", weight, weight.shape, dtype)]
+    if bias is not None:
+        params.append(_writable("bias", bias, weight.shape[1:], dtype))
+    velocities = _velocities(rule, velocity, params)
+    written = dict(zip(("weight", "bias"), params)) | {f"velocity[{k}]": v for k, v in enumerate(velocities)}
+    _refuse_overlap(written, {"x": x, "a": a, "grad_output": grad_output} | ({} if z is None else {"z": z}))
+
+    program, layer, buffer = _layer(weight, bias, row, len(x))
+    slots = [_filled(layer, velocities)] if velocities else []
+    grad_input = np.empty((len(x), weight.shape[0]), dtype)
+    program.restore(x, a, z)
+    program.backward_update(grad_output, grad_input, rule.row, slots, rule.scalars(0, 1))
+    _copy_back(layer, [buffer, *slots], [params, velocities])
+    return grad_input
+
+
+def sgd_update(
+    param: np.ndarray,
+    grad: Any,
+    lr: float,
+    *,
+    momentum: float = 0.0,
+    velocity: np.ndarray | None = None,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+) -> None:
+    """One step of `fastbp.SGD` on an array of any shape; `param` and `velocity` change in place."""
+    if not isinstance(param, np.ndarray) or param.dtype not in (np.float32, np.float64):
+        raise ValueError("param must be a float32 or float64 array")
+    rule = SGD(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+    dtype = param.dtype.newbyteorder("=")
+    params = [_writable("param", param, param.shape, dtype)]
+    grad = spec.real_array("grad", grad)
+    if grad.shape != param.shape:
+        raise ValueError(f"grad must have param's shape {param.shape}, got {grad.shape}")
+    velocities = _velocities(rule, velocity, params)
+    _refuse_overlap({"param": param} | {"velocity": v for v in velocities}, {"grad": grad})
+    if param.size == 0:
+        return
+    flat = param.reshape(1, -1)
+    program, layer, buffer = _layer(flat, None, spec.activation("activation", "identity"), 1)
+    slots = [_filled(layer, velocities)] if velocities else []
+    program.update(_filled(layer, [grad]), rule.row, slots, rule.scalars(0, 1))
+    _copy_back(layer, [buffer, *slots], [params, velocities])
+
+
+def _velocities(rule: SGD, velocity: Any, params: list[np.ndarray]) -> list[np.ndarray]:
+    if not rule.row.state:
+        return []
+    given = list(velocity) if isinstance(velocity, tuple | list) else [velocity]
+    if velocity is None or len(given) != len(params):
+        raise ValueError(f"velocity: momentum needs {len(params)} array(s) shaped as what is updated")
+    return [_writable("velocity", v, p.shape, p.dtype) for v, p in zip(given, params)]
+
+
+def _filled(layer: spec.Spec, arrays: list[np.ndarray]) -> np.ndarray:
+    """A padded buffer that holds copies of the arrays."""
+    buffer = spec.aligned_zeros(layer.buffer_size, layer.dtype)
+    for view, array in zip(layer.views(buffer), arrays):
+        view[...] = array.reshape(view.shape)
+    return buffer
+
+
+def _copy_back(layer: spec.Spec, buffers: list[np.ndarray], targets: list[list[np.ndarray]]) -> None:
+    for buffer, arrays in zip(buffers, targets):
+        for view, array in zip(layer.views(buffer), arrays):
+            array[...] = view.reshape(array.shape)

@@ -1,0 +1,89 @@
+"""The plan: spec + batch + rows -> backend, ISA, path. The only place that chooses, and it chooses before the loop."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastbp import backends, config
+from fastbp.rows import Loss, Optimizer
+from fastbp.spec import Spec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a program is made from. Hashable: equal plans share programs."""
+
+    spec: Spec
+    batch: int  # rows that the workspace holds
+    backend: str
+    isa: str | None  # of the compiled kernels; None on other backends
+    loss: Loss | None
+    optimizer: Optimizer | None
+    fused: bool  # `train` updates each tile of a gradient while it is hot; else gradients go to memory first
+
+
+def make_plan(
+    spec: Spec,
+    batch: int,
+    *,
+    backend: str = "auto",
+    loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
+    fused: bool = True,
+) -> Plan:
+    """Choose. `backend` is the network's own; what else may force one is in `fastbp.config`.
+
+    Raises
+    ------
+    RuntimeError
+        A forced backend or ISA is not there.
+    """
+    name = backends.resolve(config.requested_backend(backend), spec.dtype)
+    isa = backends.engine().choose_isa(config.requested_isa()) if name == "cython" else None
+    return Plan(spec, batch, name, isa, loss, optimizer, fused)
+
+
+def program(plan: Plan, params: np.ndarray) -> backends.Program:
+    """A program for the plan, bound to a parameter buffer."""
+    return backends.program(plan.backend)(plan, params)
+
+
+class Programs:
+    """The programs of one parameter buffer, made when first needed and kept for the next call.
+
+    A program is out of the pool while it works, so threads that ask for one plan at once get one each.
+    """
+
+    _KEPT = 16  # plans; the one not used for longest is dropped
+
+    def __init__(self, params: np.ndarray) -> None:
+        self._params = params
+        self._idle: OrderedDict[Plan, list[backends.Program]] = OrderedDict()
+
+    def take(self, plan: Plan) -> backends.Program:
+        try:
+            return self._idle[plan].pop()
+        except (KeyError, IndexError):
+            return program(plan, self._params)
+
+    def give_back(self, program: backends.Program) -> None:
+        self._idle.setdefault(program.plan, []).append(program)
+        try:
+            self._idle.move_to_end(program.plan)
+            if len(self._idle) > self._KEPT:
+                self._idle.popitem(last=False)
+        except KeyError:  # another thread dropped it meanwhile
+            pass
+
+    @contextmanager
+    def lent(self, plan: Plan) -> Iterator[backends.Program]:
+        program = self.take(plan)
+        try:
+            yield program
+        finally:
+            self.give_back(program)

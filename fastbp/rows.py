@@ -1,0 +1,297 @@
+"""Rows: what an activation, a loss and an optimizer are, and how their expressions become code.
+
+A row states its mathematics once, as expressions in a small closed vocabulary whose text means the same in
+Python and in C++: names, numbers, ``+ - * /``, one comparison, and the calls of `VOCABULARY`. `render` checks an
+expression and wraps its numbers in ``R()`` (a constant of the network's dtype); the reference backend evaluates the
+rendered text over NumPy arrays, and ``python -m fastbp.rows`` writes the same text into
+``src/kernels/rows_generated.hpp`` for the compiled kernels.
+
+Rows are pointwise: no loops, no branches. ``WHERE`` evaluates both sides, so neither may raise.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+VOCABULARY = {  # word -> number of arguments; MAX and MIN propagate NaN as numpy.maximum does
+    "EXP": 1, "EXPM1": 1, "LOG": 1, "LOG1P": 1, "TANH": 1, "SQRT": 1, "ABS": 1, "MAX": 2, "MIN": 2, "WHERE": 3,
+}
+_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.USub)
+_COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+
+
+class _Renderer(ast.NodeTransformer):
+    """Walks one expression: refuses what is not in the vocabulary, wraps each number in R()."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = frozenset(names)
+        self.used: set[str] = set()
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        if not isinstance(node, (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Load, *_OPERATORS, *_COMPARISONS)):
+            raise ValueError(f"{type(node).__name__} is not part of the row vocabulary")
+        return super().generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if type(node.value) not in (int, float):
+            raise ValueError(f"constant {node.value!r} is not a number")
+        return ast.Call(ast.Name("R", ast.Load()), [ast.Constant(float(node.value))], [])
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if node.id not in self.names:
+            raise ValueError(f"unknown name {node.id!r}; known here: {', '.join(sorted(self.names))}")
+        self.used.add(node.id)
+        return node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        if len(node.ops) != 1:
+            raise ValueError("chained comparisons mean something else in C++")
+        return super().generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        word = node.func.id if isinstance(node.func, ast.Name) else None
+        if word not in VOCABULARY:
+            raise ValueError(f"{ast.unparse(node.func)} is not one of {', '.join(VOCABULARY)}")
+        if len(node.args) != VOCABULARY[word] or node.keywords:
+            raise ValueError(f"{word} takes {VOCABULARY[word]} argument(s)")
+        node.args = [self.visit(argument) for argument in node.args]
+        return node
+
+
+def render(expression: str, names: Iterable[str]) -> tuple[str, frozenset[str]]:
+    """Check one expression and give its shared text.
+
+    Parameters
+    ----------
+    expression : str
+        For example ``"WHERE(z > 0, z, EXPM1(z))"``.
+    names : iterable of str
+        The variables that it may use.
+
+    Returns
+    -------
+    text : str
+        The expression with every number wrapped in ``R()``; valid Python and valid C++.
+    used : frozenset of str
+        The variables that it does use.
+
+    Raises
+    ------
+    ValueError
+        The expression does not parse or leaves the vocabulary.
+    """
+    renderer = _Renderer(names)
+    try:
+        tree = renderer.visit(ast.parse(expression, mode="eval"))
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"expression {expression!r}: {error}") from None
+    return ast.unparse(ast.fix_missing_locations(tree)), frozenset(renderer.used)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A pointwise function of the pre-activation ``z`` and the way back through it.
+
+    Attributes
+    ----------
+    name : str
+    forward : str
+        Expression in ``z``.
+    backward : str
+        dL/dz as an expression in ``g`` (= dL/da), ``a`` (the output) and ``z``. What a layer keeps for the
+        backward pass is read off the names: where only ``a`` appears, ``z`` is never stored.
+    pinned : tuple of (z, a, da/dz)
+        Values from outside (see `fastbp.activations`).
+    """
+
+    name: str
+    forward: str
+    backward: str
+    pinned: tuple[tuple[float, float, float], ...] = ()
+
+    @cached_property
+    def forward_text(self) -> str:
+        return render(self.forward, ["z"])[0]
+
+    @cached_property
+    def backward_text(self) -> str:
+        return render(self.backward, ["g", "a", "z"])[0]
+
+    @cached_property
+    def keeps_z(self) -> bool:
+        return "z" in render(self.backward, ["g", "a", "z"])[1]
+
+    @property
+    def is_identity(self) -> bool:
+        return self.forward == "z"
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss per output element, and its derivative.
+
+    Attributes
+    ----------
+    name : str
+    value, grad : str
+        Expressions in ``z`` (the network's output), ``t`` (the target) and, where `statistic` is set, ``lse``.
+    outputs : {"mean", "sum"}
+        How the elements of one row reduce; over the batch it is always the mean, weighted where weights are given.
+    statistic : {None, "lse"}
+        A row statistic of ``z``: ``lse`` is log(sum(exp(z))).
+    from_logits : bool
+        Needs ``output_activation="identity"``.
+    labels : bool
+        Also takes integer class labels; other targets are rows of probabilities.
+    domain : (low, high)
+        What a target may be, both ends included.
+    pinned : tuple of (z row, t row, loss, gradient row)
+        Values from outside for one sample.
+    """
+
+    name: str
+    value: str
+    grad: str
+    outputs: str
+    statistic: str | None = None
+    from_logits: bool = False
+    labels: bool = False
+    domain: tuple[float, float] = (-float("inf"), float("inf"))
+    pinned: tuple[tuple[Sequence[float], Sequence[float], float, Sequence[float]], ...] = ()
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return ("z", "t") + ((self.statistic,) if self.statistic else ())
+
+    @cached_property
+    def value_text(self) -> str:
+        return render(self.value, self.names)[0]
+
+    @cached_property
+    def grad_text(self) -> str:
+        return render(self.grad, self.names)[0]
+
+    def scale(self, out_features: int) -> float:
+        """The factor of one row's sum over outputs."""
+        return 1.0 / out_features if self.outputs == "mean" else 1.0
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """An update rule: assignments run in order on each parameter ``p`` with gradient ``g``.
+
+    Attributes
+    ----------
+    name : str
+    family : str
+        Rows of one family share their state: training goes on with it.
+    state : tuple of str
+        Slots beside each parameter, zero at the start.
+    scalars : tuple of str
+        Numbers of a step, the same for every parameter; filled by Python for the steps to come.
+    update : tuple of (name, expression)
+        Assignments to ``g``, a slot or ``p``; ``p`` last.
+    """
+
+    name: str
+    family: str
+    state: tuple[str, ...]
+    scalars: tuple[str, ...]
+    update: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def update_text(self) -> tuple[tuple[str, str], ...]:
+        names = ("p", "g", *self.state, *self.scalars)
+        return tuple((target, render(expression, names)[0]) for target, expression in self.update)
+
+
+# ------------------------------------------------------------------ rendering for C++
+
+_HEADER = """\
+// Rendered by `make rows` from the tables of fastbp/: edit those, not this file.
+// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp.
+"""
+
+
+def _cpp_activation(row: Activation) -> str:
+    return f"""
+struct activation_{row.name} {{
+  enum {{ keeps_z = {int(row.keeps_z)} }};
+  template <class V> FBP_INLINE V forward(V z) {{
+    const Constant<V> R{{}}; (void)R;
+    return {row.forward_text};
+  }}
+  template <class V> FBP_INLINE V backward(V g, V a, V z) {{
+    const Constant<V> R{{}}; (void)R, (void)a, (void)z;
+    return {row.backward_text};
+  }}
+}};
+"""
+
+
+def _cpp_loss(row: Loss) -> str:
+    return f"""
+struct loss_{row.name} {{
+  enum {{ uses_lse = {int(row.statistic == "lse")} }};
+  template <class V> FBP_INLINE V value(V z, V t, V lse) {{
+    const Constant<V> R{{}}; (void)R, (void)lse;
+    return {row.value_text};
+  }}
+  template <class V> FBP_INLINE V grad(V z, V t, V lse) {{
+    const Constant<V> R{{}}; (void)R, (void)lse;
+    return {row.grad_text};
+  }}
+}};
+"""
+
+
+def _cpp_optimizer(row: Optimizer) -> str:
+    lines = [f"    V {name} = state[{k}];" for k, name in enumerate(row.state)]
+    lines += [f"    const V {name} = scalar[{k}];" for k, name in enumerate(row.scalars)]
+    lines += [f"    {target} = {text};" for target, text in row.update_text]
+    lines += [f"    state[{k}] = {name};" for k, name in enumerate(row.state)]
+    body = "\n".join(lines)
+    return f"""
+struct optimizer_{row.name} {{
+  enum {{ states = {len(row.state)}, scalars = {len(row.scalars)} }};
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {{
+    const Constant<V> R{{}}; (void)R, (void)state;
+{body}
+    return p;
+  }}
+}};
+"""
+
+
+def _cpp_list(macro: str, names: Iterable[str]) -> str:
+    return f"\n#define {macro}(ROW) \\\n  " + " ".join(f"ROW({name})" for name in names) + "\n"
+
+
+def render_cpp(activations: Iterable[Activation], losses: Iterable[Loss], optimizers: Iterable[Optimizer]) -> str:
+    """The text of ``src/kernels/rows_generated.hpp``: a struct per row and a list macro per table."""
+    parts = [_HEADER]
+    for macro, table, one in (
+        ("FBP_ACTIVATIONS", list(activations), _cpp_activation),
+        ("FBP_LOSSES", list(losses), _cpp_loss),
+        ("FBP_OPTIMIZERS", list(optimizers), _cpp_optimizer),
+    ):
+        parts += [one(row) for row in table]
+        parts.append(_cpp_list(macro, [row.name for row in table]))
+    return "".join(parts)
+
+
+def main() -> None:
+    """Write ``src/kernels/rows_generated.hpp``; run from the repository's root."""
+    from pathlib import Path
+
+    from fastbp import activations, losses, optimizers
+
+    text = render_cpp(activations.TABLE.values(), losses.TABLE.values(), optimizers.TABLE.values())
+    Path("src/kernels/rows_generated.hpp").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

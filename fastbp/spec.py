@@ -1,0 +1,394 @@
+"""What a network is (frozen), where its parameters lie, and every argument check.
+
+Checks come before any work; each message names the argument, what came and what is wanted. Kinds that cannot be used
+are TypeErrors, values that cannot be used are ValueErrors.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fastbp import activations, initializers, losses, optimizers
+from fastbp.errors import unknown_name
+from fastbp.rows import Activation, Loss
+
+LINE = 64  # bytes of a cache line: rows of owned matrices fill whole lines
+_CACHE_SETS_STRIDE = 1024  # bytes: rows a multiple of this apart meet in the same cache sets
+
+
+def padded(n: int, itemsize: int) -> int:
+    """Elements of a row of `n`: whole cache lines, and one line more where rows would meet in the same cache sets."""
+    per_line = max(1, LINE // itemsize)
+    row = -(-n // per_line) * per_line
+    return row + per_line if row * itemsize % _CACHE_SETS_STRIDE == 0 else row
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One dense layer and where it lies in the parameter buffer (offsets and `ld` in elements)."""
+
+    in_features: int
+    out_features: int
+    activation: Activation
+    weight: int  # offset of the weight, (in_features, ld)
+    bias: int | None  # offset of the bias, (ld,)
+    ld: int  # leading dimension of weight, bias and this layer's activations
+
+    def weight_in(self, buffer: np.ndarray) -> np.ndarray:
+        """The (in_features, out_features) view of `buffer`."""
+        rows = buffer[self.weight : self.weight + self.in_features * self.ld]
+        return rows.reshape(self.in_features, self.ld)[:, : self.out_features]
+
+    def bias_in(self, buffer: np.ndarray) -> np.ndarray | None:
+        """The (out_features,) view of `buffer`, or None for a layer without bias."""
+        return None if self.bias is None else buffer[self.bias : self.bias + self.out_features]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A network: sizes, activations (one per layer, the output's last), bias, dtype. Hashable."""
+
+    sizes: tuple[int, ...]
+    activations: tuple[Activation, ...]
+    bias: bool
+    dtype: np.dtype
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        layers, offset = [], 0
+        for (n_in, n_out), activation in zip(zip(self.sizes, self.sizes[1:]), self.activations):
+            ld = padded(n_out, self.dtype.itemsize)
+            weight, offset = offset, offset + n_in * ld
+            bias = None
+            if self.bias:
+                bias, offset = offset, offset + ld
+            layers.append(Layer(n_in, n_out, activation, weight, bias, ld))
+        return tuple(layers)
+
+    @cached_property
+    def buffer_size(self) -> int:
+        """Elements of the padded parameter buffer."""
+        return sum((layer.in_features + (layer.bias is not None)) * layer.ld for layer in self.layers)
+
+    @cached_property
+    def n_params(self) -> int:
+        return sum((n_in + self.bias) * n_out for n_in, n_out in zip(self.sizes, self.sizes[1:]))
+
+    @property
+    def in_features(self) -> int:
+        return self.sizes[0]
+
+    @property
+    def out_features(self) -> int:
+        return self.sizes[-1]
+
+    def views(self, buffer: np.ndarray) -> list[np.ndarray]:
+        """The real parameters of `buffer` as views, layer by layer, weight then bias."""
+        views = []
+        for layer in self.layers:
+            views.append(layer.weight_in(buffer))
+            if layer.bias is not None:
+                views.append(layer.bias_in(buffer))
+        return views
+
+    def flatten(self, buffer: np.ndarray) -> np.ndarray:
+        """The dense vector, (n_params,), of a padded buffer."""
+        return np.concatenate([view.ravel() for view in self.views(buffer)])
+
+    def unflatten_into(self, buffer: np.ndarray, vector: np.ndarray) -> None:
+        """Write a dense vector, (n_params,), into a padded buffer; padding is left alone."""
+        start = 0
+        for view in self.views(buffer):
+            view[...] = vector[start : start + view.size].reshape(view.shape)
+            start += view.size
+
+
+def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
+    """A zeroed 1-D array that starts on a cache line."""
+    raw = np.zeros(size * dtype.itemsize + LINE, dtype=np.uint8)
+    start = -raw.ctypes.data % LINE
+    return raw[start : start + size * dtype.itemsize].view(dtype)
+
+
+# ------------------------------------------------------------------ plain arguments
+
+
+def integer(argument: str, value: Any, low: int, high: int | None = None) -> int:
+    """`value` as an int of at least `low`; bools, floats and strings are refused."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{argument} must be an integer, got {value!r}") from None
+    if number < low or (high is not None and number > high):
+        wanted = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{argument} must be {wanted}, got {number}")
+    return number
+
+
+def optional_integer(argument: str, value: Any, low: int) -> int | None:
+    return None if value is None else integer(argument, value, low)
+
+
+def boolean(argument: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{argument} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def choice(argument: str, value: Any, known: Iterable[str]) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise unknown_name(argument, value, known, TypeError if not isinstance(value, str) else ValueError)
+    return value
+
+
+def seed(value: Any) -> int:
+    """A seed of 64 bits; None draws one from the operating system."""
+    if value is None:
+        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+    return integer("seed", value, 0, 2**64 - 1)
+
+
+def run_length(epochs: Any, steps: Any, steps_per_epoch: int) -> int:
+    """The number of steps that exactly one of `epochs` and `steps` asks for."""
+    if (epochs is None) == (steps is None):
+        raise ValueError(f"give exactly one of epochs and steps, got epochs={epochs!r} and steps={steps!r}")
+    if steps is not None:
+        return integer("steps", steps, 0)
+    return integer("epochs", epochs, 0) * steps_per_epoch
+
+
+def _find(argument: str, value: Any, kind: type, table: Mapping[str, Any], aliases: Mapping[str, str]) -> Any:
+    """A row by itself, by name or by alias."""
+    if isinstance(value, kind):
+        return value
+    name = choice(argument, value, (*table, *aliases))
+    return table[aliases.get(name, name)]
+
+
+def activation(argument: str, value: Any) -> Activation:
+    return _find(argument, value, Activation, activations.TABLE, activations.ALIASES)
+
+
+def loss(value: Any, spec: Spec) -> Loss:
+    """The row of a loss, once it is sure that it suits the network's output."""
+    row = _find("loss", value, Loss, losses.TABLE, losses.ALIASES)
+    if row.from_logits and not spec.activations[-1].is_identity:
+        raise ValueError(
+            f"loss {row.name!r} is computed from logits and needs output_activation='identity'; "
+            f"this network has {spec.activations[-1].name!r}"
+        )
+    return row
+
+
+def optimizer(value: Any) -> optimizers.SGD:
+    if isinstance(value, str):
+        return optimizers.BY_NAME[choice("optimizer", value, optimizers.BY_NAME)]()
+    if not isinstance(value, tuple(optimizers.BY_NAME.values())):
+        known = ", ".join(kind.__name__ for kind in optimizers.BY_NAME.values())
+        raise TypeError(f"optimizer must be a name or one of {known}, got {value!r}")
+    return value
+
+
+# ------------------------------------------------------------------ the network
+
+
+def make_spec(sizes: Any, hidden: Any, output: Any, bias: Any, dtype: Any) -> Spec:
+    """Check the arguments of `fastbp.MLP` that say what the network is."""
+    if isinstance(sizes, (str, bytes)) or not isinstance(sizes, (Sequence, np.ndarray)):
+        raise TypeError(f"sizes must be a sequence of integers such as (2, 3, 1), got {sizes!r}")
+    sizes = tuple(integer(f"sizes[{k}]", size, 1) for k, size in enumerate(sizes))
+    if len(sizes) < 2:
+        raise ValueError(f"sizes needs at least the input's and the output's size, got {sizes!r}")
+    n_hidden = len(sizes) - 2
+    if isinstance(hidden, (str, Activation)):
+        rows = (activation("activation", hidden),) * n_hidden
+    elif isinstance(hidden, Sequence):
+        if len(hidden) != n_hidden:
+            raise ValueError(f"activation: {len(hidden)} given for {n_hidden} hidden layer(s)")
+        rows = tuple(activation(f"activation[{k}]", value) for k, value in enumerate(hidden))
+    else:
+        raise TypeError(f"activation must be a name, a row, or one per hidden layer, got {hidden!r}")
+    rows += (activation("output_activation", output),)
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype must be a floating-point dtype, got {dtype!r}") from None
+    if dtype.kind != "f" or not dtype.isnative:
+        raise ValueError(f"dtype must be a native floating-point dtype such as float32, got {dtype}")
+    spec = Spec(sizes, rows, boolean("bias", bias), dtype)
+    n_bytes = spec.buffer_size * dtype.itemsize
+    if n_bytes > sys.maxsize // 4:
+        raise ValueError(f"sizes {sizes!r} need {n_bytes:.3g} bytes of parameters")
+    return spec
+
+
+def initial_arrays(spec: Spec, init: Any, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """A (weight, bias or None) pair per layer, as `init` says: a name, a callable, or a sequence of arrays or pairs."""
+    if isinstance(init, str):
+        init = initializers.TABLE[choice("init", init, initializers.TABLE)]
+    if callable(init):
+        given = [init(rng, layer.in_features, layer.out_features) for layer in spec.layers]
+        name = "init({2}, {0}, {1})"
+    elif isinstance(init, Sequence) or isinstance(init, np.ndarray):
+        given = list(init)
+        name = "init[{3}]"
+        if len(given) != len(spec.layers):
+            raise ValueError(f"init: {len(given)} arrays given for {len(spec.layers)} layer(s)")
+    else:
+        raise TypeError(f"init must be a name, a callable or a sequence of arrays, got {init!r}")
+    pairs = []
+    for k, (layer, item) in enumerate(zip(spec.layers, given)):
+        what = name.format(layer.in_features, layer.out_features, "rng", k)
+        weight, bias = item if isinstance(item, tuple) and len(item) == 2 and np.ndim(item[1]) == 1 else (item, None)
+        if bias is not None and layer.bias is None:
+            raise ValueError(f"{what}: a bias is given, but the network has bias=False")
+        weight = _parameters(what, weight, (layer.in_features, layer.out_features))
+        pairs.append((weight, None if bias is None else _parameters(f"{what} bias", bias, (layer.out_features,))))
+    return pairs
+
+
+def _parameters(what: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    array = real_array(what, value)
+    if array.shape != shape:
+        raise ValueError(f"{what} must have shape {shape}, got {array.shape}")
+    return array
+
+
+def dense_vector(argument: str, value: Any, spec: Spec) -> np.ndarray:
+    """`value` as a dense vector of all parameters."""
+    return _parameters(argument, value, (spec.n_params,))
+
+
+# ------------------------------------------------------------------ data
+
+
+def real_array(argument: str, value: Any) -> np.ndarray:
+    """`value` as an array of real numbers of any layout; nothing is copied that is an array already."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{argument} is a masked array; fill it first, for example with {argument}.filled(0)")
+    if hasattr(value, "nnz") and hasattr(value, "toarray"):
+        raise TypeError(f"{argument} is sparse; a dense array is wanted, for example {argument}.toarray()")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{argument} is not an array: {error}") from None
+    if array.dtype.kind == "O":
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"{argument} holds objects that are not numbers") from None
+    if array.dtype.kind == "c":
+        raise ValueError(f"{argument} is complex; real numbers are wanted")
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{argument} must hold numbers, got dtype {array.dtype}")
+    return array
+
+
+def matrix(argument: str, value: Any, n_columns: int, n_rows: int | None = None) -> np.ndarray:
+    """`value` as a 2-D array of real numbers with `n_columns` columns."""
+    array = real_array(argument, value)
+    if array.ndim == 1:
+        hint = f"{argument}[:, None]" if n_columns == 1 else f"{argument}[None, :]"
+        raise ValueError(f"{argument} must be 2-D, got shape {array.shape}; for a single column or row: {hint}")
+    if array.ndim != 2:
+        raise ValueError(f"{argument} must be 2-D, got shape {array.shape}")
+    if array.shape[1] != n_columns:
+        raise ValueError(f"{argument} has {array.shape[1]} columns, the network has {n_columns}")
+    if n_rows is not None and len(array) != n_rows:
+        raise ValueError(f"{argument} has {len(array)} rows, {n_rows} are wanted")
+    return array
+
+
+def features(value: Any, spec: Spec, *, empty: bool = False) -> np.ndarray:
+    """X as a 2-D array, (n_samples, in_features)."""
+    X = matrix("X", value, spec.in_features)
+    if len(X) == 0 and not empty:
+        raise ValueError("X has no rows")
+    return X
+
+
+_BLOCK = 1 << 16  # elements looked at in one go, so that memory does not grow with the data
+
+
+def _row_blocks(array: np.ndarray) -> Iterable[tuple[int, np.ndarray]]:
+    rows = max(1, _BLOCK // max(1, array.size // max(1, len(array))))
+    for start in range(0, len(array), rows):
+        yield start, array[start : start + rows]
+
+
+def first_where(array: np.ndarray, test: Callable[[np.ndarray], np.ndarray]) -> tuple[int, ...] | None:
+    """The index of the first element that `test` holds for, in row order."""
+    for start, block in _row_blocks(array):
+        found = test(block)
+        if found.any():
+            first = np.unravel_index(np.argmax(found), found.shape)
+            return (start + int(first[0]), *map(int, first[1:]))
+    return None
+
+
+def non_finite(block: np.ndarray) -> np.ndarray:
+    return ~np.isfinite(block)
+
+
+def _refuse(argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str) -> None:
+    at = first_where(array, test)
+    if at is not None:
+        place = ", ".join(map(str, at))
+        raise ValueError(f"{argument} must be {wanted}, got {argument}[{place}] = {array[at]}")
+
+
+def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
+    """y as integer labels (n,) or as (n, out_features), checked against the loss's domain."""
+    n, k = len(X), spec.out_features
+    y = real_array("y", value)
+    if y.ndim == 0 or len(y) != n:
+        raise ValueError(f"X and y are inconsistent: X has {n} rows, y has shape {y.shape}")
+    if loss.labels and y.ndim == 1 and not (k == 1 and y.dtype.kind == "f"):
+        if y.dtype.kind == "f":
+            raise ValueError(
+                f"y: {loss.name} takes integer labels or rows of probabilities (n, {k}); "
+                f"got shape {y.shape} of {y.dtype}, perhaps y.astype(int) is meant"
+            )
+        _refuse("y", y, lambda block: (block < 0) | (block >= k), f"class labels from 0 to {k - 1}")
+        return y.view(np.uint8) if y.dtype.kind == "b" else y
+    if y.ndim == 1 and k == 1:
+        y = y[:, None]
+    if y.shape != (n, k):
+        also = ", or integer labels (n,)" if loss.labels else ", or (n,)" if k == 1 else ""
+        raise ValueError(f"y must have shape ({n}, {k}){also}; got {y.shape}")
+    with np.errstate(over="ignore"):
+        _refuse("y", y, lambda block: non_finite(block.astype(spec.dtype)), f"finite as {spec.dtype}")
+    low, high = loss.domain
+    if not math.isinf(low):
+        _refuse("y", y, lambda block: (block < low) | (block > high), f"from {low:g} to {high:g} for {loss.name}")
+    if loss.labels:
+        tolerance = 1e-6 + 8 * k * float(np.finfo(spec.dtype if y.dtype.kind != "f" else y.dtype).eps)
+        sums = lambda block: abs(block.sum(axis=1, dtype=np.float64) - 1) > tolerance  # noqa: E731
+        at = first_where(y, sums)
+        if at is not None:
+            raise ValueError(f"y must hold rows of probabilities for {loss.name}; row {at[0]} sums to {y[at].sum():g}")
+    return y
+
+
+def sample_weights(value: Any, n: int) -> np.ndarray | None:
+    """Contiguous float64 weights, (n,): finite, at least 0, not all 0."""
+    if value is None:
+        return None
+    weight = real_array("sample_weight", value)
+    if weight.shape != (n,):
+        raise ValueError(f"sample_weight must have shape ({n},), got {weight.shape}")
+    weight = np.ascontiguousarray(weight, dtype=np.float64)
+    _refuse("sample_weight", weight, lambda block: ~((block >= 0) & np.isfinite(block)), "finite and at least 0")
+    if not weight.any():
+        raise ValueError("sample_weight is zero for every sample")
+    return weight

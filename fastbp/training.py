@@ -1,0 +1,234 @@
+"""The run seen from Python: training state, chunks of steps, snapshots, and what happens when numbers overflow.
+
+One call of `Program.train` runs many steps with the GIL released. Python comes back about every `CHUNK_SECONDS`, so
+that signals are served, and at steps where something waits. Between calls everything is consistent: the program moves
+`TrainingState` on with each step.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastbp.backends import DONE, PARAMS_NOT_FINITE, Program, Trained
+from fastbp.errors import NonFiniteError
+from fastbp.history import History
+from fastbp.optimizers import SGD
+from fastbp.rows import Optimizer
+from fastbp.spec import Spec, aligned_zeros, first_where, non_finite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CHUNK_SECONDS = 0.05
+SNAPSHOT_SECONDS = 0.5  # a snapshot copies all parameters: rarely enough to cost nothing
+_FIRST_CHUNK_FLOPS = 5e7  # the first chunk, before anything is measured: 50 ms of a slow machine
+_FIRST_CHUNK_STEPS = 500
+_GROWTH = 8
+
+
+class TrainingState:
+    """What training adds to a network's parameters: slots and their count, step, epoch, position, seed."""
+
+    def __init__(self, spec: Spec, seed: int) -> None:
+        self.spec = spec
+        self.initial_seed = seed
+        self.count = np.zeros(1, np.int64)  # steps done
+        self.place = np.zeros(2, np.int64)  # epoch, and the first row of its next batch
+        self.reset()
+
+    def reset(self) -> None:
+        self.seed = self.initial_seed
+        self.count[:] = 0
+        self.place[:] = 0
+        self.data_shape: tuple[int, int] | None = None  # (rows, batch size) that `place` counts in
+        self.family: str | None = None  # of the optimizer whose slots these are
+        self.slots: dict[str, np.ndarray] = {}
+
+    @property
+    def step(self) -> int:
+        return int(self.count[0])
+
+    @property
+    def epoch(self) -> int:
+        return int(self.place[0])
+
+    def enter(self, n_rows: int, batch_size: int) -> None:
+        """Go on in the epoch begun, or begin a new one where rows or batch size have changed."""
+        if self.data_shape != (n_rows, batch_size):
+            if self.place[1]:
+                self.place[:] = self.place[0] + 1, 0
+            self.data_shape = (n_rows, batch_size)
+
+    def slots_of(self, row: Optimizer) -> list[np.ndarray]:
+        """The row's slots, padded as the parameters; another family's are dropped, missing ones start at zero."""
+        if self.family != row.family:
+            self.family, self.slots = row.family, {}
+        for name in row.state:
+            if name not in self.slots:
+                self.slots[name] = aligned_zeros(self.spec.buffer_size, self.spec.dtype)
+        return [self.slots[name] for name in row.state]
+
+    def to_dict(self) -> dict[str, object]:
+        """The state without padding, for pickle and copies."""
+        return {
+            "seeds": (self.initial_seed, self.seed),
+            "count": self.count.tolist(),
+            "place": self.place.tolist(),
+            "data_shape": self.data_shape,
+            "family": self.family,
+            "slots": {name: self.spec.flatten(slot) for name, slot in self.slots.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, spec: Spec, saved: dict) -> TrainingState:
+        state = cls(spec, saved["seeds"][0])
+        state.seed = saved["seeds"][1]
+        state.count[:] = saved["count"]
+        state.place[:] = saved["place"]
+        state.data_shape = saved["data_shape"]
+        state.family = saved["family"]
+        for name, vector in saved["slots"].items():
+            state.slots[name] = aligned_zeros(spec.buffer_size, spec.dtype)
+            spec.unflatten_into(state.slots[name], vector)
+        return state
+
+
+class _Snapshot:
+    """Parameters and training state at one step, to go back to."""
+
+    def __init__(self, arrays: list[np.ndarray], step: int) -> None:
+        self.arrays = arrays
+        self.copies = [array.copy() for array in arrays]
+        self.step = step
+        self.time = time.perf_counter()
+
+    def restore(self) -> None:
+        for array, copy in zip(self.arrays, self.copies):
+            array[...] = copy
+
+
+@dataclass
+class Run:
+    """One call of `fit`, its arguments checked."""
+
+    program: Program
+    params: np.ndarray
+    state: TrainingState
+    X: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray | None
+    batch_size: int
+    optimizer: SGD
+    shuffle: bool
+    stop_on_non_finite: bool
+    eval_every: int | None
+    evaluate: Callable[[], float]
+
+    def go(self, steps: int) -> History:
+        """Train for `steps` steps.
+
+        Raises
+        ------
+        NonFiniteError
+            With the parameters of the last finite step in place.
+        """
+        began, state = time.perf_counter(), self.state
+        state.enter(len(self.X), self.batch_size)
+        self._slots = state.slots_of(self.optimizer.row)
+        self._partial = np.zeros(2)
+        self._loss: list[float] = []
+        self._step: list[int] = []
+        steps_per_epoch = -(-len(self.X) // self.batch_size)
+        # where in its epoch each step of this call lies, for `History.step`
+        first = state.step - int(state.place[1]) // self.batch_size
+
+        end, chunk = state.step + steps, self._first_chunk()
+        snapshot = None
+        while state.step < end:
+            if self.stop_on_non_finite and (snapshot is None or snapshot.time + SNAPSHOT_SECONDS < time.perf_counter()):
+                snapshot = self._checked_snapshot(snapshot)
+            wanted = min(chunk, end - state.step)
+            if self.eval_every:
+                wanted = min(wanted, self.eval_every - state.step % self.eval_every)
+            clock = time.perf_counter()
+            losses = np.empty(wanted // steps_per_epoch + 1)
+            done = self._train(wanted, losses, stop_on_params=False)
+            if done.status != DONE:
+                self._fail(snapshot)
+            if self.eval_every:
+                if state.step % self.eval_every == 0:
+                    self._loss.append(self.evaluate())
+                    self._step.append(state.step)
+            else:
+                finished = (state.step - first) // steps_per_epoch
+                self._loss += losses[: done.epochs].tolist()
+                self._step += [first + k * steps_per_epoch for k in range(finished - done.epochs + 1, finished + 1)]
+            speed = wanted / max(time.perf_counter() - clock, 1e-9)
+            chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, 1 << 30))
+        if snapshot is not None and not self.program.finite():
+            self._fail(snapshot)
+        if not self.eval_every and self._partial[1]:
+            self._loss.append(self._partial[0] / self._partial[1])
+            self._step.append(state.step)
+        return History(np.array(self._loss), np.array(self._step, np.int64), time.perf_counter() - began, steps)
+
+    def _train(self, steps: int, losses: np.ndarray, *, stop_on_params: bool) -> Trained:
+        state = self.state
+        return self.program.train(
+            self.X, self.y, self.weight,
+            batch_size=self.batch_size, steps=steps, seed=state.seed, shuffle=self.shuffle,
+            count=state.count, place=state.place, partial=self._partial, losses=losses,
+            scalars=self.optimizer.scalars(state.step, steps), slots=self._slots,
+            stop_on_loss=self.stop_on_non_finite, stop_on_params=stop_on_params,
+        )  # fmt: skip
+
+    def _first_chunk(self) -> int:
+        flops = 6 * self.batch_size * self.state.spec.n_params
+        return max(1, min(_FIRST_CHUNK_STEPS, int(_FIRST_CHUNK_FLOPS / flops)))
+
+    def _checked_snapshot(self, previous: _Snapshot | None) -> _Snapshot:
+        if previous is not None and not self.program.finite():
+            self._fail(previous)
+        state = self.state
+        return _Snapshot([self.params, *self._slots, state.count, state.place, self._partial], state.step)
+
+    def _fail(self, snapshot: _Snapshot) -> None:
+        """Go back to the last step whose parameters are finite, and say what happened there."""
+        state = self.state
+        if not self.program.finite():
+            failed, overflow = state.step, True
+            snapshot.restore()
+            self._replay(failed - snapshot.step, stop_on_params=True)
+            bad = state.step
+            snapshot.restore()
+            self._replay(bad - 1 - snapshot.step, stop_on_params=False)
+        else:
+            overflow = False
+        what = "a parameter" if overflow else "the loss"
+        raise NonFiniteError(
+            f"{what} became non-finite in the step after net.step == {state.step} (epoch {state.epoch}); "
+            f"the network holds the parameters of that step{self._culprit()}",
+            state.step,
+            state.epoch,
+        )
+
+    def _replay(self, steps: int, *, stop_on_params: bool) -> None:
+        """Run `steps` steps again, in chunks, up to the first whose parameters are not finite."""
+        end = self.state.step + steps
+        chunk = self._first_chunk()
+        while self.state.step < end:
+            done = self._train(min(chunk, end - self.state.step), np.empty(chunk + 1), stop_on_params=stop_on_params)
+            if done.status == PARAMS_NOT_FINITE:
+                return
+
+    def _culprit(self) -> str:
+        """Where X holds a value that is not finite in the network's dtype."""
+        with np.errstate(over="ignore"):
+            at = first_where(self.X, lambda block: non_finite(block.astype(self.state.spec.dtype)))
+        if at is None:
+            return "; a smaller learning rate may help"
+        return f"; X holds {self.X[at]} at row {at[0]}, column {at[1]}"

@@ -1,0 +1,43 @@
+#include "dispatch.hpp"
+
+namespace fbp {
+namespace {
+bool always() { return true; }
+#if defined(__x86_64__)
+// The compiler's probes ask CPUID and, for the wide registers, the operating system too (XCR0).
+bool has_avx2() {
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+         __builtin_cpu_supports("bmi2");
+}
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+}
+#endif
+
+struct Row {
+  const Isa* isa;
+  bool (*found)();
+};
+const Row TABLE[] = {
+    {&isa_generic, always},
+#if defined(__x86_64__)
+    {&isa_avx2, has_avx2},
+    {&isa_avx512, has_avx512},
+#endif
+};
+}  // namespace
+
+int built_isas(const Isa* isas[MAX_ISAS]) {
+  int n = 0;
+  for (const Row& row : TABLE) isas[n++] = row.isa;
+  return n;
+}
+
+bool found(const Isa& isa) {
+  for (const Row& row : TABLE)
+    if (row.isa == &isa) return row.found();
+  return false;
+}
+}  // namespace fbp

@@ -1,0 +1,307 @@
+# cython: language_level=3, initializedcheck=False
+"""The compiled backend's program: arrays -> pointers -> C++ without the GIL -> results. The only Cython of fastbp.
+
+Arguments were checked by `fastbp.spec` and laid out by `fastbp.plan`; here they are only taken apart.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
+from libcpp cimport bool as cbool
+from libcpp.vector cimport vector
+
+import numpy as np
+cimport numpy as cnp
+
+cnp.import_array()
+
+
+cdef extern from "engine.hpp" namespace "fbp" nogil:
+    ctypedef int64_t idx
+    cdef struct Isa:
+        const char* name
+    int MAX_SLOTS
+    int MAX_SCALARS
+
+cdef extern from "dispatch.hpp" namespace "fbp" nogil:
+    int MAX_ISAS
+    int built_isas(const Isa** isas)
+    cbool found(const Isa& isa)
+
+cdef extern from "memory.hpp" namespace "fbp" nogil:
+    cdef struct AllocationCounts:
+        int64_t live_buffers, live_bytes, allocations
+    AllocationCounts allocation_counts()
+    void c_set_guard "fbp::set_guard"(cbool on)
+
+cdef extern from "feed.hpp" namespace "fbp" nogil:
+    cdef struct Source:
+        const char* data
+        idx rows, cols, row_stride, col_stride
+        char kind
+        int itemsize
+        cbool swapped
+
+cdef extern from "program.hpp" namespace "fbp" nogil:
+    cdef struct LayerShape:
+        idx in_ "in"
+        idx out, ld, weight, bias
+        int activation
+        cbool keeps_z
+    cdef struct Shape:
+        const LayerShape* layers
+        int n_layers
+        idx batch, ld_input
+        int loss
+        double loss_scale
+        int optimizer
+        cbool fused
+    cdef struct Scalar:
+        const char* data
+        idx stride
+    cdef struct Rule:
+        int row
+        void* slots[4]
+        Scalar scalars[8]
+        int n_scalars
+    cdef struct Data:
+        Source x, y
+        cbool y_is_label
+        const double* weight
+    cdef struct Run:
+        idx batch_size, steps
+        uint64_t seed
+        cbool shuffle, stop_on_loss, stop_on_params
+        int64_t* count
+        int64_t* place
+        double* partial
+        double* losses
+    cdef struct CTrained "fbp::Trained":
+        idx steps, epochs
+        int status
+        double loss
+    cdef cppclass CProgram "fbp::Program":
+        CTrained train(const Data& data, const Run& run, const Rule& rule) except +
+        void forward(const Source& x, void* out, cbool keep) except +
+        void restore(const Source& x, const Source& a, const Source* z) except +
+        double loss(const Source& y, cbool y_is_label, const double* weight, double total, cbool gradient) except +
+        void backward(const Source* grad_output, void* grads, const Rule* rule, void* grad_input,
+                      cbool accumulate) except +
+        void update(void* grads, const Rule& rule) except +
+        cbool finite()
+    CProgram* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params) except +
+
+cdef extern from *:
+    """
+    #if defined(__clang__)
+    #define FBP_COMPILER "Clang " __clang_version__
+    #elif defined(__GNUC__)
+    #define FBP_COMPILER "GCC " __VERSION__
+    #else
+    #define FBP_COMPILER "unknown"
+    #endif
+    #if !defined(FASTBP_COMPILE_FLAGS)
+    #define FASTBP_COMPILE_FLAGS "unknown"
+    #endif
+    """
+    const char* FBP_COMPILER
+    const char* FASTBP_COMPILE_FLAGS
+
+COMPILER = FBP_COMPILER.decode()
+COMPILE_FLAGS = FASTBP_COMPILE_FLAGS.decode()
+
+
+# ------------------------------------------------------------------ instruction sets
+
+cdef const Isa* find_isa(name) except NULL:
+    cdef const Isa* isas[8]
+    cdef int n = built_isas(isas)
+    for k in range(n):
+        if isas[k].name.decode() == name:
+            return isas[k]
+    raise RuntimeError(f"ISA {name!r} was not built; there is: {', '.join(isas_built())}")
+
+
+def isas_built():
+    """Names of the instruction sets that kernels were compiled for, plainest first."""
+    cdef const Isa* isas[8]
+    cdef int n = built_isas(isas)
+    return [isas[k].name.decode() for k in range(n)]
+
+
+def isas_found():
+    """Those of them that this machine and its operating system have."""
+    return [name for name in isas_built() if found(find_isa(name)[0])]
+
+
+_found = tuple(isas_found())
+
+
+def choose_isa(requested=None):
+    """The widest instruction set found, or the one requested; RuntimeError where that is missing."""
+    if requested is None:
+        return _found[-1]
+    if requested not in _found:
+        raise RuntimeError(f"FASTBP_ISA={requested!r} is not to be had here; there is: {', '.join(_found)}")
+    return requested
+
+
+# ------------------------------------------------------------------ memory, for tests
+
+def allocations():
+    """(live buffers, live bytes, allocations so far) of the engine's allocator."""
+    cdef AllocationCounts counts = allocation_counts()
+    return counts.live_buffers, counts.live_bytes, counts.allocations
+
+
+def set_guard(bint on):
+    """Let each buffer made from here on end before an unmapped page, behind guard bytes checked when it is freed."""
+    c_set_guard(on)
+
+
+# ------------------------------------------------------------------ programs
+
+cdef Source source_of(cnp.ndarray a):
+    cdef Source s
+    cdef cnp.dtype dtype = a.dtype
+    s.data = <const char*> cnp.PyArray_DATA(a)
+    s.rows = cnp.PyArray_DIM(a, 0)
+    s.row_stride = cnp.PyArray_STRIDE(a, 0)
+    s.cols = cnp.PyArray_DIM(a, 1) if cnp.PyArray_NDIM(a) > 1 else 1
+    s.col_stride = cnp.PyArray_STRIDE(a, 1) if cnp.PyArray_NDIM(a) > 1 else 0
+    s.kind = dtype.kind
+    s.itemsize = <int> cnp.PyArray_ITEMSIZE(a)
+    s.swapped = not cnp.PyArray_ISNOTSWAPPED(a)
+    return s
+
+
+cdef inline void* data_of(cnp.ndarray a) noexcept:
+    return cnp.PyArray_DATA(a)
+
+
+cdef inline void* data_or_null(a) noexcept:
+    return NULL if a is None else cnp.PyArray_DATA(<cnp.ndarray> a)
+
+
+cdef class Program:
+    """One network shape bound to its parameter buffer; see `fastbp.backends.Program`.
+
+    Built by `fastbp.backends.compiled` from a plan; `params` stays alive with it.
+    """
+
+    cdef CProgram* program
+    cdef readonly object plan
+    cdef readonly cnp.ndarray params
+    cdef dict optimizer_index
+
+    def __cinit__(self, plan, cnp.ndarray params, isa, list layers, Py_ssize_t ld_input, int loss, double loss_scale,
+                  dict optimizer_index):
+        cdef vector[LayerShape] shapes
+        cdef LayerShape one
+        for one.in_, one.out, one.ld, one.weight, one.bias, one.activation, one.keeps_z in layers:
+            shapes.push_back(one)
+        cdef Shape shape
+        shape.layers = shapes.data()
+        shape.n_layers = <int> shapes.size()
+        shape.batch = plan.batch
+        shape.ld_input = ld_input
+        shape.loss = loss
+        shape.loss_scale = loss_scale
+        shape.optimizer = -1
+        shape.fused = plan.fused
+        self.plan = plan
+        self.params = params
+        self.optimizer_index = optimizer_index
+        self.program = make_program(find_isa(isa)[0], <int> cnp.PyArray_ITEMSIZE(params), shape, data_of(params))
+
+    def __dealloc__(self):
+        del self.program
+
+    cdef Rule rule_of(self, row, list slots, list scalars) except *:
+        cdef Rule rule
+        cdef cnp.ndarray a
+        cdef int k
+        rule.row = self.optimizer_index[row.name]
+        for k in range(4):
+            rule.slots[k] = NULL
+        for k in range(len(slots)):
+            rule.slots[k] = data_of(slots[k])
+        rule.n_scalars = <int> len(scalars)
+        for k in range(rule.n_scalars):
+            a = scalars[k]
+            rule.scalars[k].data = <const char*> cnp.PyArray_DATA(a)
+            rule.scalars[k].stride = cnp.PyArray_STRIDE(a, 0)
+        return rule
+
+    def train(self, cnp.ndarray X, cnp.ndarray y, weight, *, idx batch_size, idx steps, uint64_t seed, bint shuffle,
+              cnp.ndarray count, cnp.ndarray place, cnp.ndarray partial, cnp.ndarray losses, list scalars, list slots,
+              bint stop_on_loss, bint stop_on_params):
+        cdef Data data
+        cdef Run run
+        cdef CTrained done
+        data.x = source_of(X)
+        data.y = source_of(y)
+        data.y_is_label = cnp.PyArray_NDIM(y) == 1
+        data.weight = <const double*> data_or_null(weight)
+        run.batch_size, run.steps, run.seed = batch_size, steps, seed
+        run.shuffle, run.stop_on_loss, run.stop_on_params = shuffle, stop_on_loss, stop_on_params
+        run.count = <int64_t*> data_of(count)
+        run.place = <int64_t*> data_of(place)
+        run.partial = <double*> data_of(partial)
+        run.losses = <double*> data_of(losses)
+        cdef Rule rule = self.rule_of(self.plan.optimizer, slots, scalars)
+        with nogil:
+            done = self.program.train(data, run, rule)
+        return done.steps, done.status, done.epochs, done.loss
+
+    def forward(self, cnp.ndarray x, out, *, bint keep=False):
+        cdef Source source = source_of(x)
+        cdef void* to = data_or_null(out)
+        with nogil:
+            self.program.forward(source, to, keep)
+
+    def restore(self, cnp.ndarray x, cnp.ndarray a, z):
+        cdef Source x_source = source_of(x), a_source = source_of(a), z_source
+        cdef const Source* kept = NULL
+        if z is not None:
+            z_source = source_of(z)
+            kept = &z_source
+        with nogil:
+            self.program.restore(x_source, a_source, kept)
+
+    def loss(self, cnp.ndarray y, weight, double total, *, bint gradient):
+        cdef Source source = source_of(y)
+        cdef cbool y_is_label = cnp.PyArray_NDIM(y) == 1
+        cdef const double* w = <const double*> data_or_null(weight)
+        cdef double value
+        with nogil:
+            value = self.program.loss(source, y_is_label, w, total, gradient)
+        return value
+
+    def backward(self, cnp.ndarray grads, *, grad_output=None, grad_input=None, bint accumulate=False):
+        cdef Source source
+        cdef const Source* given = NULL
+        cdef void* to = data_or_null(grad_input)
+        cdef void* into = data_of(grads)
+        if grad_output is not None:
+            source = source_of(grad_output)
+            given = &source
+        with nogil:
+            self.program.backward(given, into, NULL, to, accumulate)
+
+    def update(self, cnp.ndarray grads, row, list slots, list scalars):
+        cdef Rule rule = self.rule_of(row, slots, scalars)
+        cdef void* gradient = data_of(grads)
+        with nogil:
+            self.program.update(gradient, rule)
+
+    def backward_update(self, cnp.ndarray grad_output, cnp.ndarray grad_input, row, list slots, list scalars):
+        cdef Source source = source_of(grad_output)
+        cdef Rule rule = self.rule_of(row, slots, scalars)
+        cdef void* to = data_of(grad_input)
+        with nogil:
+            self.program.backward(&source, NULL, &rule, to, False)
+
+    def finite(self):
+        cdef cbool value
+        with nogil:
+            value = self.program.finite()
+        return value

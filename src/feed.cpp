@@ -1,0 +1,80 @@
+#include "feed.hpp"
+
+#include <cstring>
+#include <type_traits>
+
+namespace fbp {
+namespace {
+struct Half { uint16_t bits; };
+struct Bool { uint8_t byte; };
+
+template <class T, class S> T convert(S value) { return static_cast<T>(value); }
+template <class T> T convert(Bool value) { return static_cast<T>(value.byte != 0); }
+template <class T> T convert(Half half) {   // exact: every half is a float
+  const uint32_t sign = (half.bits & 0x8000u) << 16, exponent = half.bits >> 10 & 31, fraction = half.bits & 0x3ffu;
+  uint32_t bits;
+  if (exponent == 31) bits = sign | 0x7f800000u | fraction << 13;
+  else if (exponent) bits = sign | (exponent + 112) << 23 | fraction << 13;
+  else {
+    const float magnitude = static_cast<float>(fraction) * 5.9604644775390625e-8f;   // 2^-24
+    std::memcpy(&bits, &magnitude, sizeof bits);
+    bits |= sign;
+  }
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return static_cast<T>(value);
+}
+
+template <class S, class T, bool swapped> void cast(const char* from, idx stride, T* to, idx n) {
+  if (std::is_same<S, T>::value && !swapped && stride == static_cast<idx>(sizeof(T))) {
+    std::memcpy(to, from, static_cast<size_t>(n) * sizeof(T));
+    return;
+  }
+  for (idx i = 0; i < n; i++, from += stride) {
+    unsigned char bytes[sizeof(S)];
+    for (size_t b = 0; b < sizeof(S); b++) bytes[b] = static_cast<unsigned char>(from[swapped ? sizeof(S) - 1 - b : b]);
+    S value;
+    std::memcpy(&value, bytes, sizeof value);
+    to[i] = convert<T>(value);
+  }
+}
+
+template <class S, class T> CastRow<T> of(bool swapped) { return swapped ? cast<S, T, true> : cast<S, T, false>; }
+}  // namespace
+
+template <class T> CastRow<T> cast_row(const Source& source) {
+  const bool swapped = source.swapped;
+  switch (source.kind) {
+    case 'f':
+      switch (source.itemsize) {
+        case 2: return of<Half, T>(swapped);
+        case 4: return of<float, T>(swapped);
+        case 8: return of<double, T>(swapped);
+        case sizeof(long double): return of<long double, T>(swapped);
+      }
+      break;
+    case 'i':
+      switch (source.itemsize) {
+        case 1: return of<int8_t, T>(swapped);
+        case 2: return of<int16_t, T>(swapped);
+        case 4: return of<int32_t, T>(swapped);
+        case 8: return of<int64_t, T>(swapped);
+      }
+      break;
+    case 'u':
+      switch (source.itemsize) {
+        case 1: return of<uint8_t, T>(swapped);
+        case 2: return of<uint16_t, T>(swapped);
+        case 4: return of<uint32_t, T>(swapped);
+        case 8: return of<uint64_t, T>(swapped);
+      }
+      break;
+    case 'b': return of<Bool, T>(false);
+  }
+  return nullptr;
+}
+
+template CastRow<float> cast_row<float>(const Source&);
+template CastRow<double> cast_row<double>(const Source&);
+template CastRow<int32_t> cast_row<int32_t>(const Source&);
+}  // namespace fbp

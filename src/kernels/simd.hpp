@@ -1,0 +1,144 @@
+// Vectors of one ISA, for float and double: types, loads and stores, the pointwise words that need no series
+// (WHERE MAX MIN ABS SQRT), and shuffles.
+//
+// Included by isa.hpp inside `namespace fbp::<isa> { namespace {`, after the ISA's target pragma, with
+// FBP_VECTOR_BYTES set to 16, 32 or 64. GCC and Clang vector extensions; intrinsics only where the plain
+// text costs more. Everything here has internal linkage: an AVX-512 copy of an inline function must never be
+// the one that the linker keeps for the baseline.
+
+#define FBP_INLINE static inline __attribute__((always_inline))
+#define FBP_NOINLINE static __attribute__((noinline))
+
+// Loops over accumulators must be unrolled, the initialising and the storing ones too, or GCC keeps the
+// accumulators in memory (2.5 times slower).
+#if defined(__clang__)
+#define FBP_UNROLL _Pragma("clang loop unroll(full)")
+#define FBP_UNROLL_4 _Pragma("clang loop unroll_count(4)")
+#else
+#define FBP_UNROLL _Pragma("GCC unroll 64")
+#define FBP_UNROLL_4 _Pragma("GCC unroll 4")
+#endif
+
+// GCC 12 silently drops vector_size where it depends on a template argument: one specialisation per type.
+template <class T> struct Simd;
+template <> struct Simd<float> {
+  typedef float V __attribute__((vector_size(FBP_VECTOR_BYTES)));
+  typedef int32_t I __attribute__((vector_size(FBP_VECTOR_BYTES)));   // what a comparison of V gives
+  typedef float U __attribute__((vector_size(FBP_VECTOR_BYTES), aligned(4), may_alias));
+  typedef int32_t Int;
+};
+template <> struct Simd<double> {
+  typedef double V __attribute__((vector_size(FBP_VECTOR_BYTES)));
+  typedef int64_t I __attribute__((vector_size(FBP_VECTOR_BYTES)));
+  typedef double U __attribute__((vector_size(FBP_VECTOR_BYTES), aligned(8), may_alias));
+  typedef int64_t Int;
+};
+template <class T> using Vec = typename Simd<T>::V;
+template <class T> using IntVec = typename Simd<T>::I;
+typedef Vec<float> VF;
+typedef Vec<double> VD;
+typedef IntVec<float> IF;
+typedef IntVec<double> ID;
+
+template <class T> constexpr int lanes = FBP_VECTOR_BYTES / sizeof(T);
+
+// The element type of a vector: rows are templates over V and write their constants as R<V>(0.5).
+template <class V> struct Element;
+template <> struct Element<VF> { typedef float type; };
+template <> struct Element<VD> { typedef double type; };
+
+template <class T> FBP_INLINE Vec<T> load(const T* p) { return *(const typename Simd<T>::U*)p; }
+template <class T> FBP_INLINE void store(T* p, Vec<T> v) { *(typename Simd<T>::U*)p = v; }
+template <class V> FBP_INLINE V splat(typename Element<V>::type x) { return x - V{}; }   // x - 0 keeps -0.0
+template <class V> FBP_INLINE V R(double x) { return splat<V>((typename Element<V>::type)x); }
+
+FBP_INLINE IF bits(VF v) { return (IF)v; }
+FBP_INLINE ID bits(VD v) { return (ID)v; }
+FBP_INLINE VF from_bits(IF i) { return (VF)i; }
+FBP_INLINE VD from_bits(ID i) { return (VD)i; }
+
+template <class T> FBP_INLINE IntVec<T> lane_index() {
+  IntVec<T> i{};
+  FBP_UNROLL for (int k = 0; k < lanes<T>; k++) i[k] = k;
+  return i;
+}
+// Lanes whose column k + lane is below n.
+template <class T> FBP_INLINE IntVec<T> columns_below(int64_t k, int64_t n) {
+  int64_t left = n - k;
+  return lane_index<T>() < (typename Simd<T>::Int)(left > lanes<T> ? lanes<T> : left);
+}
+
+FBP_INLINE VF WHERE(IF c, VF a, VF b) { return c ? a : b; }
+FBP_INLINE VD WHERE(ID c, VD a, VD b) { return c ? a : b; }
+
+FBP_INLINE VF ABS(VF x) { return from_bits(bits(x) & 0x7fffffff); }
+FBP_INLINE VD ABS(VD x) { return from_bits(bits(x) & 0x7fffffffffffffff); }
+
+// x86 max and min return their second operand where either is NaN.
+#if defined(__AVX512F__) || FBP_VECTOR_BYTES == 64
+FBP_INLINE VF max_x86(VF a, VF b) { return (VF)_mm512_max_ps((__m512)a, (__m512)b); }
+FBP_INLINE VD max_x86(VD a, VD b) { return (VD)_mm512_max_pd((__m512d)a, (__m512d)b); }
+FBP_INLINE VF min_x86(VF a, VF b) { return (VF)_mm512_min_ps((__m512)a, (__m512)b); }
+FBP_INLINE VD min_x86(VD a, VD b) { return (VD)_mm512_min_pd((__m512d)a, (__m512d)b); }
+FBP_INLINE VF SQRT(VF x) { return (VF)_mm512_sqrt_ps((__m512)x); }
+FBP_INLINE VD SQRT(VD x) { return (VD)_mm512_sqrt_pd((__m512d)x); }
+#elif FBP_VECTOR_BYTES == 32
+FBP_INLINE VF max_x86(VF a, VF b) { return (VF)_mm256_max_ps((__m256)a, (__m256)b); }
+FBP_INLINE VD max_x86(VD a, VD b) { return (VD)_mm256_max_pd((__m256d)a, (__m256d)b); }
+FBP_INLINE VF min_x86(VF a, VF b) { return (VF)_mm256_min_ps((__m256)a, (__m256)b); }
+FBP_INLINE VD min_x86(VD a, VD b) { return (VD)_mm256_min_pd((__m256d)a, (__m256d)b); }
+FBP_INLINE VF SQRT(VF x) { return (VF)_mm256_sqrt_ps((__m256)x); }
+FBP_INLINE VD SQRT(VD x) { return (VD)_mm256_sqrt_pd((__m256d)x); }
+#elif defined(__x86_64__)
+FBP_INLINE VF max_x86(VF a, VF b) { return (VF)_mm_max_ps((__m128)a, (__m128)b); }
+FBP_INLINE VD max_x86(VD a, VD b) { return (VD)_mm_max_pd((__m128d)a, (__m128d)b); }
+FBP_INLINE VF min_x86(VF a, VF b) { return (VF)_mm_min_ps((__m128)a, (__m128)b); }
+FBP_INLINE VD min_x86(VD a, VD b) { return (VD)_mm_min_pd((__m128d)a, (__m128d)b); }
+FBP_INLINE VF SQRT(VF x) { return (VF)_mm_sqrt_ps((__m128)x); }
+FBP_INLINE VD SQRT(VD x) { return (VD)_mm_sqrt_pd((__m128d)x); }
+#else
+FBP_INLINE VF max_x86(VF a, VF b) { return WHERE(a > b, a, b); }
+FBP_INLINE VD max_x86(VD a, VD b) { return WHERE(a > b, a, b); }
+FBP_INLINE VF min_x86(VF a, VF b) { return WHERE(a < b, a, b); }
+FBP_INLINE VD min_x86(VD a, VD b) { return WHERE(a < b, a, b); }
+FBP_INLINE VF SQRT(VF x) { FBP_UNROLL for (int i = 0; i < lanes<float>; i++) x[i] = __builtin_sqrtf(x[i]); return x; }
+FBP_INLINE VD SQRT(VD x) { FBP_UNROLL for (int i = 0; i < lanes<double>; i++) x[i] = __builtin_sqrt(x[i]); return x; }
+#endif
+// NaN in either operand gives NaN, as numpy.maximum; the second test folds away where b is a constant.
+template <class V> FBP_INLINE V MAX(V a, V b) { return WHERE(b != b, b, max_x86(b, a)); }
+template <class V> FBP_INLINE V MIN(V a, V b) { return WHERE(b != b, b, min_x86(b, a)); }
+
+// Shuffles. interleave_lo(a, b) = a0 b0 a1 b1 ..., interleave_hi the same of the upper halves.
+template <int... i> struct Indices {};
+template <int n, int... i> struct MakeIndices : MakeIndices<n - 1, n - 1, i...> {};
+template <int... i> struct MakeIndices<0, i...> { typedef Indices<i...> type; };
+#if defined(__clang__) || __GNUC__ >= 12
+#define FBP_SHUFFLE(V, I, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define FBP_SHUFFLE(V, I, a, b, ...) __builtin_shuffle(a, b, I{__VA_ARGS__})
+#endif
+template <class T, int... i> FBP_INLINE Vec<T> interleave_lo(Vec<T> a, Vec<T> b, Indices<i...>) {
+  return FBP_SHUFFLE(Vec<T>, IntVec<T>, a, b, (i & 1 ? lanes<T> + i / 2 : i / 2)...);
+}
+template <class T, int... i> FBP_INLINE Vec<T> interleave_hi(Vec<T> a, Vec<T> b, Indices<i...>) {
+  return FBP_SHUFFLE(Vec<T>, IntVec<T>, a, b, (lanes<T> / 2 + (i & 1 ? lanes<T> + i / 2 : i / 2))...);
+}
+// rows[i] lane j  <->  rows[j] lane i: log2(lanes) rounds of perfect shuffles, in registers.
+template <class T> FBP_INLINE void transpose(Vec<T>* rows) {
+  constexpr int n = lanes<T>;
+  typename MakeIndices<n>::type index;
+  FBP_UNROLL for (int round = 1; round < n; round *= 2) {
+    Vec<T> t[n];
+    FBP_UNROLL for (int i = 0; i < n / 2; i++) {
+      t[2 * i] = interleave_lo<T>(rows[i], rows[i + n / 2], index);
+      t[2 * i + 1] = interleave_hi<T>(rows[i], rows[i + n / 2], index);
+    }
+    FBP_UNROLL for (int i = 0; i < n; i++) rows[i] = t[i];
+  }
+}
+// Horizontal results by halving, in one fixed order for an ISA.
+template <class T> FBP_INLINE double sum_lanes(Vec<T> v) {
+  double s = 0;
+  FBP_UNROLL for (int i = 0; i < lanes<T>; i++) s += (double)v[i];
+  return s;
+}

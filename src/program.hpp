@@ -1,0 +1,78 @@
+// A program: one network shape bound to its parameters, with the workspace of a batch. What engine.pyx sees.
+#pragma once
+#include "feed.hpp"
+
+namespace fbp {
+
+enum Status { DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE };
+
+struct LayerShape {
+  idx in, out, ld;        // ld: leading dimension of weight, bias and activations
+  idx weight, bias;       // offsets in the parameter buffer, in elements; bias -1 where there is none
+  int activation;         // row of the table, -1 for the identity
+  bool keeps_z;
+};
+
+struct Shape {
+  const LayerShape* layers;
+  int n_layers;
+  idx batch;              // rows that the workspace holds
+  idx ld_input;           // leading dimension of a gathered batch of inputs
+  int loss;               // row of the table, -1 where there is none
+  double loss_scale;      // of one row's sum over outputs
+  int optimizer;          // row of the table, -1 where there is none
+  bool fused;
+};
+
+struct Scalar {           // a number of each step; stride 0 where it is constant
+  const char* data;       // float64
+  idx stride;             // in bytes
+};
+
+struct Rule {             // an optimizer's row with what it works on
+  int row;
+  void* slots[MAX_SLOTS]; // whole buffers in the layout of the parameters, or null
+  Scalar scalars[MAX_SCALARS];
+  int n_scalars;
+};
+
+struct Data {
+  Source x;
+  Source y;               // labels where y_is_label, else (rows, out)
+  bool y_is_label;
+  const double* weight;   // (rows,) or null
+};
+
+struct Run {
+  idx batch_size, steps;
+  uint64_t seed;
+  bool shuffle, stop_on_loss, stop_on_params;
+  int64_t* count;         // [net.step]
+  int64_t* place;         // [epoch, first row of its next batch]
+  double* partial;        // [sum of loss * rows, rows] of the epoch begun
+  double* losses;         // mean loss of each epoch finished
+};
+
+struct Trained {
+  idx steps, epochs;
+  int status;
+  double loss;
+};
+
+class Program {
+ public:
+  virtual ~Program() {}
+  virtual Trained train(const Data& data, const Run& run, const Rule& rule) = 0;
+  virtual void forward(const Source& x, void* out, bool keep) = 0;                 // out: (rows, out) contiguous or null
+  virtual void restore(const Source& x, const Source& a, const Source* z) = 0;     // of a single layer
+  virtual double loss(const Source& y, bool y_is_label, const double* weight, double total, bool gradient) = 0;
+  // grad_output null: what `loss` left; grads null: `rule` is run on the gradient instead
+  virtual void backward(const Source* grad_output, void* grads, const Rule* rule, void* grad_input,
+                        bool accumulate) = 0;
+  virtual void update(void* grads, const Rule& rule) = 0;
+  virtual bool finite() const = 0;
+};
+
+// Throws std::bad_alloc. `params` outlives the program.
+Program* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params);
+}  // namespace fbp
