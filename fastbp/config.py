@@ -26,10 +26,14 @@ def _known(name: object) -> str:
 
 
 def set_backend(name: str) -> None:
-    """Choose the backend for this process: ``"auto"``, ``"cython"`` or ``"reference"``.
+    """Choose the backend for this process.
 
     The network's own ``backend=`` and ``with fastbp.backend(...)`` come before it, the environment variable
     ``FASTBP_BACKEND`` after it.
+
+    Parameters
+    ----------
+    name : {"auto", "cython", "reference"}
     """
     global _process
     _process = _known(name)
@@ -37,7 +41,12 @@ def set_backend(name: str) -> None:
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Choose the backend inside a ``with`` block, for this thread or task."""
+    """Choose the backend inside a ``with`` block, for this thread or task.
+
+    Parameters
+    ----------
+    name : {"auto", "cython", "reference"}
+    """
     token = _context.set(_known(name))
     try:
         yield

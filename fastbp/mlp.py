@@ -80,10 +80,11 @@ class MLP:
         rng = np.random.Generator(order.philox(seed, 0, order.INIT))
         arrays = spec.initial_arrays(self._spec, init, rng)
         self._bind(TrainingState(self._spec, seed))
-        for k, (weight, initial_bias) in enumerate(arrays):
-            self.weights[k][...] = weight
-            if initial_bias is not None:
-                self.biases[k][...] = initial_bias
+        with np.errstate(all="ignore"):  # the cast may overflow or underflow
+            for k, (weight, initial_bias) in enumerate(arrays):
+                self.weights[k][...] = weight
+                if initial_bias is not None:
+                    self.biases[k][...] = initial_bias
 
     def _bind(self, state: TrainingState) -> None:
         """Allocate the buffer and everything that refers to it."""
@@ -133,8 +134,14 @@ class MLP:
         return self._spec.flatten(self._params)
 
     def unflatten(self, v: Any) -> None:
-        """Set all parameters from a dense vector, (n_params,), in the order of `flatten`."""
-        self._spec.unflatten_into(self._params, spec.dense_vector("v", v, self._spec))
+        """Set all parameters.
+
+        Parameters
+        ----------
+        v : array_like, (n_params,)
+            In the order of `flatten`.
+        """
+        self._spec.unflatten_into(self._params, self._apart(spec.dense_vector("v", v, self._spec)))
 
     # -------------------------------------------------------------- copies
 
@@ -162,9 +169,9 @@ class MLP:
         finally:
             self._training.release()
 
-    def _apart(self, data: np.ndarray) -> np.ndarray:
-        """`data`, copied where it lies in the parameters that training is about to change."""
-        return data.copy() if np.may_share_memory(data, self._params) else data
+    def _apart(self, data: np.ndarray | None) -> np.ndarray | None:
+        """`data`, copied where it lies in the parameters that are about to change."""
+        return data.copy() if data is not None and np.may_share_memory(data, self._params) else data
 
     def fit(
         self,
@@ -235,7 +242,7 @@ class MLP:
         stop = spec.choice("nonfinite", nonfinite, ("raise", "ignore")) == "raise"
         new_seed = self.seed if seed is None else spec.seed(seed)
         config.threads(n_threads)
-        rows, targets = self._apart(rows), self._apart(targets)
+        rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
 
         plan = make_plan(self._spec, batch_size, backend=self._backend, loss=run_loss, optimizer=rule.row)
         with self._exclusive(), self._programs.lent(plan) as program:
@@ -271,14 +278,14 @@ class MLP:
         targets = spec.targets(y, row, rows, self._spec)
         weight = spec.sample_weights(sample_weight, len(rows))
         rule = spec.optimizer(optimizer)
-        rows, targets = self._apart(rows), self._apart(targets)
+        rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
         plan = make_plan(self._spec, len(rows), backend=self._backend, loss=row, optimizer=rule.row)
         with self._exclusive(), self._programs.lent(plan) as program:
             done = program.train(
                 rows, targets, weight, batch_size=len(rows), steps=1, seed=0, shuffle=False, count=self._state.count,
                 place=np.zeros(2, np.int64), partial=np.zeros(2), losses=np.empty(1),
                 scalars=rule.scalars(self.step, 1), slots=self._state.slots_of(rule.row),
-                stop_on_loss=True, stop_on_params=False,
+                skip_zeros=rule.skips_zero_gradient, stop_on_loss=True, stop_on_params=False,
             )  # fmt: skip
         if done.status != backends.DONE:
             message = f"the loss of the step after net.step == {self.step} is {done.loss}; nothing was updated"
@@ -301,7 +308,17 @@ class MLP:
                 yield program, slice(start, min(start + capacity, n))
 
     def predict(self, X: Any) -> np.ndarray:
-        """The network's output, (n_samples, out_features): logits where the loss is computed from logits."""
+        """The network's output.
+
+        Parameters
+        ----------
+        X : array_like, (n_samples, in_features)
+
+        Returns
+        -------
+        ndarray, (n_samples, out_features)
+            Logits where the loss is computed from logits.
+        """
         rows = spec.features(X, self._spec, empty=True)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
         for program, block in self._blocks(len(rows)):
@@ -309,7 +326,18 @@ class MLP:
         return out
 
     def evaluate(self, X: Any, y: Any, *, loss: Any, sample_weight: Any = None) -> float:
-        """The loss on all of X, y: sum(w l) / sum(w)."""
+        """The loss on all of X, y.
+
+        Parameters
+        ----------
+        X, y, loss, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        float
+            sum(w l) / sum(w).
+        """
         rows = spec.features(X, self._spec)
         row = spec.loss(loss, self._spec)
         targets = spec.targets(y, row, rows, self._spec)
@@ -324,9 +352,19 @@ class MLP:
         return value
 
     def loss_and_grad(self, X: Any, y: Any, *, loss: Any, sample_weight: Any = None) -> tuple[float, np.ndarray]:
-        """The loss on all of X, y and its gradient as a dense vector, (n_params,), in the order of `flatten`.
+        """The loss on all of X, y and its gradient; leaves `grads` and a pending `forward` alone.
 
-        Leaves `grads` and a pending `forward` alone.
+        Parameters
+        ----------
+        X, y, loss, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        loss : float
+            sum(w l) / sum(w).
+        gradient : ndarray, (n_params,)
+            In the order of `flatten`.
         """
         rows = spec.features(X, self._spec)
         row = spec.loss(loss, self._spec)
@@ -343,9 +381,16 @@ class MLP:
     # -------------------------------------------------------------- the caller's own gradient
 
     def forward(self, x: Any) -> np.ndarray:
-        """The output for a batch, (n, out_features), a fresh array; `backward` may follow.
+        """The output for a batch; `backward` may follow. The network keeps its own copy of x.
 
-        The network keeps its own copy of x.
+        Parameters
+        ----------
+        x : array_like, (n, in_features)
+
+        Returns
+        -------
+        ndarray, (n, out_features)
+            A fresh array.
         """
         rows = spec.features(x, self._spec)
         plan = make_plan(self._spec, len(rows), backend=self._backend)
@@ -390,7 +435,12 @@ class MLP:
         return grad_input
 
     def update(self, optimizer: Any = "sgd") -> None:
-        """One optimizer step with `grads`; shares slots and ``net.step`` with `fit`."""
+        """One optimizer step with `grads`; shares slots and ``net.step`` with `fit`.
+
+        Parameters
+        ----------
+        optimizer : str or object, default "sgd"
+        """
         rule = spec.optimizer(optimizer)
         plan = make_plan(self._spec, 1, backend=self._backend)
         with self._exclusive(), self._programs.lent(plan) as program:
@@ -399,6 +449,12 @@ class MLP:
 
     def backward_update(self, grad_output: Any, optimizer: Any = "sgd") -> np.ndarray:
         """`backward` and `update` in one pass, without filling `grads`.
+
+        Parameters
+        ----------
+        grad_output : array_like, (n, out_features)
+            dL/d(output); nothing is averaged here.
+        optimizer : str or object, default "sgd"
 
         Returns
         -------

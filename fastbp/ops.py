@@ -55,7 +55,7 @@ def _writable(argument: str, array: Any, shape: tuple[int, ...], dtype: np.dtype
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=_WORK)
+        return np.shares_memory(a, b, max_work=_WORK)  # type: ignore[arg-type]  # NumPy's stub knows 0 and -1 only
     except np.exceptions.TooHardError:
         return True
 
@@ -126,7 +126,7 @@ def linear(
     return out
 
 
-def _backward_arguments(grad_output: Any, a: Any, x: Any, weight: Any, activation: Any, z: Any) -> tuple:
+def _backward_arguments(grad_output: Any, a: Any, x: Any, weight: Any, activation: Any, z: Any) -> tuple[Any, ...]:
     weight = _weight("weight", weight)
     n_in, n_out = weight.shape
     x = spec.matrix("x", x, n_in)
@@ -230,7 +230,19 @@ def sgd_update(
     nesterov: bool = False,
     weight_decay: float = 0.0,
 ) -> None:
-    """One step of `fastbp.SGD` on an array of any shape; `param` and `velocity` change in place."""
+    """One step of `fastbp.SGD` on an array of any shape.
+
+    Parameters
+    ----------
+    param : ndarray
+        Float32 or float64; changed in place.
+    grad : array_like
+        In param's shape.
+    lr, momentum, nesterov, weight_decay
+        As for `fastbp.SGD`.
+    velocity : ndarray, optional
+        As `param`, changed in place; needed with momentum.
+    """
     if not isinstance(param, np.ndarray) or param.dtype not in (np.float32, np.float64):
         raise ValueError("param must be a float32 or float64 array")
     rule = SGD(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
@@ -240,7 +252,7 @@ def sgd_update(
     if grad.shape != param.shape:
         raise ValueError(f"grad must have param's shape {param.shape}, got {grad.shape}")
     velocities = _velocities(rule, velocity, params)
-    _refuse_overlap({"param": param} | {"velocity": v for v in velocities}, {"grad": grad})
+    _refuse_overlap(dict(zip(("param", "velocity"), (param, *velocities))), {"grad": grad})
     if param.size == 0:
         return
     flat = param.reshape(1, -1)

@@ -31,10 +31,14 @@ def _number(owner: str, name: str, value: object, low: float, high: float = math
     """`value` as a float between `low` and `high`, both included, or an error that names the argument."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{owner}: {name} must be a number, got {value!r}")
-    if not (low <= value <= high) or math.isinf(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not (low <= number <= high) or math.isinf(number):
         wanted = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
         raise ValueError(f"{owner}: {name} must be finite and {wanted}, got {value!r}")
-    return float(value)
+    return number
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ class SGD:
     def row(self) -> Optimizer:
         """The update rule that these hyper-parameters call for."""
         return TABLE["sgd_nesterov" if self.nesterov else "sgd_momentum" if self.momentum else "sgd"]
+
+    @property
+    def skips_zero_gradient(self) -> bool:
+        """Whether a parameter whose gradient is 0 stays as it is."""
+        return self.momentum == 0 and self.weight_decay == 0
 
     def scalars(self, step: int, steps: int) -> list[np.ndarray]:
         """The row's scalars for the steps ``step, ..., step + steps - 1``: float64 arrays of length `steps`.

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastbp import backends, config
+from fastbp import activations, backends, config, losses, optimizers
 from fastbp.rows import Loss, Optimizer
 from fastbp.spec import Spec
+
+_TABLES = (activations.TABLE, losses.TABLE, optimizers.TABLE)
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ def make_plan(
     RuntimeError
         A forced backend or ISA is not there.
     """
-    name = backends.resolve(config.requested_backend(backend), spec.dtype)
+    rows = (*spec.activations, *(row for row in (loss, optimizer) if row is not None))
+    own = [row.name for row in rows if not any(table.get(row.name) == row for table in _TABLES)]
+    name = backends.resolve(config.requested_backend(backend), spec.dtype, own)
     isa = backends.engine().choose_isa(config.requested_isa()) if name == "cython" else None
     return Plan(spec, batch, name, isa, loss, optimizer, fused)
 

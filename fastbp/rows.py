@@ -12,9 +12,11 @@ Rows are pointwise: no loops, no branches. ``WHERE`` evaluates both sides, so ne
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+
+import numpy as np
 
 VOCABULARY = {  # word -> number of arguments; MAX and MIN propagate NaN as numpy.maximum does
     "EXP": 1, "EXPM1": 1, "LOG": 1, "LOG1P": 1, "TANH": 1, "SQRT": 1, "ABS": 1, "MAX": 2, "MIN": 2, "WHERE": 3,
@@ -91,6 +93,19 @@ def render(expression: str, names: Iterable[str]) -> tuple[str, frozenset[str]]:
     return ast.unparse(ast.fix_missing_locations(tree)), frozenset(renderer.used)
 
 
+_NUMPY_WORDS = {
+    "EXP": np.exp, "EXPM1": np.expm1, "LOG": np.log, "LOG1P": np.log1p, "TANH": np.tanh, "SQRT": np.sqrt,
+    "ABS": np.abs, "MAX": np.maximum, "MIN": np.minimum, "WHERE": np.where,
+    "R": float,  # a Python float takes the dtype of the array beside it
+}  # fmt: skip
+
+
+@cache
+def function(text: str, names: tuple[str, ...]) -> Callable[..., np.ndarray]:
+    """A rendered expression as a function of its names, over NumPy arrays."""
+    return eval(f"lambda {', '.join(names)}: {text}", dict(_NUMPY_WORDS))  # nothing but the vocabulary passes `render`
+
+
 @dataclass(frozen=True)
 class Activation:
     """A pointwise function of the pre-activation ``z`` and the way back through it.
@@ -123,6 +138,11 @@ class Activation:
     @cached_property
     def keeps_z(self) -> bool:
         return "z" in render(self.backward, ["g", "a", "z"])[1]
+
+    @cached_property
+    def dead_at_zero(self) -> bool:
+        """Whether the derivative is 0 wherever the output is 0, read off the row."""
+        return not self.keeps_z and bool(function(self.backward_text, ("g", "a"))(g=1.0, a=0.0) == 0)
 
     @property
     def is_identity(self) -> bool:

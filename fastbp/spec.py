@@ -20,6 +20,7 @@ from fastbp import activations, initializers, losses, optimizers
 from fastbp.errors import unknown_name
 from fastbp.rows import Activation, Loss
 
+NARROW_OUTPUTS = 4  # an output layer of at most this many is kept transposed; src/engine.hpp says the same
 LINE = 64  # bytes of a cache line: rows of owned matrices fill whole lines
 _CACHE_SETS_STRIDE = 1024  # bytes: rows a multiple of this apart meet in the same cache sets
 
@@ -38,14 +39,18 @@ class Layer:
     in_features: int
     out_features: int
     activation: Activation
-    weight: int  # offset of the weight, (in_features, ld)
-    bias: int | None  # offset of the bias, (ld,)
-    ld: int  # leading dimension of weight, bias and this layer's activations
+    transposed: bool  # few outputs: the weight is kept as (out_features, ldw), its rows are the outputs'
+    ldw: int  # leading dimension of the weight
+    weight: int  # offset of the weight, (in_features, ldw) where it is not transposed
+    bias: int | None  # offset of the bias
 
     def weight_in(self, buffer: np.ndarray) -> np.ndarray:
         """The (in_features, out_features) view of `buffer`."""
-        rows = buffer[self.weight : self.weight + self.in_features * self.ld]
-        return rows.reshape(self.in_features, self.ld)[:, : self.out_features]
+        rows, cols = self.in_features, self.out_features
+        if self.transposed:
+            rows, cols = cols, rows
+        weight = buffer[self.weight : self.weight + rows * self.ldw].reshape(rows, self.ldw)[:, :cols]
+        return weight.T if self.transposed else weight
 
     def bias_in(self, buffer: np.ndarray) -> np.ndarray | None:
         """The (out_features,) view of `buffer`, or None for a layer without bias."""
@@ -63,20 +68,26 @@ class Spec:
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        layers, offset = [], 0
-        for (n_in, n_out), activation in zip(zip(self.sizes, self.sizes[1:]), self.activations):
-            ld = padded(n_out, self.dtype.itemsize)
-            weight, offset = offset, offset + n_in * ld
+        layers, offset, itemsize = [], 0, self.dtype.itemsize
+        for k, activation in enumerate(self.activations):
+            n_in, n_out = self.sizes[k], self.sizes[k + 1]
+            transposed = k == len(self.activations) - 1 and n_out <= NARROW_OUTPUTS
+            rows, cols = (n_out, n_in) if transposed else (n_in, n_out)
+            ldw = padded(cols, itemsize)
+            weight, offset = offset, offset + rows * ldw
             bias = None
             if self.bias:
-                bias, offset = offset, offset + ld
-            layers.append(Layer(n_in, n_out, activation, weight, bias, ld))
+                bias, offset = offset, offset + padded(n_out, itemsize)
+            layers.append(Layer(n_in, n_out, activation, transposed, ldw, weight, bias))
         return tuple(layers)
 
     @cached_property
     def buffer_size(self) -> int:
         """Elements of the padded parameter buffer."""
-        return sum((layer.in_features + (layer.bias is not None)) * layer.ld for layer in self.layers)
+        last = self.layers[-1]
+        if last.bias is not None:
+            return last.bias + padded(last.out_features, self.dtype.itemsize)
+        return last.weight + (last.out_features if last.transposed else last.in_features) * last.ldw
 
     @cached_property
     def n_params(self) -> int:
@@ -105,10 +116,10 @@ class Spec:
 
     def unflatten_into(self, buffer: np.ndarray, vector: np.ndarray) -> None:
         """Write a dense vector, (n_params,), into a padded buffer; padding is left alone."""
-        start = 0
-        for view in self.views(buffer):
-            view[...] = vector[start : start + view.size].reshape(view.shape)
-            start += view.size
+        ends = np.cumsum([view.size for view in self.views(buffer)])
+        with np.errstate(all="ignore"):  # a cast may overflow or underflow
+            for view, part in zip(self.views(buffer), np.split(vector, ends[:-1])):
+                view[...] = part.reshape(view.shape)
 
 
 def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
@@ -204,7 +215,7 @@ def optimizer(value: Any) -> optimizers.SGD:
 
 def make_spec(sizes: Any, hidden: Any, output: Any, bias: Any, dtype: Any) -> Spec:
     """Check the arguments of `fastbp.MLP` that say what the network is."""
-    if isinstance(sizes, (str, bytes)) or not isinstance(sizes, (Sequence, np.ndarray)):
+    if isinstance(sizes, (str, bytes)) or not isinstance(sizes, (Sequence, np.ndarray)) or np.ndim(sizes) != 1:
         raise TypeError(f"sizes must be a sequence of integers such as (2, 3, 1), got {sizes!r}")
     sizes = tuple(integer(f"sizes[{k}]", size, 1) for k, size in enumerate(sizes))
     if len(sizes) < 2:
@@ -284,6 +295,8 @@ def real_array(argument: str, value: Any) -> np.ndarray:
         raise ValueError(f"{argument} is not an array: {error}") from None
     if array.dtype.kind == "O":
         try:
+            if any(isinstance(item, (str, bytes)) for item in array.flat):
+                raise TypeError
             array = array.astype(np.float64)
         except (TypeError, ValueError):
             raise TypeError(f"{argument} holds objects that are not numbers") from None
@@ -336,8 +349,10 @@ def first_where(array: np.ndarray, test: Callable[[np.ndarray], np.ndarray]) -> 
     return None
 
 
-def non_finite(block: np.ndarray) -> np.ndarray:
-    return ~np.isfinite(block)
+def non_finite(block: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Where `block`, cast to `dtype`, is NaN or infinite."""
+    with np.errstate(all="ignore"):
+        return ~np.isfinite(block.astype(dtype))
 
 
 def _refuse(argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str) -> None:
@@ -366,8 +381,7 @@ def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
     if y.shape != (n, k):
         also = ", or integer labels (n,)" if loss.labels else ", or (n,)" if k == 1 else ""
         raise ValueError(f"y must have shape ({n}, {k}){also}; got {y.shape}")
-    with np.errstate(over="ignore"):
-        _refuse("y", y, lambda block: non_finite(block.astype(spec.dtype)), f"finite as {spec.dtype}")
+    _refuse("y", y, lambda block: non_finite(block, spec.dtype), f"finite as {spec.dtype}")
     low, high = loss.domain
     if not math.isinf(low):
         _refuse("y", y, lambda block: (block < low) | (block > high), f"from {low:g} to {high:g} for {loss.name}")

@@ -183,6 +183,7 @@ class Run:
             batch_size=self.batch_size, steps=steps, seed=state.seed, shuffle=self.shuffle,
             count=state.count, place=state.place, partial=self._partial, losses=losses,
             scalars=self.optimizer.scalars(state.step, steps), slots=self._slots,
+            skip_zeros=self.optimizer.skips_zero_gradient,
             stop_on_loss=self.stop_on_non_finite, stop_on_params=stop_on_params,
         )  # fmt: skip
 
@@ -227,8 +228,7 @@ class Run:
 
     def _culprit(self) -> str:
         """Where X holds a value that is not finite in the network's dtype."""
-        with np.errstate(over="ignore"):
-            at = first_where(self.X, lambda block: non_finite(block.astype(self.state.spec.dtype)))
+        at = first_where(self.X, lambda block: non_finite(block, self.state.spec.dtype))
         if at is None:
             return "; a smaller learning rate may help"
         return f"; X holds {self.X[at]} at row {at[0]}, column {at[1]}"

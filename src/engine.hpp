@@ -11,6 +11,7 @@ namespace fbp {
 
 typedef int64_t idx;
 enum { MAX_SLOTS = 4, MAX_SCALARS = 8 };
+enum { NARROW_OUTPUTS = 4 };   // an output layer of at most this many is NARROW; fastbp/spec.py says the same
 
 // ------------------------------------------------------------------ row functions: pointwise, called on a hot tile
 // `cols` is a number of real columns; whole vectors are touched.
@@ -21,53 +22,113 @@ template <class T> using BackwardRow = void (*)(T* delta, const T* a, const T* z
 template <class T> using UpdateRow = void (*)(T* p, T* const* slots, idx ld, const T* g, idx ldg, idx rows, idx cols,
                                               const T* scalars);
 
-template <class T> struct Target {
-  const T* t;             // (rows, ldt), or null where labels are given
-  idx ldt;
+// Returns the sum over samples of share * (sum over outputs of the loss); grad = share * its derivative.
+template <class T> struct Loss {
+  idx rows, cols;         // samples, outputs
+  bool transposed;        // a, t and grad are (cols, ld), else (rows, ld)
+  const T* a; idx ld;
+  const T* t; idx ldt;    // null where labels are given
   const int32_t* label;   // (rows,)
+  const double* share;    // (rows,) and zeros to the end of the vector
+  T* grad;                // null: not wanted
 };
-// Returns sum over rows of share * (sum over columns of the loss); grad (rows, ld) = share * its derivative, or null.
-template <class T> using LossRow = double (*)(const T* a, idx ld, Target<T> target, const double* share, T* grad,
-                                              idx rows, idx cols);
+template <class T> using LossRow = double (*)(const Loss<T>& loss);
 
 // ------------------------------------------------------------------ kernels: one layer, over a range of its outputs
 // Ranges are what threads split: a range's outputs are complete, so the bits do not depend on the split.
-template <class T> struct Forward {   // z = x @ weight + bias, a = activation(z)
-  idx rows, in;
-  const T* x; idx ldx;                // (rows, in); read element by element, never past the last
-  const T* weight; const T* bias;     // (in, ld), (ld,) or null
-  T* z; T* a; idx ld;                 // (rows, ld); z == a where z is not kept
-  ForwardRow<T> activation;           // null: identity
-};
-template <class T> struct GradInput { // grad_input = delta @ weight.T, then through the previous activation
+//
+// A narrow layer (see Family) is kept transposed: its weight is (out, ldw), its z, a and delta are (out, ld).
+template <class T> struct Forward {    // z = x @ weight + bias, a = activation(z)
   idx rows, in, out;
-  const T* delta; const T* weight; idx ld;
-  T* grad_input; idx ldg;             // (rows, ldg)
-  const T* a; const T* z;             // of the previous layer, (rows, ldg)
-  BackwardRow<T> activation;          // null: identity, or the gradient itself is wanted
-  T* panel;                           // scratch, out * panel_columns elements
+  const T* x; idx ldx;                 // (rows, in); read element by element, never past the last
+  const T* weight; idx ldw;            // (in, ldw)
+  const T* bias;                       // (out,) padded, or null
+  const int32_t* used; idx n_used;     // SINGLE: the inputs that are looked at, the others are 0
+  T* z; T* a; idx ld;                  // (rows, ld); z == a where z is not kept
+  ForwardRow<T> activation;
+};
+template <class T> struct GradInput {  // grad_input = delta @ weight.T, then back through the previous activation
+  idx rows, in, out;
+  const T* delta; idx ldd;             // (rows, ldd)
+  const T* weight; idx ldw;
+  T* grad_input; idx ldg;              // (rows, ldg)
+  const T* a; const T* z;              // of the previous layer, (rows, ldg)
+  BackwardRow<T> activation;
+  T* panel;                            // scratch, max(out, ldw) * panel_columns elements
 };
 template <class T> struct GradWeight { // grad = x.T @ delta: stored, added, or turned into the update at once
   idx rows, in, out;
   const T* x; idx ldx;
-  const T* delta; idx ld;
-  T* grad;                            // (in, ld), used where `update` is null
+  const T* delta; idx ldd;
+  T* grad;                             // as the weight; used where `update` is null
   bool accumulate;
-  UpdateRow<T> update;                // null: unfused
-  T* weight; T* slots[MAX_SLOTS];     // (in, ld) each, or null
+  UpdateRow<T> update;                 // null: unfused
+  T* weight; T* slots[MAX_SLOTS];      // (in, ldw) each, or null
+  idx ldw;
   const T* scalars;
+  const int32_t* used; idx n_used;     // SINGLE: as in Forward; a rule with slots or decay gets all inputs
+};
+
+// How a layer is computed; `family_of` (train.cpp) holds the rules.
+enum Family {
+  DIRECT,   // register tiles over the padded operands where they lie
+  NARROW,   // few outputs: weight, z, a and delta are kept transposed; x must be padded too
+  FEW,      // a few rows: grad_input by dot products, in one pass over the weight with the update
+  SINGLE,   // one row: a pass over the weight forward, a pass for grad_input and update; inputs of 0 may be skipped
+  FAMILIES
+};
+template <class T> using ForwardKernel = void (*)(const Forward<T>&, idx begin, idx end);       // outputs; NARROW: rows
+template <class T> using GradInputKernel = void (*)(const GradInput<T>&, idx begin, idx end);   // inputs
+template <class T> using GradWeightKernel = void (*)(const GradWeight<T>&, idx begin, idx end); // inputs
+template <class T> using GradBiasKernel = void (*)(const GradWeight<T>&);   // x = 1, one row
+
+// An activation's row functions, and the kernels that have them in their epilogue.
+template <class T> struct ActivationKernels {
+  ForwardRow<T> forward;
+  BackwardRow<T> backward;
+  ForwardKernel<T> layer_forward[FAMILIES];
+  GradInputKernel<T> layer_grad_input[FAMILIES];
+};
+// Both ways back in one: grad_input where it is wanted (null where not), then the update of the weights it has read.
+template <class T> using BackwardKernel = void (*)(const GradInput<T>&, const GradWeight<T>&, idx begin, idx end);
+template <class T> struct OptimizerKernels {
+  UpdateRow<T> update;
+  GradWeightKernel<T> layer_update[FAMILIES];
+  BackwardKernel<T> layer_backward[FAMILIES];   // null: grad_input and layer_update one after the other
+};
+
+// A whole network of layers narrower than a vector, on dense parameters: a sample per lane.
+enum { TINY_WIDTH = 8 };
+template <class T> struct TinyLayer {
+  idx in, out;
+  idx weight, bias;                             // offsets in the dense parameters; bias -1 where there is none
+  T* z; T* a; T* delta;                         // (out, lanes); z == a where z is not kept
+  ActivationKernels<T> activation;
+};
+template <class T> struct TinyBatch {
+  const TinyLayer<T>* layers;
+  int n_layers;
+  idx n_params, rows;
+  const T* params;
+  const T* x; idx ldx;                          // (in, ldx)
+  const T* t; idx ldt;                          // (out, ldt), or null where labels are given
+  const int32_t* label;
+  const double* share;
+  LossRow<T> loss;
+  T* products;                                  // (n_params to a whole vector, lanes): scratch
+  T* gradient;                                  // (n_params to a whole vector)
 };
 
 template <class T> struct Kernels {
-  idx panel_columns;                  // of GradInput::panel; ranges split at multiples of it
-  void (*forward)(const Forward<T>&, idx n0, idx n1);          // columns of weight
-  void (*grad_input)(const GradInput<T>&, idx i0, idx i1);     // rows of weight
-  void (*grad_weight)(const GradWeight<T>&, idx i0, idx i1);   // rows of weight
-  void (*grad_bias)(const GradWeight<T>&);                     // the same with x = 1 and one row
-  const ForwardRow<T>* activation_forward;                     // indexed as the tables of fastbp/
-  const BackwardRow<T>* activation_backward;
+  idx panel_columns;                            // of GradInput::panel; ranges split at multiples of it
+  idx lanes;
+  double (*tiny_gradient)(const TinyBatch<T>&); // returns the loss
+  GradWeightKernel<T> grad_weight[FAMILIES];    // stored or added
+  GradBiasKernel<T> grad_bias[FAMILIES];        // updates where `update` is set
+  ActivationKernels<T> identity;                // its row functions are null: there is nothing to do
+  const ActivationKernels<T>* activation;       // these three are indexed as the tables of fastbp/
   const LossRow<T>* loss;
-  const UpdateRow<T>* update;
+  const OptimizerKernels<T>* optimizer;
 };
 
 struct Isa {

@@ -43,13 +43,14 @@ cdef extern from "feed.hpp" namespace "fbp" nogil:
 cdef extern from "program.hpp" namespace "fbp" nogil:
     cdef struct LayerShape:
         idx in_ "in"
-        idx out, ld, weight, bias
+        idx out, ldw, weight, bias
+        cbool transposed
         int activation
-        cbool keeps_z
+        cbool keeps_z, skips_zeros
     cdef struct Shape:
         const LayerShape* layers
         int n_layers
-        idx batch, ld_input
+        idx batch
         int loss
         double loss_scale
         int optimizer
@@ -69,7 +70,7 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
     cdef struct Run:
         idx batch_size, steps
         uint64_t seed
-        cbool shuffle, stop_on_loss, stop_on_params
+        cbool shuffle, stop_on_loss, stop_on_params, skip_zeros
         int64_t* count
         int64_t* place
         double* partial
@@ -192,17 +193,17 @@ cdef class Program:
     cdef readonly cnp.ndarray params
     cdef dict optimizer_index
 
-    def __cinit__(self, plan, cnp.ndarray params, isa, list layers, Py_ssize_t ld_input, int loss, double loss_scale,
+    def __cinit__(self, plan, cnp.ndarray params, isa, list layers, int loss, double loss_scale,
                   dict optimizer_index):
         cdef vector[LayerShape] shapes
         cdef LayerShape one
-        for one.in_, one.out, one.ld, one.weight, one.bias, one.activation, one.keeps_z in layers:
+        for one.in_, one.out, one.ldw, one.transposed, one.weight, one.bias, one.activation, one.keeps_z, \
+                one.skips_zeros in layers:
             shapes.push_back(one)
         cdef Shape shape
         shape.layers = shapes.data()
         shape.n_layers = <int> shapes.size()
         shape.batch = plan.batch
-        shape.ld_input = ld_input
         shape.loss = loss
         shape.loss_scale = loss_scale
         shape.optimizer = -1
@@ -233,7 +234,7 @@ cdef class Program:
 
     def train(self, cnp.ndarray X, cnp.ndarray y, weight, *, idx batch_size, idx steps, uint64_t seed, bint shuffle,
               cnp.ndarray count, cnp.ndarray place, cnp.ndarray partial, cnp.ndarray losses, list scalars, list slots,
-              bint stop_on_loss, bint stop_on_params):
+              bint skip_zeros, bint stop_on_loss, bint stop_on_params):
         cdef Data data
         cdef Run run
         cdef CTrained done
@@ -243,6 +244,7 @@ cdef class Program:
         data.weight = <const double*> data_or_null(weight)
         run.batch_size, run.steps, run.seed = batch_size, steps, seed
         run.shuffle, run.stop_on_loss, run.stop_on_params = shuffle, stop_on_loss, stop_on_params
+        run.skip_zeros = skip_zeros
         run.count = <int64_t*> data_of(count)
         run.place = <int64_t*> data_of(place)
         run.partial = <double*> data_of(partial)

@@ -74,7 +74,28 @@ template <class T> CastRow<T> cast_row(const Source& source) {
   return nullptr;
 }
 
-template CastRow<float> cast_row<float>(const Source&);
-template CastRow<double> cast_row<double>(const Source&);
-template CastRow<int32_t> cast_row<int32_t>(const Source&);
+template <class T>
+void gather_rows(const Source& from, T* to, idx ld, idx start, const uint32_t* order, idx rows) {
+  const CastRow<T> cast = cast_row<T>(from);
+  for (idx m = start; m < start + rows; m++, to += ld)
+    cast(from.data + (order ? order[m] : m) * from.row_stride, from.col_stride, to, from.cols);
+}
+
+template <class T>
+void gather_transposed(const Source& from, T* to, idx ld, idx start, const uint32_t* order, idx rows) {
+  const CastRow<T> cast = cast_row<T>(from);
+  for (idx n = 0; n < from.cols; n++, to += ld) {
+    const char* column = from.data + n * from.col_stride;
+    if (!order) cast(column + start * from.row_stride, from.row_stride, to, rows);
+    else for (idx m = 0; m < rows; m++) cast(column + order[start + m] * from.row_stride, 0, to + m, 1);
+  }
+}
+
+#define FBP_INSTANTIATE(T)                                                                    \
+  template CastRow<T> cast_row<T>(const Source&);                                             \
+  template void gather_rows<T>(const Source&, T*, idx, idx, const uint32_t*, idx);            \
+  template void gather_transposed<T>(const Source&, T*, idx, idx, const uint32_t*, idx);
+FBP_INSTANTIATE(float)
+FBP_INSTANTIATE(double)
+FBP_INSTANTIATE(int32_t)
 }  // namespace fbp

@@ -18,4 +18,11 @@ template <class T> using CastRow = void (*)(const char* from, idx stride, T* to,
 
 // Null where the source's dtype cannot be read. T: float, double, int32_t.
 template <class T> CastRow<T> cast_row(const Source& source);
+
+// Rows start..start+rows of `from`, or order[start..] where there is an order, cast to T: row m at to + m * ld, or
+// transposed at to[m + column * ld].
+template <class T>
+void gather_rows(const Source& from, T* to, idx ld, idx start, const uint32_t* order, idx rows);
+template <class T>
+void gather_transposed(const Source& from, T* to, idx ld, idx start, const uint32_t* order, idx rows);
 }  // namespace fbp

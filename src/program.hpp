@@ -7,17 +7,19 @@ namespace fbp {
 enum Status { DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE };
 
 struct LayerShape {
-  idx in, out, ld;        // ld: leading dimension of weight, bias and activations
+  idx in, out;
+  idx ldw;                // leading dimension of the weight: (in, ldw), transposed (out, ldw)
+  bool transposed;        // weight, activations and deltas: the NARROW family
   idx weight, bias;       // offsets in the parameter buffer, in elements; bias -1 where there is none
   int activation;         // row of the table, -1 for the identity
   bool keeps_z;
+  bool skips_zeros;       // an input of exactly 0 moves neither output nor, at its row of the weight, anything back
 };
 
 struct Shape {
   const LayerShape* layers;
   int n_layers;
   idx batch;              // rows that the workspace holds
-  idx ld_input;           // leading dimension of a gathered batch of inputs
   int loss;               // row of the table, -1 where there is none
   double loss_scale;      // of one row's sum over outputs
   int optimizer;          // row of the table, -1 where there is none
@@ -47,6 +49,7 @@ struct Run {
   idx batch_size, steps;
   uint64_t seed;
   bool shuffle, stop_on_loss, stop_on_params;
+  bool skip_zeros;        // the rule leaves a parameter with gradient 0 alone
   int64_t* count;         // [net.step]
   int64_t* place;         // [epoch, first row of its next batch]
   double* partial;        // [sum of loss * rows, rows] of the epoch begun

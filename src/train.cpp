@@ -2,11 +2,13 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <vector>
 
 #include "memory.hpp"
 #include "order.hpp"
 #include "program.hpp"
+#include "tiny.hpp"
 
 namespace fbp {
 namespace {
@@ -15,18 +17,37 @@ template <class T> const Kernels<T>& kernels_of(const Isa& isa);
 template <> const Kernels<float>& kernels_of(const Isa& isa) { return isa.f32; }
 template <> const Kernels<double>& kernels_of(const Isa& isa) { return isa.f64; }
 
+constexpr idx LINE = 64;           // bytes of a cache line
 constexpr idx BAD_STRIDE = 1024;   // bytes: rows a multiple of this apart meet in the same cache sets
+
+// Elements of a row of n in a matrix of ours; fastbp/spec.py says the same of the parameters.
+template <class T> idx padded(idx n) {
+  constexpr idx per_line = LINE / sizeof(T);
+  const idx row = (n + per_line - 1) / per_line * per_line;
+  return row * static_cast<idx>(sizeof(T)) % BAD_STRIDE ? row : row + per_line;
+}
 
 template <class T> struct Layer {
   LayerShape shape;
   T* weight;
   T* bias;                          // or null
-  ForwardRow<T> forward;            // null: identity
-  BackwardRow<T> backward;
-  Buffer<T> kept_z;                 // (batch, ld) where the way back needs it
-  Buffer<T> a, delta;               // (batch, ld)
+  ActivationKernels<T> activation;
+  idx ld;                           // leading dimension of z, a and delta
+  Buffer<T> kept_z;                 // (batch, ld) where the way back needs it; transposed layers (out, ld)
+  Buffer<T> a, delta;               // in the same shape
+  Buffer<int32_t> used;             // SINGLE: the inputs looked at
+  idx n_used;
   T* z() const { return shape.keeps_z ? kept_z.data() : a.data(); }
 };
+
+// The rules, in one place. Measured: see docs. All bits of a batch depend on its own rows, not on the plan's batch.
+enum { FEW_ROWS = 24, FEW_OUTPUTS_IN_VECTORS = 4 };
+template <class T> Family family_of(const Layer<T>& layer, idx rows, idx lanes) {
+  if (layer.shape.transposed) return NARROW;
+  if (rows == 1) return SINGLE;
+  if (rows <= FEW_ROWS && layer.shape.out > FEW_OUTPUTS_IN_VECTORS * lanes) return FEW;
+  return DIRECT;
+}
 
 template <class T> class Network final : public Program {
  public:
@@ -40,27 +61,23 @@ template <class T> class Network final : public Program {
   bool finite() const override;
 
  private:
-  struct Step {                     // an optimizer's rule at one step
-    UpdateRow<T> update;
-    T* slots[MAX_SLOTS];
-    T scalars[MAX_SCALARS];
-  };
-  void set_step(const Rule& rule, idx k, Step& step) const;
+  void set_step(const Rule& rule, idx k, Step<T>& step) const;
   void set_input(const Source& x, idx start, const uint32_t* order, idx rows, bool keep);
-  template <class E> void gather(const Source& from, E* to, idx ld, idx start = 0, const uint32_t* order = nullptr) const;
-  Target<T> gather_target(const Source& y, bool is_label, idx start, const uint32_t* order);
-  double batch_loss(Target<T> target, const double* weight, idx start, const uint32_t* order, double total,
+  template <class E>
+  void gather(const Source& from, E* to, idx ld, bool transposed, idx start = 0, const uint32_t* order = nullptr) const;
+  double batch_loss(const Source& y, bool is_label, const double* weight, idx start, const uint32_t* order, double total,
                     bool gradient);
-  void run_forward();
-  void run_backward(T* grads, const Step* step, T* grad_input, idx ld_grad_input, bool accumulate);
-  void run_update(T* grads, const Step& step);
-  GradWeight<T> parameters(idx offset, T* grads, const Step* step, bool accumulate) const;
+  void run_forward(bool skip_zeros);
+  void run_backward(T* grads, const Step<T>* step, T* grad_input, bool accumulate);
+  void run_update(T* grads, const Step<T>& step);
+  GradWeight<T> parameters(const Layer<T>& layer, idx offset, T* grads, const Step<T>* step, bool accumulate) const;
 
   const Kernels<T>& kernels_;
   T* const params_;
   const Shape shape_;
   std::vector<Layer<T>> layers_;
-  Buffer<T> gathered_;              // (batch, ld_input)
+  const idx ld_input_;
+  Buffer<T> gathered_;              // (batch, ld_input_)
   Buffer<T> target_;                // (batch, ld of the output)
   Buffer<int32_t> label_;
   Buffer<double> share_;            // each row's part of the loss
@@ -68,65 +85,77 @@ template <class T> class Network final : public Program {
   Buffer<uint32_t> order_;
   uint64_t order_seed_ = 0;
   int64_t order_epoch_ = -1;
+  std::unique_ptr<Tiny<T>> tiny_;   // the training steps of a tiny network
   const T* x_ = nullptr;            // the batch at hand
   idx ldx_ = 0, rows_ = 0;
 };
 
 template <class T>
 Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
-    : kernels_(kernels_of<T>(isa)), params_(params), shape_(shape), gathered_(shape.batch * shape.ld_input), share_(shape.batch) {
+    : kernels_(kernels_of<T>(isa)), params_(params), shape_(shape), ld_input_(padded<T>(shape.layers[0].in)),
+      gathered_(shape.batch * ld_input_), share_(shape.batch + WIDEST) {
   idx most_out = 0, n_params = 0;
   for (int l = 0; l < shape.n_layers; l++) {
     const LayerShape& s = shape.layers[l];
-    const bool identity = s.activation < 0;
-    const size_t size = static_cast<size_t>(shape.batch) * s.ld;
+    const idx ld = padded<T>(s.transposed ? shape.batch : s.out);
+    const size_t size = static_cast<size_t>(s.transposed ? s.out : shape.batch) * ld;
     layers_.push_back({s, params + s.weight, s.bias < 0 ? nullptr : params + s.bias,
-                       identity ? nullptr : kernels_.activation_forward[s.activation],
-                       identity ? nullptr : kernels_.activation_backward[s.activation],
-                       Buffer<T>(s.keeps_z ? size : 0), Buffer<T>(size), Buffer<T>(size)});
+                       s.activation < 0 ? kernels_.identity : kernels_.activation[s.activation],
+                       ld, Buffer<T>(s.keeps_z ? size : 0), Buffer<T>(size), Buffer<T>(size), Buffer<int32_t>(s.in), 0});
     most_out = s.out > most_out ? s.out : most_out;
-    n_params = s.weight + s.in * s.ld + (s.bias < 0 ? 0 : s.ld);
+    n_params = s.weight + (s.transposed ? s.out : s.in) * s.ldw + (s.bias < 0 ? 0 : padded<T>(s.out));
   }
   panel_ = Buffer<T>(most_out * kernels_.panel_columns);
   if (shape.loss >= 0) {
-    target_ = Buffer<T>(shape.batch * layers_.back().shape.ld);
+    target_ = Buffer<T>(layers_.back().a.size());
     label_ = Buffer<int32_t>(shape.batch);
   }
   if (!shape.fused) grads_ = Buffer<T>(n_params);
+  if (Tiny<T>::suits(shape)) tiny_.reset(new Tiny<T>(kernels_, shape));
 }
 
 // ------------------------------------------------------------------ many steps
 
 template <class T> Trained Network<T>::train(const Data& data, const Run& run, const Rule& rule) {
   const idx n = data.x.rows;
-  Trained done{0, 0, DONE, 0};
   if (run.shuffle && static_cast<idx>(order_.size()) != n) {
     order_ = Buffer<uint32_t>(n);
     order_epoch_ = -1;
   }
-  Step step;
-  for (idx k = 0; k < run.steps; k++) {
+  const uint32_t* order = run.shuffle ? order_.data() : nullptr;
+  Step<T> step;
+  set_step(rule, 0, step);
+  if (tiny_) tiny_->enter(params_, step.slots);
+
+  Trained done{0, 0, DONE, 0};
+  while (done.steps < run.steps && done.status == DONE) {
     const int64_t epoch = run.place[0];
     const idx start = run.place[1], rows = run.batch_size < n - start ? run.batch_size : n - start;
-    if (run.shuffle && (order_epoch_ != epoch || order_seed_ != run.seed)) {
+    const bool reordered = run.shuffle && (order_epoch_ != epoch || order_seed_ != run.seed);
+    if (reordered) {
       epoch_order(run.seed, static_cast<uint64_t>(epoch), static_cast<uint32_t>(n), order_.data());
       order_epoch_ = epoch;
       order_seed_ = run.seed;
     }
-    const uint32_t* order = run.shuffle ? order_.data() : nullptr;
 
-    set_input(data.x, start, order, rows, false);
-    run_forward();
-    done.loss = batch_loss(gather_target(data.y, data.y_is_label, start, order), data.weight, start, order, -1, true);
+    if (tiny_) {
+      done.loss = tiny_->gradient(data, start, order, reordered, rows);
+    } else {
+      set_input(data.x, start, order, rows, false);
+      run_forward(run.skip_zeros);
+      done.loss = batch_loss(data.y, data.y_is_label, data.weight, start, order, -1, true);
+    }
     if (run.stop_on_loss && !std::isfinite(done.loss)) {
       done.status = LOSS_NOT_FINITE;
-      return done;
+      break;
     }
-    set_step(rule, k, step);
-    if (shape_.fused) {
-      run_backward(nullptr, &step, nullptr, 0, false);
+    set_step(rule, done.steps, step);
+    if (tiny_) {
+      tiny_->update(step);
+    } else if (shape_.fused) {
+      run_backward(nullptr, &step, nullptr, false);
     } else {
-      run_backward(grads_.data(), nullptr, nullptr, 0, false);
+      run_backward(grads_.data(), nullptr, nullptr, false);
       run_update(grads_.data(), step);
     }
 
@@ -141,16 +170,17 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
       run.place[0] = epoch + 1;
       run.place[1] = 0;
     }
-    if (run.stop_on_params && !finite()) {
-      done.status = PARAMS_NOT_FINITE;
-      return done;
+    if (run.stop_on_params) {
+      if (tiny_) tiny_->leave(params_, step.slots);
+      if (!finite()) done.status = PARAMS_NOT_FINITE;
     }
   }
+  if (tiny_) tiny_->leave(params_, step.slots);
   return done;
 }
 
-template <class T> void Network<T>::set_step(const Rule& rule, idx k, Step& step) const {
-  step.update = kernels_.update[rule.row];
+template <class T> void Network<T>::set_step(const Rule& rule, idx k, Step<T>& step) const {
+  step.row = kernels_.optimizer[rule.row];
   for (int s = 0; s < MAX_SLOTS; s++) step.slots[s] = static_cast<T*>(rule.slots[s]);
   for (int s = 0; s < rule.n_scalars; s++) {
     const Scalar& scalar = rule.scalars[s];
@@ -161,134 +191,141 @@ template <class T> void Network<T>::set_step(const Rule& rule, idx k, Step& step
 // ------------------------------------------------------------------ a batch
 
 // Rows start..start+rows of x, in `order` where there is one: where they lie, or gathered into the workspace when they
-// are shuffled, cast, strided, unaligned, or wide at a bad stride.
+// are shuffled, cast, strided, unaligned, wide at a bad stride, or read by vectors beyond their end.
 template <class T>
 void Network<T>::set_input(const Source& x, idx start, const uint32_t* order, idx rows, bool keep) {
   const idx size = sizeof(T);
   rows_ = rows;
   const bool in_place = !order && !keep && x.kind == 'f' && x.itemsize == size && !x.swapped &&
                         (x.cols == 1 || x.col_stride == size) && x.row_stride % size == 0 &&
-                        reinterpret_cast<uintptr_t>(x.data) % size == 0 && (rows == 1 || x.row_stride % BAD_STRIDE);
+                        reinterpret_cast<uintptr_t>(x.data) % size == 0 && (rows == 1 || x.row_stride % BAD_STRIDE) &&
+                        !layers_.front().shape.transposed;
   if (in_place) {
     x_ = reinterpret_cast<const T*>(x.data + start * x.row_stride);
     ldx_ = x.row_stride / size;
     return;
   }
-  gather(x, gathered_.data(), shape_.ld_input, start, order);
+  gather(x, gathered_.data(), ld_input_, false, start, order);
   x_ = gathered_.data();
-  ldx_ = shape_.ld_input;
+  ldx_ = ld_input_;
 }
 
-// The batch's rows of `from`, cast to E, into rows `ld` apart.
+// The batch's rows of `from`, cast to E, in the layout of the last layer where `transposed`.
 template <class T>
 template <class E>
-void Network<T>::gather(const Source& from, E* to, idx ld, idx start, const uint32_t* order) const {
-  const CastRow<E> cast = cast_row<E>(from);
-  for (idx m = 0; m < rows_; m++)
-    cast(from.data + (order ? order[start + m] : start + m) * from.row_stride, from.col_stride, to + m * ld, from.cols);
+void Network<T>::gather(const Source& from, E* to, idx ld, bool transposed, idx start, const uint32_t* order) const {
+  if (transposed) gather_transposed(from, to, ld, start, order, rows_);
+  else gather_rows(from, to, ld, start, order, rows_);
 }
 
+// sum(w l) / total over the batch at hand, with the targets of its rows; total < 0 stands for the batch's own sum of
+// weights.
 template <class T>
-Target<T> Network<T>::gather_target(const Source& y, bool is_label, idx start, const uint32_t* order) {
-  if (is_label) {
-    gather(y, label_.data(), 1, start, order);
-    return {nullptr, 0, label_.data()};
-  }
-  const idx ld = layers_.back().shape.ld;
-  gather(y, target_.data(), ld, start, order);
-  return {target_.data(), ld, nullptr};
-}
-
-// sum(w l) / total over the batch at hand; total < 0 stands for the batch's own sum of weights.
-template <class T>
-double Network<T>::batch_loss(Target<T> target, const double* weight, idx start, const uint32_t* order, double total,
-                              bool gradient) {
-  double* share = share_.data();
-  double sum = 0;
-  for (idx m = 0; m < rows_; m++) {
-    share[m] = weight ? weight[order ? order[start + m] : start + m] : 1;
-    sum += share[m];
-  }
-  if (total < 0) total = sum;
-  const double scale = total > 0 ? shape_.loss_scale / total : 0;   // all weights zero: a loss of zero, no gradient
-  for (idx m = 0; m < rows_; m++) share[m] *= scale;
+double Network<T>::batch_loss(const Source& y, bool is_label, const double* weight, idx start, const uint32_t* order,
+                              double total, bool gradient) {
   const Layer<T>& last = layers_.back();
-  return kernels_.loss[shape_.loss](last.a.data(), last.shape.ld, target, share, gradient ? last.delta.data() : nullptr,
-                                    rows_, last.shape.out);
+  if (is_label) gather(y, label_.data(), 0, true, start, order);
+  else gather(y, target_.data(), last.ld, last.shape.transposed, start, order);
+  fill_share(share_.data(), weight, start, order, rows_, total, shape_.loss_scale);
+  return kernels_.loss[shape_.loss]({rows_, last.shape.out, last.shape.transposed, last.a.data(), last.ld,
+                                     is_label ? nullptr : target_.data(), last.ld, label_.data(), share_.data(),
+                                     gradient ? last.delta.data() : nullptr});
 }
 
-template <class T> void Network<T>::run_forward() {
+template <class T> void Network<T>::run_forward(bool skip_zeros) {
   const T* x = x_;
   idx ldx = ldx_;
-  for (const Layer<T>& layer : layers_) {
+  for (Layer<T>& layer : layers_) {
     const LayerShape& s = layer.shape;
-    kernels_.forward({rows_, s.in, x, ldx, layer.weight, layer.bias, layer.z(), layer.a.data(), s.ld, layer.forward}, 0,
-                     s.out);
+    const Family family = family_of(layer, rows_, kernels_.lanes);
+    if (family == SINGLE) {
+      layer.n_used = 0;
+      for (idx i = 0; i < s.in; i++) {
+        layer.used.data()[layer.n_used] = static_cast<int32_t>(i);
+        layer.n_used += !(skip_zeros && s.skips_zeros && x[i] == 0);
+      }
+    }
+    const Forward<T> f{rows_, s.in, s.out, x, ldx, layer.weight, s.ldw, layer.bias, layer.used.data(), layer.n_used,
+                       layer.z(), layer.a.data(), layer.ld, layer.activation.forward};
+    layer.activation.layer_forward[family](f, 0, s.transposed ? rows_ : s.out);
     x = layer.a.data();
-    ldx = s.ld;
+    ldx = layer.ld;
   }
 }
 
 // The last layer's delta holds dL/da. Each layer makes the delta below from its old weights, then its gradient:
 // stored in `grads`, or turned into the update of `step` while it is hot.
 template <class T>
-void Network<T>::run_backward(T* grads, const Step* step, T* grad_input, idx ld_grad_input, bool accumulate) {
+void Network<T>::run_backward(T* grads, const Step<T>* step, T* grad_input, bool accumulate) {
   const Layer<T>& last = layers_.back();
-  if (last.backward)
-    last.backward(last.delta.data(), last.a.data(), last.z(), last.shape.ld, rows_, last.shape.out);
+  if (last.activation.backward) {
+    const bool t = last.shape.transposed;
+    last.activation.backward(last.delta.data(), last.a.data(), last.z(), last.ld, t ? last.shape.out : rows_,
+                             t ? rows_ : last.shape.out);
+  }
   for (size_t l = layers_.size(); l-- > 0;) {
     const Layer<T>& layer = layers_[l];
     const LayerShape& s = layer.shape;
+    const Family family = family_of(layer, rows_, kernels_.lanes);
+    GradInput<T> below{rows_, s.in, s.out, layer.delta.data(), layer.ld, layer.weight, s.ldw,
+                       grad_input, ld_input_, nullptr, nullptr, nullptr, panel_.data()};
+    const ActivationKernels<T>* activation = &kernels_.identity;
     if (l > 0) {
-      const Layer<T>& below = layers_[l - 1];
-      kernels_.grad_input({rows_, s.in, s.out, layer.delta.data(), layer.weight, s.ld, below.delta.data(),
-                           below.shape.ld, below.a.data(), below.z(), below.backward, panel_.data()}, 0, s.in);
-    } else if (grad_input) {
-      kernels_.grad_input({rows_, s.in, s.out, layer.delta.data(), layer.weight, s.ld, grad_input, ld_grad_input,
-                           nullptr, nullptr, nullptr, panel_.data()}, 0, s.in);
+      const Layer<T>& previous = layers_[l - 1];
+      activation = &previous.activation;
+      below.grad_input = previous.delta.data();
+      below.ldg = previous.ld;
+      below.a = previous.a.data();
+      below.z = previous.z();
+      below.activation = activation->backward;
     }
-    GradWeight<T> gradient = parameters(s.weight, grads, step, accumulate);
-    gradient.rows = rows_;
-    gradient.in = s.in;
-    gradient.out = s.out;
+    GradWeight<T> gradient = parameters(layer, s.weight, grads, step, accumulate);
     gradient.x = l ? layers_[l - 1].a.data() : x_;
-    gradient.ldx = l ? layers_[l - 1].shape.ld : ldx_;
-    gradient.delta = layer.delta.data();
-    gradient.ld = s.ld;
-    kernels_.grad_weight(gradient, 0, s.in);
-    if (!layer.bias) continue;
-    GradWeight<T> bias = parameters(s.bias, grads, step, accumulate);
-    bias.rows = rows_;
-    bias.out = s.out;
-    bias.delta = layer.delta.data();
-    bias.ld = s.ld;
-    kernels_.grad_bias(bias);
+    gradient.ldx = l ? layers_[l - 1].ld : ldx_;
+    if (step && step->row.layer_backward[family]) {
+      step->row.layer_backward[family](below, gradient, 0, s.in);
+    } else {
+      if (below.grad_input) activation->layer_grad_input[family](below, 0, s.in);
+      (step ? step->row.layer_update : kernels_.grad_weight)[family](gradient, 0, s.in);
+    }
+    if (layer.bias) kernels_.grad_bias[family](parameters(layer, s.bias, grads, step, accumulate));
   }
 }
 
-// Where a weight or a bias, its slots and its gradient lie; without a step the gradient is stored.
+// Where a layer's weight or bias, its slots and its gradient lie; without a step the gradient is stored.
 template <class T>
-GradWeight<T> Network<T>::parameters(idx offset, T* grads, const Step* step, bool accumulate) const {
+GradWeight<T> Network<T>::parameters(const Layer<T>& layer, idx offset, T* grads, const Step<T>* step,
+                                     bool accumulate) const {
+  const LayerShape& s = layer.shape;
   GradWeight<T> g{};
+  g.rows = rows_;
+  g.in = s.in;
+  g.out = s.out;
+  g.delta = layer.delta.data();
+  g.ldd = layer.ld;
+  g.ldw = s.ldw;
   g.weight = params_ + offset;
   g.grad = grads ? grads + offset : nullptr;
   g.accumulate = accumulate;
+  g.used = layer.used.data();
+  g.n_used = layer.n_used;
   if (step) {
-    g.update = step->update;
+    g.update = step->row.update;
     g.scalars = step->scalars;
     for (int i = 0; i < MAX_SLOTS; i++) g.slots[i] = step->slots[i] ? step->slots[i] + offset : nullptr;
   }
   return g;
 }
 
-template <class T> void Network<T>::run_update(T* grads, const Step& step) {
+template <class T> void Network<T>::run_update(T* grads, const Step<T>& step) {
   for (const Layer<T>& layer : layers_) {
     const LayerShape& s = layer.shape;
-    const GradWeight<T> weight = parameters(s.weight, grads, &step, false);
-    step.update(weight.weight, weight.slots, s.ld, weight.grad, s.ld, s.in, s.out, step.scalars);
+    const GradWeight<T> w = parameters(layer, s.weight, grads, &step, false);
+    const idx rows = s.transposed ? s.out : s.in, cols = s.transposed ? s.in : s.out;
+    w.update(w.weight, w.slots, s.ldw, w.grad, s.ldw, rows, cols, w.scalars);
     if (!layer.bias) continue;
-    const GradWeight<T> bias = parameters(s.bias, grads, &step, false);
-    step.update(bias.weight, bias.slots, s.ld, bias.grad, s.ld, 1, s.out, step.scalars);
+    const GradWeight<T> b = parameters(layer, s.bias, grads, &step, false);
+    b.update(b.weight, b.slots, 0, b.grad, 0, 1, s.out, b.scalars);
   }
 }
 
@@ -296,44 +333,47 @@ template <class T> void Network<T>::run_update(T* grads, const Step& step) {
 
 template <class T> void Network<T>::forward(const Source& x, void* out, bool keep) {
   set_input(x, 0, nullptr, x.rows, keep);
-  run_forward();
+  run_forward(false);
   if (!out) return;
   const Layer<T>& last = layers_.back();
+  const idx n_out = last.shape.out, across = last.shape.transposed ? last.ld : 1, down = last.shape.transposed ? 1 : last.ld;
+  T* to = static_cast<T*>(out);
   for (idx m = 0; m < rows_; m++)
-    std::memcpy(static_cast<T*>(out) + m * last.shape.out, last.a.data() + m * last.shape.ld,
-                static_cast<size_t>(last.shape.out) * sizeof(T));
+    for (idx n = 0; n < n_out; n++) to[m * n_out + n] = last.a.data()[m * down + n * across];
 }
 
 template <class T> void Network<T>::restore(const Source& x, const Source& a, const Source* z) {
-  const Layer<T>& layer = layers_.back();
+  Layer<T>& layer = layers_.back();
   set_input(x, 0, nullptr, x.rows, true);
-  gather(a, layer.a.data(), layer.shape.ld);
-  if (z && layer.shape.keeps_z) gather(*z, layer.z(), layer.shape.ld);
+  layer.n_used = layer.shape.in;
+  for (idx i = 0; i < layer.shape.in; i++) layer.used.data()[i] = static_cast<int32_t>(i);
+  gather(a, layer.a.data(), layer.ld, layer.shape.transposed);
+  if (z && layer.shape.keeps_z) gather(*z, layer.z(), layer.ld, layer.shape.transposed);
 }
 
 template <class T>
 double Network<T>::loss(const Source& y, bool y_is_label, const double* weight, double total, bool gradient) {
-  return batch_loss(gather_target(y, y_is_label, 0, nullptr), weight, 0, nullptr, total, gradient);
+  return batch_loss(y, y_is_label, weight, 0, nullptr, total, gradient);
 }
 
 template <class T>
 void Network<T>::backward(const Source* grad_output, void* grads, const Rule* rule, void* grad_input, bool accumulate) {
   const Layer<T>& last = layers_.back();
-  if (grad_output) gather(*grad_output, last.delta.data(), last.shape.ld);
-  if (grad_input && !grad_input_.size()) grad_input_ = Buffer<T>(shape_.batch * shape_.ld_input);
-  Step step;
+  if (grad_output) gather(*grad_output, last.delta.data(), last.ld, last.shape.transposed);
+  if (grad_input && !grad_input_.size()) grad_input_ = Buffer<T>(shape_.batch * ld_input_);
+  Step<T> step;
   if (rule) set_step(*rule, 0, step);
   run_backward(static_cast<T*>(grads), rule ? &step : nullptr, grad_input ? grad_input_.data() : nullptr,
-               shape_.ld_input, accumulate);
+               accumulate);
   const idx in = layers_.front().shape.in;
   if (grad_input)
     for (idx m = 0; m < rows_; m++)
-      std::memcpy(static_cast<T*>(grad_input) + m * in, grad_input_.data() + m * shape_.ld_input,
+      std::memcpy(static_cast<T*>(grad_input) + m * in, grad_input_.data() + m * ld_input_,
                   static_cast<size_t>(in) * sizeof(T));
 }
 
 template <class T> void Network<T>::update(void* grads, const Rule& rule) {
-  Step step;
+  Step<T> step;
   set_step(rule, 0, step);
   run_update(static_cast<T*>(grads), step);
 }
@@ -346,8 +386,9 @@ template <class T> bool Network<T>::finite() const {
   };
   for (const Layer<T>& layer : layers_) {
     const LayerShape& s = layer.shape;
-    for (idx i = 0; i < s.in; i++)
-      if (!row_finite(layer.weight + i * s.ld, s.out)) return false;
+    const idx rows = s.transposed ? s.out : s.in, cols = s.transposed ? s.in : s.out;
+    for (idx i = 0; i < rows; i++)
+      if (!row_finite(layer.weight + i * s.ldw, cols)) return false;
     if (layer.bias && !row_finite(layer.bias, s.out)) return false;
   }
   return true;

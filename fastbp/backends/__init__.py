@@ -51,6 +51,7 @@ class Program(Protocol):
         losses: np.ndarray,
         scalars: list[np.ndarray],
         slots: list[np.ndarray],
+        skip_zeros: bool,
         stop_on_loss: bool,
         stop_on_params: bool,
     ) -> Trained:
@@ -58,6 +59,7 @@ class Program(Protocol):
 
         `count` int64 (1,) is ``net.step``, `place` int64 (2,) is [epoch, first row of the next batch], `partial`
         float64 (2,) is [sum of loss * rows, rows] of the epoch begun: all three are moved on with each step.
+        `skip_zeros`: the rule leaves parameters without gradient alone, so that inputs of 0 may be passed over.
         `losses` takes the mean loss of each epoch finished. `scalars` hold one value per step.
         """
 
@@ -103,12 +105,13 @@ class Program(Protocol):
 class _Row:
     module: str
     dtypes: tuple[str, ...] | None  # None: every floating-point dtype
+    tables_only: bool  # serves the rows of the tables, not a user's own
     what: str
 
 
 _TABLE = {  # in the order in which "auto" takes them
-    "cython": _Row("fastbp.backends.compiled", ("float32", "float64"), "C++ kernels through Cython"),
-    "reference": _Row("fastbp.backends.reference", None, "NumPy, the oracle of the tests"),
+    "cython": _Row("fastbp.backends.compiled", ("float32", "float64"), True, "C++ kernels through Cython"),
+    "reference": _Row("fastbp.backends.reference", None, False, "NumPy, the oracle of the tests"),
 }
 NAMES = tuple(_TABLE)
 
@@ -134,23 +137,39 @@ def describe(name: str) -> str:
     return missing(name) or f"available: {_TABLE[name].what}"
 
 
-def resolve(requested: str, dtype: np.dtype) -> str:
-    """The backend that serves a request: the named one, or for ``"auto"`` the first that has the dtype.
+def _refusal(name: str, dtype: np.dtype, own_rows: list[str]) -> str | None:
+    """Why a backend cannot serve a request, or None."""
+    if name not in _TABLE:
+        return "no such backend"
+    row = _TABLE[name]
+    if row.dtypes is not None and dtype.name not in row.dtypes:
+        return missing(name) or f"it lacks dtype {dtype}"
+    if row.tables_only and own_rows:
+        return missing(name) or f"it has no kernel for {', '.join(map(repr, own_rows))}, which the tables do not hold"
+    return missing(name)
+
+
+def resolve(requested: str, dtype: np.dtype, own_rows: list[str]) -> str:
+    """The backend that serves a request: the named one, or for ``"auto"`` the first that can.
+
+    Parameters
+    ----------
+    requested : str
+    dtype : dtype
+    own_rows : list of str
+        Names of the rows asked for that are not those of the tables.
 
     Raises
     ------
     RuntimeError
-        The named backend is unknown, not built, or lacks the dtype; the message names what exists.
+        The named backend cannot serve; the message says why and names those that can.
     """
-    usable = [
-        name for name, row in _TABLE.items() if not missing(name) and (row.dtypes is None or dtype.name in row.dtypes)
-    ]
+    usable = [name for name in NAMES if _refusal(name, dtype, own_rows) is None]
     if requested == "auto":
         return usable[0]
     if requested not in usable:
-        row = _TABLE.get(requested)
-        reason = "no such backend" if row is None else missing(requested) or f"it lacks dtype {dtype}"
-        raise RuntimeError(f"backend {requested!r}: {reason}; for {dtype} there is: {', '.join(usable)}")
+        reason = _refusal(requested, dtype, own_rows)
+        raise RuntimeError(f"backend {requested!r}: {reason}; there is: {', '.join(usable)}")
     return requested
 
 

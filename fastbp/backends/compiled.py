@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from fastbp import _engine, activations, losses, optimizers
 from fastbp.backends import Trained
-from fastbp.plan import Plan
-from fastbp.spec import padded
+
+if TYPE_CHECKING:
+    from fastbp.plan import Plan
 
 # The kernels' tables are in the order of the Python tables (rows_generated.hpp).
 _ACTIVATION = {name: index for index, name in enumerate(activations.TABLE)}
@@ -24,13 +27,15 @@ class Program(_engine.Program):
             (
                 layer.in_features,
                 layer.out_features,
-                layer.ld,
+                layer.ldw,
+                layer.transposed,
                 layer.weight,
                 -1 if layer.bias is None else layer.bias,
                 -1 if layer.activation.is_identity else _ACTIVATION[layer.activation.name],
                 layer.activation.keeps_z,
+                below is None or below.activation.dead_at_zero,
             )
-            for layer in spec.layers
+            for below, layer in zip((None, *spec.layers), spec.layers)
         ]
         return super().__new__(
             cls,
@@ -38,7 +43,6 @@ class Program(_engine.Program):
             params,
             plan.isa,
             layers,
-            padded(spec.in_features, spec.dtype.itemsize),
             -1 if loss is None else _LOSS[loss.name],
             1.0 if loss is None else loss.scale(spec.out_features),
             _OPTIMIZER,

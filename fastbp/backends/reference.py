@@ -5,35 +5,25 @@ It shares the rows' expressions with the compiled kernels, and nothing else: lay
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fastbp.backends import DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, Trained
 from fastbp.order import epoch_order
-from fastbp.plan import Plan
+from fastbp.rows import function
 
-_WORDS = {
-    "EXP": np.exp, "EXPM1": np.expm1, "LOG": np.log, "LOG1P": np.log1p, "TANH": np.tanh, "SQRT": np.sqrt,
-    "ABS": np.abs, "MAX": np.maximum, "MIN": np.minimum, "WHERE": np.where,
-    "R": float,  # a Python float takes the dtype of the array beside it
-}  # fmt: skip
-
-
-@lru_cache(maxsize=None)
-def _function(text: str, names: tuple[str, ...]) -> Callable:
-    """A row's rendered expression as a function of its names."""
-    return eval(f"lambda {', '.join(names)}: {text}", dict(_WORDS))  # the text comes out of rows.render
+if TYPE_CHECKING:
+    from fastbp.plan import Plan
 
 
 def _forward(row, z):
-    return _function(row.forward_text, ("z",))(z)
+    return function(row.forward_text, ("z",))(z)
 
 
 def _backward(row, g, a, z):
     # WHERE with a constant on one side may widen the dtype
-    return _function(row.backward_text, ("g", "a", "z"))(g, a, z).astype(g.dtype, copy=False)
+    return function(row.backward_text, ("g", "a", "z"))(g, a, z).astype(g.dtype, copy=False)
 
 
 def _loss_terms(row, z, t):
@@ -44,7 +34,10 @@ def _loss_terms(row, z, t):
         arguments = (z, t, lse)
     else:
         arguments = (z, t)
-    return _function(row.value_text, row.names)(*arguments), _function(row.grad_text, row.names)(*arguments)
+    return function(row.value_text, row.names)(*arguments), function(row.grad_text, row.names)(*arguments)
+
+
+_quiet = np.errstate(all="ignore")  # overflow is looked for, not warned about
 
 
 class Program:
@@ -54,9 +47,10 @@ class Program:
         self.plan = plan
         self.params = params
 
+    @_quiet
     def train(
         self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, scalars, slots,
-        stop_on_loss, stop_on_params,
+        skip_zeros, stop_on_loss, stop_on_params,
     ) -> Trained:  # fmt: skip
         n, loss, epochs = len(X), 0.0, 0
         order, order_epoch = None, None
@@ -87,24 +81,26 @@ class Program:
                 return Trained(k + 1, PARAMS_NOT_FINITE, epochs, loss)
         return Trained(steps, DONE, epochs, loss)
 
+    @_quiet
     def forward(self, x, out, *, keep=False) -> None:
         # Always a copy: the caller may change x before `backward`.
         a = np.array(x, dtype=self.plan.spec.dtype, order="C")
         self.kept = [(None, a)]  # (z, a) of the input and of each layer
-        with np.errstate(all="ignore"):
-            for layer in self.plan.spec.layers:
-                z = a @ layer.weight_in(self.params)
-                if layer.bias is not None:
-                    z = z + layer.bias_in(self.params)
-                a = _forward(layer.activation, z)
-                self.kept.append((z, a))
+        for layer in self.plan.spec.layers:
+            z = a @ layer.weight_in(self.params)
+            if layer.bias is not None:
+                z = z + layer.bias_in(self.params)
+            a = _forward(layer.activation, z)
+            self.kept.append((z, a))
         if out is not None:
             out[...] = a
 
+    @_quiet
     def restore(self, x, a, z) -> None:
         dtype = self.plan.spec.dtype
         self.kept = [(None, x.astype(dtype)), (None if z is None else z.astype(dtype), a.astype(dtype))]
 
+    @_quiet
     def loss(self, y, weight, total, *, gradient) -> float:
         spec, row = self.plan.spec, self.plan.loss
         a = self.kept[-1][1]
@@ -115,22 +111,24 @@ class Program:
             t = y.astype(spec.dtype)
         scale = row.scale(spec.out_features) / total if total else 0.0
         share = np.full((len(a), 1), scale) if weight is None else weight[:, None] * scale
-        with np.errstate(all="ignore"):
-            value, grad = _loss_terms(row, a, t)
-            if gradient:
-                self.grad_output = grad * share.astype(spec.dtype)
-            per_row = value.sum(axis=1, dtype=np.float64, keepdims=True)
-            return float(np.where(share != 0, per_row * share, 0.0).sum())
+        value, grad = _loss_terms(row, a, t)
+        if gradient:
+            self.grad_output = grad * share.astype(spec.dtype)
+        per_row = value.sum(axis=1, dtype=np.float64, keepdims=True)
+        return float(np.where(share != 0, per_row * share, 0.0).sum())
 
+    @_quiet
     def backward(self, grads, *, grad_output=None, grad_input=None, accumulate=False) -> None:
         if grad_output is not None:
             self.grad_output = grad_output.astype(self.plan.spec.dtype)
         for view, gradient in zip(self.plan.spec.views(grads), self._gradients(grad_input)):
             view[...] = view + gradient if accumulate else gradient
 
+    @_quiet
     def update(self, grads, row, slots, scalars) -> None:
         self._apply(self.plan.spec.views(grads), row, slots, [scalar[0] for scalar in scalars])
 
+    @_quiet
     def backward_update(self, grad_output, grad_input, row, slots, scalars) -> None:
         self.grad_output = grad_output.astype(self.plan.spec.dtype)
         self._apply(self._gradients(grad_input), row, slots, [scalar[0] for scalar in scalars])
@@ -143,15 +141,14 @@ class Program:
         gradients: list[np.ndarray] = []
         g = self.grad_output
         layers = self.plan.spec.layers
-        with np.errstate(all="ignore"):
-            for k in reversed(range(len(layers))):
-                layer, (z, a), x = layers[k], self.kept[k + 1], self.kept[k][1]
-                delta = _backward(layer.activation, g, a, z)
-                if layer.bias is not None:
-                    gradients.append(delta.sum(axis=0))
-                gradients.append(x.T @ delta)
-                if k > 0 or grad_input is not None:
-                    g = delta @ layer.weight_in(self.params).T
+        for k in reversed(range(len(layers))):
+            layer, (z, a), x = layers[k], self.kept[k + 1], self.kept[k][1]
+            delta = _backward(layer.activation, g, a, z)
+            if layer.bias is not None:
+                gradients.append(delta.sum(axis=0))
+            gradients.append(x.T @ delta)
+            if k > 0 or grad_input is not None:
+                g = delta @ layer.weight_in(self.params).T
         if grad_input is not None:
             grad_input[...] = g
         return gradients[::-1]
@@ -163,12 +160,11 @@ class Program:
         buffers = [self.params, *slots]
         new = [buffer.copy() for buffer in buffers]
         views = [spec.views(buffer) for buffer in new]
-        with np.errstate(all="ignore"):
-            for k, g in enumerate(gradients):
-                values = dict(zip(names, (views[0][k], g, *(view[k] for view in views[1:]), *map(float, scalars))))
-                for target, text in row.update_text:
-                    values[target] = _function(text, names)(**{name: values[name] for name in names})
-                for name, view in zip(("p", *row.state), views):
-                    view[k][...] = values[name]
+        for k, g in enumerate(gradients):
+            values = dict(zip(names, (views[0][k], g, *(view[k] for view in views[1:]), *map(float, scalars))))
+            for target, text in row.update_text:
+                values[target] = function(text, names)(**{name: values[name] for name in names})
+            for name, view in zip(("p", *row.state), views):
+                view[k][...] = values[name]
         for buffer, changed in zip(buffers, new):
             buffer[...] = changed

@@ -11,6 +11,7 @@
 #if !defined(__clang__)
 // GCC 12's own _mm512_max_ps starts from a deliberately undefined vector and is then warned about.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 #endif
 
@@ -37,20 +38,33 @@ namespace {
 #include "rows.hpp"
 #include "gemm.hpp"
 #include "layers.hpp"
+#include "tiny.hpp"
 
-#define FBP_FORWARD(row) forward_row<activation_##row, T>,
-#define FBP_BACKWARD(row) backward_row<activation_##row, T>,
+#define FBP_ACTIVATION_KERNELS(row) \
+  {forward<T, row>, narrow_forward<T>, forward<T, row>, single_forward<T>},      \
+      {grad_input<T, row>, narrow_grad_input<T, row>, grad_input<T, row>, grad_input<T, row>}
+#define FBP_ACTIVATION(row) \
+  {forward_row<activation_##row, T>, backward_row<activation_##row, T>, FBP_ACTIVATION_KERNELS(activation_##row)},
 #define FBP_LOSS(row) loss_row<loss_##row, T>,
-#define FBP_UPDATE(row) update_row<optimizer_##row, T>,
+#define FBP_OPTIMIZER_KERNELS(row)                                                                             \
+  {update_weight<T, row>, narrow_update_weight<T, row>, update_weight<T, row>, update_weight<T, row>},         \
+      {nullptr, nullptr, few_backward<T, row>, single_backward<T, row>()}
+#define FBP_OPTIMIZER(row) {update_row<optimizer_##row, T>, FBP_OPTIMIZER_KERNELS(optimizer_##row)},
 template <class T> struct Tables {
-  static constexpr ForwardRow<T> forward[] = {FBP_ACTIVATIONS(FBP_FORWARD)};
-  static constexpr BackwardRow<T> backward[] = {FBP_ACTIVATIONS(FBP_BACKWARD)};
+  static constexpr ActivationKernels<T> activation[] = {FBP_ACTIVATIONS(FBP_ACTIVATION)};
   static constexpr LossRow<T> loss[] = {FBP_LOSSES(FBP_LOSS)};
-  static constexpr UpdateRow<T> update[] = {FBP_OPTIMIZERS(FBP_UPDATE)};
+  static constexpr OptimizerKernels<T> optimizer[] = {FBP_OPTIMIZERS(FBP_OPTIMIZER)};
 };
 template <class T> constexpr Kernels<T> kernels() {
-  return {panel_width<T>,     forward<T>,          grad_input<T>,   grad_weight<T>,  grad_bias<T>,
-          Tables<T>::forward, Tables<T>::backward, Tables<T>::loss, Tables<T>::update};
+  return {panel_width<T>,
+          lanes<T>,
+          tiny_gradient<T>,
+          {grad_weight<T>, narrow_grad_weight<T>, grad_weight<T>, grad_weight<T>},
+          {grad_bias<T>, narrow_grad_bias<T>, grad_bias<T>, grad_bias<T>},
+          {nullptr, nullptr, FBP_ACTIVATION_KERNELS(activation_identity)},
+          Tables<T>::activation,
+          Tables<T>::loss,
+          Tables<T>::optimizer};
 }
 }  // namespace
 

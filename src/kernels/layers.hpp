@@ -1,47 +1,149 @@
 // The three products of a dense layer, fused with what follows while a tile is hot: bias and activation forward, the
 // activation's derivative backward, the optimizer's rule on the gradient.
+//
+// A row that is cheap next to the tile runs in the tile's registers (`inlined`); any other is called on the finished
+// tile, which is in the L1 cache then.
+template <class Row> constexpr bool inlined = false;
+template <> constexpr bool inlined<activation_identity> = true;
+template <> constexpr bool inlined<activation_relu> = true;
+template <> constexpr bool inlined<optimizer_sgd> = true;
+struct ByCall;   // stands for every row that is not inlined, so that they share their tiles
+template <class Row, bool yes = inlined<Row>> struct epilogue_row { typedef Row type; };
+template <class Row> struct epilogue_row<Row, false> { typedef ByCall type; };
 
 // Batches above this many rows go through the weights in blocks, so that a block of x stays in the L2 cache.
 enum { ROW_BLOCK = 256 };
 // From this many rows on, a panel of delta is kept hot and the weight's rows pass by it; below, the other way round.
 enum { LONG_BATCH = 256 };
 
-template <class T> struct ActivationForward {
+// ------------------------------------------------------------------ epilogues: where a tile's sums go
+
+template <class T, class Row> struct ForwardEpilogue {
+  T* a; idx ld;
+  const T* bias;
+  FBP_INLINE_MEMBER Vec<T> start(idx, idx n, int, int j) const { return bias ? load(bias + n + j) : Vec<T>{}; }
+  FBP_INLINE_MEMBER void finish(idx m, idx n, int i, int j, Vec<T> z) const {
+    store(a + (m + i) * ld + n + j, Row::template forward<Vec<T>>(z));
+  }
+  FBP_INLINE_MEMBER void done(idx, idx, idx, idx) const {}
+};
+template <class T> struct ForwardEpilogue<T, ByCall> {
   const Forward<T>& f;
-  idx ld;
-  FBP_INLINE_MEMBER T* at(idx m, idx n) const { return f.z + m * ld + n; }
+  FBP_INLINE_MEMBER Vec<T> start(idx, idx n, int, int j) const { return f.bias ? load(f.bias + n + j) : Vec<T>{}; }
+  FBP_INLINE_MEMBER void finish(idx m, idx n, int i, int j, Vec<T> z) const { store(f.z + (m + i) * f.ld + n + j, z); }
   FBP_INLINE_MEMBER void done(idx m, idx n, idx rows, idx cols) const {
-    if (f.activation) f.activation(f.z + m * ld + n, f.a + m * ld + n, ld, rows, cols);
+    f.activation(f.z + m * f.ld + n, f.a + m * f.ld + n, f.ld, rows, cols);
   }
 };
-template <class T> static void forward(const Forward<T>& f, idx n0, idx n1) {
-  const Operands<T> op{f.in, f.x, f.ldx, f.weight, f.ld, f.bias};
-  for (idx m = 0; m < f.rows; m += ROW_BLOCK) {
-    const idx end = m + ROW_BLOCK < f.rows ? m + ROW_BLOCK : f.rows;
-    gemm<T, false>(op, m, end, n0, n1, f.bias ? BIAS : ZERO, false, ActivationForward<T>{f, f.ld});
+
+template <class T, class Row> struct BackwardEpilogue {
+  T* delta; const T* a; idx ld;
+  FBP_INLINE_MEMBER Vec<T> start(idx, idx, int, int) const { return Vec<T>{}; }
+  FBP_INLINE_MEMBER void finish(idx m, idx n, int i, int j, Vec<T> g) const {
+    const idx at = (m + i) * ld + n + j;
+    store(delta + at, Row::template backward<Vec<T>>(g, load(a + at), Vec<T>{}));
+  }
+  FBP_INLINE_MEMBER void done(idx, idx, idx, idx) const {}
+};
+template <class T> struct BackwardEpilogue<T, activation_identity> {   // there may be no `a` below
+  T* delta; const T* a; idx ld;
+  FBP_INLINE_MEMBER Vec<T> start(idx, idx, int, int) const { return Vec<T>{}; }
+  FBP_INLINE_MEMBER void finish(idx m, idx n, int i, int j, Vec<T> g) const { store(delta + (m + i) * ld + n + j, g); }
+  FBP_INLINE_MEMBER void done(idx, idx, idx, idx) const {}
+};
+template <class T> struct BackwardEpilogue<T, ByCall> {
+  const GradInput<T>& g;
+  idx i0;   // the input that column 0 stands for
+  FBP_INLINE_MEMBER Vec<T> start(idx, idx, int, int) const { return Vec<T>{}; }
+  FBP_INLINE_MEMBER void finish(idx m, idx n, int i, int j, Vec<T> v) const {
+    store(g.grad_input + (m + i) * g.ldg + i0 + n + j, v);
+  }
+  FBP_INLINE_MEMBER void done(idx m, idx n, idx rows, idx cols) const {
+    const idx at = m * g.ldg + i0 + n;
+    g.activation(g.grad_input + at, g.a + at, g.z ? g.z + at : nullptr, g.ldg, rows, cols);
+  }
+};
+template <class T, class Row> static auto backward_epilogue(const GradInput<T>& g, idx i0) {
+  if constexpr (inlined<Row>) return BackwardEpilogue<T, Row>{g.grad_input + i0, g.a ? g.a + i0 : nullptr, g.ldg};
+  else return BackwardEpilogue<T, ByCall>{g, i0};
+}
+
+// A gradient's tile is stored, ...
+template <class T> struct StoreGradient {
+  T* grad; idx ld;
+  bool accumulate;
+  FBP_INLINE_MEMBER Vec<T> start(idx m, idx n, int i, int j) const {
+    return accumulate ? load(grad + (m + i) * ld + n + j) : Vec<T>{};
+  }
+  FBP_INLINE_MEMBER void finish(idx m, idx n, int i, int j, Vec<T> g) const { store(grad + (m + i) * ld + n + j, g); }
+  FBP_INLINE_MEMBER void done(idx, idx, idx, idx) const {}
+};
+// ... or goes from registers into the weight, for a rule without slots, ...
+template <class T, class Row> struct UpdateEpilogue {
+  T* weight; idx ld;
+  Vec<T> scalar[Row::scalars];
+  FBP_INLINE_MEMBER Vec<T> start(idx m, idx n, int i, int j) const {
+    __builtin_prefetch(weight + (m + i) * ld + n + j, 1);
+    return Vec<T>{};
+  }
+  FBP_INLINE_MEMBER void finish(idx m, idx n, int i, int j, Vec<T> g) const {
+    T* p = weight + (m + i) * ld + n + j;
+    store(p, Row::template update<Vec<T>>(load(p), g, nullptr, scalar));
+  }
+  FBP_INLINE_MEMBER void done(idx, idx, idx, idx) const {}
+};
+// The optimizer's row function on parameters `at` elements into the buffer, and on their slots.
+template <class T> static void call_update(const GradWeight<T>& g, idx at, const T* grad, idx ldg, idx rows, idx cols) {
+  T* slots[MAX_SLOTS];
+  for (int s = 0; s < MAX_SLOTS; s++) slots[s] = g.slots[s] ? g.slots[s] + at : nullptr;
+  g.update(g.weight + at, slots, g.ldw, grad, ldg, rows, cols, g.scalars);
+}
+// ... or through the L1 cache into the optimizer's row function. In no update does the gradient go to memory.
+template <class T> struct UpdateEpilogue<T, ByCall> {
+  const GradWeight<T>& g;
+  T* scratch;   // a tile
+  FBP_INLINE_MEMBER Vec<T> start(idx m, idx n, int i, int j) const {
+    __builtin_prefetch(g.weight + (m + i) * g.ldw + n + j, 1);
+    return Vec<T>{};
+  }
+  FBP_INLINE_MEMBER void finish(idx, idx, int i, int j, Vec<T> v) const { store(scratch + i * panel_width<T> + j, v); }
+  FBP_INLINE_MEMBER void done(idx m, idx n, idx rows, idx cols) const {
+    call_update(g, m * g.ldw + n, scratch, panel_width<T>, rows, cols);
+  }
+};
+template <class T, class Row, class Product> static void with_update_epilogue(const GradWeight<T>& g, Product product) {
+  if constexpr (inlined<Row>) {
+    UpdateEpilogue<T, Row> epilogue{g.weight, g.ldw, {}};
+    FBP_UNROLL for (int s = 0; s < Row::scalars; s++) epilogue.scalar[s] = splat<Vec<T>>(g.scalars[s]);
+    product(epilogue);
+  } else {
+    alignas(64) T scratch[FBP_TILE_ROWS * panel_width<T>];
+    product(UpdateEpilogue<T, ByCall>{g, scratch});
   }
 }
 
-template <class T> struct ActivationBackward {
-  const GradInput<T>& g;
-  idx i0;   // column of grad_input where the panel begins
-  idx ld;
-  FBP_INLINE_MEMBER T* at(idx m, idx n) const { return g.grad_input + m * ld + i0 + n; }
-  FBP_INLINE_MEMBER void done(idx m, idx n, idx rows, idx cols) const {
-    const idx at = m * ld + i0 + n;
-    if (g.activation) g.activation(g.grad_input + at, g.a + at, g.z ? g.z + at : nullptr, ld, rows, cols);
-  }
-};
+// ------------------------------------------------------------------ DIRECT
+
+template <class T, class Row> static void forward(const Forward<T>& f, idx n0, idx n1) {
+  const auto product = [&](const auto& epilogue) {
+    const Operands<T> op{f.in, f.x, f.ldx, f.weight, f.ldw};
+    for (idx m = 0; m < f.rows; m += ROW_BLOCK)
+      gemm<T, false>(op, m, m + ROW_BLOCK < f.rows ? m + ROW_BLOCK : f.rows, n0, n1, false, epilogue);
+  };
+  if constexpr (inlined<Row>) product(ForwardEpilogue<T, Row>{f.a, f.ld, f.bias});
+  else product(ForwardEpilogue<T, ByCall>{f});
+}
+
 // Rows i0..i0+cols of weight, transposed: panel[k * panel_width + i - i0]; columns past the last row are zero.
 template <class T> static void transpose_panel(const GradInput<T>& g, idx i0, idx cols) {
   for (idx i = 0; i < cols; i += lanes<T>)
     for (idx k = 0; k < g.out; k += lanes<T>) {
       Vec<T> block[lanes<T>];
-      const T* w = g.weight + (i0 + i) * g.ld + k;
+      const T* w = g.weight + (i0 + i) * g.ldw + k;
       if (i0 + i + lanes<T> <= g.in) {
-        FBP_UNROLL for (int r = 0; r < lanes<T>; r++) block[r] = load(w + r * g.ld);
+        FBP_UNROLL for (int r = 0; r < lanes<T>; r++) block[r] = load(w + r * g.ldw);
       } else {
-        for (int r = 0; r < lanes<T>; r++) block[r] = i0 + i + r < g.in ? load(w + r * g.ld) : Vec<T>{};
+        for (int r = 0; r < lanes<T>; r++) block[r] = i0 + i + r < g.in ? load(w + r * g.ldw) : Vec<T>{};
       }
       transpose<T>(block);
       T* to = g.panel + k * panel_width<T> + i;
@@ -52,54 +154,225 @@ template <class T> static void transpose_panel(const GradInput<T>& g, idx i0, id
       }
     }
 }
-template <class T> static void grad_input(const GradInput<T>& g, idx i0, idx i1) {
+template <class T, class Row> static void grad_input(const GradInput<T>& g, idx i0, idx i1) {
   for (idx i = i0; i < i1; i += panel_width<T>) {
     const idx cols = i1 - i < panel_width<T> ? i1 - i : panel_width<T>;
     transpose_panel(g, i, cols);
-    const Operands<T> op{g.out, g.delta, g.ld, g.panel, panel_width<T>, nullptr};
-    gemm<T, false>(op, 0, g.rows, 0, cols, ZERO, false, ActivationBackward<T>{g, i, g.ldg});
+    const Operands<T> op{g.out, g.delta, g.ldd, g.panel, panel_width<T>};
+    gemm<T, false>(op, 0, g.rows, 0, cols, false, backward_epilogue<T, Row>(g, i));
   }
 }
 
-template <class T> struct StoreGradient {
-  T* grad;
-  idx ld;
-  FBP_INLINE_MEMBER T* at(idx m, idx n) const { return grad + m * ld + n; }
-  FBP_INLINE_MEMBER void done(idx, idx, idx, idx) const {}
-};
-// The gradient's tile stays in the L1 cache; the optimizer's rule reads it from there.
-template <class T> struct UpdateWeight {
-  const GradWeight<T>& g;
-  T* scratch;
-  idx ld;
-  FBP_INLINE_MEMBER T* at(idx, idx) const { return scratch; }
-  FBP_INLINE_MEMBER void done(idx m, idx n, idx rows, idx cols) const { apply(g, m * g.ld + n, scratch, ld, rows, cols); }
-  static void apply(const GradWeight<T>& g, idx at, const T* grad, idx ldg, idx rows, idx cols) {
-    T* slots[MAX_SLOTS];
-    for (int s = 0; s < MAX_SLOTS; s++) slots[s] = g.slots[s] ? g.slots[s] + at : nullptr;
-    g.update(g.weight + at, slots, g.ld, grad, ldg, rows, cols, g.scalars);
-  }
-};
+template <class T, class Epilogue>
+static void weight_product(const GradWeight<T>& g, idx i0, idx i1, const Epilogue& epilogue) {
+  const Operands<T> op{g.rows, g.x, g.ldx, g.delta, g.ldd};
+  gemm<T, true>(op, i0, i1, 0, g.out, g.rows < LONG_BATCH, epilogue);
+}
 template <class T> static void grad_weight(const GradWeight<T>& g, idx i0, idx i1) {
-  const Operands<T> op{g.rows, g.x, g.ldx, g.delta, g.ld, nullptr};
-  const bool rows_outside = g.rows < LONG_BATCH;
-  if (g.update) {
-    alignas(64) T scratch[FBP_TILE_ROWS * panel_width<T>];
-    gemm<T, true>(op, i0, i1, 0, g.out, ZERO, rows_outside, UpdateWeight<T>{g, scratch, panel_width<T>});
-  } else {
-    gemm<T, true>(op, i0, i1, 0, g.out, g.accumulate ? ADD : ZERO, rows_outside, StoreGradient<T>{g.grad, g.ld});
-  }
+  weight_product(g, i0, i1, StoreGradient<T>{g.grad, g.ldw, g.accumulate});
+}
+template <class T, class Row> static void update_weight(const GradWeight<T>& g, idx i0, idx i1) {
+  with_update_epilogue<T, Row>(g, [&](const auto& epilogue) { weight_product(g, i0, i1, epilogue); });
+}
+
+// `sum` is the gradient of the biases n..: stored, or turned into the update.
+template <class T> static void finish_bias(const GradWeight<T>& g, idx n, Vec<T> sum) {
+  if (!g.update) return store(g.grad + n, sum);
+  alignas(64) T scratch[lanes<T>];
+  store(scratch, sum);
+  call_update(g, n, scratch, lanes<T>, 1, g.out - n < lanes<T> ? g.out - n : lanes<T>);
+}
+// Columns n.. of delta, nv vectors side by side so that no sum waits for another.
+template <class T, int nv> static void sum_columns(const GradWeight<T>& g, idx n) {
+  Vec<T> sum[nv];
+  FBP_UNROLL for (int j = 0; j < nv; j++) sum[j] = g.accumulate ? load(g.grad + n + j * lanes<T>) : Vec<T>{};
+  for (idx m = 0; m < g.rows; m++)
+    FBP_UNROLL for (int j = 0; j < nv; j++) sum[j] += load(g.delta + m * g.ldd + n + j * lanes<T>);
+  for (int j = 0; j < nv; j++) finish_bias(g, n + j * lanes<T>, sum[j]);
 }
 template <class T> static void grad_bias(const GradWeight<T>& g) {
-  for (idx n = 0; n < g.out; n += lanes<T>) {
-    Vec<T> sum = g.update || !g.accumulate ? Vec<T>{} : load(g.grad + n);
-    for (idx m = 0; m < g.rows; m++) sum += load(g.delta + m * g.ld + n);
-    if (g.update) {
-      alignas(64) T scratch[lanes<T>];
-      store(scratch, sum);
-      UpdateWeight<T>::apply(g, n, scratch, lanes<T>, 1, g.out - n < lanes<T> ? g.out - n : lanes<T>);
-    } else {
-      store(g.grad + n, sum);
+  idx n = 0;
+  for (; n + 4 * lanes<T> <= g.out; n += 4 * lanes<T>) sum_columns<T, 4>(g, n);
+  for (; n < g.out; n += lanes<T>) sum_columns<T, 1>(g, n);
+}
+
+// ------------------------------------------------------------------ NARROW
+
+// Dot products of rows of x with the few rows of weight: lanes<T> samples at a time, each summed in its own vector.
+template <class T> static void narrow_forward(const Forward<T>& f, idx m0, idx m1) {
+  typedef Vec<T> V;
+  const idx whole = f.in / lanes<T> * lanes<T>;
+  const IntVec<T> tail = columns_below<T>(whole, f.in);
+  for (idx m = m0; m < m1; m += lanes<T>) {
+    const int samples = f.rows - m < lanes<T> ? (int)(f.rows - m) : lanes<T>;
+    const T* x = f.x + m * f.ldx;
+    for (idx n = 0; n < f.out; n++) {
+      const T* w = f.weight + n * f.ldw;
+      V sum[lanes<T>];
+      FBP_UNROLL for (int s = 0; s < lanes<T>; s++) sum[s] = V{};
+      if (samples == lanes<T>) {
+        for (idx k = 0; k < whole; k += lanes<T>) {
+          const V row = load(w + k);
+          FBP_UNROLL for (int s = 0; s < lanes<T>; s++) sum[s] += load(x + s * f.ldx + k) * row;
+        }
+      } else {
+        for (int s = 0; s < samples; s++)
+          for (idx k = 0; k < whole; k += lanes<T>) sum[s] += load(x + s * f.ldx + k) * load(w + k);
+      }
+      if (whole < f.in) {   // what padding holds, NaN or not, must not reach the sum
+        const V row = load(w + whole);
+        for (int s = 0; s < samples; s++) sum[s] += WHERE(tail, load(x + s * f.ldx + whole) * row, V{});
+      }
+      const V z = sum_each<T>(sum);
+      store(f.z + n * f.ld + m, f.bias ? z + splat<V>(f.bias[n]) : z);
     }
+  }
+  if (f.activation) f.activation(f.z + m0, f.a + m0, f.ld, f.out, m1 - m0);
+}
+template <class T, class Row> static void narrow_grad_input(const GradInput<T>& g, idx i0, idx i1) {
+  const Operands<T> op{g.out, g.delta, g.ldd, g.weight, g.ldw};
+  gemm<T, true>(op, 0, g.rows, i0, i1, false, backward_epilogue<T, Row>(g, 0));
+}
+template <class T, class Epilogue>
+static void narrow_weight_product(const GradWeight<T>& g, idx i0, idx i1, const Epilogue& epilogue) {
+  const Operands<T> op{g.rows, g.delta, g.ldd, g.x, g.ldx};
+  gemm<T, false>(op, 0, g.out, i0, i1, false, epilogue);
+}
+template <class T> static void narrow_grad_weight(const GradWeight<T>& g, idx i0, idx i1) {
+  narrow_weight_product(g, i0, i1, StoreGradient<T>{g.grad, g.ldw, g.accumulate});
+}
+template <class T, class Row> static void narrow_update_weight(const GradWeight<T>& g, idx i0, idx i1) {
+  with_update_epilogue<T, Row>(g, [&](const auto& epilogue) { narrow_weight_product(g, i0, i1, epilogue); });
+}
+template <class T> static void narrow_grad_bias(const GradWeight<T>& g) {
+  for (idx n0 = 0; n0 < g.out; n0 += lanes<T>) {
+    Vec<T> gradient = g.accumulate ? load(g.grad + n0) : Vec<T>{};
+    for (int j = 0; j < lanes<T> && n0 + j < g.out; j++) {
+      Vec<T> sum{};
+      for (idx m = 0; m < g.rows; m += lanes<T>)
+        sum += WHERE(columns_below<T>(m, g.rows), load(g.delta + (n0 + j) * g.ldd + m), Vec<T>{});
+      gradient[j] += sum_lanes<T>(sum);
+    }
+    finish_bias(g, n0, gradient);
+  }
+}
+
+// ------------------------------------------------------------------ FEW
+
+// As many dot products at once as a vector has lanes: DOT_INPUTS rows of weight by DOT_SAMPLES rows of delta.
+template <class T> constexpr int dot_inputs = lanes<T> >= 8 ? 4 : 2;
+template <class T> constexpr int dot_samples = lanes<T> / dot_inputs<T>;
+enum { FEW_BLOCK = 64 };   // rows of weight that stay in the L1 or L2 cache between their dot products and their update
+
+template <class T> static void dot_products(const GradInput<T>& g, idx i0, idx i1) {
+  constexpr int ni = dot_inputs<T>, nm = dot_samples<T>;
+  typedef Vec<T> V;
+  const idx whole = g.out / lanes<T> * lanes<T>;
+  const IntVec<T> tail = columns_below<T>(whole, g.out);
+  for (idx i = i0; i < i1; i += ni)
+    for (idx m = 0; m < g.rows; m += nm) {
+      const T *w[ni], *d[nm];   // past the last row: the last row again, and the result is left unread
+      FBP_UNROLL for (int p = 0; p < ni; p++) w[p] = g.weight + (i + p < g.in ? i + p : g.in - 1) * g.ldw;
+      FBP_UNROLL for (int q = 0; q < nm; q++) d[q] = g.delta + (m + q < g.rows ? m + q : g.rows - 1) * g.ldd;
+      const T* next = g.weight + (i + ni + m / nm % ni < g.in ? i + ni + m / nm % ni : i) * g.ldw;
+      V sum[nm * ni];
+      FBP_UNROLL for (int s = 0; s < nm * ni; s++) sum[s] = V{};
+      for (idx k = 0; k < whole; k += lanes<T>) {
+        __builtin_prefetch(next + k);
+        V row[ni];
+        FBP_UNROLL for (int p = 0; p < ni; p++) row[p] = load(w[p] + k);
+        FBP_UNROLL for (int q = 0; q < nm; q++) {
+          const V delta = load(d[q] + k);
+          FBP_UNROLL for (int p = 0; p < ni; p++) sum[q * ni + p] += delta * row[p];
+        }
+      }
+      if (whole < g.out)   // what padding holds must not reach the sum
+        FBP_UNROLL for (int q = 0; q < nm; q++) FBP_UNROLL for (int p = 0; p < ni; p++)
+          sum[q * ni + p] += WHERE(tail, load(d[q] + whole) * load(w[p] + whole), V{});
+      T sums[lanes<T>];
+      store(sums, sum_each<T>(sum));
+      for (int q = 0; q < nm && m + q < g.rows; q++)
+        for (int p = 0; p < ni; p++) g.grad_input[(m + q) * g.ldg + i + p] = sums[q * ni + p];
+    }
+}
+template <class T, class Row> static void few_backward(const GradInput<T>& g, const GradWeight<T>& w, idx i0, idx i1) {
+  with_update_epilogue<T, Row>(w, [&](const auto& epilogue) {
+    for (idx i = i0; i < i1; i += FEW_BLOCK) {
+      const idx end = i + FEW_BLOCK < i1 ? i + FEW_BLOCK : i1;
+      if (g.grad_input) {
+        dot_products(g, i, end);
+        if (g.activation) g.activation(g.grad_input + i, g.a + i, g.z ? g.z + i : nullptr, g.ldg, g.rows, end - i);
+      }
+      weight_product(w, i, end, epilogue);
+    }
+  });
+}
+
+// ------------------------------------------------------------------ SINGLE
+
+template <class T> static void single_forward(const Forward<T>& f, idx n0, idx n1) {
+  typedef Vec<T> V;
+  for (idx n = n0; n < n1; n += lanes<T>) store(f.z + n, f.bias ? load(f.bias + n) : V{});
+  const auto rows = [&](idx u, auto count) {   // z += sum of `count` rows of weight, in two chains
+    constexpr int nr = decltype(count)::value;
+    const T* w[nr];
+    V x[nr];
+    FBP_UNROLL for (int r = 0; r < nr; r++) {
+      w[r] = f.weight + f.used[u + r] * f.ldw;
+      x[r] = splat<V>(f.x[f.used[u + r]]);
+    }
+    for (idx n = n0; n < n1; n += lanes<T>) {
+      V even = load(f.z + n), odd{};
+      FBP_UNROLL for (int r = 0; r < nr; r++) (r % 2 ? odd : even) += x[r] * load(w[r] + n);
+      store(f.z + n, even + odd);
+    }
+  };
+  idx u = 0;
+  for (; u + 8 <= f.n_used; u += 8) rows(u, Count<8>{});
+  for (; u < f.n_used; u++) rows(u, Count<1>{});
+  if (f.activation) f.activation(f.z + n0, f.a + n0, f.ld, 1, n1 - n0);
+}
+
+// `count` rows of weight: their dot products with delta, and their update, in one pass.
+template <class T, class Row, bool with_input, int nr>
+static void single_rows(const GradInput<T>& g, const GradWeight<T>& w, const int32_t* used) {
+  typedef Vec<T> V;
+  T* p[nr];
+  V x[nr], sum[nr], scalar[Row::scalars];
+  FBP_UNROLL for (int s = 0; s < Row::scalars; s++) scalar[s] = splat<V>(w.scalars[s]);
+  FBP_UNROLL for (int r = 0; r < nr; r++) {
+    p[r] = w.weight + used[r] * w.ldw;
+    x[r] = splat<V>(w.x[used[r]]);
+    sum[r] = V{};
+  }
+  const auto column = [&](idx n, bool masked) {
+    const V delta = load(w.delta + n);
+    FBP_UNROLL for (int r = 0; r < nr; r++) {
+      const V old = load(p[r] + n);
+      if (with_input) sum[r] += masked ? WHERE(columns_below<T>(n, w.out), old * delta, V{}) : old * delta;
+      store(p[r] + n, Row::template update<V>(old, x[r] * delta, nullptr, scalar));
+    }
+  };
+  idx n = 0;
+  for (; n + lanes<T> <= w.out; n += lanes<T>) column(n, false);
+  if (n < w.out) column(n, true);
+  if (with_input) FBP_UNROLL for (int r = 0; r < nr; r++) g.grad_input[used[r]] = sum_lanes<T>(sum[r]);
+}
+template <class T, class Row, bool with_input>
+static void single_update(const GradInput<T>& g, const GradWeight<T>& w, idx i0, idx i1) {
+  if (with_input) for (idx i = i0; i < i1; i++) g.grad_input[i] = 0;   // of the inputs that are skipped
+  idx u = 0;
+  while (u < w.n_used && w.used[u] < i0) u++;
+  for (; u + 4 <= w.n_used && w.used[u + 3] < i1; u += 4) single_rows<T, Row, with_input, 4>(g, w, w.used + u);
+  for (; u < w.n_used && w.used[u] < i1; u++) single_rows<T, Row, with_input, 1>(g, w, w.used + u);
+  if (with_input && g.activation) g.activation(g.grad_input + i0, g.a + i0, g.z ? g.z + i0 : nullptr, g.ldg, 1, i1 - i0);
+}
+template <class T, class Row> static constexpr BackwardKernel<T> single_backward() {
+  if constexpr (inlined<Row>) {
+    return [](const GradInput<T>& g, const GradWeight<T>& w, idx i0, idx i1) {
+      g.grad_input ? single_update<T, Row, true>(g, w, i0, i1) : single_update<T, Row, false>(g, w, i0, i1);
+    };
+  } else {
+    return few_backward<T, Row>;
   }
 }

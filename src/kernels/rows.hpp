@@ -35,40 +35,97 @@ static void update_row(T* p, T* const* slots, idx ld, const T* g, idx ldg, idx r
     }
 }
 
-// The row's maximum and log(sum(exp(z - maximum))): softmax is blind to a shift, and shifted nothing overflows.
-template <class T> static void log_sum_exp(const T* z, idx cols, T& maximum, T& lse) {
+// Softmax is blind to a shift of z: with the maximum taken out nothing overflows. Rows therefore see z - maximum and the
+// log(sum(exp())) of that.
+template <class V> struct Shift { V maximum, lse; };
+
+// One sample at a time, its outputs across the lanes.
+template <class T> static Shift<Vec<T>> log_sum_exp(const T* z, idx cols) {
   T most = z[0];
   for (idx n = 0; n < cols; n++) most = z[n] > most || z[n] != z[n] ? z[n] : most;   // a NaN stays
-  const Vec<T> shift = splat<Vec<T>>(most);
+  const Vec<T> maximum = splat<Vec<T>>(most);
   Vec<T> sum{};
-  for (idx n = 0; n < cols; n += lanes<T>) sum += WHERE(columns_below<T>(n, cols), EXP(load(z + n) - shift), Vec<T>{});
-  maximum = most;
-  lse = LOG(splat<Vec<T>>((T)sum_lanes<T>(sum)))[0];
+  for (idx n = 0; n < cols; n += lanes<T>) sum += WHERE(columns_below<T>(n, cols), EXP(load(z + n) - maximum), Vec<T>{});
+  return {maximum, LOG(splat<Vec<T>>(sum_lanes<T>(sum)))};
 }
-
-template <class Row, class T>
-static double loss_row(const T* a, idx ld, Target<T> target, const double* share, T* grad, idx rows, idx cols) {
+template <class Row, class T> static double loss_by_rows(const Loss<T>& loss) {
   typedef Vec<T> V;
-  double total = 0;
-  for (idx m = 0; m < rows; m++) {
-    const T* z = a + m * ld;
-    T maximum = 0, lse = 0;
-    if (Row::uses_lse) log_sum_exp(z, cols, maximum, lse);
-    const V shift = splat<V>(maximum), statistic = splat<V>(lse);
-    V sum{};
-    for (idx n = 0; n < cols; n += lanes<T>) {
-      const IntVec<T> real = columns_below<T>(n, cols);
-      const V zn = Row::uses_lse ? load(z + n) - shift : load(z + n);
-      V t;
-      if (target.label) t = WHERE(lane_index<T>() == (typename Simd<T>::Int)(target.label[m] - n), R<V>(1), V{});
-      else t = load(target.t + m * target.ldt + n);
-      sum += WHERE(real, Row::template value<V>(zn, t, statistic), V{});
-      if (grad) {
-        const V g = share[m] == 0 ? V{} : Row::template grad<V>(zn, t, statistic) * splat<V>((T)share[m]);
-        store(grad + m * ld + n, WHERE(real, g, V{}));
+  double total = 0, ones[lanes<T>];
+  for (double& one : ones) one = 1;
+  for (idx m = 0; m < loss.rows; m++) {
+    const double share = loss.share[m];
+    Shift<V> shift{};
+    if (Row::uses_lse) shift = log_sum_exp(loss.a + m * loss.ld, loss.cols);
+    VD sum{};
+    for (idx n = 0; n < loss.cols; n += lanes<T>) {
+      const idx at = m * loss.ld + n;
+      const IntVec<T> real = columns_below<T>(n, loss.cols);
+      const V z = Row::uses_lse ? load(loss.a + at) - shift.maximum : load(loss.a + at);
+      const V t = loss.t ? load(loss.t + m * loss.ldt + n)
+                         : WHERE(lane_index<T>() == (typename Simd<T>::Int)(loss.label[m] - n), R<V>(1), V{});
+      sum += products(WHERE(real, Row::template value<V>(z, t, shift.lse), V{}), ones);
+      if (loss.grad) {
+        const V g = share == 0 ? V{} : Row::template grad<V>(z, t, shift.lse) * splat<V>((T)share);
+        store(loss.grad + at, WHERE(real, g, V{}));
       }
     }
-    if (share[m] != 0) total += share[m] * sum_lanes<T>(sum);
+    if (share != 0) total += share * sum_lanes<double>(sum);
   }
   return total;
+}
+
+// A sample per lane, its outputs one vector each: for few outputs, stored either way.
+template <class T> constexpr int most_columns = lanes<T> > NARROW_OUTPUTS ? lanes<T> : NARROW_OUTPUTS;
+template <class T> static void load_columns(const Loss<T>& loss, const T* from, idx ld, idx m, Vec<T>* v) {
+  if (loss.transposed) {
+    for (idx n = 0; n < loss.cols; n++) v[n] = load(from + n * ld + m);
+  } else {
+    for (int i = 0; i < lanes<T>; i++) v[i] = m + i < loss.rows ? load(from + (m + i) * ld) : Vec<T>{};
+    transpose<T>(v);
+  }
+}
+template <class T> static void store_columns(const Loss<T>& loss, T* to, idx m, Vec<T>* v) {
+  if (loss.transposed) {
+    for (idx n = 0; n < loss.cols; n++) store(to + n * loss.ld + m, v[n]);
+  } else {
+    for (int n = (int)loss.cols; n < lanes<T>; n++) v[n] = Vec<T>{};
+    transpose<T>(v);
+    for (int i = 0; i < lanes<T> && m + i < loss.rows; i++) store(to + (m + i) * loss.ld, v[i]);
+  }
+}
+template <class Row, class T> static double loss_by_columns(const Loss<T>& loss) {
+  typedef Vec<T> V;
+  const int cols = (int)loss.cols;
+  VD total{};
+  for (idx m = 0; m < loss.rows; m += lanes<T>) {
+    V z[most_columns<T>], t[most_columns<T>];
+    load_columns(loss, loss.a, loss.ld, m, z);
+    if (loss.t) load_columns(loss, loss.t, loss.ldt, m, t);
+    IntVec<T> label{};
+    if (!loss.t) for (int i = 0; i < lanes<T> && m + i < loss.rows; i++) label[i] = loss.label[m + i];
+    Shift<V> shift{};
+    if (Row::uses_lse) {
+      shift.maximum = z[0];
+      for (int n = 1; n < cols; n++) shift.maximum = MAX(shift.maximum, z[n]);
+      V sum{};
+      for (int n = 0; n < cols; n++) {
+        z[n] -= shift.maximum;
+        sum += EXP(z[n]);
+      }
+      shift.lse = LOG(sum);
+    }
+    const V share = from_doubles(loss.share + m, V{});
+    V sum{};
+    for (int n = 0; n < cols; n++) {
+      const V target = loss.t ? t[n] : WHERE(label == (typename Simd<T>::Int)n, R<V>(1), V{});
+      sum += Row::template value<V>(z[n], target, shift.lse);
+      z[n] = WHERE(share != 0, Row::template grad<V>(z[n], target, shift.lse) * share, V{});
+    }
+    total += products(WHERE(share != 0, sum, V{}), loss.share + m);
+    if (loss.grad) store_columns(loss, loss.grad, m, z);
+  }
+  return sum_lanes<double>(total);
+}
+template <class Row, class T> static double loss_row(const Loss<T>& loss) {
+  return loss.transposed || loss.cols <= lanes<T> ? loss_by_columns<Row>(loss) : loss_by_rows<Row>(loss);
 }

@@ -75,7 +75,7 @@ FBP_INLINE VF ABS(VF x) { return from_bits(bits(x) & 0x7fffffff); }
 FBP_INLINE VD ABS(VD x) { return from_bits(bits(x) & 0x7fffffffffffffff); }
 
 // x86 max and min return their second operand where either is NaN.
-#if defined(__AVX512F__) || FBP_VECTOR_BYTES == 64
+#if FBP_VECTOR_BYTES == 64
 FBP_INLINE VF max_x86(VF a, VF b) { return (VF)_mm512_max_ps((__m512)a, (__m512)b); }
 FBP_INLINE VD max_x86(VD a, VD b) { return (VD)_mm512_max_pd((__m512d)a, (__m512d)b); }
 FBP_INLINE VF min_x86(VF a, VF b) { return (VF)_mm512_min_ps((__m512)a, (__m512)b); }
@@ -108,6 +108,8 @@ FBP_INLINE VD SQRT(VD x) { FBP_UNROLL for (int i = 0; i < lanes<double>; i++) x[
 template <class V> FBP_INLINE V MAX(V a, V b) { return WHERE(b != b, b, max_x86(b, a)); }
 template <class V> FBP_INLINE V MIN(V a, V b) { return WHERE(b != b, b, min_x86(b, a)); }
 
+template <int n> struct Count { enum { value = n }; };
+
 // Shuffles. interleave_lo(a, b) = a0 b0 a1 b1 ..., interleave_hi the same of the upper halves.
 template <int... i> struct Indices {};
 template <int n, int... i> struct MakeIndices : MakeIndices<n - 1, n - 1, i...> {};
@@ -136,9 +138,34 @@ template <class T> FBP_INLINE void transpose(Vec<T>* rows) {
     FBP_UNROLL for (int i = 0; i < n; i++) rows[i] = t[i];
   }
 }
-// Horizontal results by halving, in one fixed order for an ISA.
-template <class T> FBP_INLINE double sum_lanes(Vec<T> v) {
-  double s = 0;
-  FBP_UNROLL for (int i = 0; i < lanes<T>; i++) s += (double)v[i];
-  return s;
+// Horizontal sums by halving, in one fixed order for an ISA. sum_each: lane i of the result is the sum of rows[i].
+template <class T> FBP_INLINE Vec<T> sum_each(Vec<T>* rows) {
+  typename MakeIndices<lanes<T>>::type index;
+  FBP_UNROLL for (int n = lanes<T> / 2; n >= 1; n /= 2)
+    FBP_UNROLL for (int i = 0; i < n; i++)
+      rows[i] = interleave_lo<T>(rows[i], rows[i + n], index) + interleave_hi<T>(rows[i], rows[i + n], index);
+  return rows[0];
+}
+template <class T> FBP_INLINE T sum_lanes(Vec<T> v) {
+  typename MakeIndices<lanes<T>>::type index;
+  FBP_UNROLL for (int n = 1; n < lanes<T>; n *= 2) v = interleave_lo<T>(v, v, index) + interleave_hi<T>(v, v, index);
+  return v[0];
+}
+
+// Between a vector of T and the doubles beside it in memory: a double each lane, lanes<T> of them.
+typedef float HalfVF __attribute__((vector_size(FBP_VECTOR_BYTES / 2), aligned(4), may_alias));
+FBP_INLINE VD from_doubles(const double* p, VD) { return load(p); }
+FBP_INLINE VF from_doubles(const double* p, VF) {
+  float both[lanes<float>];
+  *(HalfVF*)both = __builtin_convertvector(load(p), HalfVF);
+  *(HalfVF*)(both + lanes<double>) = __builtin_convertvector(load(p + lanes<double>), HalfVF);
+  return load(both);
+}
+// Sum over the lanes of v * p, a vector of partial sums in double.
+FBP_INLINE VD products(VD v, const double* p) { return v * load(p); }
+FBP_INLINE VD products(VF v, const double* p) {
+  float both[lanes<float>];
+  store(both, v);
+  return __builtin_convertvector(*(const HalfVF*)both, VD) * load(p) +
+         __builtin_convertvector(*(const HalfVF*)(both + lanes<double>), VD) * load(p + lanes<double>);
 }

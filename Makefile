@@ -1,0 +1,161 @@
+# fastbp: `make help` lists what there is. Everything is made inside .venv and build/; `make clean` removes it.
+#
+# The package is installed editable: one tree, one compiled module (fastbp/_engine.*.so), whatever the current folder.
+# A change of Python files needs nothing, a change of C++ or Cython the next `make`. What users install, the wheel, is
+# tested as a wheel by tests/test_packaging.py.
+
+VENV := .venv
+PY   := $(VENV)/bin/python
+LOGS := build/logs
+
+# PYTHON=... chooses the interpreter; else the first one that is new enough.
+ifndef PYTHON
+PYTHON := $(shell for p in python3 python3.15 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PYTHON := $(or $(PYTHON),python3)
+endif
+
+# CXX=... chooses the compiler; else setup.py takes the one Python was built with, or one that exists.
+ifneq ($(origin CXX),default)
+export CXX
+endif
+
+SOURCES := setup.py pyproject.toml $(wildcard src/*.* src/kernels/*.*)
+PIP     := $(PY) -m pip install --disable-pip-version-check --no-input
+PYTEST  := $(PY) -m pytest -q
+# TESTS="tests/test_x.py -k name" narrows the suite.
+TESTS   :=
+
+# $(call step,what,log,commands): one line on the screen; the rest goes to the log, shown when the commands fail.
+step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
+	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
+	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
+
+.PHONY: help demo test test-all rows check check-ruff check-mypy check-arrows check-gcc check-clang asan ulp clean
+.NOTPARALLEL:   # each step uses all cores by itself
+help:
+	@echo 'make demo       set everything up in .venv and run the BP demo'
+	@echo 'make test       the test suite; make test-all: the whole products, long'
+	@echo 'make check      ruff, mypy, import arrows, builds with GCC and with Clang'
+	@echo 'make asan       the test suite under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make ulp        accuracy of exp, tanh, ... of each ISA, over all arguments'
+	@echo 'make rows       render src/kernels/rows_generated.hpp from the tables'
+	@echo 'make clean      remove .venv, build/ and what else was made'
+	@echo 'Choose with PYTHON=python3.12, CXX=clang++, TESTS="tests/test_x.py -k name".'
+
+demo: $(VENV)/installed
+	@echo
+	@$(PY) -m fastbp demo
+
+# Tests that measure time (marker `serial`) run alone, after the others. 5 is pytest's "none selected".
+test: $(VENV)/installed $(VENV)/test-tools
+	@$(PYTEST) -n 2 -m 'not serial' $(TESTS) || test $$? = 5
+	@$(PYTEST) -m serial $(TESTS) || test $$? = 5
+
+test-all: export FASTBP_TEST_ALL := 1
+test-all: test
+
+# Needs no compiled module: its output is compiled.
+rows: $(VENV)/build-tools
+	@$(PY) -m fastbp.rows
+
+# --- the environment, in stages; each stage is a stamp file ---
+
+# What was chosen, as text: another choice makes everything behind it again.
+CHOICES := $(PYTHON) $(if $(filter default,$(origin CXX)),,$(CXX)) $(foreach s,DEBUG SANITIZE NO_EXTENSION,$(s)=$(FASTBP_$(s)))
+ifneq ($(shell cat build/choices 2>/dev/null),$(CHOICES))
+.PHONY: build/choices
+endif
+build/choices:
+	@command -v $(PYTHON) >/dev/null || { echo "missing: Python >= 3.11 (no $(PYTHON) here; PYTHON=... chooses one)"; exit 1; } >&2
+	@$(PYTHON) tools/prerequisites.py
+	@mkdir -p build && echo '$(CHOICES)' >$@
+
+ifneq ($(shell cat $(VENV)/interpreter 2>/dev/null),$(PYTHON))   # none yet, or made for another PYTHON
+.PHONY: $(VENV)/interpreter
+endif
+$(VENV)/interpreter: | build/choices
+	$(call step,making $(VENV) with $$($(PYTHON) -V),venv.log,$(PYTHON) -m venv --clear $(VENV))
+	@echo '$(PYTHON)' >$@
+
+BUILD_REQUIRES = import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+$(VENV)/build-tools: pyproject.toml $(VENV)/interpreter
+	$(call step,fetching the build tools and NumPy,build-tools.log, \
+		$(PY) -c '$(BUILD_REQUIRES)' >$@.txt && $(PIP) -r $@.txt)
+	@touch $@
+
+$(VENV)/installed: $(SOURCES) $(VENV)/build-tools build/choices
+	$(call step,compiling fastbp (a minute or two),install.log,$(PIP) -v --no-build-isolation -e .)
+	@touch $@
+
+# The extras of pyproject.toml; fastbp itself is there already and is not built again.
+$(VENV)/%-tools: $(VENV)/installed
+	$(call step,fetching the $* tools,$*-tools.log,$(PIP) 'fastbp[$*]')
+	@touch $@
+
+# --- the gates ---
+
+CLANG := $(shell for c in clang++ clang++-20 clang++-19 clang++-18 clang++-17 clang++-16 clang++-15 clang++-14; do \
+	command -v $$c >/dev/null && echo $$c && break; done)
+
+check: check-ruff check-mypy check-arrows check-gcc check-clang   # make -k check: all of them, failures or not
+check-ruff: $(VENV)/dev-tools
+	$(call step,ruff,ruff.log,$(PY) -m ruff check .)
+check-mypy: $(VENV)/dev-tools
+	$(call step,mypy,mypy.log,$(PY) -m mypy && \
+		$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml --ignore-missing-stub --ignore-disjoint-bases fastbp._engine)
+check-arrows: $(VENV)/dev-tools
+	$(call step,import arrows,arrows.log,$(PY) tools/arrows.py)
+check-gcc: $(VENV)/build-tools
+	$(call builds_with,GCC,$(shell command -v g++ >/dev/null && echo g++))
+check-clang: $(VENV)/build-tools
+	$(call builds_with,Clang,$(CLANG))
+
+# $(call builds_with,name,compiler): builds in a folder of its own; a warning in our own sources is a failure.
+builds_with = $(if $(2),$(call step,building with $(1) ($(2)),check-$(2).log, \
+	rm -rf build/check/$(2); mkdir -p build/check/$(2); said=build/check/$(2)/said.txt; \
+	{ CXX=$(2) $(PY) setup.py -q build_ext -b build/check/$(2) -t build/check/$(2)/objects >$$said 2>&1 || ! cat $$said; } && \
+	! grep -A 4 -E '^src/.*warning:' $$said), \
+	@echo 'building with $(1): SKIPPED, no such compiler here')
+
+# The instrumented build goes first on the path of the ordinary environment; -P (PYTHONSAFEPATH) keeps ./fastbp out.
+# libstdc++ is preloaded too: the sanitizer looks for __cxa_throw when the process starts. Reports go to files (ASan) and to
+# stderr past pytest's capture (UBSan); they are shown at the end and fail the run, whatever the tests made of them.
+ASAN     := build/asan
+ASAN_CXX := g++
+ASAN_LIB  = $$($(ASAN_CXX) -print-file-name=$(1))
+ASAN_RUN  = PYTHONSAFEPATH=1 PYTHONPATH="$(CURDIR)/$(ASAN)" PYTHONMALLOC=malloc \
+	LD_PRELOAD="$(call ASAN_LIB,libasan.so) $(call ASAN_LIB,libubsan.so) $(call ASAN_LIB,libstdc++.so)" \
+	ASAN_OPTIONS="detect_leaks=0:allocator_may_return_null=1:log_path=$(CURDIR)/$(ASAN)/report" UBSAN_OPTIONS=print_stacktrace=1
+ASAN_LOADED = import fastbp._engine as e; assert e.__file__.startswith("$(CURDIR)/$(ASAN)/"), e.__file__
+
+asan: $(VENV)/test-tools $(ASAN)/installed
+	@rm -f $(ASAN)/report*
+	@$(ASAN_RUN) $(PY) -c '$(ASAN_LOADED)'
+	@$(ASAN_RUN) $(PYTEST) -n 2 -m 'not noasan' --capture=sys $(TESTS) 2>$(ASAN)/stderr; code=$$?; \
+	reports=$$(grep -sl ERROR: $(ASAN)/report*) && cat $$reports && code=1; grep -q 'runtime error:' $(ASAN)/stderr && code=1; \
+	test $$code = 0 || { cat $(ASAN)/stderr; exit 1; }
+
+$(ASAN)/installed: $(SOURCES) $(wildcard fastbp/*.* fastbp/backends/*.*) $(VENV)/build-tools
+	@for lib in libasan.so libubsan.so; do test -e "$(call ASAN_LIB,$$lib)" || \
+		{ echo "missing: $$lib of $(ASAN_CXX), a GCC with its sanitizer libraries (ASAN_CXX=... chooses one)"; exit 1; } >&2; done
+	@rm -rf $(ASAN) build/lib*
+	$(call step,compiling with the sanitizers,asan.log, \
+		CXX=$(ASAN_CXX) FASTBP_SANITIZE=1 $(PIP) -v --no-build-isolation --no-deps --target $(ASAN) .)
+	@rm -rf build/lib*
+	@touch $@
+
+# tests/ulp/ulp.cpp, one program per vector width. 132 is an illegal instruction: a CPU without that ISA.
+ULP_BYTES := $(if $(filter x86_64 amd64,$(shell uname -m)),16 32 64,16)
+ULP_CXX   := $(if $(filter default,$(origin CXX)),g++,$(CXX))
+ulp: $(addprefix ulp-,$(ULP_BYTES))
+ulp-%: $(VENV)/build-tools
+	@mkdir -p build/ulp
+	$(call step,compiling the ULP program for $*-byte vectors,ulp-$*.log, \
+		$(ULP_CXX) $$($(PY) -c 'import setup; print(*setup.compile_flags())') -DFBP_VECTOR_BYTES=$* tests/ulp/ulp.cpp \
+		-o build/ulp/ulp_$* $(if $(findstring clang,$(ULP_CXX)),,$(if $(filter x86_64,$(shell uname -m)),-lquadmath)))
+	@build/ulp/ulp_$* full || { test $$? = 132 && echo 'SKIPPED: this CPU has no instructions for $*-byte vectors'; }
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fastbp/_engine*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

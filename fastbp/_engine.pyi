@@ -1,0 +1,83 @@
+"""The compiled module, src/engine.pyx. Only `fastbp.backends` and tests import it.
+
+Nothing is checked down here: `fastbp.spec` has checked the arguments, `fastbp.plan` has chosen. Arrays of the
+network's dtype say so (`_Own`); the caller's arrays may have any real dtype, any strides and either byte order.
+"""
+
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastbp.plan import Plan
+from fastbp.rows import Optimizer
+
+_Own: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+_Callers: TypeAlias = NDArray[Any]
+# in_features, out_features, ldw, transposed, offset of weight, of bias or -1, row of the activation or -1, keeps_z
+_Layer: TypeAlias = tuple[int, int, int, bool, int, int, int, bool]
+
+COMPILER: str  # name and version
+COMPILE_FLAGS: str
+
+def isas_built() -> list[str]: ...
+def isas_found() -> list[str]: ...
+def choose_isa(requested: str | None = None) -> str: ...
+def allocations() -> tuple[int, int, int]: ...
+def set_guard(on: bool) -> None: ...
+
+class Program:
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def params(self) -> _Own: ...
+    def __new__(
+        cls,
+        plan: Plan,
+        params: _Own,  # the whole padded buffer, as every buffer below
+        isa: str | None,  # None only in plans of other backends: RuntimeError
+        layers: list[_Layer],
+        loss: int,  # row of the table, -1 for none
+        loss_scale: float,
+        optimizer_index: dict[str, int],
+    ) -> Self: ...
+    def train(
+        self,
+        X: _Callers,  # (n, in_features)
+        y: _Callers,  # labels (n,), or (n, out_features)
+        weight: NDArray[np.float64] | None,  # (n,) contiguous
+        *,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        shuffle: bool,
+        count: NDArray[np.int64],  # (1,)
+        place: NDArray[np.int64],  # (2,)
+        partial: NDArray[np.float64],  # (2,)
+        losses: NDArray[np.float64],  # room for every epoch that may end
+        scalars: list[NDArray[np.float64]],  # one array of `steps` numbers for each scalar of the row; stride 0 is fine
+        slots: list[_Own],
+        stop_on_loss: bool,
+        stop_on_params: bool,
+    ) -> tuple[int, int, int, float]: ...  # the fields of fastbp.backends.Trained
+    def forward(self, x: _Callers, out: _Own | None, *, keep: bool = False) -> None: ...
+    def restore(self, x: _Callers, a: _Callers, z: _Callers | None) -> None: ...
+    def loss(self, y: _Callers, weight: NDArray[np.float64] | None, total: float, *, gradient: bool) -> float: ...
+    def backward(
+        self,
+        grads: _Own,
+        *,
+        grad_output: _Callers | None = None,
+        grad_input: _Own | None = None,
+        accumulate: bool = False,
+    ) -> None: ...
+    def update(self, grads: _Own, row: Optimizer, slots: list[_Own], scalars: list[NDArray[np.float64]]) -> None: ...
+    def backward_update(
+        self,
+        grad_output: _Callers,
+        grad_input: _Own,
+        row: Optimizer,
+        slots: list[_Own],
+        scalars: list[NDArray[np.float64]],
+    ) -> None: ...
+    def finite(self) -> bool: ...

@@ -1,0 +1,115 @@
+#include "tiny.hpp"
+
+namespace fbp {
+
+void fill_share(double* share, const double* weight, idx start, const uint32_t* order, idx rows, double total,
+                double scale) {
+  double sum = 0;
+  for (idx m = 0; m < rows; m++) {
+    share[m] = weight ? weight[order ? order[start + m] : start + m] : 1;
+    sum += share[m];
+  }
+  if (total < 0) total = sum;
+  scale = total > 0 ? scale / total : 0;   // all weights zero: a loss of zero, no gradient
+  for (idx m = 0; m < rows; m++) share[m] *= scale;
+  for (idx m = rows; m % WIDEST; m++) share[m] = 0;
+}
+
+template <class T> bool Tiny<T>::suits(const Shape& shape) {
+  if (!shape.fused || shape.loss < 0) return false;
+  for (int l = 0; l < shape.n_layers; l++)
+    if (shape.layers[l].in > TINY_WIDTH || shape.layers[l].out > TINY_WIDTH) return false;
+  return shape.layers[shape.n_layers - 1].out <= NARROW_OUTPUTS;   // the loss by columns
+}
+
+template <class T>
+Tiny<T>::Tiny(const Kernels<T>& kernels, const Shape& shape)
+    : kernels_(kernels), shape_(shape), shapes_(shape.layers, shape.layers + shape.n_layers), n_params_(0),
+      share_(shape.batch + WIDEST) {
+  idx n_units = 0;
+  for (const LayerShape& s : shapes_) n_units += 3 * s.out;
+  units_ = Buffer<T>(n_units * kernels.lanes);
+  T* unit = units_.data();
+  const auto take = [&](idx units) { return (unit += units * kernels.lanes) - units * kernels.lanes; };
+  for (const LayerShape& s : shapes_) {
+    TinyLayer<T> layer{s.in, s.out, n_params_, -1, nullptr, nullptr, nullptr,
+                       s.activation < 0 ? kernels.identity : kernels.activation[s.activation]};
+    n_params_ += s.in * s.out;
+    if (s.bias >= 0) {
+      layer.bias = n_params_;
+      n_params_ += s.out;
+    }
+    layer.a = take(s.out);
+    layer.delta = take(s.out);
+    layer.z = s.keeps_z ? take(s.out) : layer.a;
+    layers_.push_back(layer);
+  }
+  const idx whole = (n_params_ + kernels.lanes - 1) / kernels.lanes * kernels.lanes;
+  params_ = Buffer<T>(whole);
+  gradient_ = Buffer<T>(whole);
+  products_ = Buffer<T>(whole * kernels.lanes);
+  for (Buffer<T>& slot : slots_) slot = Buffer<T>(whole);
+  ld_ = (shape.batch > GROUP ? shape.batch : static_cast<idx>(GROUP)) + WIDEST;
+  x_ = Buffer<T>(shapes_.front().in * ld_);
+  t_ = Buffer<T>(shapes_.back().out * ld_);
+  label_ = Buffer<int32_t>(ld_);
+}
+
+// copy(dense offset, padded offset) for every parameter
+template <class T> template <class Copy> void Tiny<T>::each_parameter(Copy copy) const {
+  for (size_t l = 0; l < layers_.size(); l++) {
+    const LayerShape& s = shapes_[l];
+    for (idx i = 0; i < s.in; i++)
+      for (idx j = 0; j < s.out; j++)
+        copy(layers_[l].weight + i * s.out + j, s.weight + (s.transposed ? j * s.ldw + i : i * s.ldw + j));
+    if (s.bias >= 0)
+      for (idx j = 0; j < s.out; j++) copy(layers_[l].bias + j, s.bias + j);
+  }
+}
+template <class T> void Tiny<T>::enter(const T* params, T* const* slots) {
+  each_parameter([&](idx dense, idx padded) {
+    params_.data()[dense] = params[padded];
+    for (int k = 0; k < MAX_SLOTS; k++)
+      if (slots[k]) slots_[k].data()[dense] = slots[k][padded];
+  });
+  group_end_ = share_rows_ = 0;
+}
+template <class T> void Tiny<T>::leave(T* params, T* const* slots) const {
+  each_parameter([&](idx dense, idx padded) {
+    params[padded] = params_.data()[dense];
+    for (int k = 0; k < MAX_SLOTS; k++)
+      if (slots[k]) slots[k][padded] = slots_[k].data()[dense];
+  });
+}
+
+template <class T> void Tiny<T>::gather(const Data& data, idx start, const uint32_t* order) {
+  group_begin_ = start;
+  group_end_ = data.x.rows - start < ld_ - WIDEST ? data.x.rows : start + ld_ - WIDEST;
+  gather_transposed(data.x, x_.data(), ld_, start, order, group_end_ - start);
+  if (data.y_is_label) gather_transposed(data.y, label_.data(), 0, start, order, group_end_ - start);
+  else gather_transposed(data.y, t_.data(), ld_, start, order, group_end_ - start);
+}
+
+template <class T>
+double Tiny<T>::gradient(const Data& data, idx start, const uint32_t* order, bool fresh, idx rows) {
+  if (fresh || start < group_begin_ || start + rows > group_end_) gather(data, start, order);
+  if (data.weight || share_rows_ != rows) {
+    fill_share(share_.data(), data.weight, start, order, rows, -1, shape_.loss_scale);
+    share_rows_ = rows;
+  }
+  const idx at = start - group_begin_;
+  return kernels_.tiny_gradient({layers_.data(), static_cast<int>(layers_.size()), n_params_, rows, params_.data(),
+                                 x_.data() + at, ld_, data.y_is_label ? nullptr : t_.data() + at, ld_,
+                                 label_.data() + at, share_.data(), kernels_.loss[shape_.loss], products_.data(),
+                                 gradient_.data()});
+}
+
+template <class T> void Tiny<T>::update(const Step<T>& step) {
+  T* slots[MAX_SLOTS];
+  for (int k = 0; k < MAX_SLOTS; k++) slots[k] = slots_[k].data();
+  step.row.update(params_.data(), slots, 0, gradient_.data(), 0, 1, n_params_, step.scalars);
+}
+
+template class Tiny<float>;
+template class Tiny<double>;
+}  // namespace fbp

@@ -1,0 +1,51 @@
+// The TINY family seen from the training loop: dense copies of the parameters and their slots for the length of a call
+// of `train`, and batches gathered well before they are used, a group of them at a time.
+#pragma once
+#include <vector>
+
+#include "memory.hpp"
+#include "program.hpp"
+
+namespace fbp {
+
+// An optimizer's rule at one step.
+template <class T> struct Step {
+  OptimizerKernels<T> row;
+  T* slots[MAX_SLOTS];   // whole buffers in the layout of the parameters, or null
+  T scalars[MAX_SCALARS];
+};
+
+// Each row's part of the loss: weight * scale / (sum of weights), zeros up to the end of the widest vector. `total`
+// stands for the sum of weights unless it is negative.
+void fill_share(double* share, const double* weight, idx start, const uint32_t* order, idx rows, double total,
+                double scale);
+enum { WIDEST = 16 };   // lanes of the widest vector
+
+template <class T> class Tiny {
+ public:
+  static bool suits(const Shape& shape);
+  Tiny(const Kernels<T>& kernels, const Shape& shape);
+  void enter(const T* params, T* const* slots);
+  void leave(T* params, T* const* slots) const;
+  // Forward, loss and gradient of the rows start..start+rows, in `order` where there is one; `fresh` where that has
+  // changed since the last call.
+  double gradient(const Data& data, idx start, const uint32_t* order, bool fresh, idx rows);
+  void update(const Step<T>& step);
+
+ private:
+  enum { GROUP = 256 };                 // rows gathered at once, at least a batch
+  void gather(const Data& data, idx start, const uint32_t* order);
+  template <class Copy> void each_parameter(Copy copy) const;
+
+  const Kernels<T>& kernels_;
+  const Shape shape_;
+  const std::vector<LayerShape> shapes_;
+  idx n_params_, ld_;                   // ld_: of the group's transposed rows
+  Buffer<T> params_, slots_[MAX_SLOTS], gradient_, products_, units_, x_, t_;
+  Buffer<int32_t> label_;
+  Buffer<double> share_;
+  std::vector<TinyLayer<T>> layers_;
+  idx group_begin_ = 0, group_end_ = 0; // rows of the epoch that x_ and t_ hold
+  idx share_rows_ = 0;                  // batch that share_ is filled for, where there are no weights
+};
+}  // namespace fbp
