@@ -57,7 +57,7 @@ test-all: test
 
 # Needs no compiled module: its output is compiled.
 rows: $(VENV)/build-tools
-	@$(PY) -m fastbp.rows
+	@$(PY) -c "from fastbp.rows import main; main()"
 
 # --- the environment, in stages; each stage is a stamp file ---
 

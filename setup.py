@@ -39,7 +39,7 @@ def compile_flags():
     if sysconfig.get_platform().endswith(("-x86_64", "-amd64")):
         flags.append("-march=x86-64-v2")
     if enabled("FASTBP_SANITIZE"):
-        return ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", *SANITIZERS, *flags]
+        return ["-O1", "-g1", "-UNDEBUG", "-fno-omit-frame-pointer", *SANITIZERS, *flags]
     if enabled("FASTBP_DEBUG"):
         return ["-O0", "-g", "-UNDEBUG", *flags]
     return ["-O2", "-g0", *flags]

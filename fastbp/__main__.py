@@ -1,7 +1,11 @@
-"""``python -m fastbp demo | info``."""
+"""``python -m fastbp demo | bench | info``."""
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -57,14 +61,50 @@ def _demo_seconds(backend: str, X: np.ndarray, y: np.ndarray, run: dict) -> floa
     return time.perf_counter() - start
 
 
-COMMANDS: dict[str, Callable[[], None]] = {"demo": demo, "info": fastbp.show_config}
+def bench(*arguments: str) -> None:
+    """Time a training step of each workload, on one core, beside what is installed of its peers."""
+    from fastbp import bench
+
+    parser = argparse.ArgumentParser(prog="python -m fastbp bench", description=bench.__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="every cell and every peer, more rounds")
+    parser.add_argument("--cells", help="numbers of cells, as 0,3,5")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--contenders", help=f"some of {', '.join(bench.CONTENDERS)}, comma-separated")
+    parser.add_argument("--rounds", type=int, help="interleaved rounds")
+    parser.add_argument("--json", metavar="FILE", help="write all figures")
+    parser.add_argument("--against", metavar="FILE", help="compare with figures written before")
+    options = parser.parse_args(arguments)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    workloads = bench.WORKLOADS if options.full else bench.WORKLOADS[:8]
+    if options.cells:
+        workloads = tuple(bench.WORKLOADS[int(k)] for k in options.cells.split(","))
+    names = tuple(bench.CONTENDERS) if options.full else bench.QUICK
+    if options.contenders:
+        names = tuple(options.contenders.split(","))
+    rounds = options.rounds or (7 if options.full else 3)
+    cells = bench.run(workloads, names, rounds, options.dtype, lambda line: print(line, file=sys.stderr, flush=True))
+    print(bench.table(cells))
+    machine = bench.machine()
+    for name, value in machine.items():
+        print(f"{name}: {value:.1f}" if isinstance(value, float) else f"{name}: {value}")
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump({"machine": machine, "cells": [dataclasses.asdict(cell) for cell in cells]}, file, indent=1)
+    if options.against:
+        with open(options.against) as file:
+            print(bench.compare(cells, json.load(file)["cells"]))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"demo": demo, "bench": bench, "info": fastbp.show_config}
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1 or arguments[0] not in COMMANDS:
+    command, *rest = arguments or [""]
+    if command not in COMMANDS or (rest and command != "bench"):
         print(f"usage: python -m fastbp {' | '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    COMMANDS[arguments[0]]()
+    COMMANDS[command](*rest)
     return 0
 
 

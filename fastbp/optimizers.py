@@ -17,7 +17,8 @@ _DECAYED = ("g", "g + weight_decay * p")  # coupled decay, as torch.optim.SGD
 _VELOCITY = ("velocity", "momentum * velocity + g")  # starts at 0, so that the first velocity is g
 
 _ROWS = (
-    Optimizer("sgd", "sgd", (), ("lr", "weight_decay"), (_DECAYED, ("p", "p - lr * g"))),
+    Optimizer("sgd", "sgd", (), ("lr",), (("p", "p - lr * g"),)),
+    Optimizer("sgd_decay", "sgd", (), ("lr", "weight_decay"), (_DECAYED, ("p", "p - lr * g"))),
     Optimizer("sgd_momentum", "sgd", ("velocity",), ("lr", "weight_decay", "momentum"),
               (_DECAYED, _VELOCITY, ("p", "p - lr * velocity"))),
     Optimizer("sgd_nesterov", "sgd", ("velocity",), ("lr", "weight_decay", "momentum"),
@@ -77,12 +78,14 @@ class SGD:
     @property
     def row(self) -> Optimizer:
         """The update rule that these hyper-parameters call for."""
-        return TABLE["sgd_nesterov" if self.nesterov else "sgd_momentum" if self.momentum else "sgd"]
+        if self.momentum:
+            return TABLE["sgd_nesterov" if self.nesterov else "sgd_momentum"]
+        return TABLE["sgd_decay" if self.weight_decay else "sgd"]
 
     @property
     def skips_zero_gradient(self) -> bool:
         """Whether a parameter whose gradient is 0 stays as it is."""
-        return self.momentum == 0 and self.weight_decay == 0
+        return self.row.name == "sgd"
 
     def scalars(self, step: int, steps: int) -> list[np.ndarray]:
         """The row's scalars for the steps ``step, ..., step + steps - 1``: float64 arrays of length `steps`.

@@ -3,7 +3,7 @@
 A row states its mathematics once, as expressions in a small closed vocabulary whose text means the same in
 Python and in C++: names, numbers, ``+ - * /``, one comparison, and the calls of `VOCABULARY`. `render` checks an
 expression and wraps its numbers in ``R()`` (a constant of the network's dtype); the reference backend evaluates the
-rendered text over NumPy arrays, and ``python -m fastbp.rows`` writes the same text into
+rendered text over NumPy arrays, and ``make rows`` writes the same text into
 ``src/kernels/rows_generated.hpp`` for the compiled kernels.
 
 Rows are pointwise: no loops, no branches. ``WHERE`` evaluates both sides, so neither may raise.
@@ -311,7 +311,3 @@ def main() -> None:
 
     text = render_cpp(activations.TABLE.values(), losses.TABLE.values(), optimizers.TABLE.values())
     Path("src/kernels/rows_generated.hpp").write_text(text)
-
-
-if __name__ == "__main__":
-    main()

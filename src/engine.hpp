@@ -120,7 +120,8 @@ template <class T> struct TinyBatch {
 };
 
 template <class T> struct Kernels {
-  idx panel_columns;                            // of GradInput::panel; ranges split at multiples of it
+  idx tile_rows;
+  idx panel_columns;                            // of a tile, and of GradInput::panel; ranges split at multiples of it
   idx lanes;
   double (*tiny_gradient)(const TinyBatch<T>&); // returns the loss
   GradWeightKernel<T> grad_weight[FAMILIES];    // stored or added

@@ -26,6 +26,10 @@ cdef extern from "dispatch.hpp" namespace "fbp" nogil:
     int built_isas(const Isa** isas)
     cbool found(const Isa& isa)
 
+cdef extern from "measure.hpp" namespace "fbp" nogil:
+    double c_tile_gflops "fbp::tile_gflops"(const Isa& isa, cbool f64)
+    double c_read_repeatedly "fbp::read_repeatedly"(const void* p, size_t n_bytes, idx repeats)
+
 cdef extern from "memory.hpp" namespace "fbp" nogil:
     cdef struct AllocationCounts:
         int64_t live_buffers, live_bytes, allocations
@@ -110,6 +114,14 @@ COMPILER = FBP_COMPILER.decode()
 COMPILE_FLAGS = FASTBP_COMPILE_FLAGS.decode()
 
 
+cdef inline void* data_of(cnp.ndarray a) noexcept:
+    return cnp.PyArray_DATA(a)
+
+
+cdef inline void* data_or_null(a) noexcept:
+    return NULL if a is None else cnp.PyArray_DATA(<cnp.ndarray> a)
+
+
 # ------------------------------------------------------------------ instruction sets
 
 cdef const Isa* find_isa(name) except NULL:
@@ -158,6 +170,27 @@ def set_guard(bint on):
     c_set_guard(on)
 
 
+# ------------------------------------------------------------------ what the machine can do, for the benchmark
+
+def tile_gflops(isa, bint f64):
+    """GFLOP/s of the register tile with its operands in the L1 cache, best of many."""
+    cdef const Isa* kernels = find_isa(isa)
+    cdef double rate
+    with nogil:
+        rate = c_tile_gflops(kernels[0], f64)
+    return rate
+
+
+def read_repeatedly(cnp.ndarray array, idx repeats):
+    """Read a contiguous array some times; gives a sum of what was read."""
+    cdef size_t n_bytes = <size_t> (cnp.PyArray_NBYTES(array) // 128 * 128)
+    cdef double total
+    cdef const void* data = data_of(array)
+    with nogil:
+        total = c_read_repeatedly(data, n_bytes, repeats)
+    return total
+
+
 # ------------------------------------------------------------------ programs
 
 cdef Source source_of(cnp.ndarray a):
@@ -172,14 +205,6 @@ cdef Source source_of(cnp.ndarray a):
     s.itemsize = <int> cnp.PyArray_ITEMSIZE(a)
     s.swapped = not cnp.PyArray_ISNOTSWAPPED(a)
     return s
-
-
-cdef inline void* data_of(cnp.ndarray a) noexcept:
-    return cnp.PyArray_DATA(a)
-
-
-cdef inline void* data_or_null(a) noexcept:
-    return NULL if a is None else cnp.PyArray_DATA(<cnp.ndarray> a)
 
 
 cdef class Program:

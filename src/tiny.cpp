@@ -2,17 +2,21 @@
 
 namespace fbp {
 
-void fill_share(double* share, const double* weight, idx start, const uint32_t* order, idx rows, double total,
-                double scale) {
+const double* Shares::of(const double* weight, idx start, const uint32_t* order, idx rows, double total) {
+  double* share = share_.data();
+  if (!weight && rows == rows_ && total == total_) return share;
+  rows_ = weight ? 0 : rows;
+  total_ = total;
   double sum = 0;
   for (idx m = 0; m < rows; m++) {
     share[m] = weight ? weight[order ? order[start + m] : start + m] : 1;
     sum += share[m];
   }
   if (total < 0) total = sum;
-  scale = total > 0 ? scale / total : 0;   // all weights zero: a loss of zero, no gradient
+  const double scale = total > 0 ? scale_ / total : 0;   // all weights zero: a loss of zero, no gradient
   for (idx m = 0; m < rows; m++) share[m] *= scale;
   for (idx m = rows; m % WIDEST; m++) share[m] = 0;
+  return share;
 }
 
 template <class T> bool Tiny<T>::suits(const Shape& shape) {
@@ -25,7 +29,7 @@ template <class T> bool Tiny<T>::suits(const Shape& shape) {
 template <class T>
 Tiny<T>::Tiny(const Kernels<T>& kernels, const Shape& shape)
     : kernels_(kernels), shape_(shape), shapes_(shape.layers, shape.layers + shape.n_layers), n_params_(0),
-      share_(shape.batch + WIDEST) {
+      shares_(shape.batch, shape.loss_scale) {
   idx n_units = 0;
   for (const LayerShape& s : shapes_) n_units += 3 * s.out;
   units_ = Buffer<T>(n_units * kernels.lanes);
@@ -72,7 +76,7 @@ template <class T> void Tiny<T>::enter(const T* params, T* const* slots) {
     for (int k = 0; k < MAX_SLOTS; k++)
       if (slots[k]) slots_[k].data()[dense] = slots[k][padded];
   });
-  group_end_ = share_rows_ = 0;
+  group_end_ = 0;
 }
 template <class T> void Tiny<T>::leave(T* params, T* const* slots) const {
   each_parameter([&](idx dense, idx padded) {
@@ -93,21 +97,18 @@ template <class T> void Tiny<T>::gather(const Data& data, idx start, const uint3
 template <class T>
 double Tiny<T>::gradient(const Data& data, idx start, const uint32_t* order, bool fresh, idx rows) {
   if (fresh || start < group_begin_ || start + rows > group_end_) gather(data, start, order);
-  if (data.weight || share_rows_ != rows) {
-    fill_share(share_.data(), data.weight, start, order, rows, -1, shape_.loss_scale);
-    share_rows_ = rows;
-  }
+  const double* share = shares_.of(data.weight, start, order, rows, -1);
   const idx at = start - group_begin_;
   return kernels_.tiny_gradient({layers_.data(), static_cast<int>(layers_.size()), n_params_, rows, params_.data(),
                                  x_.data() + at, ld_, data.y_is_label ? nullptr : t_.data() + at, ld_,
-                                 label_.data() + at, share_.data(), kernels_.loss[shape_.loss], products_.data(),
+                                 label_.data() + at, share, kernels_.loss[shape_.loss], products_.data(),
                                  gradient_.data()});
 }
 
 template <class T> void Tiny<T>::update(const Step<T>& step) {
   T* slots[MAX_SLOTS];
   for (int k = 0; k < MAX_SLOTS; k++) slots[k] = slots_[k].data();
-  step.row.update(params_.data(), slots, 0, gradient_.data(), 0, 1, n_params_, step.scalars);
+  step.row->update(params_.data(), slots, 0, gradient_.data(), 0, 1, n_params_, step.scalars);
 }
 
 template class Tiny<float>;

@@ -10,16 +10,26 @@ namespace fbp {
 
 // An optimizer's rule at one step.
 template <class T> struct Step {
-  OptimizerKernels<T> row;
+  const OptimizerKernels<T>* row;
   T* slots[MAX_SLOTS];   // whole buffers in the layout of the parameters, or null
   T scalars[MAX_SCALARS];
 };
 
-// Each row's part of the loss: weight * scale / (sum of weights), zeros up to the end of the widest vector. `total`
-// stands for the sum of weights unless it is negative.
-void fill_share(double* share, const double* weight, idx start, const uint32_t* order, idx rows, double total,
-                double scale);
 enum { WIDEST = 16 };   // lanes of the widest vector
+
+// Each row's part of the loss: weight * scale / (sum of weights), zeros up to the end of the widest vector.
+class Shares {
+ public:
+  Shares(idx batch, double scale) : scale_(scale), share_(batch + WIDEST) {}
+  // `total` stands for the sum of the batch's weights unless it is negative.
+  const double* of(const double* weight, idx start, const uint32_t* order, idx rows, double total);
+
+ private:
+  const double scale_;
+  Buffer<double> share_;
+  idx rows_ = 0;          // of the batch without weights that share_ is filled for
+  double total_ = 0;
+};
 
 template <class T> class Tiny {
  public:
@@ -43,9 +53,8 @@ template <class T> class Tiny {
   idx n_params_, ld_;                   // ld_: of the group's transposed rows
   Buffer<T> params_, slots_[MAX_SLOTS], gradient_, products_, units_, x_, t_;
   Buffer<int32_t> label_;
-  Buffer<double> share_;
+  Shares shares_;
   std::vector<TinyLayer<T>> layers_;
   idx group_begin_ = 0, group_end_ = 0; // rows of the epoch that x_ and t_ hold
-  idx share_rows_ = 0;                  // batch that share_ is filled for, where there are no weights
 };
 }  // namespace fbp

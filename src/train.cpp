@@ -62,6 +62,7 @@ template <class T> class Network final : public Program {
 
  private:
   void set_step(const Rule& rule, idx k, Step<T>& step) const;
+  void set_scalars(const Rule& rule, idx k, Step<T>& step) const;
   void set_input(const Source& x, idx start, const uint32_t* order, idx rows, bool keep);
   template <class E>
   void gather(const Source& from, E* to, idx ld, bool transposed, idx start = 0, const uint32_t* order = nullptr) const;
@@ -80,7 +81,7 @@ template <class T> class Network final : public Program {
   Buffer<T> gathered_;              // (batch, ld_input_)
   Buffer<T> target_;                // (batch, ld of the output)
   Buffer<int32_t> label_;
-  Buffer<double> share_;            // each row's part of the loss
+  Shares shares_;
   Buffer<T> panel_, grad_input_, grads_;
   Buffer<uint32_t> order_;
   uint64_t order_seed_ = 0;
@@ -93,7 +94,7 @@ template <class T> class Network final : public Program {
 template <class T>
 Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     : kernels_(kernels_of<T>(isa)), params_(params), shape_(shape), ld_input_(padded<T>(shape.layers[0].in)),
-      gathered_(shape.batch * ld_input_), share_(shape.batch + WIDEST) {
+      gathered_(shape.batch * ld_input_), shares_(shape.batch, shape.loss_scale) {
   idx most_out = 0, n_params = 0;
   for (int l = 0; l < shape.n_layers; l++) {
     const LayerShape& s = shape.layers[l];
@@ -125,6 +126,8 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
   const uint32_t* order = run.shuffle ? order_.data() : nullptr;
   Step<T> step;
   set_step(rule, 0, step);
+  bool constant = true;
+  for (int s = 0; s < rule.n_scalars; s++) constant = constant && rule.scalars[s].stride == 0;
   if (tiny_) tiny_->enter(params_, step.slots);
 
   Trained done{0, 0, DONE, 0};
@@ -149,7 +152,7 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
       done.status = LOSS_NOT_FINITE;
       break;
     }
-    set_step(rule, done.steps, step);
+    if (!constant) set_scalars(rule, done.steps, step);
     if (tiny_) {
       tiny_->update(step);
     } else if (shape_.fused) {
@@ -180,8 +183,12 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
 }
 
 template <class T> void Network<T>::set_step(const Rule& rule, idx k, Step<T>& step) const {
-  step.row = kernels_.optimizer[rule.row];
+  step.row = &kernels_.optimizer[rule.row];
   for (int s = 0; s < MAX_SLOTS; s++) step.slots[s] = static_cast<T*>(rule.slots[s]);
+  set_scalars(rule, k, step);
+}
+
+template <class T> void Network<T>::set_scalars(const Rule& rule, idx k, Step<T>& step) const {
   for (int s = 0; s < rule.n_scalars; s++) {
     const Scalar& scalar = rule.scalars[s];
     step.scalars[s] = static_cast<T>(*reinterpret_cast<const double*>(scalar.data + k * scalar.stride));
@@ -226,9 +233,9 @@ double Network<T>::batch_loss(const Source& y, bool is_label, const double* weig
   const Layer<T>& last = layers_.back();
   if (is_label) gather(y, label_.data(), 0, true, start, order);
   else gather(y, target_.data(), last.ld, last.shape.transposed, start, order);
-  fill_share(share_.data(), weight, start, order, rows_, total, shape_.loss_scale);
+  const double* share = shares_.of(weight, start, order, rows_, total);
   return kernels_.loss[shape_.loss]({rows_, last.shape.out, last.shape.transposed, last.a.data(), last.ld,
-                                     is_label ? nullptr : target_.data(), last.ld, label_.data(), share_.data(),
+                                     is_label ? nullptr : target_.data(), last.ld, label_.data(), share,
                                      gradient ? last.delta.data() : nullptr});
 }
 
@@ -282,11 +289,11 @@ void Network<T>::run_backward(T* grads, const Step<T>* step, T* grad_input, bool
     GradWeight<T> gradient = parameters(layer, s.weight, grads, step, accumulate);
     gradient.x = l ? layers_[l - 1].a.data() : x_;
     gradient.ldx = l ? layers_[l - 1].ld : ldx_;
-    if (step && step->row.layer_backward[family]) {
-      step->row.layer_backward[family](below, gradient, 0, s.in);
+    if (step && step->row->layer_backward[family]) {
+      step->row->layer_backward[family](below, gradient, 0, s.in);
     } else {
       if (below.grad_input) activation->layer_grad_input[family](below, 0, s.in);
-      (step ? step->row.layer_update : kernels_.grad_weight)[family](gradient, 0, s.in);
+      (step ? step->row->layer_update : kernels_.grad_weight)[family](gradient, 0, s.in);
     }
     if (layer.bias) kernels_.grad_bias[family](parameters(layer, s.bias, grads, step, accumulate));
   }
@@ -310,7 +317,7 @@ GradWeight<T> Network<T>::parameters(const Layer<T>& layer, idx offset, T* grads
   g.used = layer.used.data();
   g.n_used = layer.n_used;
   if (step) {
-    g.update = step->row.update;
+    g.update = step->row->update;
     g.scalars = step->scalars;
     for (int i = 0; i < MAX_SLOTS; i++) g.slots[i] = step->slots[i] ? step->slots[i] + offset : nullptr;
   }

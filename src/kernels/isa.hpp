@@ -56,7 +56,8 @@ template <class T> struct Tables {
   static constexpr OptimizerKernels<T> optimizer[] = {FBP_OPTIMIZERS(FBP_OPTIMIZER)};
 };
 template <class T> constexpr Kernels<T> kernels() {
-  return {panel_width<T>,
+  return {FBP_TILE_ROWS,
+          panel_width<T>,
           lanes<T>,
           tiny_gradient<T>,
           {grad_weight<T>, narrow_grad_weight<T>, grad_weight<T>, grad_weight<T>},

@@ -3,10 +3,13 @@
 //
 // A row that is cheap next to the tile runs in the tile's registers (`inlined`); any other is called on the finished
 // tile, which is in the L1 cache then.
+template <class A, class B> constexpr bool same = false;
+template <class A> constexpr bool same<A, A> = true;
 template <class Row> constexpr bool inlined = false;
 template <> constexpr bool inlined<activation_identity> = true;
 template <> constexpr bool inlined<activation_relu> = true;
 template <> constexpr bool inlined<optimizer_sgd> = true;
+template <> constexpr bool inlined<optimizer_sgd_decay> = true;
 struct ByCall;   // stands for every row that is not inlined, so that they share their tiles
 template <class Row, bool yes = inlined<Row>> struct epilogue_row { typedef Row type; };
 template <class Row> struct epilogue_row<Row, false> { typedef ByCall type; };
@@ -338,11 +341,12 @@ template <class T, class Row, bool with_input, int nr>
 static void single_rows(const GradInput<T>& g, const GradWeight<T>& w, const int32_t* used) {
   typedef Vec<T> V;
   T* p[nr];
+  constexpr bool plain = same<Row, optimizer_sgd>;   // p - (lr x) delta: the arithmetic binds here, as much as memory
   V x[nr], sum[nr], scalar[Row::scalars];
   FBP_UNROLL for (int s = 0; s < Row::scalars; s++) scalar[s] = splat<V>(w.scalars[s]);
   FBP_UNROLL for (int r = 0; r < nr; r++) {
     p[r] = w.weight + used[r] * w.ldw;
-    x[r] = splat<V>(w.x[used[r]]);
+    x[r] = splat<V>(plain ? w.scalars[0] * w.x[used[r]] : w.x[used[r]]);
     sum[r] = V{};
   }
   const auto column = [&](idx n, bool masked) {
@@ -350,7 +354,7 @@ static void single_rows(const GradInput<T>& g, const GradWeight<T>& w, const int
     FBP_UNROLL for (int r = 0; r < nr; r++) {
       const V old = load(p[r] + n);
       if (with_input) sum[r] += masked ? WHERE(columns_below<T>(n, w.out), old * delta, V{}) : old * delta;
-      store(p[r] + n, Row::template update<V>(old, x[r] * delta, nullptr, scalar));
+      store(p[r] + n, plain ? old - x[r] * delta : Row::template update<V>(old, x[r] * delta, nullptr, scalar));
     }
   };
   idx n = 0;

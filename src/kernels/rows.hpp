@@ -126,6 +126,24 @@ template <class Row, class T> static double loss_by_columns(const Loss<T>& loss)
   }
   return sum_lanes<double>(total);
 }
+// Transposed outputs of a loss without a row statistic: nothing to keep between one output and the next.
+template <class Row, class T> static double loss_by_outputs(const Loss<T>& loss) {
+  typedef Vec<T> V;
+  VD total{};
+  for (idx m = 0; m < loss.rows; m += lanes<T>) {
+    const V share = from_doubles(loss.share + m, V{});
+    V sum{};
+    for (idx n = 0; n < loss.cols; n++) {
+      const V z = load(loss.a + n * loss.ld + m), t = load(loss.t + n * loss.ldt + m);
+      sum += Row::template value<V>(z, t, V{});
+      if (loss.grad)
+        store(loss.grad + n * loss.ld + m, WHERE(share != 0, Row::template grad<V>(z, t, V{}) * share, V{}));
+    }
+    total += products(WHERE(share != 0, sum, V{}), loss.share + m);
+  }
+  return sum_lanes<double>(total);
+}
 template <class Row, class T> static double loss_row(const Loss<T>& loss) {
+  if (!Row::uses_lse && loss.transposed && loss.t) return loss_by_outputs<Row>(loss);
   return loss.transposed || loss.cols <= lanes<T> ? loss_by_columns<Row>(loss) : loss_by_rows<Row>(loss);
 }

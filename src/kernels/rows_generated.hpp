@@ -164,6 +164,16 @@ struct loss_binary_cross_entropy {
   ROW(mse) ROW(half_squared_error) ROW(softmax_cross_entropy) ROW(binary_cross_entropy)
 
 struct optimizer_sgd {
+  enum { states = 0, scalars = 1 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    const V lr = scalar[0];
+    p = p - lr * g;
+    return p;
+  }
+};
+
+struct optimizer_sgd_decay {
   enum { states = 0, scalars = 2 };
   template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
     const Constant<V> R{}; (void)R, (void)state;
@@ -208,4 +218,4 @@ struct optimizer_sgd_nesterov {
 };
 
 #define FBP_OPTIMIZERS(ROW) \
-  ROW(sgd) ROW(sgd_momentum) ROW(sgd_nesterov)
+  ROW(sgd) ROW(sgd_decay) ROW(sgd_momentum) ROW(sgd_nesterov)

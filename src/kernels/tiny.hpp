@@ -1,60 +1,65 @@
 // TINY: a whole network whose layers are narrower than a vector. A sample per lane: weights are broadcast, z, a and
 // delta are one vector per unit, and each weight's gradient is a vector whose lanes are summed, lanes<T> weights at once.
 
-// z[j] = bias[j] + sum over i of x[i] * weight[i][j], four units side by side
+// Calls f(Count<n>) for the number of units at hand, so that every loop over units is unrolled and stays in registers.
+template <class F> FBP_INLINE void with_units(idx n, F f) {
+  static_assert(TINY_WIDTH == 8, "a case for each width");
+  switch (n) {
+    case 1: return f(Count<1>{});
+    case 2: return f(Count<2>{});
+    case 3: return f(Count<3>{});
+    case 4: return f(Count<4>{});
+    case 5: return f(Count<5>{});
+    case 6: return f(Count<6>{});
+    case 7: return f(Count<7>{});
+    case 8: return f(Count<8>{});
+  }
+}
+
+// z[j] = bias[j] + sum over i of x[i] * weight[i][j]
 template <class T> static void tiny_forward(const TinyLayer<T>& layer, const T* params, const Vec<T>* x) {
   typedef Vec<T> V;
-  const T* w = params + layer.weight;
-  const T* bias = layer.bias < 0 ? nullptr : params + layer.bias;
-  const auto units = [&](idx j, auto count) {
+  with_units(layer.out, [&](auto count) {
     constexpr int n = decltype(count)::value;
+    const T* w = params + layer.weight;
     V z[n];
-    FBP_UNROLL for (int u = 0; u < n; u++) z[u] = bias ? splat<V>(bias[j + u]) : V{};
-    for (idx i = 0; i < layer.in; i++)
-      FBP_UNROLL for (int u = 0; u < n; u++) z[u] += x[i] * splat<V>(w[i * layer.out + j + u]);
-    FBP_UNROLL for (int u = 0; u < n; u++) store(layer.z + (j + u) * lanes<T>, z[u]);
-  };
-  idx j = 0;
-  for (; j + 4 <= layer.out; j += 4) units(j, Count<4>{});
-  switch (layer.out - j) {
-    case 3: units(j, Count<3>{}); break;
-    case 2: units(j, Count<2>{}); break;
-    case 1: units(j, Count<1>{}); break;
-  }
+    FBP_UNROLL for (int j = 0; j < n; j++) z[j] = layer.bias < 0 ? V{} : splat<V>(params[layer.bias + j]);
+    for (idx i = 0; i < layer.in; i++, w += n)
+      FBP_UNROLL for (int j = 0; j < n; j++) z[j] += x[i] * splat<V>(w[j]);
+    FBP_UNROLL for (int j = 0; j < n; j++) store(layer.z + j * lanes<T>, z[j]);
+  });
   if (layer.activation.forward) layer.activation.forward(layer.z, layer.a, lanes<T>, layer.out, lanes<T>);
 }
 
-// products[weight] += x * delta, and the delta of the layer below from the weights; both run along a row of weight.
-template <class T>
+// products[weight] (+)= x * delta, and the delta of the layer below from the weights; both run along a row of weight.
+template <class T, bool first>
 static void tiny_backward(const TinyLayer<T>& layer, const TinyLayer<T>* below, const T* params, const Vec<T>* x,
-                          T* products, bool first) {
+                          T* products) {
   typedef Vec<T> V;
   if (layer.activation.backward)
     layer.activation.backward(layer.delta, layer.a, layer.z, lanes<T>, layer.out, lanes<T>);
-  const auto add = [&](idx weight, V product) {
-    T* p = products + weight * lanes<T>;
-    store(p, first ? product : load(p) + product);
-  };
-  for (idx i = 0; i < layer.in; i++) {
-    const idx row = layer.weight + i * layer.out;
-    V even{}, odd{};
-    idx j = 0;
-    for (; j + 2 <= layer.out; j += 2) {
-      const V d0 = load(layer.delta + j * lanes<T>), d1 = load(layer.delta + (j + 1) * lanes<T>);
-      add(row + j, x[i] * d0);
-      add(row + j + 1, x[i] * d1);
-      even += d0 * splat<V>(params[row + j]);
-      odd += d1 * splat<V>(params[row + j + 1]);
+  with_units(layer.out, [&](auto count) {
+    constexpr int n = decltype(count)::value;
+    const T* w = params + layer.weight;
+    T* p = products + layer.weight * lanes<T>;
+    V delta[n];
+    FBP_UNROLL for (int j = 0; j < n; j++) delta[j] = load(layer.delta + j * lanes<T>);
+    for (idx i = 0; i < layer.in; i++, w += n, p += n * lanes<T>) {
+      const V input = x[i];
+      FBP_UNROLL for (int j = 0; j < n; j++)
+        store(p + j * lanes<T>, first ? input * delta[j] : load(p + j * lanes<T>) + input * delta[j]);
+      if (below) {
+        V sum = delta[0] * splat<V>(w[0]);
+        FBP_UNROLL for (int j = 1; j < n; j++) sum += delta[j] * splat<V>(w[j]);
+        store(below->delta + i * lanes<T>, sum);
+      }
     }
-    if (j < layer.out) {
-      const V d = load(layer.delta + j * lanes<T>);
-      add(row + j, x[i] * d);
-      even += d * splat<V>(params[row + j]);
+    if (layer.bias >= 0) {
+      p = products + layer.bias * lanes<T>;
+      FBP_UNROLL for (int j = 0; j < n; j++)
+        store(p + j * lanes<T>, first ? delta[j] : load(p + j * lanes<T>) + delta[j]);
     }
-    if (below) store(below->delta + i * lanes<T>, even + odd);
-  }
-  if (layer.bias >= 0)
-    for (idx j = 0; j < layer.out; j++) add(layer.bias + j, load(layer.delta + j * lanes<T>));
+  });
 }
 
 // The loss of a batch, and its gradient for the dense parameters.
@@ -76,10 +81,10 @@ template <class T> static double tiny_gradient(const TinyBatch<T>& batch) {
     total += batch.loss({samples < lanes<T> ? samples : lanes<T>, last.out, true, last.a, lanes<T>,
                          batch.t ? batch.t + m : nullptr, batch.ldt, batch.t ? nullptr : batch.label + m,
                          batch.share + m, last.delta});
+    const auto backward = m == 0 ? tiny_backward<T, true> : tiny_backward<T, false>;
     for (int l = batch.n_layers - 1; l > 0; l--)
-      tiny_backward(batch.layers[l], &batch.layers[l - 1], batch.params, (const V*)batch.layers[l - 1].a,
-                    batch.products, m == 0);
-    tiny_backward<T>(batch.layers[0], nullptr, batch.params, x, batch.products, m == 0);
+      backward(batch.layers[l], &batch.layers[l - 1], batch.params, (const V*)batch.layers[l - 1].a, batch.products);
+    backward(batch.layers[0], nullptr, batch.params, x, batch.products);
   }
   for (idx k = 0; k < batch.n_params; k += lanes<T>) {
     V product[lanes<T>];

@@ -1,0 +1,541 @@
+"""The benchmark: workloads are rows, contenders are functions, and results must agree before anything is timed.
+
+A contender takes a problem (a workload with its data and initial weights) and gives two functions: ``run(steps)``
+trains on, batch after batch in order, and returns when the work is done; ``weights()`` are the weights then. Peers are
+optional and imported on first use; one that is missing is skipped with a line.
+
+``python -m fastbp bench`` is the quick form, ``make bench`` the full one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastbp import backends, config, spec
+from fastbp.mlp import MLP
+from fastbp.optimizers import SGD
+
+LR = 1e-3
+CHECKED_STEPS = 3
+CALL_SECONDS = 0.06  # shorter calls make a compiled whole run look slower than it is
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One cell: plain SGD on a network, float32 unless told."""
+
+    sizes: tuple[int, ...]
+    batch: int
+    activation: str
+    loss: str
+    rows: int
+    bias: bool = True
+
+    @property
+    def name(self) -> str:
+        sizes = "-".join(map(str, self.sizes))
+        if len(set(self.sizes)) == 1:
+            sizes = f"{self.sizes[0]}x{len(self.sizes) - 1}"
+        return f"{sizes} b{self.batch}"
+
+    @property
+    def flops(self) -> float:
+        """Multiplications and additions of a step's matrix products; the first layer needs no grad_input."""
+        pairs = zip(self.sizes, self.sizes[1:])
+        return sum(2.0 * self.batch * n_in * n_out * (3 if k else 2) for k, (n_in, n_out) in enumerate(pairs))
+
+
+_CE = "softmax_cross_entropy"
+WORKLOADS = (
+    Workload((2, 3, 1), 8, "identity", "mse", 32, bias=False),
+    Workload((4, 16, 16, 1), 16, "tanh", "mse", 1024),
+    Workload((8, 64, 64, 4), 32, "tanh", "mse", 4096),
+    Workload((64, 32, 10), 32, "relu", _CE, 1792),
+    Workload((32, 128, 128, 1), 128, "relu", "mse", 8192),
+    Workload((784, 128, 10), 32, "relu", _CE, 8192),
+    Workload((784, 128, 10), 128, "relu", _CE, 8192),
+    Workload((784, 512, 512, 10), 128, "relu", _CE, 8192),
+    Workload((1024,) * 4, 1, "relu", "mse", 512),
+    Workload((1024,) * 4, 16, "relu", "mse", 2048),
+    Workload((1024,) * 4, 512, "relu", "mse", 4096),
+)
+
+
+class Problem:
+    """A workload with data and initial weights, the same for every contender."""
+
+    def __init__(self, workload: Workload, dtype: str = "float32") -> None:
+        rng = np.random.default_rng(1)
+        self.workload, self.dtype = workload, np.dtype(dtype)
+        sizes = workload.sizes
+        self.X = rng.normal(size=(workload.rows, sizes[0])).astype(dtype)
+        if workload.loss == _CE:
+            self.y = rng.integers(0, sizes[-1], workload.rows)
+        else:
+            self.y = rng.normal(size=(workload.rows, sizes[-1])).astype(dtype)
+        pairs = zip(sizes, sizes[1:])
+        self.weights = [(rng.normal(size=pair) / math.sqrt(pair[0])).astype(dtype) for pair in pairs]
+        self.n_batches = workload.rows // workload.batch
+
+    def network(self, backend: str, dtype: Any = None) -> MLP:
+        w = self.workload
+        return MLP(w.sizes, activation=w.activation, bias=w.bias, dtype=dtype or self.dtype, init=self.weights, seed=0,
+                   backend=backend)  # fmt: skip
+
+    def batch(self, step: int) -> slice:
+        start = step % self.n_batches * self.workload.batch
+        return slice(start, start + self.workload.batch)
+
+
+class Contender(NamedTuple):
+    run: Callable[[int], Any]
+    weights: Callable[[], list[np.ndarray]]
+
+
+def fastbp_cython(problem: Problem, backend: str = "cython") -> Contender:
+    net, w = problem.network(backend), problem.workload
+    how = {"loss": w.loss, "optimizer": SGD(LR), "batch_size": w.batch, "shuffle": False, "n_threads": 1}
+    return Contender(lambda steps: net.fit(problem.X, problem.y, steps=steps, **how), lambda: list(net.weights))
+
+
+def numpy_by_hand(problem: Problem) -> Contender:
+    """What one writes in NumPy: `@`, in place, nothing general."""
+    w = problem.workload
+    weights = [weight.copy() for weight in problem.weights]
+    biases = [np.zeros(weight.shape[1], problem.dtype) for weight in weights]
+    state = {"step": 0}
+    forward = {"identity": lambda z: z, "tanh": np.tanh, "relu": lambda z: np.maximum(z, 0)}[w.activation]
+    derivative = {"identity": lambda a: 1, "tanh": lambda a: 1 - a * a, "relu": lambda a: a > 0}[w.activation]
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            rows = problem.batch(state["step"])
+            state["step"] += 1
+            a = [problem.X[rows]]
+            for k, weight in enumerate(weights):
+                z = a[-1] @ weight + biases[k] if w.bias else a[-1] @ weight
+                a.append(forward(z) if k < len(weights) - 1 else z)
+            if w.loss == _CE:
+                delta = np.exp(a[-1] - a[-1].max(axis=1, keepdims=True))
+                delta /= delta.sum(axis=1, keepdims=True)
+                delta[np.arange(w.batch), problem.y[rows]] -= 1
+                delta /= w.batch
+            else:
+                delta = (a[-1] - problem.y[rows]) * problem.dtype.type(2 / a[-1].size)
+            for k in reversed(range(len(weights))):
+                below = (delta @ weights[k].T) * derivative(a[k]) if k else None
+                weights[k] -= problem.dtype.type(LR) * (a[k].T @ delta)
+                if w.bias:
+                    biases[k] -= problem.dtype.type(LR) * delta.sum(axis=0)
+                delta = below
+
+    return Contender(run, lambda: weights)
+
+
+def scikit_learn(problem: Problem) -> Contender:
+    """`partial_fit`, a step a call. It always has biases and halves the squared error: lr is scaled to match."""
+    import warnings
+
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+    w = problem.workload
+    if not w.bias:
+        raise NotImplementedError("it has no network without biases")
+    kind = MLPClassifier if w.loss == _CE else MLPRegressor
+    lr = LR if w.loss == _CE else 2 * LR / w.sizes[-1]
+    net = kind(w.sizes[1:-1], activation=w.activation, solver="sgd", alpha=0, batch_size=w.batch, learning_rate_init=lr,
+               momentum=0, nesterovs_momentum=False, shuffle=False)  # fmt: skip
+    first = {"classes": np.arange(w.sizes[-1])} if w.loss == _CE else {}
+    y = problem.y.ravel() if w.sizes[-1] == 1 else problem.y
+    with warnings.catch_warnings(action="ignore"):  # one step has not converged
+        net.partial_fit(problem.X[: w.batch], y[: w.batch], **first)
+    for k, weight in enumerate(problem.weights):
+        net.coefs_[k][...] = weight
+        net.intercepts_[k][...] = 0
+    state = {"step": 0}
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            rows = problem.batch(state["step"])
+            state["step"] += 1
+            net.partial_fit(problem.X[rows], y[rows])
+
+    return Contender(run, lambda: net.coefs_)
+
+
+def _torch(problem: Problem, compiled: bool) -> Contender:
+    import torch
+
+    torch.set_num_threads(1)
+    w = problem.workload
+    layers: list[torch.nn.Module] = []
+    for k, weight in enumerate(problem.weights):
+        linear = torch.nn.Linear(*weight.shape, bias=w.bias, dtype=torch.from_numpy(weight).dtype)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(weight.T.copy()))
+            if w.bias:
+                linear.bias.zero_()
+        layers.append(linear)
+        if k < len(problem.weights) - 1 and w.activation != "identity":
+            layers.append({"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}[w.activation]())
+    net = torch.nn.Sequential(*layers)
+    optimizer = torch.optim.SGD(net.parameters(), lr=LR)
+    loss_of = torch.nn.functional.cross_entropy if w.loss == _CE else torch.nn.functional.mse_loss
+    X, y = torch.from_numpy(problem.X), torch.from_numpy(problem.y)
+    state = {"step": 0}
+
+    def step(x: Any, t: Any) -> None:
+        optimizer.zero_grad()
+        loss_of(net(x), t).backward()
+        optimizer.step()
+
+    if compiled:
+        step = torch.compile(step)
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            rows = problem.batch(state["step"])
+            state["step"] += 1
+            step(X[rows], y[rows])
+
+    linears = [layer for layer in layers if isinstance(layer, torch.nn.Linear)]
+    return Contender(run, lambda: [layer.weight.detach().numpy().T for layer in linears])
+
+
+def torch_eager(problem: Problem) -> Contender:
+    return _torch(problem, compiled=False)
+
+
+def torch_compile(problem: Problem) -> Contender:
+    return _torch(problem, compiled=True)
+
+
+def _jax(problem: Problem, scan: bool) -> Contender:
+    # One core and no second thread pool: to be set before JAX starts.
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    import jax
+    import jax.numpy as jnp
+
+    if problem.dtype == np.float64:
+        jax.config.update("jax_enable_x64", True)
+    w = problem.workload
+    act = {"identity": lambda z: z, "tanh": jnp.tanh, "relu": lambda z: jnp.maximum(z, 0)}[w.activation]
+
+    def loss(params: Any, x: Any, t: Any) -> Any:
+        a = x
+        for k, (weight, bias) in enumerate(params):
+            a = a @ weight + bias if w.bias else a @ weight
+            if k < len(params) - 1:
+                a = act(a)
+        if w.loss == _CE:
+            return jnp.mean(jax.nn.logsumexp(a, axis=1) - jnp.take_along_axis(a, t[:, None], axis=1)[:, 0])
+        return jnp.mean((a - t) ** 2)
+
+    def update(params: Any, x: Any, t: Any) -> Any:
+        return jax.tree_util.tree_map(lambda p, g: p - LR * g, params, jax.grad(loss)(params, x, t))
+
+    n = problem.n_batches
+    X = jnp.asarray(problem.X[: n * w.batch].reshape(n, w.batch, -1))
+    y = jnp.asarray(problem.y[: n * w.batch].reshape((n, w.batch) + problem.y.shape[1:]))
+    state = {
+        "params": [(jnp.asarray(weight), jnp.zeros(weight.shape[1], problem.dtype)) for weight in problem.weights],
+        "step": 0,
+    }
+    one = jax.jit(update, donate_argnums=0)
+
+    def run_steps(steps: int) -> None:
+        for _ in range(steps):
+            b = state["step"] % n
+            state["params"] = one(state["params"], X[b], y[b])
+            state["step"] += 1
+        jax.block_until_ready(state["params"])
+
+    compiled: dict[int, Any] = {}
+
+    def run_scan(steps: int) -> None:
+        if steps not in compiled:
+
+            def whole(params: Any, start: Any) -> Any:
+                def body(carry: Any, k: Any) -> Any:
+                    b = (start + k) % n
+                    return update(carry, X[b], y[b]), None
+
+                return jax.lax.scan(body, params, jnp.arange(steps))[0]
+
+            compiled[steps] = jax.jit(whole).lower(state["params"], 0).compile()
+        state["params"] = jax.block_until_ready(compiled[steps](state["params"], state["step"]))
+        state["step"] += steps
+
+    return Contender(run_scan if scan else run_steps, lambda: [np.asarray(weight) for weight, _ in state["params"]])
+
+
+def jax_step(problem: Problem) -> Contender:
+    return _jax(problem, scan=False)
+
+
+def jax_scan(problem: Problem) -> Contender:
+    """The whole run jitted. `measure` calls it with the run's length once before it times, which compiles it."""
+    return _jax(problem, scan=True)
+
+
+def tensorflow_v1(problem: Problem) -> Contender:
+    """Graph and session, as the original BP program."""
+    import tensorflow.compat.v1 as tf
+
+    tf.disable_eager_execution()
+    w = problem.workload
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.placeholder(problem.dtype.name, (None, w.sizes[0]))
+        t = tf.placeholder("int64" if w.loss == _CE else problem.dtype.name, (None,) + problem.y.shape[1:])
+        a, weights = x, []
+        for k, weight in enumerate(problem.weights):
+            weights.append(tf.Variable(weight))
+            a = a @ weights[-1]
+            if w.bias:
+                a = a + tf.Variable(np.zeros(weight.shape[1], problem.dtype))
+            if k < len(problem.weights) - 1 and w.activation != "identity":
+                a = getattr(tf.nn, w.activation)(a)
+        if w.loss == _CE:
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=t, logits=a))
+        else:
+            loss = tf.reduce_mean(tf.square(a - t))
+        train = tf.train.GradientDescentOptimizer(LR).minimize(loss)
+        initial = tf.global_variables_initializer()
+    threads = tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
+    session = tf.Session(graph=graph, config=threads)
+    session.run(initial)
+    state = {"step": 0}
+
+    def run(steps: int) -> None:
+        for _ in range(steps):
+            rows = problem.batch(state["step"])
+            state["step"] += 1
+            session.run(train, feed_dict={x: problem.X[rows], t: problem.y[rows]})
+
+    return Contender(run, lambda: session.run(weights))
+
+
+CONTENDERS: dict[str, Callable[[Problem], Contender]] = {
+    "fastbp": fastbp_cython,
+    "numpy": numpy_by_hand,
+    "sklearn": scikit_learn,
+    "torch": torch_eager,
+    "torch.compile": torch_compile,
+    "jax step": jax_step,
+    "jax scan": jax_scan,
+    "tf.v1": tensorflow_v1,
+}
+QUICK = ("fastbp", "numpy", "sklearn", "torch", "jax scan")
+
+
+# ------------------------------------------------------------------ checking and timing
+
+
+def check(problem: Problem, contender: Contender, steps: int = CHECKED_STEPS) -> float:
+    """Relative error of the weights' change after some steps, against the reference backend in float64.
+
+    Raises
+    ------
+    ArithmeticError
+        The contender computes something else: its time would mean nothing.
+    """
+    exact = fastbp_cython(_Exact(problem), "reference")
+    contender.run(steps)
+    exact.run(steps)
+    error = change = rounding = 0.0
+    for got, wanted, first in zip(contender.weights(), exact.weights(), problem.weights):
+        error += float(np.square(got - wanted).sum())
+        change += float(np.square(wanted - first).sum())
+        rounding += float(np.square(first).sum())
+    # weights are rounded once a step, which may be as large as a small step's change
+    bound = 1e-3 * math.sqrt(change) + steps * float(np.finfo(problem.dtype).eps) * math.sqrt(rounding)
+    if not math.sqrt(error) <= bound:
+        raise ArithmeticError(f"weights are off by {math.sqrt(error):.3g} after {steps} steps, bound {bound:.3g}")
+    return math.sqrt(error / change)
+
+
+class _Exact(Problem):
+    """The same problem in float64."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.workload, self.dtype, self.n_batches = problem.workload, np.dtype(np.float64), problem.n_batches
+        self.X, self.y, self.weights = problem.X, problem.y, problem.weights
+
+
+def measure(
+    problem: Problem, names: Iterable[str], rounds: int, report: Callable[[str], None]
+) -> dict[str, list[float]]:
+    """Seconds a step of each contender, `rounds` times, interleaved; contenders that are missing are left out."""
+    steps: dict[str, int] = {}
+    contenders: dict[str, Contender] = {}
+    for name in names:
+        try:
+            contender = CONTENDERS[name](problem)
+            check(problem, contender)
+        except (ImportError, NotImplementedError) as error:
+            report(f"  {name} skipped: {error}")
+            continue
+        count, seconds = 2, 0.0
+        while True:
+            contender.run(count)  # compiles where there is something to compile
+            seconds = _seconds(contender, count)
+            if seconds >= CALL_SECONDS:
+                break
+            count = max(count + 1, min(int(1.3 * count * CALL_SECONDS / max(seconds, 1e-7)), 50 * count))
+        contenders[name], steps[name] = contender, count
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            times[name].append(_seconds(contender, steps[name]) / steps[name])
+    return times
+
+
+def _seconds(contender: Contender, steps: int) -> float:
+    start = time.perf_counter()
+    contender.run(steps)
+    return time.perf_counter() - start
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on; the peak and the bandwidths in this run."""
+    from importlib import metadata
+
+    facts: dict[str, Any] = {"machine": platform.machine(), "system": platform.system()}
+    try:
+        with open("/proc/cpuinfo") as lines:
+            facts["cpu"] = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        facts["cpu"] = platform.processor()
+    facts |= {"python": platform.python_version(), "compiler": _engine().COMPILER, "isa": _isa()}
+    for package in ("fastbp", "numpy", "scikit-learn", "torch", "jax", "tensorflow-cpu"):
+        try:
+            facts[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            pass
+    facts |= {"peak GFLOP/s": peak()} | {f"{level} GB/s": rate for level, rate in bandwidths().items()}
+    return facts
+
+
+def _engine() -> Any:
+    engine = backends.engine()
+    if engine is None:
+        raise RuntimeError("the benchmark needs the compiled extension, which was not built")
+    return engine
+
+
+def _isa() -> str:
+    return _engine().choose_isa(config.requested_isa())
+
+
+def peak(dtype: str = "float32") -> float:
+    """GFLOP/s of the register tile with its data in the L1 cache: the ceiling of every cell.
+
+    (A loop on registers alone reads higher on some machines, and no tile that loads ever reaches that.)
+    """
+    return _engine().tile_gflops(_isa(), dtype == "float64")
+
+
+def bandwidths() -> dict[str, float]:
+    """GB/s read by a sum over arrays that fit a level of the memory hierarchy, best of several."""
+    found = {}
+    for level, n_bytes in (("L2", 1 << 19), ("L3", 1 << 23), ("memory", 1 << 28)):
+        array = spec.aligned_zeros(n_bytes // 4, np.dtype(np.float32))
+        array += 1
+        best = math.inf
+        for _ in range(5):
+            start = time.perf_counter()
+            repeats = max(1, (1 << 27) // n_bytes)
+            _engine().read_repeatedly(array, repeats)
+            best = min(best, (time.perf_counter() - start) / repeats)
+        found[level] = n_bytes / best / 1e9
+    return found
+
+
+# ------------------------------------------------------------------ the table
+
+
+@dataclass
+class Cell:
+    """One workload's figures: seconds a step, best and median, of each contender."""
+
+    name: str
+    dtype: str
+    flops: float
+    peak: float
+    best: dict[str, float]
+    median: dict[str, float]
+
+    @property
+    def best_peer(self) -> str | None:
+        peers = [name for name in self.best if name != "fastbp"]
+        return min(peers, key=self.best.__getitem__) if peers else None
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long the best peer takes."""
+        return self.best[self.best_peer] / self.best["fastbp"] if self.best_peer else math.nan
+
+    @property
+    def gflops(self) -> float:
+        return self.flops / self.best["fastbp"] / 1e9
+
+    def row(self, names: list[str]) -> list[str]:
+        times = [f"{self.best[name] * 1e6:.4g}" if name in self.best else "-" for name in names]
+        ratio = f"{self.ratio:.2f}x {self.best_peer}" if self.best_peer else "-"
+        return [self.name, *times, ratio, f"{self.gflops:.1f}", f"{self.gflops / self.peak:.0%}"]
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def table(cells: list[Cell]) -> str:
+    """Microseconds a step (best of the rounds), as Markdown."""
+    names = [name for name in CONTENDERS if any(name in cell.best for cell in cells)]
+    lines = [["network", *names, "over the best peer", "GFLOP/s", "of peak"]]
+    lines += [cell.row(names) for cell in cells]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    text = ["| " + " | ".join(item.ljust(width) for item, width in zip(line, widths)) + " |" for line in lines]
+    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    for name in names[1:]:
+        ratios = [cell.best[name] / cell.best["fastbp"] for cell in cells if name in cell.best]
+        text.append(f"geometric mean over {name}: {geometric_mean(ratios):.2f}x ({len(ratios)} cells)")
+    ratios = [cell.ratio for cell in cells if cell.best_peer]
+    if ratios:
+        text.append(f"geometric mean over the best peer of each cell: {geometric_mean(ratios):.2f}x")
+    return "\n".join(text)
+
+
+def run(
+    workloads: Iterable[Workload], names: Iterable[str], rounds: int, dtype: str, report: Callable[[str], None]
+) -> list[Cell]:
+    cells = []
+    for workload in workloads:
+        report(f"{workload.name} {dtype}")
+        ceiling = peak(dtype)
+        times = measure(Problem(workload, dtype), names, rounds, report)
+        best = {name: min(values) for name, values in times.items()}
+        median = {name: statistics.median(values) for name, values in times.items()}
+        cells.append(Cell(workload.name, dtype, workload.flops, max(ceiling, peak(dtype)), best, median))
+    return cells
+
+
+def compare(cells: list[Cell], saved: list[dict[str, Any]]) -> str:
+    """How fastbp's times stand to an earlier run's."""
+    before = {(cell["name"], cell["dtype"]): cell["best"]["fastbp"] for cell in saved}
+    lines = []
+    for cell in cells:
+        old = before.get((cell.name, cell.dtype))
+        if old is not None:
+            lines.append(f"{cell.name:<22} {cell.best['fastbp'] / old:.3f} of the time before")
+    return "\n".join(lines)

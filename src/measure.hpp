@@ -1,0 +1,10 @@
+// What the machine can do, for the benchmark.
+#pragma once
+#include "engine.hpp"
+
+namespace fbp {
+// The best rate of the register tile with its operands in the L1 cache.
+double tile_gflops(const Isa& isa, bool f64);
+// Reads an array `repeats` times, 16 bytes at a load; `bytes` is a multiple of 128. Returns a sum, so that it happens.
+double read_repeatedly(const void* p, size_t bytes, idx repeats);
+}  // namespace fbp

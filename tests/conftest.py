@@ -1,0 +1,63 @@
+"""What every test file shares: the backends, ISAs and dtypes to run on, and how hard to try."""
+
+import os
+
+# Before NumPy is loaded. The reference's products are small: on two busy cores BLAS threads only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from fastbp import backends
+
+# FASTBP_TEST_ALL=1 (`make test-all`): whole products instead of samples of them.
+every_case = os.environ.get("FASTBP_TEST_ALL", "") not in ("", "0")
+
+# Under `make` (MAKELEVEL) and in CI a missing extension is a failure; elsewhere its tests are skipped.
+official = bool(os.environ.get("CI") or os.environ.get("MAKELEVEL"))
+
+settings.register_profile(
+    "fastbp", deadline=None, max_examples=300 if every_case else 30, derandomize=official, print_blob=True
+)
+settings.load_profile("fastbp")
+
+_engine = backends.engine()
+ISAS = tuple(_engine.isas_found()) if _engine is not None else ("no extension",)
+
+
+def need_extension():
+    if _engine is None:
+        reason = "fastbp._engine is not built: `make test` builds it"
+        pytest.fail(reason) if official else pytest.skip(reason)
+
+
+@pytest.fixture(params=backends.NAMES)
+def backend(request):
+    """The name of each backend."""
+    if request.param == "cython":
+        need_extension()
+    return request.param
+
+
+@pytest.fixture(params=ISAS)
+def isa(request, monkeypatch):
+    """Each ISA that this machine has, forced; for networks with ``backend="cython"``."""
+    need_extension()
+    monkeypatch.setenv("FASTBP_ISA", request.param)
+    return request.param
+
+
+@pytest.fixture(params=["reference", *(f"cython {name}" for name in ISAS)])
+def kernels(request, monkeypatch):
+    """The name of each backend, of the compiled one with each ISA forced in turn."""
+    name, _, forced = request.param.partition(" ")
+    if name == "cython":
+        need_extension()
+        monkeypatch.setenv("FASTBP_ISA", forced)
+    return name
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request):
+    return np.dtype(request.param)

@@ -1,0 +1,781 @@
+"""The compiled kernels against the reference and against a textbook, on every shape; and where NaN may go."""
+
+import itertools
+import math
+import random
+import zlib
+from functools import cache, lru_cache, partial
+from unittest import mock
+
+import numpy as np
+import pytest
+from conftest import every_case
+from tolerance import assert_close, tolerance
+
+import fastbp
+from fastbp import activations, losses
+from fastbp.order import epoch_order
+from fastbp.plan import make_plan
+
+# ------------------------------------------------------------------ the textbook: float64, plain formulas
+
+GELU = math.sqrt(2 / math.pi)
+
+
+def sigmoid(z):
+    return np.exp(-np.logaddexp(0, -z))
+
+
+def gelu_tanh(z):
+    return np.tanh(GELU * (z + 0.044715 * z**3))
+
+
+def gelu_slope(z):
+    t = gelu_tanh(z)
+    return (1 + t) / 2 + z / 2 * (1 - t**2) * GELU * (1 + 3 * 0.044715 * z**2)
+
+
+TEXTBOOK_ACTIVATION = {  # f(z), f'(z)
+    "identity": (lambda z: z, np.ones_like),
+    "relu": (lambda z: np.maximum(z, 0), lambda z: np.where(z > 0, 1.0, 0.0)),
+    "tanh": (np.tanh, lambda z: 1 / np.cosh(np.clip(z, -300, 300)) ** 2),
+    "sigmoid": (sigmoid, lambda z: sigmoid(z) * sigmoid(-z)),
+    "leaky_relu": (lambda z: np.where(z > 0, z, 0.01 * z), lambda z: np.where(z > 0, 1, 0.01)),
+    "softplus": (lambda z: np.logaddexp(0, z), sigmoid),
+    "gelu": (lambda z: z / 2 * (1 + gelu_tanh(z)), gelu_slope),
+    "silu": (lambda z: z * sigmoid(z), lambda z: sigmoid(z) * (1 + z * sigmoid(-z))),
+    "elu": (lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0))), lambda z: np.exp(np.minimum(z, 0))),
+}
+KINKED = {"relu", "leaky_relu"}
+
+
+def softmax(z):
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def one_hot(t, k):
+    return np.eye(k)[t] if t.ndim == 1 else t
+
+
+def cross_entropy(z, t):
+    top = z.max(axis=1, keepdims=True)
+    return (t * (top + np.log(np.exp(z - top).sum(axis=1, keepdims=True)) - z)).sum(axis=1)
+
+
+TEXTBOOK_LOSS = {  # of each row, and its gradient
+    "mse": (lambda z, t: ((z - t) ** 2).mean(axis=1), lambda z, t: 2 * (z - t) / z.shape[1]),
+    "half_squared_error": (lambda z, t: ((z - t) ** 2).sum(axis=1) / 2, lambda z, t: z - t),
+    "softmax_cross_entropy": (cross_entropy, lambda z, t: softmax(z) - t),
+    "binary_cross_entropy": (
+        lambda z, t: (np.logaddexp(0, z) - z * t).mean(axis=1),
+        lambda z, t: (sigmoid(z) - t) / z.shape[1],
+    ),
+}
+
+
+def share(n, weight):
+    """What each row counts for in a batch."""
+    if weight is None:
+        return np.full(n, 1 / n)
+    return weight / weight.sum() if weight.any() else np.zeros(n)
+
+
+def loss_gradient(loss, a, t, weight):
+    """dL/da of a batch."""
+    a = a.astype(float)
+    return TEXTBOOK_LOSS[loss][1](a, one_hot(t, a.shape[1])) * share(len(a), weight)[:, None]
+
+
+class Textbook:
+    """A network as its textbook has it. `kink` is the least |z| met where a slope jumps, relative to its terms."""
+
+    def __init__(self, weights, biases, names):
+        self.weights = [np.array(w, float) for w in weights]
+        self.biases = [np.array(b, float) for b in biases] or [np.zeros(w.shape[1]) for w in weights]
+        self.has_bias = bool(biases)
+        self.names = names
+        self.velocity = None
+        self.kink = math.inf
+
+    def gradient(self, x, t, loss, weight=None):
+        """Loss, and its gradient by each parameter in the order of `flatten`."""
+        zs, outputs = [], [x.astype(float)]
+        for w, b, name in zip(self.weights, self.biases, self.names):
+            zs.append(outputs[-1] @ w + b)
+            outputs.append(TEXTBOOK_ACTIVATION[name][0](zs[-1]))
+            if name in KINKED:
+                terms = np.abs(outputs[-2]) @ np.abs(w) + np.abs(b)
+                self.kink = min(self.kink, (np.abs(zs[-1]) / np.where(terms > 0, terms, 1))[zs[-1] != 0].min(initial=1))
+        t = one_hot(t, zs[-1].shape[1])
+        value = TEXTBOOK_LOSS[loss][0](outputs[-1], t) @ share(len(x), weight)
+        upstream, gradients = loss_gradient(loss, outputs[-1], t, weight), []
+        for w, z, a, name in zip(self.weights[::-1], zs[::-1], outputs[-2::-1], self.names[::-1]):
+            delta = upstream * TEXTBOOK_ACTIVATION[name][1](z)
+            gradients = [a.T @ delta, *([delta.sum(axis=0)] if self.has_bias else []), *gradients]
+            upstream = delta @ w.T
+        return value, gradients
+
+    def parameters(self):
+        if not self.has_bias:
+            return self.weights
+        return [p for pair in zip(self.weights, self.biases) for p in pair]
+
+    def step(self, x, t, loss, weight, lr, momentum=0.0, nesterov=False, weight_decay=0.0):
+        value, gradients = self.gradient(x, t, loss, weight)
+        gradients = [g + weight_decay * p for g, p in zip(gradients, self.parameters())]
+        if self.velocity is None:
+            self.velocity = [np.zeros_like(g) for g in gradients]
+        self.velocity = [momentum * v + g for g, v in zip(gradients, self.velocity)]
+        for p, g, v in zip(self.parameters(), gradients, self.velocity):
+            p -= lr * (g + momentum * v if nesterov else v)
+        return value
+
+
+# ------------------------------------------------------------------ cases
+
+HEADS = [(name, False) for name in losses.TABLE] + [
+    (name, True) for name, row in losses.TABLE.items() if not row.from_logits
+]  # (loss, whether the output goes through the activation)
+OPTIMIZERS = [  # weight_decay in units at which it weighs as much as the gradient
+    {},
+    {"weight_decay": 0.5},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "nesterov": True, "weight_decay": 0.5},
+]
+
+
+def name_of_rule(settings):
+    return "-".join(key for key in settings if key != "lr") or "plain"
+
+
+ROWS = {  # rows of data for a batch size m, and the batch size asked for
+    "whole batches": lambda m: (2 * m, m),
+    "last batch smaller": lambda m: (m + (m + 1) // 2, m),
+    "last batch of one": lambda m: (m + 1, m),
+    "batch > n": lambda m: (m, 2 * m + 3),
+}
+# `fused verbs` and `verbs` go step by step with the caller's own gradient.
+PATHS = ["fit", "fit unfused", "fused verbs", "verbs"]
+KINDS = {
+    "depth": [2, 3], "activation": list(activations.TABLE), "head": HEADS, "optimizer": range(len(OPTIMIZERS)),
+    "bias": [True, False], "weighted": [False, True], "rows": list(ROWS), "shuffle": [False, True], "path": PATHS,
+}  # fmt: skip
+SMALL = range(1, 34)
+LARGE = [34, 47, 48, 49, 63, 64, 65, 66, 95, 96, 97, 127, 128, 129, 130, 255, 256, 257, 784, 1023, 1024, 1025]
+PLACES = ("n_in", "hidden", "n_out", "batch")
+WORK_OF_LARGE = 4_000_000  # multiplications of one forward pass
+
+
+def covering(factors, rows):
+    """`rows`, and more of them until every two levels of every two factors meet in some row."""
+    rng, names = random.Random(1), list(factors)
+    rows = [{name: row.get(name, rng.choice(factors[name])) for name in names} for row in rows]
+    more = []
+    for a, b in itertools.combinations(names, 2):
+        met = {(row[a], row[b]) for row in rows}
+        for pair in itertools.product(factors[a], factors[b]):
+            if pair in met:
+                continue
+            for row in more:
+                if row.setdefault(a, pair[0]) == pair[0] and row.setdefault(b, pair[1]) == pair[1]:
+                    break
+            else:
+                more.append({a: pair[0], b: pair[1]})
+    return rows + [{name: row.get(name, rng.choice(factors[name])) for name in names} for row in more]
+
+
+def levels(count, size):
+    """`count` levels of each kind, equally often, as rows."""
+    rng = random.Random(size)
+    columns = {}
+    for name, values in KINDS.items():
+        columns[name] = list(itertools.islice(itertools.cycle(values), count))
+        rng.shuffle(columns[name])
+    return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+
+@cache
+def small_cases():
+    """Every two sizes from 1 to 33 meet: (i, j, i + j, i + 2 j) modulo 33 are orthogonal. So does all else."""
+    sizes = [(i, j, (i + j) % 33, (i + 2 * j) % 33) for i, j in itertools.product(range(33), repeat=2)]
+    factors = dict.fromkeys(PLACES, SMALL) | KINDS
+    rows = [dict(zip(factors, (k + 1 for k in row))) for row in sizes]
+    return covering(factors, [row | kinds for row, kinds in zip(rows, levels(len(rows), 1))])
+
+
+@cache
+def tiny_cases():
+    """Every two sizes up to 8, with every batch up to 72, at every depth from 1 to 4."""
+    sizes = [(i, j, (i + j) % 8, (i + 3 * j) % 9 + 9 * k) for k in range(8) for i in range(8) for j in range(8)]
+    rows = [dict(zip(PLACES, (size + 1 for size in row))) for row in sizes]
+    return [row | kinds | {"depth": k % 4 + 1} for k, (row, kinds) in enumerate(zip(rows, levels(len(rows), 3)))]
+
+
+@cache
+def large_cases():
+    """Every large size in every place, beside small and large ones; before 1 to 5 outputs; with batches up to 26."""
+    rng = random.Random(2)
+    shapes = [(784, 128, 10, 32), (1024, 1024, 1, 1), (1023, 1025, 3, 2), (256, 257, 255, 30), (8, 64, 4, 1025)]
+    for n_out, big, batch in itertools.product(range(1, 6), (66, 129, 257), (1, 3, 63, 256, 300)):
+        shapes.append((rng.choice(SMALL), big, n_out, batch))
+    for big, batch in itertools.product((65, 129, 130), range(1, 27)):
+        shapes.append((rng.choice(SMALL), big, rng.choice(SMALL), batch))
+        shapes.append((rng.choice(LARGE[:10]), rng.choice(SMALL), big, batch))
+    for size, place, partner in itertools.product(LARGE, range(4), (SMALL, LARGE)):
+        shape = [rng.choice(partner if k % 2 else SMALL) for k in range(4)]
+        shape[place] = size
+        shapes.append(tuple(shape))
+    fits = [s for s in shapes if s[3] * s[1] * (s[0] + s[2]) <= WORK_OF_LARGE]
+    return [dict(zip(PLACES, shape)) | kinds for shape, kinds in zip(fits, levels(len(fits), 2))]
+
+
+@cache
+def all_cases():
+    """Every three sizes from 1 to 33 beside a going round of batches; every combination of kinds: both in full."""
+    sizes = [(*three, k % 33 + 1) for k, three in enumerate(itertools.product(SMALL, repeat=3))]
+    every = [dict(zip(KINDS, values)) for values in itertools.product(*KINDS.values())]
+    random.Random(3).shuffle(every)
+    count = max(len(sizes), len(every))
+    return [dict(zip(PLACES, sizes[k % len(sizes)])) | every[k % len(every)] for k in range(count)]
+
+
+def spread(rng, shape):
+    """Zeros, negatives, and sizes over four orders of magnitude; every value exact in float32."""
+    values = (rng.normal(size=shape) * 2.0 ** rng.integers(-8, 4, shape)).astype(np.float32)
+    values[rng.uniform(size=shape) < 0.1] = 0
+    return values
+
+
+def on_grid(rng, shape):
+    """Zeros, negatives and a spread in so few bits that a product of matrices of them is exact in float32."""
+    return (rng.integers(-8, 9, shape) * 2.0 ** rng.integers(-4, 1, shape)).astype(np.float32)
+
+
+class Problem:
+    """A case with its data: far from every kink, with a learning rate at which a step moves the weights by a tenth."""
+
+    def __init__(self, case):
+        self.case = case
+        self.loss, through = case["head"]
+        # In a large layer some z is always near the kink. There the one z that matters is exact, and one step is made.
+        self.exact = case["activation"] in KINKED and max(case["n_in"], case["hidden"]) * case["batch"] > 2000
+        self.steps = 1 if self.exact else 3
+        depth = min(case["depth"], 2) if self.exact else case["depth"]
+        self.sizes = (case["n_in"], *[case["hidden"]] * (depth - 1), case["n_out"])
+        self.names = [*[case["activation"]] * (depth - 1), case["activation"] if through else "identity"]
+        if self.exact:
+            self.names[-1] = "identity"
+        seed = zlib.crc32(repr(case).encode())
+        for attempt in range(64):
+            rng = np.random.default_rng([seed, attempt])
+            self.draw(rng)
+            self.choose_rate(0.1 / 2 ** (attempt // 4))
+            if self.exact or self.well_posed(rng):
+                return
+        raise AssertionError(f"no data for {case}")
+
+    def draw(self, rng):
+        case, n_in, n_out = self.case, self.sizes[0], self.sizes[-1]
+        values = on_grid if self.exact else spread
+        self.n, self.batch_size = ROWS[case["rows"]](case["batch"])
+        self.X = values(rng, (self.n, n_in))
+        if self.loss == "softmax_cross_entropy":
+            labels = rng.integers(0, n_out, self.n)
+            rows = rng.multinomial(64, np.ones(n_out) / n_out, self.n).astype(np.float32) / 64
+            self.y = labels if case["batch"] % 2 else rows
+        elif self.loss == "binary_cross_entropy":
+            self.y = (rng.integers(0, 5, (self.n, n_out)) / 4).astype(np.float32)
+        else:
+            self.y = spread(rng, (self.n, n_out))
+        self.weight = None
+        if case["weighted"]:
+            self.weight = rng.integers(0, 9, self.n) / 4
+            self.weight[0] = 1
+        self.weights, self.biases = [], []
+        for k, shape in enumerate(zip(self.sizes, self.sizes[1:])):
+            small = 2.0 ** -round(math.log2(shape[0]) / 2)
+            weight = on_grid(rng, shape) / 4 if self.exact and k == 0 else rng.normal(size=shape)
+            self.weights.append((weight * small).astype(np.float32))
+            if case["bias"]:
+                self.biases.append(values(rng, shape[1]) / 4)
+        self.seed = int(rng.integers(0, 2**63))
+
+    def batches(self):
+        """The rows of each step."""
+        epoch, start, m = 0, 0, min(self.batch_size, self.n)
+        for _ in range(self.steps):
+            order = epoch_order(self.seed, epoch, self.n) if self.case["shuffle"] else np.arange(self.n)
+            yield order[start : start + m]
+            start += m
+            if start >= self.n:
+                epoch, start = epoch + 1, 0
+
+    def book(self):
+        return Textbook(self.weights, self.biases, self.names)
+
+    def batch(self, rows):
+        return self.X[rows], self.y[rows], self.loss, None if self.weight is None else self.weight[rows]
+
+    def choose_rate(self, share):
+        """A learning rate at which a step moves the weights by `share`."""
+        gradients = self.book().gradient(*self.batch(next(self.batches())))[1]
+        largest = max(np.abs(g).max() for g in gradients)
+        ratio = max(np.abs(w).max() for w in self.weights) / largest if largest > 1e-6 else 1.0
+        self.lr = share * ratio
+        self.settings = dict(OPTIMIZERS[self.case["optimizer"]])
+        if "weight_decay" in self.settings:
+            self.settings["weight_decay"] /= ratio
+
+    def well_posed(self, rng):
+        """No z beside a kink, and a last bit of float32 more or less in the parameters stays about that."""
+        book, peer = self.book(), self.book()
+        for p in peer.parameters():
+            p *= 1 + np.finfo(np.float32).eps * rng.choice([-1, 1], p.shape)
+        everything = self.batch(slice(None))
+        gradients = [np.concatenate([g.ravel() for g in net.gradient(*everything)[1]]) for net in (book, peer)]
+        for rows in self.batches():
+            for net in (book, peer):
+                net.step(*self.batch(rows), self.lr, **self.settings)
+        pairs = [gradients, *zip(book.parameters(), peer.parameters())]
+        steady = all(np.abs(p - q).max() <= tolerance(np.float32, self.k, np.abs(p).max()) / 8 for p, q in pairs)
+        return steady and book.kink > tolerance(np.float32)
+
+    @property
+    def k(self):
+        """Roundings on the way of one number."""
+        return self.steps * (sum(self.sizes) + min(self.batch_size, self.n))
+
+    def net(self, backend, dtype):
+        init = list(zip(self.weights, self.biases)) if self.biases else self.weights
+        return fastbp.MLP(
+            self.sizes, activation=self.names[:-1], output_activation=self.names[-1], bias=self.case["bias"],
+            dtype=dtype, init=init, seed=self.seed, backend=backend,
+        )  # fmt: skip
+
+    def run(self, backend, dtype, path="fit"):
+        """What the network gives before training, the trained network, the losses of its run or None."""
+        net = self.net(backend, dtype)
+        rule = fastbp.SGD(lr=self.lr, **self.settings)
+        X, y, loss, weight = self.batch(slice(None))
+        value, gradient = net.loss_and_grad(X, y, loss=loss, sample_weight=weight)
+        output = net.forward(X)
+        grad_input = net.backward(loss_gradient(loss, output, y, weight))
+        before = {"loss": value, "gradient": gradient, "output": output, "grad_input": grad_input}
+        if path.startswith("fit"):
+            plan = partial(make_plan, fused="unfused" not in path)
+            with mock.patch("fastbp.mlp.make_plan", plan):
+                history = net.fit(
+                    self.X, self.y, loss=self.loss, optimizer=rule, batch_size=self.batch_size, steps=self.steps,
+                    shuffle=self.case["shuffle"], sample_weight=self.weight, seed=self.seed,
+                )  # fmt: skip
+            return before, net, history.loss
+        for rows in self.batches():
+            a = net.forward(self.X[rows])
+            _, y, loss, weight = self.batch(rows)
+            gradient = loss_gradient(loss, a, y, weight)
+            if path == "fused verbs":
+                net.backward_update(gradient, rule)
+            else:
+                net.backward(gradient)
+                net.update(rule)
+        return before, net, None
+
+
+@lru_cache(maxsize=4096)
+def oracle(key):
+    """A case's problem, and what the reference makes of it in float64."""
+    problem = Problem(dict(key))
+    before, net, trained = problem.run("reference", np.float64)
+    return problem, before, parameters(net), trained
+
+
+def parameters(net):
+    """Weights and biases in the order of `flatten`."""
+    return [view for k, weight in enumerate(net.weights) for view in (weight, *net.biases[k : k + 1])]
+
+
+def check_case(case, dtype, backend="cython"):
+    problem, before, params, trained = oracle(tuple(case.items()))
+    got_before, net, got_trained = problem.run(backend, dtype, case["path"])
+    k = problem.k
+    for what, wanted in before.items():
+        floor = 1 if what == "loss" else tolerance(dtype)  # with one class the gradient of softmax is 0
+        assert_close(got_before[what], wanted, dtype, k, scale=max(np.abs(wanted).max(), floor), what=what)
+    for got, wanted in zip(parameters(net), params):
+        assert_close(got, wanted, dtype, k, what="parameters")
+    if got_trained is not None:
+        assert_close(got_trained, trained, dtype, k, scale=max(1, np.abs(trained).max()), what="history")
+    assert net.step == problem.steps
+
+
+def check_cases(cases, dtype):
+    wrong = []
+    for case in cases:
+        try:
+            check_case(case, dtype)
+        except AssertionError as error:
+            wrong.append(f"{case}: {error}")
+    assert not wrong, f"{len(wrong)} of {len(cases)} cases:\n" + "\n".join(wrong[:5])
+
+
+SHARDS = 16
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_compiled_training_is_the_references_on_every_two_small_sizes(shard, isa, dtype):
+    check_cases(small_cases()[shard::SHARDS], dtype)
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_compiled_training_is_the_references_on_tiny_sizes(shard, isa, dtype):
+    check_cases(tiny_cases()[shard::SHARDS], dtype)
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_compiled_training_is_the_references_on_large_sizes(shard, isa, dtype):
+    check_cases(large_cases()[shard::SHARDS], dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not every_case, reason="the whole product: FASTBP_TEST_ALL=1")
+@pytest.mark.parametrize("shard", range(4 * SHARDS if every_case else 1))
+def test_compiled_training_is_the_references_in_every_case(shard, isa, dtype):
+    check_cases(all_cases()[shard :: 4 * SHARDS], dtype)
+
+
+def test_the_cases_cover_every_pair_and_their_data_is_spread():
+    cases = small_cases()
+    for a, b in itertools.combinations([*PLACES, *KINDS], 2):
+        levels_of = [KINDS.get(name, SMALL) for name in (a, b)]
+        assert len({(case[a], case[b]) for case in cases}) == math.prod(map(len, levels_of)), (a, b)
+    for place in PLACES:
+        assert {case[place] for case in large_cases()} >= set(LARGE), place
+    tiny = tiny_cases()
+    assert {case["batch"] for case in tiny} == set(range(1, 73)) and {case["depth"] for case in tiny} == {1, 2, 3, 4}
+    for a, b in itertools.combinations(PLACES[:3], 2):
+        assert len({(case[a], case[b]) for case in tiny}) == 64
+    for values in (spread, on_grid):
+        sample = values(np.random.default_rng(0), (33, 33))
+        size = np.abs(sample[sample != 0])
+        assert (sample == 0).any() and (sample < 0).any() and size.max() > 4 and size.max() / size.min() > 100
+
+
+# ------------------------------------------------------------------ against the textbook
+
+
+def trajectory(activation, head, optimizer, seed):
+    """A network's start, its data, and the textbook's end of 100 steps; far from every kink."""
+    loss, through = head
+    rng = np.random.default_rng(seed)
+    sizes, n, m = (5, 9, 7, 3), 22, 8
+    names = [activation, activation, activation if through else "identity"]
+    weights = [(rng.normal(size=s) / math.sqrt(s[0])).astype(np.float32) for s in zip(sizes, sizes[1:])]
+    biases = [rng.normal(size=k).astype(np.float32) / 4 for k in sizes[1:]]
+    X = spread(rng, (n, sizes[0])) / 2
+    y = rng.multinomial(64, np.ones(3) / 3, n) / 64 if loss == "softmax_cross_entropy" else rng.uniform(size=(n, 3))
+    y = y.astype(np.float32)
+    book = Textbook(weights, biases, names)
+    starts = range(0, n, m)
+    steps = itertools.islice(itertools.cycle(slice(start, start + m) for start in starts), 100)
+    value = [book.step(X[rows], y[rows], loss, None, **optimizer) for rows in steps]
+    options = {"activation": activation, "output_activation": names[-1], "init": list(zip(weights, biases))}
+    return sizes, options, X, y, m, book, value
+
+
+@cache
+def clear_trajectory(activation, head, rule):
+    for seed in range(200):
+        found = trajectory(activation, head, dict(rule), seed)
+        if found[5].kink > tolerance(np.float32) / 2:
+            return found
+    raise AssertionError("every seed comes too near a kink")
+
+
+RATES = [
+    {"lr": 0.05},
+    {"lr": 0.05, "weight_decay": 0.01},
+    {"lr": 0.02, "momentum": 0.8},
+    {"lr": 0.02, "momentum": 0.8, "nesterov": True, "weight_decay": 0.01},
+]
+
+
+@pytest.mark.parametrize("rule", RATES, ids=name_of_rule)
+@pytest.mark.parametrize("head", HEADS, ids=str)
+@pytest.mark.parametrize("activation", activations.TABLE)
+def test_100_steps_are_the_textbooks(activation, head, rule, kernels, dtype):
+    sizes, options, X, y, m, book, values = clear_trajectory(activation, head, tuple(rule.items()))
+    net = fastbp.MLP(sizes, dtype=dtype, backend=kernels, **options)
+    before = net.flatten()
+    history = net.fit(
+        X, y, loss=head[0], optimizer=fastbp.SGD(**rule), batch_size=m, steps=100, shuffle=False
+    )  # fmt: skip
+    assert np.abs(net.flatten() - before).max() > 0.01, "nothing was trained"
+    for got, wanted in zip(parameters(net), book.parameters()):
+        assert_close(got, wanted, dtype, k=100, scale=max(1, np.abs(wanted).max()), what="weights after 100 steps")
+    epochs = [np.average(values[k : k + 3], weights=[8, 8, 6][: len(values[k : k + 3])]) for k in range(0, 100, 3)]
+    assert_close(history.loss, epochs, dtype, k=100, what="history")
+
+
+@pytest.mark.parametrize("settings", OPTIMIZERS, ids=name_of_rule)
+def test_a_fused_step_is_forward_backward_update(settings, kernels, dtype):
+    X, G = (np.random.default_rng(k).normal(size=(13, size)) for k, size in enumerate((21, 5)))
+    nets = [fastbp.MLP((21, 34, 17, 5), activation="gelu", dtype=dtype, seed=4, backend=kernels) for _ in range(2)]
+    rule = fastbp.SGD(lr=0.1, **settings)
+    for step in range(1, 6):
+        outputs = [net.forward(X) for net in nets]
+        apart = nets[0].backward(G)
+        nets[0].update(rule)
+        fused = nets[1].backward_update(G, rule)
+        k = step * (sum(nets[0].sizes) + len(X))
+        for got, wanted in ((outputs[1], outputs[0]), (fused, apart), (nets[1].flatten(), nets[0].flatten())):
+            assert_close(got, wanted, dtype, k)
+        assert nets[0].step == nets[1].step == step
+
+
+# ------------------------------------------------------------------ NaN, infinities, padding, the ends of the range
+
+SIZES_AROUND_TILES = [1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 47, 48, 49, 65, 130]
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 9, 33])
+def test_relu_of_nan_is_nan_at_every_length_and_position(n_rows, kernels, dtype):
+    special = np.array([-np.inf, np.inf, -1, 2, -0.0, 0.0, -1e-30], dtype)
+    for length in range(1, 68):
+        plain = np.resize(special, length)
+        net = fastbp.MLP(
+            (1, length), output_activation="relu", init=[(np.zeros((1, length)), plain)], dtype=dtype, backend=kernels
+        )  # fmt: skip
+        for position in range(length) if n_rows == 1 or length % 16 < 3 else [0, length - 1]:
+            net.biases[0][...] = plain
+            net.biases[0][position] = np.nan
+            wanted = np.maximum(plain, 0)
+            wanted[position] = np.nan
+            got = net.predict(np.zeros((n_rows, 1)))
+            assert np.array_equal(got, np.tile(wanted, (n_rows, 1)), equal_nan=True), (length, position)
+
+
+@pytest.mark.parametrize("n_rows", [1, 5, 30])
+def test_a_hidden_relu_hands_nan_on(n_rows, kernels, dtype):
+    for width in range(1, 68):
+        net = fastbp.MLP((2, width, 3), seed=0, dtype=dtype, backend=kernels)
+        net.biases[0][width // 2] = np.nan
+        assert np.isnan(net.predict(np.ones((n_rows, 2)))).all(), width
+        a = net.forward(np.ones((n_rows, 2)))
+        net.backward(np.ones_like(a))
+        assert np.isnan(net.grad_weights[1][width // 2]).all(), width
+        assert (net.grad_weights[0][:, width // 2] != 0).all(), "a slope of 0 would hide the NaN"
+
+
+@pytest.mark.parametrize("width", SIZES_AROUND_TILES)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_nan_in_one_row_reaches_only_that_row(width, value, kernels, dtype):
+    for n_rows in (1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 16, 17, 31, 33):
+        rng = np.random.default_rng([width, n_rows])
+        net = fastbp.MLP(
+            (width, 33, 5), activation="tanh", dtype=dtype, init="glorot_normal", seed=width, backend=kernels
+        )  # fmt: skip
+        X = rng.normal(size=(n_rows, width))
+        clean = net.predict(X)
+        for row in {0, n_rows // 2, n_rows - 1}:
+            dirty = X.copy()
+            dirty[row, rng.integers(width)] = value
+            got = net.predict(dirty)
+            others = np.arange(n_rows) != row
+            assert got[others].tobytes() == clean[others].tobytes(), (n_rows, row)
+            assert np.isnan(got[row]).all() if np.isnan(value) else (got[row] != clean[row]).all()
+
+
+@pytest.mark.parametrize("activation", activations.TABLE)
+def test_every_activation_hands_nan_on_both_ways(activation, kernels, dtype):
+    net = fastbp.MLP(
+        (37, 37), output_activation=activation, bias=False, init=[np.eye(37)], dtype=dtype, backend=kernels
+    )  # fmt: skip
+    X = np.zeros((3, 37))
+    X[1] = np.nan
+    a = net.forward(X)
+    assert np.isnan(a[1]).all() and np.isfinite(a[[0, 2]]).all()
+    grad_input = net.backward(np.ones_like(a))
+    assert np.isnan(grad_input[1]).all() or activation in ("identity", *KINKED)  # a constant slope on either side
+    assert np.isfinite(grad_input[[0, 2]]).all() and (grad_input[1] != 0).all()
+    assert np.isnan(net.grad_weights[0]).all()
+
+
+def test_zero_times_infinity_is_not_skipped(kernels, dtype):
+    for width in SIZES_AROUND_TILES:
+        net = fastbp.MLP((width, 3), init="zeros", seed=0, dtype=dtype, backend=kernels)
+        X = np.zeros((4, width))
+        X[2, width // 2] = np.inf
+        assert np.isnan(net.predict(X)).all(axis=1).tolist() == [False, False, True, False]
+
+
+def padding(net):
+    """Where `net.params` holds nothing real."""
+    mask = np.ones(net.params.shape, bool)
+    for view in net._spec.views(mask):
+        view[...] = False
+    return mask
+
+
+def bits(*results):
+    return b"".join(np.asarray(result).tobytes() for result in results)
+
+
+def verb_predict(net, X, y, rule):
+    return bits(net.predict(X))
+
+
+def verb_evaluate(net, X, y, rule):
+    return bits(net.evaluate(X, y, loss="softmax_cross_entropy"))
+
+
+def verb_loss_and_grad(net, X, y, rule):
+    return bits(*net.loss_and_grad(X, y, loss="softmax_cross_entropy"))
+
+
+def verb_fit(net, X, y, rule):
+    history = net.fit(X, y, loss="softmax_cross_entropy", optimizer=rule, batch_size=5, epochs=3)
+    return bits(history.loss)
+
+
+def verb_train_step(net, X, y, rule):
+    return bits(*(net.train_step(X, y, loss="softmax_cross_entropy", optimizer=rule) for _ in range(3)))
+
+
+def verb_update(net, X, y, rule):
+    out = net.forward(X)
+    grad_input = net.backward(out)
+    net.forward(X)
+    grad_input += net.backward(out, accumulate=True)
+    gradients = [view.copy() for view in (*net.grad_weights, *net.grad_biases)]
+    net.update(rule)
+    return bits(out, grad_input, *gradients)
+
+
+def verb_backward_update(net, X, y, rule):
+    return bits(*(net.backward_update(net.forward(X), rule) for _ in range(3)))
+
+
+VERBS = [verb_predict, verb_evaluate, verb_loss_and_grad, verb_fit, verb_train_step, verb_update, verb_backward_update]
+
+
+@pytest.mark.parametrize("settings", OPTIMIZERS, ids=name_of_rule)
+@pytest.mark.parametrize("verb", VERBS)
+def test_padding_filled_with_nan_changes_no_bit(verb, settings, kernels, dtype):
+    rng = np.random.default_rng(0)
+    shapes = [(3, 5, 2), (9, 17, 33, 10), (40, 1, 3), (2, 65, 7), (4, 9, 70), (7, 4)]
+    for sizes, activation in itertools.product(shapes, ["sigmoid", "relu"]):
+        X, y = rng.normal(size=(11, sizes[0])), rng.integers(0, sizes[-1], 11)  # the last batch has one row
+        results = []
+        for filled in (False, True):
+            net = fastbp.MLP(sizes, activation=activation, dtype=dtype, seed=6, backend=kernels)
+            empty = padding(net)
+            assert empty.sum() == net.params.size - net.n_params > 0
+            if filled:
+                net.params[empty] = np.nan
+                net.grads[empty] = np.nan
+            found = verb(net, X, y, fastbp.SGD(lr=0.1, **settings))
+            results.append(found + bits(net.flatten()))
+            assert np.isfinite(net.flatten()).all()
+        assert results[0] == results[1], (sizes, activation)
+
+
+@pytest.mark.parametrize("sizes", [(3, 5, 2), (6, 4), (40, 33, 3), (9, 70, 20)], ids=str)
+def test_a_step_reads_only_its_own_rows(sizes, kernels, dtype):
+    rng = np.random.default_rng(2)
+    n = 80
+    X, t = rng.normal(size=(n, sizes[0])), rng.normal(size=(n, sizes[-1]))
+    for batch in (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 65, 79):
+        dirty = X.copy()
+        dirty[batch:] = np.nan
+        nets = [fastbp.MLP(sizes, activation="tanh", dtype=dtype, seed=6, backend=kernels) for _ in range(2)]
+        for net, rows in zip(nets, (X, dirty)):
+            net.fit(rows, t, optimizer=fastbp.SGD(0.1, 0.9), batch_size=batch, steps=1, shuffle=False)
+        assert bits(nets[0].flatten()) == bits(nets[1].flatten()), batch
+
+
+def test_padding_written_while_training_changes_no_bit(kernels, dtype):
+    rng = np.random.default_rng(1)
+    X, t = rng.normal(size=(11, 6)), rng.normal(size=(11, 3))
+    nets = [fastbp.MLP((6, 19, 3), activation="softplus", dtype=dtype, seed=6, backend=kernels) for _ in range(2)]
+    for value in (np.nan, np.inf, -1e30):
+        nets[1].params[padding(nets[1])] = value
+        for net in nets:
+            net.fit(X, t, optimizer=fastbp.SGD(0.05, 0.9), batch_size=4, epochs=2)
+        assert bits(nets[0].flatten()) == bits(nets[1].flatten())
+
+
+@pytest.mark.parametrize("width", SIZES_AROUND_TILES)
+def test_subnormal_numbers_are_not_flushed(width, kernels, dtype):
+    """Forward, gradient and update of inputs below the normal range are those of exact arithmetic."""
+    smallest = np.finfo(dtype).smallest_subnormal
+    rng = np.random.default_rng(width)
+    counts = rng.integers(-1000, 1000, (7, width))
+    X = (counts * smallest).astype(dtype)
+    assert np.abs(X).max() < np.finfo(dtype).tiny and (X != 0).any()
+    weight = rng.integers(-8, 9, (width, 5)).astype(dtype)
+    net = fastbp.MLP((width, 5), bias=False, init=[weight], dtype=dtype, backend=kernels)
+    out = net.forward(X)
+    exact = counts @ weight.astype(np.int64)
+    assert np.array_equal(out, (exact * smallest).astype(dtype)) and (out != 0).any()
+    G = rng.integers(-8, 9, (7, 5))
+    net.backward(G)
+    assert np.array_equal(net.grad_weights[0], ((counts.T @ G) * smallest).astype(dtype))
+    net.weights[0][...] = 0
+    net.update(fastbp.SGD(lr=1.0))
+    assert np.array_equal(net.weights[0], -((counts.T @ G) * smallest).astype(dtype)) and net.weights[0].any()
+
+
+@pytest.mark.parametrize("k", [2, 3, 8, 10, 17, 33, 100])
+@pytest.mark.parametrize("size", [1.0, 100.0, 1e4])
+def test_softmax_holds_at_large_logits(size, k, kernels, dtype):
+    """A row's gradient is probabilities less targets: it sums to 0."""
+    rng = np.random.default_rng(k)
+    z = rng.choice([-1, 1], (20, k)) * size * (1 + rng.integers(0, 4, (20, k)) / 2**10)
+    z[0], z[1], z[2, :] = size, -size, -size
+    z[2, 0] = size
+    labels = rng.integers(0, k, 20)
+    labels[2] = k - 1
+    net = fastbp.MLP((20, k), bias=False, init=[z], dtype=dtype, backend=kernels)
+    value, gradient = net.loss_and_grad(np.eye(20), labels, loss="softmax_cross_entropy")
+    gradient = gradient.reshape(20, k).astype(float) * 20
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    z = z.astype(dtype).astype(float)
+    assert_close(value, cross_entropy(z, one_hot(labels, k)).mean(), dtype, k, scale=size)
+    assert np.abs(gradient.sum(axis=1)).max() <= tolerance(dtype, k)
+    assert_close(gradient, softmax(z) - np.eye(k)[labels], dtype, k, scale=1)
+
+
+@pytest.mark.parametrize("size", [1.0, 100.0, 1e4])
+def test_binary_cross_entropy_holds_at_large_logits(size, kernels, dtype):
+    z, t = size * np.array([[1, -1, 1, -1, 0, 1, -1]]), np.array([[1, 0, 0, 1, 0.5, 0.25, 0.25]])
+    net = fastbp.MLP((1, 7), bias=False, init=[z], dtype=dtype, backend=kernels)
+    value, gradient = net.loss_and_grad([[1.0]], t, loss="binary_cross_entropy")
+    assert_close(value, TEXTBOOK_LOSS["binary_cross_entropy"][0](z, t)[0], dtype, k=7)
+    assert_close(gradient, TEXTBOOK_LOSS["binary_cross_entropy"][1](z, t)[0], dtype, k=7)
+
+
+@pytest.mark.parametrize("level", [0.0, 3.25, -100.0, 1e4, -1e4])
+@pytest.mark.parametrize("k", [2, 3, 10, 33, 1000])
+def test_uniform_logits_cost_the_logarithm_of_their_number(k, level, kernels, dtype):
+    net = fastbp.MLP((1, k), init=[(np.zeros((1, k)), np.full(k, level))], dtype=dtype, backend=kernels)
+    for n in (1, 5):
+        labels = np.arange(n) % k
+        got = net.evaluate(np.zeros((n, 1)), labels, loss="softmax_cross_entropy")
+        assert_close(got, math.log(k), dtype, k)
+        assert net.loss_and_grad(np.zeros((n, 1)), labels, loss="softmax_cross_entropy")[0] == got
+
+
+@pytest.mark.parametrize("settings", OPTIMIZERS, ids=name_of_rule)
+def test_fit_is_forward_backward_update(settings, kernels, dtype):
+    rng = np.random.default_rng(0)
+    X, t = rng.normal(size=(30, 21)), rng.normal(size=(30, 5))
+    nets = [fastbp.MLP((21, 34, 17, 5), activation="tanh", dtype=dtype, seed=4, backend=kernels) for _ in range(2)]
+    rule = fastbp.SGD(lr=0.1, **settings)
+    nets[0].fit(X, t, loss="half_squared_error", optimizer=rule, batch_size=8, epochs=2, shuffle=False)
+    for start in [0, 8, 16, 24] * 2:
+        rows = slice(start, start + 8)
+        out = nets[1].forward(X[rows])
+        nets[1].backward((out - t[rows]) / len(out))
+        nets[1].update(rule)
+    assert_close(nets[0].flatten(), nets[1].flatten(), dtype, k=8 * (sum(nets[0].sizes) + 8))

@@ -1,0 +1,243 @@
+"""What readers see is so: the examples, the code in README.md, the docstrings, the tree in CONTRIBUTING.md."""
+
+import contextlib
+import doctest
+import importlib
+import io
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tolerance import assert_close, tolerance
+
+import fastbp
+from fastbp import activations, backends, losses, optimizers
+
+ROOT = Path(__file__).resolve().parents[1]
+IMPORTED_FROM = Path(fastbp.__file__).resolve().parents[1]
+NUMBER = r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?"
+
+
+@pytest.fixture
+def example(tmp_path):
+    """Runs an example by name in a fresh interpreter, in an empty folder, and gives what it prints."""
+
+    def run(name):
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("FASTBP_")}
+        environment["PYTHONPATH"] = str(IMPORTED_FROM)
+        command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert done.stderr == ""
+        assert not any(tmp_path.iterdir())
+        return done.stdout
+
+    return run
+
+
+def number_after(words, text):
+    """The number that follows `words`, which must stand in `text` once."""
+    (found,) = re.findall(rf"{re.escape(words)}\D*?({NUMBER})", text)
+    return float(found)
+
+
+# ------------------------------------------------------------------ the examples
+
+
+def test_every_example_is_tested():
+    tested = set(re.findall(r'example\("(\w+)"\)', Path(__file__).read_text()))
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == tested
+
+
+def test_bp_demo_prints_the_numbers_of_the_original(example):
+    out = example("bp_demo")
+    lines = re.findall(r"^After (\d+) training step\(s\), loss_mse on all data is (\S+)$", out, re.M)
+    assert lines == [
+        ("0", "5.13118"), ("500", "0.429111"), ("1000", "0.409789"),
+        ("1500", "0.399923"), ("2000", "0.394146"), ("2500", "0.390597"),
+    ]  # fmt: skip
+    before, _, after = out.partition("After 0 ")
+    for text, w1, w2 in (
+        (
+            before,
+            [[-0.8113182, 1.4845988, 0.06532937], [-2.4427042, 0.0992484, 0.5912243]],
+            [[-0.8113182], [1.4845988], [0.06532937]],
+        ),
+        (
+            after,
+            [[-0.7000663, 0.9136317, 0.0895357], [-2.3402493, -0.1464127, 0.5882305]],
+            [[-0.0602427], [0.9195619], [-0.0682071]],
+        ),
+    ):
+        printed = text.partition("w1:")[2].partition("fit:")[0]
+        first, second = ([float(word) for word in re.findall(NUMBER, part)] for part in printed.split("w2:"))
+        assert_close(np.reshape(first, (2, 3)), w1, np.float32)
+        assert_close(np.reshape(second, (3, 1)), w2, np.float32)
+    assert "fit: the same bits as the loop: True" in out
+    assert number_after("\nfit: ", out.replace("fit: the same", "")) > 0
+
+
+def test_mazur_prints_the_true_numbers_and_shows_where_the_wrong_ones_come_from(example):
+    right, _, wrong = example("mazur").partition("the wrong order")
+    weights = (
+        "0.149780716", "0.199561432", "0.249751144", "0.299502287",
+        "0.358916480", "0.408666186", "0.511301270", "0.561370121",
+    )  # fmt: skip
+    assert re.findall(r"^w(\d) after one step +(\S+)$", right, re.M) == [
+        (str(k), w) for k, w in enumerate(weights, start=1)
+    ]
+    assert re.search(r"^error before any step +0\.298371109$", right, re.M)
+    assert re.search(r"^error after one step +0\.291027774$", right, re.M)
+    assert re.search(r"^outputs after 10000 steps +0\.015913620 0\.984064274$", right, re.M)
+    assert re.search(r"^biases +\[0\.35, 0\.35\] \[0\.6, 0\.6\]$", right, re.M)
+    assert re.search(r"^error after one step +0\.291027924$", wrong, re.M)
+    assert re.search(r"^outputs after 10000 steps +0\.015912196 0\.984065734$", wrong, re.M)
+
+
+def test_xor_is_learnt(example):
+    out = example("xor")
+    table = [(int(a), int(b), int(wanted), float(p), int(answer)) for a, b, wanted, p, answer in
+             re.findall(rf"^ (\d)  (\d) +(\d) +({NUMBER}) +(\d)$", out, re.M)]  # fmt: skip
+    assert [row[:2] for row in table] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for a, b, wanted, p, answer in table:
+        assert wanted == answer == a ^ b
+        assert abs(p - wanted) < 0.01
+    first, last = map(float, re.search(rf"^loss ({NUMBER}) -> ({NUMBER})$", out, re.M).groups())
+    assert "2000 steps in" in out
+    assert last < 0.01 < 0.5 < first
+
+
+def test_digits_reach_97_percent(example):
+    pytest.importorskip("sklearn")
+    out = example("digits")
+    assert number_after("test accuracy", out) >= 0.97
+    assert "1347 images to train on, 450 to test on" in out
+    steps, seconds = re.search(rf"^(\d+) steps in ({NUMBER}) seconds$", out, re.M).groups()
+    assert int(steps) == 30 * 43 and float(seconds) > 0
+
+
+def test_a_gradient_of_ones_own_is_right_and_trains(example):
+    out = example("own_gradient")
+    assert out.startswith("49 gradients, ")
+    assert number_after("finite differences:", out) < 1e-8
+    losses = re.search(rf"^Huber loss after 2000 steps: ({NUMBER}), in one pass ({NUMBER})$", out, re.M).groups()
+    assert losses[0] == losses[1]
+    assert number_after("difference of a parameter:", out) <= tolerance(np.float64, k=2000, scale=10)
+    # Six wild points of 64 pull the squares away, and Huber's loss not.
+    assert 5 * number_after("clean sine, Huber:", out) < number_after("clean sine, squares:", out)
+
+
+# ------------------------------------------------------------------ README.md
+
+
+def test_the_code_of_the_readme_runs_and_prints_what_stands_below_it():
+    """Every python block, in one namespace; a text block right below one is what it prints."""
+    text = (ROOT / "README.md").read_text()
+    fenced = list(re.finditer(r"^```(\w*)\n(.*?)^```\n", text, re.M | re.S))
+    namespace, shown = {}, 0
+    for block, following in zip(fenced, [*fenced[1:], None]):
+        if block[1] != "python":
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(block[2], "README.md", "exec"), namespace)
+        if following and following[1] == "text" and not text[block.end() : following.start()].strip():
+            assert printed.getvalue() == following[2]
+            shown += 1
+        else:
+            assert printed.getvalue() == ""
+    assert shown == 2
+
+
+def test_the_example_of_the_readme_has_at_most_15_lines():
+    first = re.search(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)[1]
+    assert len(first.splitlines()) <= 15
+
+
+def test_the_links_of_the_documents_lead_somewhere():
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text()):
+            assert (ROOT / target).exists(), f"{name}: {target}"
+
+
+def test_the_readme_names_every_row_and_verb():
+    text = (ROOT / "README.md").read_text()
+    names = {*activations.TABLE, *activations.ALIASES, *losses.TABLE, *losses.ALIASES, *backends.NAMES}
+    names |= {kind.__name__ for kind in optimizers.BY_NAME.values()}
+    names |= {name for name, value in vars(fastbp.MLP).items() if not name.startswith("_") and callable(value)}
+    assert sorted(name for name in names if not re.search(rf"`{name}\b", text)) == []
+
+
+# ------------------------------------------------------------------ docstrings
+
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(fastbp.__path__, "fastbp.")
+    if module.name.rpartition(".")[2] not in ("_engine", "__main__")
+]
+
+
+@pytest.mark.parametrize("name", ["fastbp", *MODULES])
+def test_doctests(name):
+    if name == "fastbp.backends.compiled" and backends.missing("cython"):
+        pytest.skip("fastbp._engine is not built")
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_there_are_doctests():
+    finder = doctest.DocTestFinder()
+    assert any(test.examples for test in finder.find(fastbp.MLP))
+
+
+# ------------------------------------------------------------------ CONTRIBUTING.md
+
+
+def tree():
+    """The paths that the tree names."""
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("## The tree")[2]
+    folders, paths = [], []
+    for line in re.search(r"^```text\n(.*?)^```", text, re.M | re.S)[1].splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        name = line.split()[0]
+        del folders[depth:]
+        if name.endswith("/"):
+            folders.append(name)
+        else:
+            assert len(line.split()) > 1, f"{name}: no word about it"
+            paths.append("".join(folders) + name)
+    return paths
+
+
+def test_the_tree_in_contributing_is_that_of_the_repository():
+    named = tree()
+    assert len(named) == len(set(named))
+    visible = (path for path in named if not path.startswith("."))  # .ci is not in the sdist
+    missing = [path for path in visible if not (ROOT / path).is_file()]
+    assert missing == [], "CONTRIBUTING.md names what is not there"
+    sources = {".py", ".pyi", ".pyx", ".hpp", ".cpp", ".typed"}
+    there = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("fastbp", "src", "tests", "examples", "tools", "benchmarks")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in sources or path.name == "py.typed"
+    }
+    there -= {"src/engine.cpp"}  # left by a Cython run by hand
+    assert sorted(there - set(named)) == [], "CONTRIBUTING.md: no line for these"
+
+
+def test_the_functions_from_fit_to_the_loop_are_where_contributing_says():
+    text = (ROOT / "CONTRIBUTING.md").read_text().partition("to the innermost loop")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    steps = [row for row in rows if row[2].startswith("`")]
+    assert [row[0] for row in steps] == ["", *"123456"]
+    for _, functions, file, _ in steps:
+        source = (ROOT / file.strip("`")).read_text()
+        for name in re.findall(r"`([\w:.]+)`", functions):
+            bare = re.split(r"\.|::", name)[-1]
+            defined = rf"^ *def {bare}\(" if file.endswith((".py`", ".pyx`")) else rf"^[\w<> ,:]*\b{bare}\("
+            assert re.search(defined, source, re.M), f"{name} is not in {file}"

@@ -1,0 +1,175 @@
+"""The weights that a network starts with: their distribution, and whose arrays they are."""
+
+import numpy as np
+import pytest
+from tolerance import assert_close
+
+import fastbp
+from fastbp import initializers
+
+FANS = {"square": (300, 300), "tall": (600, 150), "wide": (150, 600)}
+VARIANCE = {  # of (in_features, out_features), from the papers
+    "glorot": lambda n_in, n_out: 2 / (n_in + n_out),
+    "he": lambda n_in, n_out: 2 / n_in,
+    "lecun": lambda n_in, n_out: 1 / n_in,
+}
+
+
+def first_weight(fan, init, **options):
+    return fastbp.MLP(FANS[fan], init=init, **{"dtype": np.float64, "seed": 8} | options).weights[0]
+
+
+def test_the_table_holds_what_is_promised():
+    drawn = {f"{scale}_{kind}" for scale in VARIANCE for kind in ("uniform", "normal")}
+    assert set(initializers.TABLE) == drawn | {"orthogonal", "zeros"}
+
+
+@pytest.mark.parametrize("fan", FANS)
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+@pytest.mark.parametrize("scale", VARIANCE)
+def test_weights_have_the_mean_variance_and_shape_of_their_distribution(scale, kind, fan):
+    """Five standard errors of 90,000 draws: a variance off by 2 % fails, a chance failure needs a million seeds."""
+    weight = first_weight(fan, f"{scale}_{kind}")
+    variance = VARIANCE[scale](*FANS[fan])
+    standard, n = weight.ravel() / np.sqrt(variance), weight.size
+    fourth = 9 / 5 if kind == "uniform" else 3  # kurtosis
+    assert abs(standard.mean()) < 5 / np.sqrt(n)
+    assert abs(standard.var() - 1) < 5 * np.sqrt((fourth - 1) / n)
+    assert abs((standard**4).mean() - fourth) < 0.15
+    if kind == "uniform":
+        bound = np.sqrt(3)
+        assert bound * 0.999 < standard.max() <= bound and -bound <= standard.min() < -bound * 0.999
+    else:
+        assert 3.5 < abs(standard).max() < 7
+        assert 0.67 < (abs(standard) < 1).mean() < 0.695
+
+
+@pytest.mark.parametrize("scale", VARIANCE)
+@pytest.mark.parametrize("kind", ["uniform", "normal"])
+def test_rows_columns_and_layers_are_drawn_independently(scale, kind):
+    net = fastbp.MLP((200, 200, 200), init=f"{scale}_{kind}", dtype=np.float64, seed=1)
+    first, second = (weight / weight.std() for weight in net.weights)
+    for a, b in ((first[:-1], first[1:]), (first[:, :-1], first[:, 1:]), (first, second), (first, first.T)):
+        off_diagonal = ~np.eye(*a.shape, dtype=bool)
+        assert abs((a * b)[off_diagonal].mean()) < 5 / np.sqrt(20_000)
+
+
+@pytest.mark.parametrize("n_in, n_out", [(90, 90), (180, 45), (45, 180), (1, 7), (7, 1), (1, 1), (33, 32)])
+def test_orthogonal_weights_have_orthonormal_rows_or_columns_whichever_are_fewer(n_in, n_out):
+    weight = fastbp.MLP((n_in, n_out), init="orthogonal", dtype=np.float64, seed=8).weights[0]
+    product = weight.T @ weight if n_in >= n_out else weight @ weight.T
+    assert_close(product, np.eye(min(n_in, n_out)), np.float64, k=max(n_in, n_out))
+
+
+def test_orthogonal_weights_are_spread_evenly_over_the_orthogonal_matrices():
+    """Without the signs of R fixed, QR leaves the trace off; Haar's has mean 0 and variance 1."""
+    traces = [np.trace(initializers.TABLE["orthogonal"](np.random.default_rng(k), 4, 4)) for k in range(2000)]
+    assert abs(np.mean(traces)) < 5 / np.sqrt(2000) and abs(np.var(traces) - 1) < 0.25
+    ones = [initializers.TABLE["orthogonal"](np.random.default_rng(k), 1, 1)[0, 0] for k in range(200)]
+    assert 60 < ones.count(1.0) < 140 and set(ones) == {1.0, -1.0}
+
+
+def test_zeros_are_zeros(backend, dtype):
+    net = fastbp.MLP((5, 4, 3), init="zeros", dtype=dtype, backend=backend)
+    assert not net.flatten().any()
+    assert not np.signbit(net.flatten()).any()
+
+
+@pytest.mark.parametrize("init", initializers.TABLE)
+def test_biases_start_at_zero_whatever_the_weights(init, dtype):
+    net = fastbp.MLP((9, 8, 7), init=init, dtype=dtype, seed=1)
+    assert [bias.shape for bias in net.biases] == [(8,), (7,)]
+    assert not any(bias.any() for bias in net.biases)
+    assert init == "zeros" or all(weight.any() for weight in net.weights)
+
+
+@pytest.mark.parametrize("init", initializers.TABLE)
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_a_narrower_dtype_is_the_same_draw_rounded(init, kind):
+    wide = fastbp.MLP((9, 8, 7), init=init, dtype=np.float64, seed=1)
+    narrow = fastbp.MLP((9, 8, 7), init=init, dtype=kind, seed=1)
+    assert narrow.flatten().tobytes() == wide.flatten().astype(kind).tobytes()
+
+
+@pytest.mark.parametrize("init", set(initializers.TABLE) - {"zeros"})
+def test_the_seed_alone_decides_the_draw(init):
+    def draw(**options):
+        return fastbp.MLP((9, 8, 7), **{"init": init, "seed": 1} | options).flatten().tobytes()
+
+    assert draw() == draw() == draw(activation="tanh", backend="reference") == draw(seed=np.uint64(1))
+    assert len({draw(seed=seed) for seed in (1, 2, 2**32 + 1, 2**63 + 1)}) == 4
+
+
+def test_the_draw_of_initial_weights_is_not_the_draw_of_the_order():
+    """One generator serves both, told apart by its counter."""
+    drawn = fastbp.MLP((10, 10), init=lambda rng, *shape: rng.random(shape), seed=3, dtype=float).flatten()[:100]
+    words = np.random.Philox(key=3, counter=[0, 0, 0, 0]).random_raw(100)
+    assert np.isin((np.random.Philox(key=3, counter=[0, 0, 0, 1]).random_raw(100) >> 11) / 2**53, drawn).all()
+    assert not np.isin((words >> 11) / 2**53, drawn).any()
+
+
+def test_bias_false_draws_the_same_weights():
+    with_bias, without = (fastbp.MLP((9, 8, 7), bias=bias, seed=1) for bias in (True, False))
+    for one, other in zip(with_bias.weights, without.weights):
+        assert one.tobytes() == other.tobytes()
+
+
+# ------------------------------------------------------------------ the caller's own
+
+
+def test_a_callable_is_asked_layer_by_layer_and_shares_one_generator(dtype):
+    asked = []
+
+    def init(rng, in_features, out_features):
+        asked.append((in_features, out_features))
+        return rng.normal(size=(in_features, out_features))
+
+    net = fastbp.MLP((4, 3, 2), init=init, dtype=dtype, seed=6)
+    assert asked == [(4, 3), (3, 2)]
+    assert not np.isin(net.weights[1], net.weights[0]).any()
+    again = fastbp.MLP((4, 3, 2), init=init, dtype=dtype, seed=6)
+    assert again.flatten().tobytes() == net.flatten().tobytes()
+
+
+W1, W2 = np.arange(12.0).reshape(4, 3) - 5, np.arange(6.0).reshape(3, 2) + 0.1
+B1, B2 = np.array([0.5, 1.5, 2.5]), np.array([-1.0, 1.0])
+Z1, Z2 = np.zeros(3), np.zeros(2)
+GIVEN = {  # init, weights, biases
+    "arrays": ([W1, W2], (W1, W2), (Z1, Z2)),
+    "a tuple of arrays": ((W1, W2), (W1, W2), (Z1, Z2)),
+    "nested lists": ([W1.tolist(), W2.tolist()], (W1, W2), (Z1, Z2)),
+    "integers": ([W1.astype(int), np.ones((3, 2), bool)], (W1, np.ones((3, 2))), (Z1, Z2)),
+    "any layout": ([np.asfortranarray(W1), W2[::-1][::-1]], (W1, W2), (Z1, Z2)),
+    "byte-swapped": ([W1.astype(">f8"), W2.astype(">f4")], (W1, W2.astype("f4")), (Z1, Z2)),
+    "pairs": ([(W1, B1), (W2, B2)], (W1, W2), (B1, B2)),
+    "pairs of lists": ([(W1.tolist(), B1.tolist()), (W2, B2)], (W1, W2), (B1, B2)),
+    "a pair and an array": ([(W1, B1), W2], (W1, W2), (B1, Z2)),
+    "pairs of a callable": (
+        lambda rng, n_in, n_out: (W1, B1) if n_in == 4 else (W2, B2), (W1, W2), (B1, B2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", GIVEN)
+def test_given_arrays_are_the_weights_and_biases(dtype, what):
+    init, weights, biases = GIVEN[what]
+    net = fastbp.MLP((4, 3, 2), init=init, dtype=dtype)
+    for found, wanted in zip((*net.weights, *net.biases), (*weights, *biases)):
+        assert found.tobytes() == wanted.astype(dtype).tobytes()
+
+
+def test_a_three_dimensional_array_is_one_matrix_per_layer(dtype):
+    stack = np.random.default_rng(0).normal(size=(3, 5, 5))
+    net = fastbp.MLP((5, 5, 5, 5), init=stack, dtype=dtype)
+    assert np.array_equal(net.weights, stack.astype(dtype))
+
+
+def test_given_arrays_are_copied_never_shared(dtype):
+    weight, bias = np.ones((4, 2), dtype), np.ones(2, dtype)
+    net = fastbp.MLP((4, 2), init=[(weight, bias)], dtype=dtype)
+    net.fit(np.ones((4, 4)), np.zeros((4, 2)), steps=3)
+    assert (weight == 1).all() and (bias == 1).all()
+    weight[...] = 9
+    assert (net.weights[0] < 1).all()
+    other = fastbp.MLP((4, 2), init=[(net.weights[0], net.biases[0])], dtype=dtype)
+    assert other.flatten().tobytes() == net.flatten().tobytes()
+    assert not np.may_share_memory(other.params, net.params)

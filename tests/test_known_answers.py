@@ -1,0 +1,230 @@
+"""Numbers from outside: the original BP demo, Mazur's worked example, the order of rows."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tolerance import assert_close
+
+import fastbp
+from fastbp.order import epoch_order
+
+# ------------------------------------------------------------------ the original BP demo
+
+DEMO_W1 = [[-0.8113182, 1.4845988, 0.06532937], [-2.4427042, 0.0992484, 0.5912243]]
+DEMO_W2 = [[-0.8113182], [1.4845988], [0.06532937]]
+DEMO_LOSS = ["5.13118", "0.429111", "0.409789", "0.399923", "0.394146", "0.390597"]  # after 1, 501, ... updates
+DEMO_FINAL = (
+    [[-0.7000663, 0.9136317, 0.0895357], [-2.3402493, -0.1464127, 0.5882305]],
+    [[-0.0602427], [0.9195619], [-0.0682071]],
+)
+
+
+def demo(backend, dtype):
+    X = np.random.RandomState(23455).rand(32, 2)
+    net = fastbp.MLP(
+        (2, 3, 1), activation="identity", bias=False, dtype=dtype, init=[DEMO_W1, DEMO_W2], backend=backend
+    )  # fmt: skip
+    return net, X, (X.sum(axis=1) < 1).astype(int)
+
+
+def demo_fit(net, X, y, **length):
+    return net.fit(X, y, optimizer=fastbp.SGD(lr=0.001), batch_size=8, shuffle=False, **length)
+
+
+def test_the_bp_demo_prints_its_numbers(kernels, dtype):
+    net, X, y = demo(kernels, dtype)
+    assert f"{net.evaluate(X, y, loss='mse'):g}" == "5.23348"
+    printed = []
+    for steps in (1, 500, 500, 500, 500, 500):
+        demo_fit(net, X, y, steps=steps)
+        printed.append(f"{net.evaluate(X, y, loss='mse'):g}")
+    assert printed == DEMO_LOSS
+    demo_fit(net, X, y, steps=3000 - net.step)
+    for weight, final in zip(net.weights, DEMO_FINAL):
+        assert_close(weight, final, np.float32, k=3000 * 8)
+
+
+def test_the_bp_demo_in_one_call_gives_the_same_weights(kernels):
+    net, X, y = demo(kernels, np.float32)
+    history = demo_fit(net, X, y, steps=3000)
+    assert (history.n_steps, len(history.loss)) == (3000, 750)
+    for weight, final in zip(net.weights, DEMO_FINAL):
+        assert_close(weight, final, np.float32, k=3000 * 8)
+
+
+# ------------------------------------------------------------------ Mazur's worked example
+
+MAZUR_X, MAZUR_T = [[0.05, 0.10]], [[0.01, 0.99]]
+MAZUR_INIT = [([[0.15, 0.25], [0.20, 0.30]], [0.35, 0.35]), ([[0.40, 0.50], [0.45, 0.55]], [0.60, 0.60])]
+MAZUR_AFTER_1 = [  # w1 .. w8; input i to hidden j is row i, column j
+    [[0.149780716, 0.249751144], [0.199561432, 0.299502287]],
+    [[0.358916480, 0.511301270], [0.408666186, 0.561370121]],
+]
+MAZUR_ERROR, MAZUR_ERROR_AFTER_1 = 0.298371109, 0.291027774
+MAZUR_OUTPUT_AFTER_10000 = [[0.015913620, 0.984064274]]
+# The numbers widely copied: their hidden gradient goes through output weights that are updated already.
+COPIED_ERROR_AFTER_1, COPIED_OUTPUT = 0.291027924, [[0.015912196, 0.984065734]]
+HALF_DIGIT = 0.5e-9  # the numbers are printed to nine decimals
+
+
+def mazur(backend, dtype=np.float64):
+    return fastbp.MLP(
+        (2, 2, 2), activation="sigmoid", output_activation="sigmoid", init=MAZUR_INIT, dtype=dtype, backend=backend
+    )  # fmt: skip
+
+
+def mazur_step(net):
+    """One step of half squared error at lr 0.5 with the biases held."""
+    a = net.forward(MAZUR_X)
+    net.backward(a - np.array(MAZUR_T))
+    for gradient in net.grad_biases:
+        gradient[...] = 0
+    net.update(fastbp.SGD(lr=0.5))
+
+
+def mazur_error(net):
+    return net.evaluate(MAZUR_X, MAZUR_T, loss="half_squared_error")
+
+
+def test_mazurs_first_step_has_its_true_numbers(kernels):
+    net = mazur(kernels)
+    assert abs(mazur_error(net) - MAZUR_ERROR) <= HALF_DIGIT
+    mazur_step(net)
+    for weight, wanted in zip(net.weights, MAZUR_AFTER_1):
+        assert np.abs(weight - wanted).max() <= HALF_DIGIT
+    assert [bias.tolist() for bias in net.biases] == [[0.35, 0.35], [0.60, 0.60]]
+    assert abs(mazur_error(net) - MAZUR_ERROR_AFTER_1) <= HALF_DIGIT
+    assert abs(mazur_error(net) - COPIED_ERROR_AFTER_1) > 100 * HALF_DIGIT
+
+
+def test_mazurs_last_step_has_its_true_numbers(kernels):
+    net = mazur(kernels)
+    for _ in range(10_000):
+        mazur_step(net)
+    assert np.abs(net.predict(MAZUR_X) - MAZUR_OUTPUT_AFTER_10000).max() <= HALF_DIGIT
+    assert np.abs(net.predict(MAZUR_X) - COPIED_OUTPUT).min() > 1000 * HALF_DIGIT
+
+
+def test_mazurs_first_step_in_float32(kernels):
+    net = mazur(kernels, np.float32)
+    mazur_step(net)
+    for weight, wanted in zip(net.weights, MAZUR_AFTER_1):
+        assert_close(weight, wanted, np.float32)
+
+
+@pytest.mark.parametrize("path", ["fit", "train_step", "backward_update", "update"])
+def test_the_hidden_gradient_goes_through_the_old_output_weights(path, kernels):
+    """All of Mazur's network in one step, biases too: the hidden weights move as his do."""
+    net, rule = mazur(kernels), fastbp.SGD(lr=0.5)
+    if path in ("fit", "train_step"):
+        more = {"steps": 1} if path == "fit" else {}
+        getattr(net, path)(MAZUR_X, MAZUR_T, loss="half_squared_error", optimizer=rule, **more)
+    else:
+        delta = net.forward(MAZUR_X) - np.array(MAZUR_T)
+        if path == "update":
+            net.backward(delta)
+            net.update(rule)
+        else:
+            net.backward_update(delta, rule)
+    for weight, wanted in zip(net.weights, MAZUR_AFTER_1):
+        assert np.abs(weight - wanted).max() <= HALF_DIGIT
+
+
+# ------------------------------------------------------------------ the order of rows
+
+
+def shuffled(seed, epoch, n):
+    """Fisher-Yates as `fastbp.order` describes it, over NumPy's own Philox."""
+    rows, generator = np.arange(n), np.random.Philox(key=seed, counter=[0, 0, epoch, 0])
+    for i in range(n - 1, 0, -1):
+        j = (int(generator.random_raw()) * (i + 1)) // 2**64
+        rows[[i, j]] = rows[[j, i]]
+    return rows
+
+
+SEEDS = [0, 1, 42, 2**32, 2**63 + 5, 2**64 - 1]
+
+
+@given(st.sampled_from(SEEDS) | st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(0, 200))
+def test_the_order_is_fisher_yates_over_philox(seed, epoch, n):
+    order = epoch_order(seed, epoch, n)
+    assert order.tolist() == shuffled(seed, epoch, n).tolist()
+    assert sorted(order) == list(range(n))
+
+
+def test_orders_differ_between_epochs_and_seeds():
+    orders = {tuple(epoch_order(seed, epoch, 50)) for seed in SEEDS for epoch in range(20)}
+    assert len(orders) == 20 * len(SEEDS)
+
+
+def order_problem(n, backend, dtype, seed=0):
+    """A network whose bits tell the order in which it saw its rows."""
+    rng = np.random.default_rng(n)
+    net = fastbp.MLP((3, 5, 2), activation="tanh", dtype=dtype, init="glorot_normal", seed=seed, backend=backend)
+    return net, rng.normal(size=(n, 3)), rng.normal(size=(n, 2)), rng.uniform(0.5, 2, n)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 31, 32, 33, 64, 257, 1000])
+def test_shuffling_is_gathering_the_rows_beforehand(n, batch_size, kernels, dtype):
+    epochs, seed = 3, 2**64 - 1 - n
+    net, X, t, weight = order_problem(n, kernels, dtype, seed)
+    peer = order_problem(n, kernels, dtype, seed)[0]
+    net.fit(X, t, batch_size=batch_size, epochs=epochs, sample_weight=weight, optimizer=fastbp.SGD(0.01, 0.9))
+    for epoch in range(epochs):
+        order = shuffled(seed, epoch, n)
+        peer.fit(
+            X[order], t[order], batch_size=batch_size, epochs=1, sample_weight=weight[order], shuffle=False,
+            optimizer=fastbp.SGD(0.01, 0.9),
+        )  # fmt: skip
+    assert net.flatten().tobytes() == peer.flatten().tobytes()
+    if n > 2 and batch_size < n:
+        other = order_problem(n, kernels, dtype, seed)[0]
+        other.fit(X, t, batch_size=batch_size, epochs=epochs, sample_weight=weight, optimizer=fastbp.SGD(0.01, 0.9),
+                  seed=seed - 1)  # fmt: skip
+        assert net.flatten().tobytes() != other.flatten().tobytes(), "the bits do not tell the order"
+
+
+def test_shuffled_labels_go_with_their_rows(kernels, dtype):
+    n, seed = 100, 7
+    rng = np.random.default_rng(0)
+    X, labels, order = rng.normal(size=(n, 3)), rng.integers(0, 4, n), shuffled(seed, 0, n)
+    nets = [fastbp.MLP((3, 4), dtype=dtype, seed=seed, backend=kernels) for _ in range(2)]
+    options = {"loss": "softmax_cross_entropy", "batch_size": 8, "epochs": 1, "optimizer": fastbp.SGD(0.1)}
+    nets[0].fit(X, labels, **options)
+    nets[1].fit(X[order], labels[order], shuffle=False, **options)
+    assert nets[0].flatten().tobytes() == nets[1].flatten().tobytes()
+
+
+def rows_seen(net, n, seeds):
+    """The row that each step of one row sees, the seed of the order set anew for each step."""
+    X, t = np.ones((n, 1)), np.arange(n, dtype=float)
+    seen = []
+    for seed in seeds:  # w <- w - (w - t) = t: the weight names the row
+        net.fit(X, t, loss="half_squared_error", optimizer=fastbp.SGD(1.0), batch_size=1, steps=1, seed=seed)
+        seen.append(int(net.weights[0][0, 0]))
+    return seen
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_seed_of_a_fit_replaces_the_networks(seed, kernels):
+    n, other = 40, 99
+    net = fastbp.MLP((1, 1), bias=False, init=[[[0.0]]], seed=123, backend=kernels)
+    seen = rows_seen(net, n, [other, seed] * (n // 2))
+    orders = shuffled(other, 0, n), shuffled(seed, 0, n)
+    assert seen == [orders[k % 2][k] for k in range(n)]
+    assert rows_seen(net, n, [None] * n) == shuffled(seed, 1, n).tolist()
+
+
+@pytest.mark.parametrize("epoch", [2**31 - 1, 2**32, 2**53 + 1])
+def test_the_order_of_a_late_epoch(epoch, kernels):
+    n = 40
+    net, X, t, _ = order_problem(n, kernels, np.float64, seed=11)
+    peer = order_problem(n, kernels, np.float64, seed=11)[0]
+    net._state.place[0] = epoch
+    order = shuffled(11, epoch, n)
+    net.fit(X, t, batch_size=3, epochs=1)
+    peer.fit(X[order], t[order], batch_size=3, epochs=1, shuffle=False)
+    assert net.epoch == epoch + 1
+    assert net.flatten().tobytes() == peer.flatten().tobytes()

@@ -1,0 +1,358 @@
+"""Memory: nothing is allocated per step or leaked, no byte beside a buffer is touched, nothing stale is read."""
+
+import gc
+import sys
+
+import numpy as np
+import pytest
+from conftest import every_case, need_extension
+from test_process import python
+
+import fastbp
+from fastbp import SGD, backends, plan
+from fastbp.spec import aligned_zeros
+
+RULE = SGD(lr=0.01, momentum=0.9)
+RNG = np.random.default_rng(4)
+X, Y = RNG.normal(size=(40, 6)).astype(np.float32), RNG.normal(size=(40, 3)).astype(np.float32)
+
+
+def build(backend, **options):
+    return fastbp.MLP((6, 9, 3), **{"activation": "tanh", "seed": 1, "backend": backend} | options)
+
+
+# ------------------------------------------------------------------ leaks
+
+WORK = {  # what is done 2000 times
+    "fit and predict": "net.fit(X, y, batch_size=7, epochs=1, optimizer=rule); net.predict(X)",
+    "batches of every size": "net.fit(X[:k % 40 + 1], y[:k % 40 + 1], steps=1); net.predict(X[:k % 40 + 1])",
+    "new networks": "new = build(k); new.fit(X, y, steps=1, optimizer=rule); new.predict(X)",
+    "copies": "other = pickle.loads(pickle.dumps(net)); other.fit(X, y, steps=1); copy.copy(other).predict(X)",
+    "the caller's gradient": "net.forward(X); net.backward(y); net.update(rule); net.forward(X);"
+    " net.backward_update(y, rule); net.forward(X[:k % 40 + 1])",
+    "train_step, evaluate, loss_and_grad": "net.train_step(X, y, optimizer=rule); net.evaluate(X, y, loss='mse');"
+    " net.loss_and_grad(X, y, loss='mse')",
+    "errors": "fails(net.fit, X, y[:-1], steps=1); fails(net.fit, bad, y, steps=9); fails(net.predict, X[:, 1:]);"
+    " fails(net.train_step, bad, y); fails(net.fit, X, y, steps=3, loss='mes'); fails(build, -1);"
+    " fails(build, 1, sizes=(2**33, 2**33)); fails(net.unflatten, X); fails(net.backward, y)",
+    "cast and strided input": "net.fit(X[::-1].astype('>f8'), y.astype('f2')[:, ::-1], steps=2);"
+    " net.predict(X.T.copy().T)",
+}
+LEAKS = [("cython", work) for work in WORK] + [("reference", "fit and predict"), ("reference", "errors")]
+
+
+@pytest.mark.noasan
+@pytest.mark.parametrize("backend, work", LEAKS)
+def test_2000_rounds_of_work_do_not_grow_the_process(backend, work):
+    """By at most 1 MB after a warm-up; a leak of one small array a round would be three."""
+    if backend == "cython":
+        need_extension()
+    script = """
+        import copy, gc, pickle, sys
+        import numpy as np, fastbp
+
+        def build(seed, sizes=(6, 9, 3)):
+            return fastbp.MLP(sizes, activation="tanh", seed=seed, backend=sys.argv[1])
+        def fails(function, *arguments, **options):
+            try:
+                function(*arguments, **options)
+            except Exception:
+                return
+            raise SystemExit("no error")
+        def resident():
+            gc.collect()
+            return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+        rng = np.random.default_rng(0)
+        X, y = rng.normal(size=(40, 6)).astype(np.float32), rng.normal(size=(40, 3)).astype(np.float32)
+        bad = X.copy()
+        bad[5, 5] = np.nan
+        net, rule = build(0), fastbp.SGD(lr=1e-3, momentum=0.9)
+        work = compile(sys.argv[2], "work", "exec")
+        for k in range(300):
+            exec(work)
+        before = resident()
+        for k in range(2000):
+            exec(work)
+        print(resident() - before)
+    """
+    growth = int(python(script, backend, WORK[work], timeout=120))
+    assert growth <= 1_000_000
+
+
+def test_the_test_of_growth_sees_a_leak():
+    work = "globals().setdefault('leak', []).append(X.copy())"
+    with pytest.raises(AssertionError):
+        WORK["leak"] = work
+        try:
+            test_2000_rounds_of_work_do_not_grow_the_process("reference", "leak")
+        finally:
+            del WORK["leak"]
+
+
+CALLS = {
+    "fit": lambda net, x, y, w: net.fit(x, y, sample_weight=w, batch_size=7, epochs=2, optimizer=RULE),
+    "fit with eval_every": lambda net, x, y, w: net.fit(x, y, sample_weight=w, steps=5, eval_every=2),
+    "train_step": lambda net, x, y, w: net.train_step(x, y, sample_weight=w),
+    "predict": lambda net, x, y, w: net.predict(x),
+    "evaluate": lambda net, x, y, w: net.evaluate(x, y, loss="mse", sample_weight=w),
+    "loss_and_grad": lambda net, x, y, w: net.loss_and_grad(x, y, loss="mse", sample_weight=w),
+    "forward, backward, update": lambda net, x, y, w: (net.forward(x), net.backward(y), net.update(RULE)),
+    "backward_update": lambda net, x, y, w: (net.forward(x), net.backward_update(y, RULE)),
+    "forward alone": lambda net, x, y, w: net.forward(x),
+}
+WEIGHT = RNG.uniform(1, 2, size=40)
+SPOILED = {  # arrays for which a call fails early, late, or not at all
+    "right": lambda: (X.copy(), Y.copy(), WEIGHT.copy()),
+    "right, of another dtype": lambda: (X.astype(np.float64), Y.astype(">f4"), WEIGHT.astype(np.float32)),
+    "strided": lambda: (np.asfortranarray(X), Y.copy()[::-1], WEIGHT.copy()[::-1]),
+    "NaN in X": lambda: (np.where(X == X[5, 5], np.nan, X), Y.copy(), WEIGHT.copy()),
+    "NaN in y": lambda: (X.copy(), np.where(Y == Y[5, 2], np.nan, Y), WEIGHT.copy()),
+    "wrong y": lambda: (X.copy(), Y[:, :2].copy(), WEIGHT.copy()),
+    "wrong X": lambda: (X[:, :2].copy(), Y.copy(), WEIGHT.copy()),
+    "wrong weight": lambda: (X.copy(), Y.copy(), -WEIGHT),
+}
+
+
+@pytest.mark.parametrize("spoiled", SPOILED)
+def test_nothing_keeps_a_reference_to_the_callers_arrays_also_after_errors(backend, spoiled):
+    for name, call in CALLS.items():
+        net, arrays = build(backend), SPOILED[spoiled]()
+        before = [sys.getrefcount(array) for array in arrays]
+        for _ in range(3):
+            try:
+                call(net, *arrays)
+            except (ValueError, ArithmeticError, RuntimeError):
+                pass
+        assert [sys.getrefcount(array) for array in arrays] == before, name
+        assert all(array.base is None or sys.getrefcount(array.base) < 10 for array in arrays)
+
+
+def test_a_network_without_owner_is_freed_with_its_buffers(backend):
+    """No cycle holds it: it goes at once, without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        net = build(backend)
+        net.fit(X, Y, epochs=2, optimizer=RULE)
+        net.predict(X)
+        net.forward(X)
+        params = net.params
+        count = sys.getrefcount(params)
+        del net
+        assert sys.getrefcount(params) < count
+        assert sys.getrefcount(params) <= 3  # this name and the argument; `base` is another array
+    finally:
+        gc.enable()
+
+
+# ------------------------------------------------------------------ the engine's allocator
+
+
+@pytest.fixture
+def allocations():
+    need_extension()
+    from fastbp import _engine
+
+    return _engine.allocations
+
+
+RUNS = {
+    "tiny": ((2, 3, 1), {"batch_size": 8}),
+    "momentum, shuffled, smaller last batch": ((6, 9, 3), {"batch_size": 7, "optimizer": RULE}),
+    "weighted": ((6, 9, 3), {"batch_size": 7, "sample_weight": WEIGHT}),
+    "one row": ((17, 33, 5), {"batch_size": 1}),
+    "wide rows": ((256, 16, 3), {"batch_size": 8, "optimizer": RULE}),
+    "in order": ((6, 9, 3), {"batch_size": 7, "shuffle": False}),
+}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_fit_of_10_steps_allocates_as_often_as_one_of_10_000(allocations, dtype, run):
+    sizes, options = RUNS[run]
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, sizes[0])).astype(dtype), rng.normal(size=(40, sizes[-1])).astype(dtype)
+    counts = []
+    for steps in (10, 10_000):
+        net = fastbp.MLP(sizes, activation="tanh", dtype=dtype, seed=1, backend="cython")
+        before = allocations()[2]
+        net.fit(x, y, steps=steps, **options)
+        counts.append(allocations()[2] - before)
+    assert counts[0] == counts[1] > 0
+    before = allocations()
+    net.fit(x, y, steps=100, **options)
+    assert allocations() == before  # the program is kept for the next fit
+
+
+def test_repeated_calls_allocate_nothing_new(allocations):
+    net = build("cython")
+
+    def work():
+        for call in CALLS.values():
+            call(net, X, Y, WEIGHT)
+
+    work()
+    work()
+    before = allocations()
+    for _ in range(20):
+        work()
+    live_buffers, live_bytes, total = allocations()
+    assert (live_buffers, live_bytes) == before[:2]
+    assert total == before[2]
+
+
+def test_the_engine_holds_nothing_once_its_networks_are_gone(allocations):
+    gc.collect()
+    before = allocations()[:2]
+    nets = [build("cython", dtype=dtype) for dtype in (np.float32, np.float64) for _ in range(3)]
+    for net in nets:
+        for call in CALLS.values():
+            call(net, X, Y, WEIGHT)
+    held = allocations()
+    assert held[0] > before[0] and held[1] > before[1]
+    del net, nets
+    gc.collect()
+    assert allocations()[:2] == before
+
+
+def test_predict_does_not_take_more_memory_for_more_rows(allocations):
+    net = build("cython")
+    net.predict(X[:1].repeat(300, axis=0))
+    before = allocations()
+    net.predict(X[:1].repeat(100_000, axis=0))
+    net.evaluate(X, Y, loss="mse")
+    net.evaluate(X[:1].repeat(100_000, axis=0), Y[:1].repeat(100_000, axis=0), loss="mse")
+    assert allocations()[1] < before[1] + 1_000_000
+
+
+# ------------------------------------------------------------------ guards
+
+GUARDED = """
+    import itertools, os, sys
+    import numpy as np, fastbp
+    from fastbp import _engine
+
+    _engine.set_guard(True)
+    dtype, sizes_of = sys.argv[1], sys.argv[2]
+    rule = fastbp.SGD(lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.1)
+
+    def verbs(net, X, y, batch):
+        for shuffle, loss, weight in ((True, "mse", None), (False, "half_squared_error", np.arange(1.0, len(X) + 1))):
+            net.fit(X, y, loss=loss, sample_weight=weight, batch_size=batch, steps=3, shuffle=shuffle, optimizer=rule)
+        if net.sizes[-1] > 1:
+            net.fit(X, np.arange(len(X)) % net.sizes[-1], loss="softmax_cross_entropy", batch_size=batch, steps=2)
+        net.predict(X)
+        net.loss_and_grad(X, y, loss="mse")
+        output = net.forward(X[:batch])
+        net.backward(y[:batch])
+        net.backward(y[:batch], accumulate=True)
+        net.update(rule)
+        net.forward(X[:batch])
+        net.backward_update(y[:batch], rule)
+        return output
+
+    rng = np.random.default_rng(0)
+    activations = itertools.cycle(fastbp.activations.TABLE)
+    for sizes, batch in eval(sizes_of):
+        os.write(2, f"{sizes} {batch}\\n".encode())   # the last line before a crash says where
+        X = rng.normal(size=(batch + 2, sizes[0])).astype(dtype)
+        y = rng.normal(size=(batch + 2, sizes[-1])).astype(dtype)
+        net = fastbp.MLP(sizes, activation=next(activations), dtype=dtype, seed=0, backend="cython")
+        assert np.isfinite(verbs(net, X, y, batch)).all()
+        del net    # frees the programs, and so checks their guards
+    print("unharmed", _engine.allocations()[0])
+"""
+GUARDED_SIZES = {  # (sizes, batch)
+    "widths 1..33 and batches 1..17": [((w, w, 34 - w), b) for w in range(1, 34) for b in range(1, 18)],
+    "depths": [((w,) * d, b) for w in (1, 3, 8, 16, 17) for d in (2, 4, 6) for b in (1, 5)],
+    "narrow waists": [((w, 1, w), b) for w in (1, 31, 65) for b in (1, 16, 33)],
+    "wide": [(s, b) for s in ((256, 48, 10), (65, 130, 1), (130, 65, 17), (784, 32, 10)) for b in (1, 17, 32)],
+}
+
+
+@pytest.mark.parametrize("what", GUARDED_SIZES)
+def test_no_byte_beside_a_workspace_buffer_is_read_or_written(isa, dtype, what):
+    """Each ends before an unmapped page and begins after guard bytes that are checked when it is freed."""
+    cases = GUARDED_SIZES[what]
+    if len(cases) > 100 and not every_case:  # two dtypes, half of the cases each: an odd number of batches to a width
+        cases = cases[dtype.itemsize // 8 :: 2]
+    assert python(GUARDED, dtype, cases, timeout=120) == "unharmed 0\n"
+
+
+def test_results_under_guard_are_those_without(isa, dtype):
+    """The guard changes where buffers lie and what they hold at first, and nothing else."""
+    out = python("""
+        import hashlib, sys
+        import numpy as np, fastbp
+        from fastbp import _engine
+
+        def digest(guard):
+            _engine.set_guard(guard)
+            rng, found = np.random.default_rng(0), hashlib.sha256()
+            for width in (1, 5, 16, 33, 65):
+                net = fastbp.MLP((width, 2 * width, 3), dtype=sys.argv[1], seed=0, backend="cython")
+                X, y = rng.normal(size=(19, width)), rng.normal(size=(19, 3))
+                net.fit(X, y, batch_size=4, epochs=3, optimizer=fastbp.SGD(lr=0.01, momentum=0.9))
+                net.forward(X)
+                for array in (net.flatten(), net.predict(X), net.loss_and_grad(X, y, loss="mse")[1], net.backward(y)):
+                    found.update(array.tobytes())
+            return found.hexdigest()
+        print(len({digest(False), digest(True)}))
+    """, dtype)  # fmt: skip
+    assert out == "1\n"
+
+
+# ------------------------------------------------------------------ stale values
+
+
+def poisoned(shape, dtype):
+    return np.full(shape, np.nan, dtype)
+
+
+@pytest.mark.parametrize("width", [*range(1, 34), 48, 65, 130])
+def test_outputs_that_held_nan_keep_no_trace(kernels, dtype, width):
+    """What a backend writes into, it writes whole: outputs, input gradients, gradients with their padding."""
+    rng = np.random.default_rng(0)
+    sizes = (width, 5, 34 - width if width < 34 else width)
+    net = fastbp.MLP(sizes, activation="tanh", dtype=dtype, seed=0, backend=kernels)
+    program = backends.program(kernels)(
+        plan.make_plan(net._spec, 8, backend=kernels, loss=fastbp.losses.TABLE["mse"], optimizer=RULE.row), net.params
+    )
+    for n in (8, 3, 1):  # fewer rows than the workspace has seen
+        x, g = rng.normal(size=(n, width)).astype(dtype), rng.normal(size=(n, net.sizes[-1])).astype(dtype)
+        results = []
+        for make in (np.zeros, poisoned):
+            out, grad_input = make((n, net.sizes[-1]), dtype), make((n, width), dtype)
+            grads = aligned_zeros(net._spec.buffer_size, dtype)
+            grads[...] = make(grads.shape, dtype)
+            program.forward(x, out, keep=True)
+            program.backward(grads, grad_output=g, grad_input=grad_input)
+            results.append([out.tobytes(), grad_input.tobytes(), net._spec.flatten(grads).tobytes()])
+            assert np.isfinite(out).all() and np.isfinite(grad_input).all()
+            assert np.isfinite(net._spec.flatten(grads)).all()
+        assert results[0] == results[1]
+
+
+def test_a_batch_after_a_batch_of_nan_is_clean(kernels, dtype):
+    """Nothing of an earlier batch stays in the workspace: not in more rows, not in padding, not in the gradient."""
+    net, twin = build(kernels, dtype=dtype), build(kernels, dtype=dtype)
+    bad = np.full((40, 6), np.nan)
+    bad_y = np.zeros((40, 3))
+    for rows in (40, 7, 1):
+        net.predict(bad)
+        net.evaluate(bad, bad_y, loss="mse")
+        net.loss_and_grad(bad, bad_y, loss="mse")
+        net.forward(bad)
+        net.backward(np.full((40, 3), np.nan))
+        with pytest.raises(fastbp.NonFiniteError):
+            net.train_step(bad, bad_y, optimizer=RULE)
+        with pytest.raises(fastbp.NonFiniteError):
+            net.fit(bad, bad_y, steps=3, batch_size=40, optimizer=RULE)
+        for one in (net, twin):
+            one.reset_training()
+            one.fit(X[:rows], Y[:rows], batch_size=40, steps=2, optimizer=RULE)
+        for call in CALLS.values():
+            found, wanted = (call(one, X[:rows], Y[:rows], None) for one in (net, twin))
+            if isinstance(wanted, np.ndarray):
+                assert found.tobytes() == wanted.tobytes()
+        assert net.flatten().tobytes() == twin.flatten().tobytes()

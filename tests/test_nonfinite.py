@@ -1,0 +1,322 @@
+"""Runs that overflow: the error names the right step, and the network holds that step's finite parameters."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import SGD, NonFiniteError
+
+N, SIZES = 11, (4, 6, 2)
+RNG = np.random.default_rng(3)
+X, Y = RNG.normal(size=(N, 4)), RNG.normal(size=(N, 2))
+
+
+def build(backend, dtype=np.float32, **options):
+    return fastbp.MLP(SIZES, **{"activation": "identity", "seed": 2, "dtype": dtype, "backend": backend} | options)
+
+
+def frozen(net):
+    state = net.__getstate__()
+    slots = {name: slot.tobytes() for name, slot in state["state"].pop("slots").items()}
+    return state["params"].tobytes(), slots, state["state"]
+
+
+class Simulation:
+    """The same training by hand: plain NumPy, written from the textbook, in the network's dtype."""
+
+    def __init__(self, net, rule, batch_size, shuffle):
+        self.parts = [part.copy() for pair in zip(net.weights, net.biases) for part in pair]
+        self.velocity = [np.zeros_like(part) for part in self.parts]
+        self.rule, self.batch_size, self.shuffle = rule, min(batch_size, N), shuffle
+        self.seed, self.dtype = net.seed, net.dtype
+
+    def order(self, epoch):
+        return fastbp.order.epoch_order(self.seed, epoch, N) if self.shuffle else np.arange(N)
+
+    def last_finite_step(self, steps, lr_of=lambda step: None):
+        """Finished steps until a loss or a parameter is not finite; None if all of `steps` are finite."""
+        per_epoch = -(-N // self.batch_size)
+        with np.errstate(all="ignore"):
+            for step in range(steps):
+                rows = self.order(step // per_epoch)[step % per_epoch * self.batch_size :][: self.batch_size]
+                if not self.step(X[rows].astype(self.dtype), Y[rows].astype(self.dtype), lr_of(step)):
+                    return step
+        return None
+
+    def step(self, x, t, lr):
+        w1, b1, w2, b2 = self.parts
+        lr = self.rule.lr if lr is None else lr
+        h = x @ w1 + b1
+        difference = h @ w2 + b2 - t
+        if not np.isfinite(np.mean(difference.astype(self.dtype) ** 2)):
+            return False
+        d2 = 2 * difference / difference.size
+        d1 = d2 @ w2.T
+        scalar = self.dtype.type
+        for part, velocity, gradient in zip(
+            self.parts, self.velocity, [x.T @ d1, d1.sum(axis=0), h.T @ d2, d2.sum(axis=0)]
+        ):
+            velocity[...] = scalar(self.rule.momentum) * velocity + gradient
+            part -= scalar(lr) * velocity
+        return all(np.isfinite(part).all() for part in self.parts)
+
+
+DIVERGING = {  # rule, batch_size, shuffle: each overflows within some dozens of steps
+    "plain": (SGD(lr=3.0), 4, False),
+    "shuffled": (SGD(lr=3.0), 4, True),
+    "momentum": (SGD(lr=0.7, momentum=0.9), 4, False),
+    "shuffled with momentum": (SGD(lr=0.7, momentum=0.9), 3, True),
+    "one row": (SGD(lr=2.0), 1, True),
+    "all rows": (SGD(lr=5.0), 100, False),
+}
+
+
+def fit(net, how, steps, **options):
+    rule, batch_size, shuffle = DIVERGING[how]
+    return net.fit(X, Y, optimizer=rule, batch_size=batch_size, shuffle=shuffle, steps=steps, **options)
+
+
+@pytest.mark.parametrize("how", DIVERGING)
+def test_a_diverging_run_stops_at_the_last_finite_step_and_says_which(kernels, dtype, how):
+    rule, batch_size, shuffle = DIVERGING[how]
+    net, stopped = build(kernels, dtype), build(kernels, dtype)
+    wanted = Simulation(net, rule, batch_size, shuffle).last_finite_step(2000)
+    assert wanted is not None and wanted > 2
+    with pytest.raises(NonFiniteError) as caught:
+        fit(net, how, 2000)
+    error = caught.value
+    assert isinstance(error, ArithmeticError)
+    assert error.step == net.step == wanted
+    assert error.epoch == net.epoch == wanted // -(-N // min(batch_size, N))
+    assert str(wanted) in str(error) and np.isfinite(net.params).all()
+    fit(stopped, how, wanted)
+    assert frozen(net) == frozen(stopped)
+    with pytest.raises(NonFiniteError) as again:  # deterministic: the very next step fails
+        fit(stopped, how, 1)
+    assert again.value.step == wanted and frozen(stopped) == frozen(net)
+
+
+@pytest.mark.parametrize("how", ["plain", "shuffled with momentum"])
+def test_the_network_trains_on_after_the_error_as_one_stopped_there(kernels, dtype, how):
+    net, stopped = build(kernels, dtype), build(kernels, dtype)
+    with pytest.raises(NonFiniteError) as caught:
+        fit(net, how, 2000)
+    fit(stopped, how, caught.value.step)
+    for one in (net, stopped):
+        one.unflatten(np.zeros(one.n_params))  # bring it back to earth
+        one.fit(X, Y, optimizer=SGD(lr=1e-3), batch_size=DIVERGING[how][1], shuffle=DIVERGING[how][2], steps=9)
+        assert np.isfinite(one.evaluate(X, Y, loss="mse"))
+    assert frozen(net) == frozen(stopped)
+
+
+CHUNKS = [(0.0, 1e9), (1e-5, 1e9), (1e-5, 0.0), (1e9, 1e9), (1e-4, 1e-3)]  # CHUNK_SECONDS, SNAPSHOT_SECONDS
+
+
+def cut_into(monkeypatch, chunk, snapshot):
+    monkeypatch.setattr(fastbp.training, "CHUNK_SECONDS", chunk)
+    monkeypatch.setattr(fastbp.training, "SNAPSHOT_SECONDS", snapshot)
+    monkeypatch.setattr(fastbp.training, "_FIRST_CHUNK_STEPS", 3)
+
+
+@pytest.mark.parametrize("chunk, snapshot", CHUNKS)
+def test_the_step_is_right_however_many_chunks_lie_after_the_snapshot(backend, dtype, monkeypatch, chunk, snapshot):
+    cut_into(monkeypatch, chunk, snapshot)
+    for how in ("plain", "shuffled with momentum", "one row"):
+        rule, batch_size, shuffle = DIVERGING[how]
+        calm = {"optimizer": SGD(lr=1e-4, momentum=0.9), "batch_size": batch_size, "shuffle": shuffle, "steps": 333}
+        net, stopped = build(backend, dtype), build(backend, dtype)
+        for one in (net, stopped):
+            one.fit(X, Y, **calm)
+        with pytest.raises(NonFiniteError) as caught:
+            fit(net, how, 3000)
+        assert caught.value.step == net.step > 335
+        fit(stopped, how, net.step - 333)
+        assert frozen(net) == frozen(stopped), how
+        with pytest.raises(NonFiniteError):
+            fit(stopped, how, 1)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("steps_before", [0, 1, 7])
+def test_an_overflow_of_the_last_update_alone_is_found(kernels, dtype, momentum, steps_before):
+    """Every loss of the run is finite; only the parameters after its last step are not."""
+    huge = SGD(lr=float(np.finfo(dtype).max), momentum=momentum)
+    net, twin = build(kernels, dtype), build(kernels, dtype)
+    for one in (net, twin):
+        one.weights[1][...] = 10
+        one.fit(X, Y, optimizer=SGD(lr=1e-4, momentum=momentum), batch_size=4, steps=steps_before)
+    with pytest.raises(NonFiniteError, match="parameter") as caught:
+        net.fit(X, Y, optimizer=huge, batch_size=4, steps=1)
+    assert caught.value.step == net.step == steps_before
+    assert np.isfinite(net.params).all()
+    twin.fit(X, Y, optimizer=huge, batch_size=4, steps=0)
+    assert frozen(net) == frozen(twin)
+
+
+@pytest.mark.parametrize("chunk, snapshot", CHUNKS)
+def test_parameters_that_overflow_out_of_the_losses_sight_are_found_at_their_step(
+    kernels, dtype, monkeypatch, chunk, snapshot
+):
+    """A weight from an input that is always 0 overflows by its decay alone, p <- -8 p; no loss ever sees it."""
+    cut_into(monkeypatch, chunk, snapshot)
+    rule = SGD(lr=1.0, weight_decay=9.0)
+    data = np.zeros((5, 2)), np.zeros((5, 1))
+    grown = int(np.log2(float(np.finfo(dtype).max)) / 3)  # 8 ** k is the last that is finite
+    nets = []
+    for steps in (700, 1):
+        net = fastbp.MLP((2, 2, 1), bias=False, dtype=dtype, seed=0, backend=kernels, init="zeros")
+        net.fit(*data, batch_size=2, steps=4)  # one step into an epoch
+        net.weights[0][0, 0] = 1
+        with pytest.raises(NonFiniteError, match="parameter") as caught:
+            for _ in range(700 // steps):
+                net.fit(*data, optimizer=rule, batch_size=2, steps=steps)
+        assert caught.value.step == net.step == 4 + grown
+        assert caught.value.epoch == net.epoch == (4 + grown) // 3
+        assert abs(net.weights[0][0, 0]) == 8.0**grown
+        nets.append(frozen(net))
+    assert nets[0] == nets[1]
+
+
+BAD_X = {  # a value that is not finite in the network's dtype, and how the message shows it
+    "NaN": (np.nan, np.float64, "nan"),
+    "infinite": (-np.inf, np.float64, "-inf"),
+    "infinite in float32": (1e39, np.float64, r"1e\+39"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_X)
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_value_in_x_that_is_not_finite_is_named_with_row_and_column(backend, what, shuffle):
+    value, kind, shown = BAD_X[what]
+    bad = X.astype(kind)
+    bad[7, 2] = value
+    net, twin = build(backend, activation="tanh"), build(backend, activation="tanh")
+    with pytest.raises(NonFiniteError) as caught:
+        net.fit(bad, Y, batch_size=2, epochs=3, shuffle=shuffle)
+    message = str(caught.value)
+    assert re.search(rf"{shown}.*row 7, column 2", message), message
+    order = Simulation(net, SGD(), 2, shuffle).order(0)
+    assert caught.value.step == net.step == list(order).index(7) // 2  # the batches before it are done
+    twin.fit(X, Y, batch_size=2, steps=net.step, shuffle=shuffle)
+    assert frozen(net) == frozen(twin)
+
+
+def test_x_that_is_finite_is_not_accused(backend):
+    with pytest.raises(NonFiniteError) as caught:
+        fit(build(backend), "plain", 2000)
+    assert "row" not in str(caught.value) and "learning rate" in str(caught.value)
+
+
+def test_a_train_step_whose_loss_is_not_finite_updates_nothing(kernels, dtype):
+    rule = SGD(lr=0.1, momentum=0.9)
+    net, twin = build(kernels, dtype), build(kernels, dtype)
+    for one in (net, twin):
+        one.train_step(X, Y, optimizer=rule)
+    bad = X.copy()
+    bad[7, 2] = np.nan
+    for x in (bad, X * 1e300):
+        with pytest.raises(NonFiniteError) as caught:
+            net.train_step(x, Y, optimizer=rule)
+        assert caught.value.step == net.step == 1 and caught.value.epoch == 0
+        assert frozen(net) == frozen(twin)
+    for one in (net, twin):
+        one.train_step(X, Y, optimizer=rule)
+    assert frozen(net) == frozen(twin)
+
+
+@pytest.mark.parametrize("how", ["plain", "shuffled with momentum"])
+def test_nonfinite_ignore_trains_on_to_the_end(backend, dtype, how):
+    net = build(backend, dtype)
+    history = fit(net, how, 2000, nonfinite="ignore")
+    assert history.n_steps == net.step == 2000
+    assert not np.isfinite(net.flatten()).all()
+    assert np.isfinite(history.loss[0]) and not np.isfinite(history.loss[-1])
+    bad = X.copy()
+    bad[7, 2] = np.nan
+    net = build(backend, dtype)
+    assert np.isnan(net.fit(bad, Y, epochs=2, batch_size=4, nonfinite="ignore").loss).all()
+
+
+def test_nonfinite_ignore_is_the_same_run_where_nothing_overflows(backend, dtype):
+    nets = []
+    for nonfinite in ("raise", "ignore"):
+        net = build(backend, dtype)
+        net.fit(X, Y, optimizer=SGD(lr=0.01, momentum=0.5), batch_size=4, epochs=5, nonfinite=nonfinite)
+        nets.append(frozen(net))
+    assert nets[0] == nets[1]
+
+
+def test_non_finite_parameters_given_by_the_caller_are_an_error_before_the_first_step(backend, dtype):
+    for value in (np.nan, np.inf):
+        net, twin = build(backend, dtype), build(backend, dtype)
+        for one in (net, twin):
+            one.fit(X, Y, batch_size=4, steps=2)
+            one.weights[0][1, 1] = value
+        with pytest.raises(NonFiniteError) as caught:
+            net.fit(X, Y, batch_size=4, steps=50)
+        assert caught.value.step == net.step == 2
+        assert frozen(net) == frozen(twin)
+        net.weights[0][1, 1] = 0
+        net.fit(X, Y, batch_size=4, steps=2)
+
+
+def test_a_loss_of_targets_too_large_for_the_dtype_is_an_error(backend):
+    net = build(backend)
+    with pytest.raises(NonFiniteError) as caught:
+        net.fit(X, Y + 1e38, batch_size=4, steps=5)
+    assert caught.value.step == 0
+
+
+def test_evaluate_and_predict_report_what_is_not_finite_without_an_error(backend, dtype):
+    bad = X.copy()
+    bad[7, 2] = np.nan
+    net = build(backend, dtype)
+    assert np.isnan(net.evaluate(bad, Y, loss="mse"))
+    assert np.flatnonzero(~np.isfinite(net.predict(bad)).all(axis=1)).tolist() == [7]
+    assert not np.isfinite(net.loss_and_grad(bad, Y, loss="mse")[0])
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_warning_and_no_floating_point_error_of_numpy_comes_out(backend, dtype):
+    with np.errstate(all="raise"), pytest.raises(NonFiniteError):
+        fit(build(backend, dtype), "plain", 2000)
+    bad = X.copy()
+    bad[7, 2] = 1e39
+    with np.errstate(all="raise"), pytest.raises(NonFiniteError):
+        build(backend).fit(bad, Y, steps=10)
+    with np.errstate(all="raise"):
+        net = build(backend, dtype, activation="sigmoid")
+        net.weights[0][...] *= 1e4
+        net.fit(X, Y, steps=3)
+        net.loss_and_grad(X, Y, loss="mse")
+        net.predict(X * 1e-30)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_too_small_for_the_dtype_raise_nothing_either(backend):
+    """1e-60 is 0 in float32; NumPy's casts would report it under ``errstate(under="raise")``."""
+    net, twin = build(backend), build(backend)
+    tiny_X, tiny_y, vector = np.full((N, 4), 1e-60), np.full((N, 2), 1e-60), np.full(net.n_params, 1e-60)
+    with np.errstate(all="raise"):
+        net.fit(tiny_X, tiny_y, batch_size=4, epochs=2, optimizer=SGD(lr=1e-60, momentum=1e-60))
+        net.train_step(tiny_X, tiny_y)
+        net.predict(tiny_X)
+        net.evaluate(tiny_X, tiny_y, loss="mse")
+        net.loss_and_grad(tiny_X, tiny_y, loss="mse")
+        net.forward(tiny_X)
+        net.backward(tiny_y)
+        net.backward_update(tiny_y, "sgd")
+        net.unflatten(vector)
+        build(backend, init=lambda rng, n_in, n_out: np.full((n_in, n_out), 1e-60))
+    twin.unflatten(np.zeros(net.n_params))
+    assert net.flatten().tobytes() == twin.flatten().tobytes()
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+def test_the_error_pickles_with_its_step_and_epoch(protocol):
+    error = NonFiniteError("what happened", 12, 3)
+    again = pickle.loads(pickle.dumps(error, protocol))
+    assert (type(again), str(again), again.step, again.epoch) == (NonFiniteError, "what happened", 12, 3)

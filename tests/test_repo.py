@@ -1,0 +1,260 @@
+"""The sources as a tree: who imports whom, what is documented, what is tracked."""
+
+import ast
+import doctest
+import inspect
+import re
+import runpy
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import fastbp
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "fastbp"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+BY_NAME = {str(path.relative_to(PACKAGE)): path for path in MODULES}
+every_module = pytest.mark.parametrize("path", MODULES, ids=BY_NAME)
+arrows = runpy.run_path(str(ROOT / "tools" / "arrows.py"))  # the table of layers, which `make check` reads too
+
+
+def tracked_files():
+    """What git would hold: tracked files, and new ones that it does not ignore."""
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no git checkout")
+    return [name for name in done.stdout.split("\0") if name and (ROOT / name).exists()]
+
+
+# ------------------------------------------------------------------ imports
+
+
+def imported(path, *, top_level_only=False):
+    """The modules of fastbp that a file imports, without `if TYPE_CHECKING`; by their name below the package."""
+    pending, found = list(ast.parse(path.read_text()).body), set()
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if top_level_only and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            pending += ast.iter_child_nodes(node)
+            continue
+        found |= {(name + ".").split(".")[1] for name in names if name.partition(".")[0] == "fastbp"}
+    return found
+
+
+def test_imports_run_one_way():
+    assert list(arrows["violations"](PACKAGE)) == []
+
+
+# The order that DESIGN 3 and 4 state, against the table itself: each may import what stands to its right.
+API_TO_TABLES = "mlp training plan backends spec activations rows"
+
+
+def test_the_table_of_layers_says_api_plan_backends_tables():
+    rank = arrows["RANK"]
+    order = [rank[module] for module in API_TO_TABLES.split()]
+    assert order == sorted(order, reverse=True) and len(set(order)) == len(order)
+    assert rank["ops"] > rank["plan"]  # ops goes through the plan
+    assert {"mlp", "training", "ops"} <= {module for module in rank if rank[module] > rank["plan"]}
+
+
+@pytest.mark.parametrize(
+    "module, line",
+    [
+        ("rows.py", "from fastbp import spec"),
+        ("errors.py", "import fastbp"),
+        ("plan.py", "def f():\n    from fastbp.mlp import MLP"),
+        ("backends/new.py", "from fastbp.training import Run"),
+        ("losses.py", "from fastbp.backends import Program"),
+        ("mlp.py", "from fastbp import _engine"),
+        ("ops.py", "from .spec import padded"),
+        ("unheard_of.py", ""),
+    ],
+)
+def test_an_import_that_runs_upward_is_seen(tmp_path, module, line):
+    folder = tmp_path / "fastbp"
+    (folder / module).parent.mkdir(parents=True)
+    (folder / module).write_text(line + "\n")
+    assert len(list(arrows["violations"](folder))) == 1
+
+
+@pytest.mark.parametrize("module", ["rows.py", "errors.py", "history.py", "order.py", "initializers.py"])
+def test_rows_and_the_bottom_layer_import_nothing_of_fastbp(module):
+    assert imported(BY_NAME[module], top_level_only=True) == set()
+
+
+@pytest.mark.parametrize("table", ["activations.py", "losses.py", "optimizers.py"])
+def test_tables_import_row_types_alone(table):
+    assert imported(BY_NAME[table]) == {"rows"}
+
+
+@pytest.mark.parametrize("backend", [name for name in BY_NAME if name.startswith("backends/")])
+def test_backends_never_import_the_api(backend):
+    assert not imported(BY_NAME[backend]) & {"mlp", "training", "ops", "config", ""}
+
+
+def test_only_the_backends_import_the_engine():
+    users = {name for name, path in BY_NAME.items() if "_engine" in imported(path)}
+    assert users == {"backends/compiled.py"}
+
+
+# ------------------------------------------------------------------ what the library does not do
+
+
+@every_module
+def test_the_library_prints_nothing(path):
+    if path.name == "__main__.py":
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not [node.lineno for node in calls if isinstance(node.func, ast.Name) and node.func.id in ("print", "input")]
+
+
+@every_module
+def test_no_check_of_the_library_is_an_assert(path):
+    """`python -O` would drop it."""
+    assert not [node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)]
+
+
+@every_module
+def test_the_library_changes_no_global_setting(path):
+    text = path.read_text()
+    for call in (r"\bseterr\(", r"random\.seed\(", r"\bsimplefilter\(", r"\bsetrecursionlimit\(", r"\bos\.environ\["):
+        assert not re.search(call, text), call
+
+
+# Folders of people and machines; written so that the pattern does not find itself.
+MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|Users|mnt|media)/\w")
+
+
+def test_no_path_of_a_machine_stands_in_any_file():
+    found = []
+    for name in tracked_files():
+        try:
+            lines = (ROOT / name).read_text().splitlines()
+        except UnicodeDecodeError:
+            continue
+        found += [f"{name}:{k}: {line.strip()}" for k, line in enumerate(lines, 1) if MACHINE_PATH.search(line)]
+    assert not found, "\n".join(found)
+
+
+CLUTTER = re.compile(
+    r"\.(so|pyd|o|a|dll|dylib|pyc|pyo|whl|orig|rej|swp|log|tmp|bak)$|\.egg-info(/|$)|(^|/)(__pycache__|build|dist|\.venv"
+    r"|\.\w+_cache|\.hypothesis|\.benchmarks|\.idea|\.vscode|\.DS_Store)(/|$)|\.tar\.gz$|^src/engine\.c(pp)?$|~$"
+)
+
+
+def test_nothing_that_tools_make_is_tracked():
+    assert not [name for name in tracked_files() if CLUTTER.search(name)]
+    for made in ("fastbp/_engine.cpython-311.so", "src/engine.cpp", "a.egg-info/x", "__pycache__/y.pyc", "dist/a.whl"):
+        assert CLUTTER.search(made)
+
+
+def test_no_tracked_file_is_large_or_oddly_named():
+    for name in tracked_files():
+        assert (ROOT / name).stat().st_size < 200_000, name
+        assert re.fullmatch(r"[\w./-]+", name, re.ASCII), name
+
+
+# ------------------------------------------------------------------ docstrings
+
+
+def public_functions():
+    """What users call: the public names, and the public methods of the classes among them."""
+    for name in fastbp.__all__:
+        thing = getattr(fastbp, name)
+        if inspect.ismodule(thing):
+            for inner, function in inspect.getmembers(thing, inspect.isfunction):
+                if not inner.startswith("_") and function.__module__ == thing.__name__:
+                    yield f"{name}.{inner}", function
+        elif inspect.isclass(thing):
+            yield name, thing
+            for inner, function in inspect.getmembers(thing, inspect.isfunction):
+                if not inner.startswith("_"):
+                    yield f"{name}.{inner}", function
+        else:
+            yield name, thing
+
+
+PUBLIC = dict(public_functions())
+SECTIONS = ("Parameters", "Returns", "Yields", "Raises", "Attributes", "Notes", "References", "Examples", "See Also",
+            "Warns", "Warnings")  # fmt: skip
+
+
+def sections(doc):
+    """Heading -> lines of a numpydoc docstring; "" holds the summary."""
+    found, heading = {"": []}, ""
+    lines = inspect.cleandoc(doc).splitlines()
+    for k, line in enumerate(lines):
+        underlined = k + 1 < len(lines) and re.fullmatch(r"-{3,}", lines[k + 1])
+        if underlined:
+            assert line in SECTIONS, f"{line!r} is no section of numpydoc"
+            assert len(lines[k + 1]) == len(line), f"the line under {line!r} has another length"
+            assert k and not lines[k - 1], f"no empty line before {line!r}"
+            heading = line
+            found[heading] = []
+        elif not re.fullmatch(r"-{3,}", line):
+            found[heading].append(line)
+    return found
+
+
+def arguments(function):
+    return [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+def documented(lines):
+    """Names at the left margin of a section, as `a, b : type`."""
+    names = [line.partition(" : ")[0] for line in lines if line and not line.startswith(" ")]
+    return [name.strip().lstrip("*") for entry in names for name in entry.split(",")]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_function_has_a_numpydoc_docstring(name):
+    """A summary; sections as numpydoc names them; each parameter listed or named in the text, and no other listed."""
+    function = PUBLIC[name]
+    assert function.__doc__, "no docstring"
+    parts = sections(function.__doc__)
+    assert re.match(r"[A-Z`]|\d", parts[""][0]), "no summary in the first line"
+    if inspect.isclass(function) and issubclass(function, (Exception, fastbp.History)):
+        return  # the library makes them: their attributes are documented
+    wanted, listed = arguments(function), documented(parts.get("Parameters", []))
+    assert set(listed) <= set(wanted), "listed, but no parameter"
+    silent = [name for name in wanted if name not in listed and not re.search(rf"\b{name}\b", function.__doc__)]
+    assert not silent, f"parameters that the docstring does not mention: {silent}"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_function_says_what_it_returns(name):
+    if not inspect.isclass(PUBLIC[name]):
+        assert inspect.signature(PUBLIC[name]).return_annotation is not inspect.Signature.empty
+
+
+@every_module
+def test_every_module_says_what_it_is_for(path):
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_the_public_names_are_those_of_all():
+    for name in fastbp.__all__:
+        assert getattr(fastbp, name) is not None
+    public = {name for name in vars(fastbp) if not name.startswith("_") and not inspect.ismodule(getattr(fastbp, name))}
+    assert public <= set(fastbp.__all__), public - set(fastbp.__all__)
+    with pytest.raises(AttributeError, match="nonsense"):
+        fastbp.nonsense  # noqa: B018
+
+
+def test_the_example_in_the_docstring_of_mlp_works():
+    runner = doctest.DocTestRunner()
+    for example in doctest.DocTestFinder(recurse=False).find(fastbp.MLP, "MLP"):
+        runner.run(example)
+    assert runner.tries > 0 and runner.failures == 0
