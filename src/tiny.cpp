@@ -28,7 +28,7 @@ template <class T> bool Tiny<T>::suits(const Shape& shape) {
 
 template <class T>
 Tiny<T>::Tiny(const Kernels<T>& kernels, const Shape& shape)
-    : kernels_(kernels), shape_(shape), shapes_(shape.layers, shape.layers + shape.n_layers), n_params_(0),
+    : kernels_(kernels), loss_row_(kernels.loss[shape.loss]), shapes_(shape.layers, shape.layers + shape.n_layers), n_params_(0),
       shares_(shape.batch, shape.loss_scale) {
   idx n_units = 0;
   for (const LayerShape& s : shapes_) n_units += 3 * s.out;
@@ -101,7 +101,7 @@ double Tiny<T>::gradient(const Data& data, idx start, const uint32_t* order, boo
   const idx at = start - group_begin_;
   return kernels_.tiny_gradient({layers_.data(), static_cast<int>(layers_.size()), n_params_, rows, params_.data(),
                                  x_.data() + at, ld_, data.y_is_label ? nullptr : t_.data() + at, ld_,
-                                 label_.data() + at, share, kernels_.loss[shape_.loss], products_.data(),
+                                 label_.data() + at, share, loss_row_, products_.data(),
                                  gradient_.data()});
 }
 

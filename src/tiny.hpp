@@ -48,7 +48,7 @@ template <class T> class Tiny {
   template <class Copy> void each_parameter(Copy copy) const;
 
   const Kernels<T>& kernels_;
-  const Shape shape_;
+  const LossRow<T> loss_row_;
   const std::vector<LayerShape> shapes_;
   idx n_params_, ld_;                   // ld_: of the group's transposed rows
   Buffer<T> params_, slots_[MAX_SLOTS], gradient_, products_, units_, x_, t_;

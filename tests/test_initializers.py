@@ -91,7 +91,7 @@ def test_a_narrower_dtype_is_the_same_draw_rounded(init, kind):
     assert narrow.flatten().tobytes() == wide.flatten().astype(kind).tobytes()
 
 
-@pytest.mark.parametrize("init", set(initializers.TABLE) - {"zeros"})
+@pytest.mark.parametrize("init", sorted(set(initializers.TABLE) - {"zeros"}))
 def test_the_seed_alone_decides_the_draw(init):
     def draw(**options):
         return fastbp.MLP((9, 8, 7), **{"init": init, "seed": 1} | options).flatten().tobytes()
