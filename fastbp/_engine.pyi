@@ -14,8 +14,9 @@ from fastbp.rows import Optimizer
 
 _Own: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 _Callers: TypeAlias = NDArray[Any]
-# in_features, out_features, ldw, transposed, offset of weight, of bias or -1, row of the activation or -1, keeps_z
-_Layer: TypeAlias = tuple[int, int, int, bool, int, int, int, bool]
+# in_features, out_features, ldw, transposed, offset of weight, of bias or -1, row of the activation or -1, keeps_z,
+# skips_zeros
+_Layer: TypeAlias = tuple[int, int, int, bool, int, int, int, bool, bool]
 
 COMPILER: str  # name and version
 COMPILE_FLAGS: str
@@ -25,6 +26,8 @@ def isas_found() -> list[str]: ...
 def choose_isa(requested: str | None = None) -> str: ...
 def allocations() -> tuple[int, int, int]: ...
 def set_guard(on: bool) -> None: ...
+def tile_gflops(isa: str, f64: bool) -> float: ...
+def read_repeatedly(array: _Own, repeats: int) -> float: ...
 
 class Program:
     @property
@@ -57,6 +60,7 @@ class Program:
         losses: NDArray[np.float64],  # room for every epoch that may end
         scalars: list[NDArray[np.float64]],  # one array of `steps` numbers for each scalar of the row; stride 0 is fine
         slots: list[_Own],
+        skip_zeros: bool,
         stop_on_loss: bool,
         stop_on_params: bool,
     ) -> tuple[int, int, int, float]: ...  # the fields of fastbp.backends.Trained

@@ -437,7 +437,7 @@ def test_rows_gathered_by_the_order_train_as_rows_gathered_beforehand(kernels, d
 # ------------------------------------------------------------------ guard pages
 
 GUARDED = """
-    import ctypes, mmap, os, sys
+    import ctypes, itertools, mmap, os, sys
     import numpy as np, fastbp
 
     PAGE = mmap.PAGESIZE
@@ -498,21 +498,22 @@ def test_nothing_is_read_beside_x_y_labels_or_weights(kernels, dtype, at_end):
     def case(*what):
         os.write(2, f"{what}\\n".encode())   # the last line before a crash says where
 
-    for width in range(1, 34):
-        net = fastbp.MLP((width, 5, 34 - width), dtype=dtype, seed=0, backend=backend)
+    sizes = [(width, 5, 34 - width) for width in range(1, 34)] + [(width, 5, 1 + width % 4) for width in range(1, 34)]
+    for width, hidden, n_out in sizes:
+        net = fastbp.MLP((width, hidden, n_out), dtype=dtype, seed=0, backend=backend)
         for n, pitch in ((1, 0), (4, 0), (5, 3)):
-            case(width, n, pitch)
+            case(width, n_out, n, pitch)
             X = X_walls.place(rng.normal(size=(n, width)).astype(dtype), width + pitch, at_end)
-            y = y_walls.place(rng.normal(size=(n, 34 - width)).astype(dtype), 34 - width + pitch, at_end)
+            y = y_walls.place(rng.normal(size=(n, n_out)).astype(dtype), n_out + pitch, at_end)
             weight = w_walls.place(rng.uniform(1, 2, size=n), None, at_end)
             verbs(net, X, y, "mse", None)
             verbs(net, X, y, "mse", weight)
-    for kind in ("u1", "i2", "i4", "i8", ">i8"):
-        net = fastbp.MLP((3, 5, 6), dtype=dtype, seed=0, backend=backend)
+    for kind, n_out in itertools.product(("u1", "i2", "i4", "i8", ">i8"), (3, 6)):
+        net = fastbp.MLP((3, 5, n_out), dtype=dtype, seed=0, backend=backend)
         for n in range(1, 19):
-            case(kind, n)
+            case(kind, n_out, n)
             X = X_walls.place(rng.normal(size=(n, 3)).astype(dtype), None, at_end)
-            labels = y_walls.place(rng.integers(0, 6, size=n).astype(kind), None, at_end)
+            labels = y_walls.place(rng.integers(0, n_out, size=n).astype(kind), None, at_end)
             weight = w_walls.place(rng.uniform(1, 2, size=n), None, at_end)
             verbs(net, X, labels, "softmax_cross_entropy", weight)
     for kind in ("f2", "f8", ">f4", "i1", "u4", "?"):   # cast on the way

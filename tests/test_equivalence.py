@@ -107,6 +107,7 @@ class Textbook:
             if name in KINKED:
                 terms = np.abs(outputs[-2]) @ np.abs(w) + np.abs(b)
                 self.kink = min(self.kink, (np.abs(zs[-1]) / np.where(terms > 0, terms, 1))[zs[-1] != 0].min(initial=1))
+        self.output = outputs[-1]
         t = one_hot(t, zs[-1].shape[1])
         value = TEXTBOOK_LOSS[loss][0](outputs[-1], t) @ share(len(x), weight)
         upstream, gradients = loss_gradient(loss, outputs[-1], t, weight), []
@@ -164,6 +165,7 @@ KINDS = {
 SMALL = range(1, 34)
 LARGE = [34, 47, 48, 49, 63, 64, 65, 66, 95, 96, 97, 127, 128, 129, 130, 255, 256, 257, 784, 1023, 1024, 1025]
 PLACES = ("n_in", "hidden", "n_out", "batch")
+FAINT = 1e-3  # outputs and gradients below are mostly the rounding of numbers of size 1
 WORK_OF_LARGE = 4_000_000  # multiplications of one forward pass
 
 
@@ -328,18 +330,21 @@ class Problem:
             self.settings["weight_decay"] /= ratio
 
     def well_posed(self, rng):
-        """No z beside a kink, and a last bit of float32 more or less in the parameters stays about that."""
+        """No z beside a kink, nothing lost in a tail, and a last bit of float32 in the parameters stays about that."""
         book, peer = self.book(), self.book()
         for p in peer.parameters():
             p *= 1 + np.finfo(np.float32).eps * rng.choice([-1, 1], p.shape)
         everything = self.batch(slice(None))
         gradients = [np.concatenate([g.ravel() for g in net.gradient(*everything)[1]]) for net in (book, peer)]
+        first_output = book.output
         for rows in self.batches():
             for net in (book, peer):
                 net.step(*self.batch(rows), self.lr, **self.settings)
         pairs = [gradients, *zip(book.parameters(), peer.parameters())]
         steady = all(np.abs(p - q).max() <= tolerance(np.float32, self.k, np.abs(p).max()) / 8 for p, q in pairs)
-        return steady and book.kink > tolerance(np.float32)
+        one_class = self.loss == "softmax_cross_entropy" and self.sizes[-1] == 1
+        alive = min(np.abs(gradients[0]).max() if not one_class else 1, np.abs(first_output).max()) > FAINT
+        return steady and alive and book.kink > tolerance(np.float32)
 
     @property
     def k(self):

@@ -265,6 +265,7 @@ GUARDED = """
 GUARDED_SIZES = {  # (sizes, batch)
     "widths 1..33 and batches 1..17": [((w, w, 34 - w), b) for w in range(1, 34) for b in range(1, 18)],
     "depths": [((w,) * d, b) for w in (1, 3, 8, 16, 17) for d in (2, 4, 6) for b in (1, 5)],
+    "tiny": [((i, h, 1 + (i + h) % 4), 1 + (5 * i + h) % 19) for i in range(1, 9) for h in range(1, 9)],
     "narrow waists": [((w, 1, w), b) for w in (1, 31, 65) for b in (1, 16, 33)],
     "wide": [(s, b) for s in ((256, 48, 10), (65, 130, 1), (130, 65, 17), (784, 32, 10)) for b in (1, 17, 32)],
 }

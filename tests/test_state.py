@@ -13,15 +13,31 @@ from tolerance import assert_close
 import fastbp
 from fastbp import SGD
 
-N, SIZES = 23, (5, 7, 3)
+N = 29
 RNG = np.random.default_rng(11)
-X, Y, WEIGHT = RNG.normal(size=(N, 5)), RNG.normal(size=(N, 3)), RNG.integers(0, 4, size=N) / 2
-LABELS = RNG.integers(0, 3, size=N)
-RULE = SGD(lr=0.05, momentum=0.9, weight_decay=1e-3)
+DATA, WEIGHT, LABELS = RNG.normal(size=(N, 25)), RNG.integers(1, 5, size=N) / 2, RNG.integers(0, 3, size=N)
+RULE = SGD(lr=0.02, momentum=0.9, weight_decay=1e-3)
+
+FAMILIES = {  # what the engine has kernels of its own for: sizes, activation
+    "tiny": ((5, 7, 3), "tanh"),
+    "few outputs": ((19, 33, 3), "relu"),
+    "more outputs": ((19, 20, 6), "relu"),
+}
+every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
-def build(backend="auto", dtype=np.float32, **options):
-    return fastbp.MLP(SIZES, **{"activation": "tanh", "seed": 5, "dtype": dtype, "backend": backend} | options)
+def build(backend="auto", dtype=np.float32, family="tiny", **options):
+    sizes, activation = FAMILIES[family]
+    return fastbp.MLP(sizes, **{"activation": activation, "seed": 5, "dtype": dtype, "backend": backend} | options)
+
+
+def data(family):
+    """X and y for networks of the family."""
+    sizes = FAMILIES[family][0]
+    return DATA[:, : sizes[0]], DATA[:, 19 : 19 + sizes[-1]]
+
+
+X, Y = data("tiny")
 
 
 def frozen(value):
@@ -40,7 +56,7 @@ def bits(net):
     return frozen(net.__getstate__())
 
 
-# what a run may be made of; 4 leaves a smaller batch at the end of an epoch, 23 none, 1000 means 23
+# what a run may be made of; 4 and 28 leave one row at the end of an epoch, 29 none, 1000 means 29
 RUNS = {
     "plain": {"batch_size": 4},
     "momentum": {"batch_size": 4, "optimizer": RULE},
@@ -48,6 +64,7 @@ RUNS = {
     "in order": {"batch_size": 4, "optimizer": RULE, "shuffle": False},
     "weighted": {"batch_size": 4, "optimizer": RULE, "sample_weight": WEIGHT},
     "one row": {"batch_size": 1},
+    "most rows": {"batch_size": N - 1},
     "all rows": {"batch_size": N, "optimizer": RULE},
     "more than all rows": {"batch_size": 1000, "optimizer": RULE},
     "labels": {"batch_size": 6, "loss": "softmax_cross_entropy", "optimizer": RULE},
@@ -55,30 +72,34 @@ RUNS = {
 }
 
 
-def targets(run):
-    return LABELS if RUNS[run].get("loss") == "softmax_cross_entropy" else Y
+def targets(run, family="tiny"):
+    return LABELS if RUNS[run].get("loss") == "softmax_cross_entropy" else data(family)[1]
 
 
 # ------------------------------------------------------------------ one run and its pieces
 
 
+@every_family
 @pytest.mark.parametrize("run", RUNS)
-def test_ten_epochs_are_ten_fits_of_one_epoch(kernels, dtype, run):
-    whole, pieces = build(kernels, dtype), build(kernels, dtype)
-    history = whole.fit(X, targets(run), epochs=10, **RUNS[run])
-    parts = [pieces.fit(X, targets(run), epochs=1, **RUNS[run]) for _ in range(10)]
+def test_ten_epochs_are_ten_fits_of_one_epoch(kernels, dtype, family, run):
+    (x, _), y = data(family), targets(run, family)
+    whole, pieces = build(kernels, dtype, family), build(kernels, dtype, family)
+    history = whole.fit(x, y, epochs=10, **RUNS[run])
+    parts = [pieces.fit(x, y, epochs=1, **RUNS[run]) for _ in range(10)]
     assert bits(whole) == bits(pieces)
     assert frozen(history.loss) == frozen(np.concatenate([part.loss for part in parts]))
     assert frozen(history.step) == frozen(np.concatenate([part.step for part in parts]))
 
 
+@every_family
 @pytest.mark.parametrize("run", RUNS)
-def test_a_fit_is_the_same_train_steps(kernels, dtype, run):
+def test_a_fit_is_the_same_train_steps(kernels, dtype, family, run):
+    (x, _), y = data(family), targets(run, family)
     options = dict(RUNS[run])
     batch_size, shuffle = min(options.pop("batch_size"), N), options.pop("shuffle", True)
     seed, weight = options.pop("seed", 5), options.pop("sample_weight", None)
-    whole, steps = build(kernels, dtype), build(kernels, dtype)
-    history = whole.fit(X, targets(run), epochs=4, **RUNS[run])
+    whole, steps = build(kernels, dtype, family), build(kernels, dtype, family)
+    history = whole.fit(x, y, epochs=4, **RUNS[run])
     losses = []
     for epoch in range(4):
         order = fastbp.order.epoch_order(seed, epoch, N) if shuffle else np.arange(N)
@@ -86,37 +107,56 @@ def test_a_fit_is_the_same_train_steps(kernels, dtype, run):
         for start in range(0, N, batch_size):
             rows = order[start : start + batch_size]
             w = None if weight is None else weight[rows]
-            if w is not None and not w.any():
-                pytest.fail("the weights of these tests leave no batch without weight: choose others")
-            total += len(rows) * steps.train_step(X[rows], targets(run)[rows], sample_weight=w, **options)
+            total += len(rows) * steps.train_step(x[rows], y[rows], sample_weight=w, **options)
         losses.append(total / N)
     assert frozen(whole.flatten()) == frozen(steps.flatten())
     assert whole.step == steps.step
     assert_close(history.loss, losses, np.float64)
 
 
+@every_family
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("pieces", [(1,) * 31, (7, 1, 0, 13, 10), (30, 1), (3, 28)], ids=str)
-def test_steps_in_odd_pieces_are_one_run(backend, dtype, run, pieces):
-    whole, parts = build(backend, dtype), build(backend, dtype)
-    whole.fit(X, targets(run), steps=31, **RUNS[run])
+def test_steps_in_odd_pieces_are_one_run(backend, dtype, family, run, pieces):
+    (x, _), y = data(family), targets(run, family)
+    whole, parts = build(backend, dtype, family), build(backend, dtype, family)
+    whole.fit(x, y, steps=31, **RUNS[run])
     for steps in pieces:
-        assert parts.fit(X, targets(run), steps=steps, **RUNS[run]).n_steps == steps
+        assert parts.fit(x, y, steps=steps, **RUNS[run]).n_steps == steps
     assert bits(whole) == bits(parts)
 
 
-def test_chunks_do_not_show(backend, dtype, monkeypatch):
+@every_family
+def test_chunks_do_not_show(backend, dtype, family, monkeypatch):
     """Python is entered again after every few steps; nothing depends on how many."""
     nets = []
     for seconds, steps in ((1e9, 10**9), (0.0, 1), (1e-4, 3)):
         monkeypatch.setattr(fastbp.training, "CHUNK_SECONDS", seconds)
         monkeypatch.setattr(fastbp.training, "_FIRST_CHUNK_STEPS", steps)
         monkeypatch.setattr(fastbp.training, "SNAPSHOT_SECONDS", seconds)
-        net = build(backend, dtype)
-        history = net.fit(X, Y, batch_size=4, epochs=12, optimizer=RULE)
-        more = net.fit(X, Y, batch_size=4, steps=8, optimizer=RULE)
+        net = build(backend, dtype, family)
+        history = net.fit(*data(family), batch_size=4, epochs=12, optimizer=RULE)
+        more = net.fit(*data(family), batch_size=4, steps=8, optimizer=RULE)
         nets.append([bits(net), frozen([history.loss, history.step, more.loss, more.step])])
     assert nets[0] == nets[1] == nets[2]
+
+
+@every_family
+@pytest.mark.parametrize("run", ["momentum", "in order", "weighted", "labels", "all rows", "one row"])
+def test_every_call_reads_its_data_anew(kernels, dtype, family, run):
+    """Nothing of X, y, weights or order stays behind in a workspace that goes on to the next call."""
+    kept, fresh = build(kernels, dtype, family), build(kernels, dtype, family)
+    x, y, options = data(family)[0].copy(), targets(run, family).copy(), dict(RUNS[run])
+    for k in range(12):
+        x[...] = np.roll(x, 1, axis=0) * 0.99  # the same array, changed ...
+        if k % 3 == 2:
+            x, y = x.copy(), np.roll(y, 2, axis=0)  # ... or another one
+        if "sample_weight" in options:
+            options["sample_weight"] = np.roll(options["sample_weight"], k)
+        for one in (kept, fresh):
+            one.fit(x, y, steps=1 + k % 3, seed=k // 5, **options)
+        fresh = copy.deepcopy(fresh)  # has no workspace yet
+        assert bits(kept) == bits(fresh), k
 
 
 # ------------------------------------------------------------------ reproducible
@@ -125,24 +165,26 @@ DIGEST = """
     import hashlib, os, sys
     import numpy as np, fastbp
 
-    rng = np.random.default_rng(11)
-    X, Y = rng.normal(size=(23, 5)), rng.normal(size=(23, 3))
+    data = np.random.default_rng(11).normal(size=(29, 25))
+    sizes, activation = eval(sys.argv[3])
     def digest():
-        net = fastbp.MLP((5, 7, 3), activation="tanh", seed=5, dtype=sys.argv[2], backend=sys.argv[1])
-        history = net.fit(X, Y, batch_size=4, epochs=10, optimizer=fastbp.SGD(lr=0.05, momentum=0.9))
+        net = fastbp.MLP(sizes, activation=activation, seed=5, dtype=sys.argv[2], backend=sys.argv[1])
+        rule = fastbp.SGD(lr=0.05, momentum=0.9)
+        history = net.fit(data[:, :sizes[0]], data[:, 19:19 + sizes[-1]], batch_size=4, epochs=10, optimizer=rule)
         return hashlib.sha256(net.flatten().tobytes() + history.loss.tobytes()).hexdigest()
 """
 
 
-def test_one_seed_has_one_digest_in_20_runs_in_new_processes_and_wherever_they_run(backend, dtype, tmp_path):
+@every_family
+def test_one_seed_has_one_digest_in_20_runs_in_new_processes_and_wherever_they_run(backend, dtype, family, tmp_path):
     found = set()
     for _ in range(20):
-        net = build(backend, dtype)
-        history = net.fit(X, Y, batch_size=4, epochs=10, optimizer=SGD(lr=0.05, momentum=0.9))
+        net = build(backend, dtype, family)
+        history = net.fit(*data(family), batch_size=4, epochs=10, optimizer=SGD(lr=0.05, momentum=0.9))
         found.add(hashlib.sha256(net.flatten().tobytes() + history.loss.tobytes()).hexdigest())
-    for environment in ({}, {"PYTHONHASHSEED": 0}, {"PYTHONHASHSEED": 1, "LC_ALL": "de_DE.UTF-8", "TZ": "Asia/Tokyo"}):
+    for environment in ({"PYTHONHASHSEED": 0}, {"PYTHONHASHSEED": 1, "LC_ALL": "de_DE.UTF-8", "TZ": "Asia/Tokyo"}):
         script = DIGEST + f"    os.chdir({str(tmp_path)!r})\n    print(digest())"
-        found.add(python(script, backend, dtype, **environment).strip())
+        found.add(python(script, backend, dtype, FAMILIES[family], **environment).strip())
     assert len(found) == 1
 
 
@@ -278,8 +320,8 @@ def test_epochs_from_within_an_epoch_are_that_many_steps_and_end_at_the_same_pla
     net, twin = build(backend), build(backend)
     net.fit(X, Y, batch_size=4, steps=2)
     history = net.fit(X, Y, batch_size=4, epochs=2)
-    assert (history.n_steps, net.step, net.epoch) == (12, 14, 2)
-    twin.fit(X, Y, batch_size=4, steps=14)
+    assert (history.n_steps, net.step, net.epoch) == (16, 18, 2)
+    twin.fit(X, Y, batch_size=4, steps=18)
     assert bits(net) == bits(twin)
 
 
@@ -374,26 +416,28 @@ COPIES = {
 }
 
 
+@every_family
 @pytest.mark.parametrize("how", COPIES)
-def test_a_copy_goes_on_bit_for_bit_and_apart_from_the_original(backend, dtype, how):
-    net, twin = build(backend, dtype), build(backend, dtype)
+def test_a_copy_goes_on_bit_for_bit_and_apart_from_the_original(backend, dtype, family, how):
+    x, y = data(family)
+    net, twin = build(backend, dtype, family), build(backend, dtype, family)
     for one in (net, twin):
-        one.fit(X, Y, batch_size=4, steps=8, optimizer=RULE, seed=99)
-        one.forward(X)
+        one.fit(x, y, batch_size=4, steps=8, optimizer=RULE, seed=99)
+        one.forward(x)
     other = COPIES[how](net)
     assert bits(other) == bits(net) and repr(other) == repr(net) and other.backend == net.backend == backend
     assert not np.may_share_memory(other.params, net.params)
-    assert frozen(other.predict(X)) == frozen(net.predict(X))
+    assert frozen(other.predict(x)) == frozen(net.predict(x))
     with pytest.raises(RuntimeError, match="forward"):  # a pending forward is not copied ...
-        other.backward(Y)
-    net.backward(Y)  # ... and stays with the original
-    twin.fit(X, Y, batch_size=4, steps=9, optimizer=RULE)
-    other.fit(X, Y, batch_size=4, steps=9, optimizer=RULE)
+        other.backward(y)
+    net.backward(y)  # ... and stays with the original
+    twin.fit(x, y, batch_size=4, steps=9, optimizer=RULE)
+    other.fit(x, y, batch_size=4, steps=9, optimizer=RULE)
     assert bits(other) == bits(twin)
-    net.fit(X, Y, batch_size=4, steps=9, optimizer=RULE)  # neither slots nor position were shared
+    net.fit(x, y, batch_size=4, steps=9, optimizer=RULE)  # neither slots nor position were shared
     assert bits(net) == bits(twin)
     other.weights[0][...] = 0
-    other.fit(X, Y, batch_size=4, steps=1, optimizer=RULE)
+    other.fit(x, y, batch_size=4, steps=1, optimizer=RULE)
     assert bits(net) == bits(twin)
 
 
@@ -407,7 +451,7 @@ def test_a_pickle_goes_on_bit_for_bit_in_a_new_process(backend, dtype, tmp_path)
         import numpy as np, fastbp
         folder = pathlib.Path(sys.argv[1])
         net, data = pickle.loads((folder / "net").read_bytes()), np.load(folder / "data.npz")
-        rule = fastbp.SGD(lr=0.05, momentum=0.9, weight_decay=1e-3)
+        rule = fastbp.SGD(lr=0.02, momentum=0.9, weight_decay=1e-3)
         history = net.fit(data["X"], data["Y"], batch_size=4, steps=9, optimizer=rule)
         print(net.flatten().tobytes().hex(), history.loss.tobytes().hex(), net.step, net.epoch)
     """, tmp_path)  # fmt: skip
@@ -457,11 +501,13 @@ def test_a_network_without_biases_has_none():
     assert net.biases == net.grad_biases == () and net.n_params == 5 * 7 + 7 * 3
 
 
-def test_what_lies_in_padding_is_ignored(kernels, dtype):
+@every_family
+def test_what_lies_in_padding_is_ignored(kernels, dtype, family):
     """NaN in the padding of parameters and gradients changes no bit of any verb."""
+    x, y = data(family)
     results = []
     for fill in (False, True):
-        net = build(kernels, dtype)
+        net = build(kernels, dtype, family)
         if fill:
             for buffer, views in ((net.params, (*net.weights, *net.biases)), (net.grads, ())):
                 kept = [view.copy() for view in views]
@@ -469,12 +515,12 @@ def test_what_lies_in_padding_is_ignored(kernels, dtype):
                 for view, values in zip(views, kept):
                     view[...] = values
             assert np.isnan(net.params).any()
-        found = [net.predict(X), net.evaluate(X, Y, loss="mse"), *net.loss_and_grad(X, Y, loss="mse")]
-        found += [net.forward(X), net.backward(Y), *net.grad_weights, *net.grad_biases]
+        found = [net.predict(x), net.evaluate(x, y, loss="mse"), *net.loss_and_grad(x, y, loss="mse")]
+        found += [net.forward(x), net.backward(y), *net.grad_weights, *net.grad_biases]
         net.update(RULE)
-        net.forward(X)
-        found += [net.backward_update(Y, RULE), net.train_step(X, Y, optimizer=RULE)]
-        found += [net.fit(X, Y, batch_size=4, epochs=2, optimizer=RULE).loss, net.flatten()]
+        net.forward(x)
+        found += [net.backward_update(y, RULE), net.train_step(x, y, optimizer=RULE)]
+        found += [net.fit(x, y, batch_size=4, epochs=2, optimizer=RULE).loss, net.flatten()]
         results.append(frozen(found))
     assert results[0] == results[1]
 
@@ -482,14 +528,16 @@ def test_what_lies_in_padding_is_ignored(kernels, dtype):
 # ------------------------------------------------------------------ history
 
 
+@every_family
 @pytest.mark.parametrize("run", RUNS)
-def test_history_is_the_mean_of_the_batch_losses_before_their_updates(backend, dtype, run):
+def test_history_is_the_mean_of_the_batch_losses_before_their_updates(backend, dtype, family, run):
     """Weighted by rows, in float64; an unfinished last epoch is an entry of its own."""
-    net, twin = build(backend, dtype), build(backend, dtype)
+    (x, _), y = data(family), targets(run, family)
+    net, twin = build(backend, dtype, family), build(backend, dtype, family)
     per_epoch = -(-N // min(RUNS[run]["batch_size"], N))
     steps = 2 * per_epoch + per_epoch // 2
-    history = net.fit(X, targets(run), steps=steps, **RUNS[run])
-    losses = [float(twin.fit(X, targets(run), steps=1, **RUNS[run]).loss[0]) for _ in range(steps)]
+    history = net.fit(x, y, steps=steps, **RUNS[run])
+    losses = [float(twin.fit(x, y, steps=1, **RUNS[run]).loss[0]) for _ in range(steps)]
     batch_size = min(RUNS[run]["batch_size"], N)
     sizes = [min(batch_size, N - start) for start in range(0, N, batch_size)]
     wanted, at = [], []
@@ -507,25 +555,28 @@ def test_history_is_the_mean_of_the_batch_losses_before_their_updates(backend, d
 def test_history_of_a_fit_that_starts_within_an_epoch_holds_this_calls_batches(backend):
     net, twin = build(backend), build(backend)
     net.fit(X, Y, batch_size=4, steps=4)
-    history = net.fit(X, Y, batch_size=4, steps=9)
-    singles = [float(twin.fit(X, Y, batch_size=4, steps=1).loss[0]) for _ in range(13)]
-    wanted = [np.average(singles[4:6], weights=[4, 3]), np.average(singles[6:12], weights=[4] * 5 + [3]), singles[12]]
+    history = net.fit(X, Y, batch_size=4, steps=13)
+    singles = [float(twin.fit(X, Y, batch_size=4, steps=1).loss[0]) for _ in range(17)]
+    wanted = [np.average(singles[4:8], weights=[4, 4, 4, 1]), np.average(singles[8:16], weights=[4] * 7 + [1])]
+    wanted.append(singles[16])
     assert_close(history.loss, wanted, np.float64)
-    assert history.step.tolist() == [6, 12, 13]
+    assert history.step.tolist() == [8, 16, 17]
 
 
+@every_family
 @pytest.mark.parametrize("run", ["momentum", "weighted", "labels"])
-def test_eval_every_records_evaluate_after_every_kth_step_of_the_network(backend, dtype, run):
-    net, twin = build(backend, dtype), build(backend, dtype)
+def test_eval_every_records_evaluate_after_every_kth_step_of_the_network(backend, dtype, family, run):
+    (x, _), y = data(family), targets(run, family)
+    net, twin = build(backend, dtype, family), build(backend, dtype, family)
     options = RUNS[run]
-    first = net.fit(X, targets(run), steps=10, eval_every=4, **options)
-    second = net.fit(X, targets(run), steps=10, eval_every=4, **options)
+    first = net.fit(x, y, steps=10, eval_every=4, **options)
+    second = net.fit(x, y, steps=10, eval_every=4, **options)
     assert (first.step.tolist(), second.step.tolist()) == ([4, 8], [12, 16, 20])
     loss, weight = options.get("loss", "mse"), options.get("sample_weight")
     wanted = []
     for _ in range(5):
-        twin.fit(X, targets(run), steps=4, **options)
-        wanted.append(twin.evaluate(X, targets(run), loss=loss, sample_weight=weight))
+        twin.fit(x, y, steps=4, **options)
+        wanted.append(twin.evaluate(x, y, loss=loss, sample_weight=weight))
     assert [*first.loss, *second.loss] == wanted
     assert bits(net) == bits(twin)  # looking changes nothing
 
@@ -600,28 +651,32 @@ def test_results_are_fresh_arrays(backend):
     assert frozen(gradient) == frozen(kept)
 
 
-def test_forward_keeps_its_own_copy_of_x(backend, dtype):
-    net, twin = build(backend, dtype), build(backend, dtype)
-    x = X.astype(dtype)
+@every_family
+def test_forward_keeps_its_own_copy_of_x(backend, dtype, family):
+    x0, y = data(family)
+    net, twin = build(backend, dtype, family), build(backend, dtype, family)
+    x = x0.astype(dtype)
     output = net.forward(x)
-    twin.forward(X)
+    twin.forward(x0)
     x[...] = np.nan
     output[...] = np.nan  # the output is the caller's, too
-    assert frozen([net.backward(Y), *net.grad_weights]) == frozen([twin.backward(Y), *twin.grad_weights])
+    assert frozen([net.backward(y), *net.grad_weights]) == frozen([twin.backward(y), *twin.grad_weights])
 
 
-def test_backward_replaces_what_grads_held_and_accumulate_adds(backend, dtype):
-    net = build(backend, dtype)
-    net.forward(X)
+@every_family
+def test_backward_replaces_what_grads_held_and_accumulate_adds(backend, dtype, family):
+    x0, y = data(family)
+    net = build(backend, dtype, family)
+    net.forward(x0)
     net.grads[...] = np.nan
-    net.backward(Y)
+    net.backward(y)
     once = [g.copy() for g in (*net.grad_weights, *net.grad_biases)]
     assert all(np.isfinite(g).all() for g in once)
-    net.backward(Y, accumulate=True)
+    net.backward(y, accumulate=True)
     for g, one in zip((*net.grad_weights, *net.grad_biases), once):
         assert_close(g, 2 * one, dtype, k=N)
     net.grads[...] = 0
-    net.backward(Y, accumulate=True)
+    net.backward(y, accumulate=True)
     for g, one in zip((*net.grad_weights, *net.grad_biases), once):
         assert_close(g, one, dtype, k=N)
 
