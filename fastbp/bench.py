@@ -145,6 +145,7 @@ def scikit_learn(problem: Problem) -> Contender:
     """`partial_fit`, a step a call. It always has biases and halves the squared error: lr is scaled to match."""
     import warnings
 
+    import sklearn
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
     w = problem.workload
@@ -152,8 +153,8 @@ def scikit_learn(problem: Problem) -> Contender:
         raise NotImplementedError("it has no network without biases")
     kind = MLPClassifier if w.loss == _CE else MLPRegressor
     lr = LR if w.loss == _CE else 2 * LR / w.sizes[-1]
-    net = kind(w.sizes[1:-1], activation=w.activation, solver="sgd", alpha=0, batch_size=w.batch, learning_rate_init=lr,
-               momentum=0, nesterovs_momentum=False, shuffle=False)  # fmt: skip
+    net = kind(hidden_layer_sizes=w.sizes[1:-1], activation=w.activation, solver="sgd", alpha=0, batch_size=w.batch,
+               learning_rate_init=lr, momentum=0, nesterovs_momentum=False, shuffle=False)  # fmt: skip
     first = {"classes": np.arange(w.sizes[-1])} if w.loss == _CE else {}
     y = problem.y.ravel() if w.sizes[-1] == 1 else problem.y
     with warnings.catch_warnings(action="ignore"):  # one step has not converged
@@ -167,7 +168,8 @@ def scikit_learn(problem: Problem) -> Contender:
         for _ in range(steps):
             rows = problem.batch(state["step"])
             state["step"] += 1
-            net.partial_fit(problem.X[rows], y[rows])
+            with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+                net.partial_fit(problem.X[rows], y[rows])
 
     return Contender(run, lambda: net.coefs_)
 
@@ -251,11 +253,11 @@ def _jax(problem: Problem, scan: bool) -> Contender:
         "step": 0,
     }
     one = jax.jit(update, donate_argnums=0)
+    batches = [] if scan else [(X[b], y[b]) for b in range(n)]  # cutting them out costs more than a small step
 
     def run_steps(steps: int) -> None:
         for _ in range(steps):
-            b = state["step"] % n
-            state["params"] = one(state["params"], X[b], y[b])
+            state["params"] = one(state["params"], *batches[state["step"] % n])
             state["step"] += 1
         jax.block_until_ready(state["params"])
 
