@@ -699,6 +699,32 @@ def test_a_step_reads_only_its_own_rows(sizes, kernels, dtype):
         assert bits(nets[0].flatten()) == bits(nets[1].flatten()), batch
 
 
+@pytest.mark.parametrize("activation", ["identity", "tanh", "gelu"])
+@pytest.mark.parametrize("sizes", [(3, 5, 2), (6, 4), (40, 33, 3), (9, 70, 20)], ids=str)
+def test_what_a_call_leaves_behind_reaches_no_later_call(sizes, activation, kernels, dtype):
+    """Rows, then fewer rows, through the same workspace; the first are NaN."""
+    rng = np.random.default_rng(3)
+    X, t = rng.normal(size=(32, sizes[0])), rng.normal(size=(32, sizes[-1]))
+    nan, rule = np.full_like(X, np.nan), fastbp.SGD(0.05, 0.9)
+    for n in (1, 2, 7, 9, 15, 17, 19, 23, 31):
+        found = []
+        for dirty in (True, False):
+            net = fastbp.MLP(
+                sizes, activation=activation, output_activation=activation, dtype=dtype, seed=6, backend=kernels
+            )  # fmt: skip
+            if dirty:
+                capacity = 1 << (n - 1).bit_length()
+                net.predict(nan[:capacity])
+                net.loss_and_grad(nan[:capacity], t[:capacity], loss="mse")
+                with pytest.raises(fastbp.NonFiniteError):
+                    net.fit(nan, t, optimizer=rule, batch_size=20, epochs=1, shuffle=False)
+            value, gradient = net.loss_and_grad(X[:n], t[:n], loss="mse")
+            rows = slice(20 + n % 12)  # a whole batch, and one of n % 12 rows
+            history = net.fit(X[rows], t[rows], optimizer=rule, batch_size=20, epochs=2, shuffle=False)
+            found.append(bits(net.predict(X[:n]), value, gradient, history.loss, net.flatten()))
+        assert found[0] == found[1], n
+
+
 def test_padding_written_while_training_changes_no_bit(kernels, dtype):
     rng = np.random.default_rng(1)
     X, t = rng.normal(size=(11, 6)), rng.normal(size=(11, 3))

@@ -311,12 +311,3 @@ def test_missing_prerequisites_are_named(tmp_path):
     for environment in ({"PATH": str(tmp_path), "CXX": ""}, {"CXX": shutil.which("false")}):
         code, message = says(**environment)
         assert code == 1 and message.startswith("missing: a C++ compiler, GCC >= 11 or Clang >= 14")
-
-
-def test_imports_run_one_way(tmp_path):
-    violations = runpy.run_path(str(ROOT / "tools" / "arrows.py"))["violations"]
-    assert list(violations()) == []
-    (tmp_path / "rows.py").write_text("def f():\n    from fastbp.mlp import MLP\n")
-    (tmp_path / "plan.py").write_text("from fastbp import _engine, rows\n")
-    (tmp_path / "new.py").write_text("")
-    assert len(list(violations(tmp_path))) == 3
