@@ -230,6 +230,7 @@ CASTS = {  # values that a cast by way of another type, or by truncation, gets w
     "int8": np.array([-128, 127, -1, 0, 1, 2], "i1"),
     "uint8": np.array([255, 128, 3, 0, 1, 2], "u1"),
     "bool": np.array([True, False, False, True, True, False]),
+    "bool of bytes beyond 1": np.array([2, 255, 0, 1, 128, 64], "u1").view(bool),
     ">f4": np.array([0.1, 1e-40, 3e38, -1 / 3, 0, 1], ">f4"),
     ">f8": np.array([1 + 2.0**-24, 1 + 3 * 2.0**-24, 0.1, 0, 1e-40, -1 / 3], ">f8"),
     ">i4": np.array([2**24 + 1, 2**31 - 1, -(2**31), -1, 0, 1], ">i4"),

@@ -159,28 +159,43 @@ def test_an_overflow_of_the_last_update_alone_is_found(kernels, dtype, momentum,
     assert frozen(net) == frozen(twin)
 
 
-@pytest.mark.parametrize("chunk, snapshot", CHUNKS)
-def test_parameters_that_overflow_out_of_the_losses_sight_are_found_at_their_step(
-    kernels, dtype, monkeypatch, chunk, snapshot
-):
-    """A weight from an input that is always 0 overflows by its decay alone, p <- -8 p; no loss ever sees it."""
-    cut_into(monkeypatch, chunk, snapshot)
-    rule = SGD(lr=1.0, weight_decay=9.0)
-    data = np.zeros((5, 2)), np.zeros((5, 1))
+PLACES = {  # a parameter of a network of zeros, with zeros for data: grow as it may, no loss ever sees it
+    "first weight": lambda net: net.weights[0][:1, 0],
+    "last weight": lambda net: net.weights[0][-1:, -1],
+    "first bias": lambda net: net.biases[0][:1],
+    "last bias": lambda net: net.biases[0][-1:],
+    "first weight of the output": lambda net: net.weights[1][:1, 0],
+    "last weight of the output": lambda net: net.weights[1][-1:, -1],
+}
+
+
+def overflow_unseen(backend, dtype, family, place, steps):
+    """Train the place's parameter beyond all bounds by its decay alone, `steps` a call; the state it stops in."""
+    net = build(backend, dtype, FAMILIES[family], activation="relu", init="zeros")
+    data = np.zeros((5, 4)), np.zeros((5, net.sizes[-1]))
+    net.fit(*data, batch_size=2, steps=4)  # one step into an epoch
+    PLACES[place](net)[...] = 1
     grown = int(np.log2(float(np.finfo(dtype).max)) / 3)  # 8 ** k is the last that is finite
-    nets = []
-    for steps in (700, 1):
-        net = fastbp.MLP((2, 2, 1), bias=False, dtype=dtype, seed=0, backend=kernels, init="zeros")
-        net.fit(*data, batch_size=2, steps=4)  # one step into an epoch
-        net.weights[0][0, 0] = 1
-        with pytest.raises(NonFiniteError, match="parameter") as caught:
-            for _ in range(700 // steps):
-                net.fit(*data, optimizer=rule, batch_size=2, steps=steps)
-        assert caught.value.step == net.step == 4 + grown
-        assert caught.value.epoch == net.epoch == (4 + grown) // 3
-        assert abs(net.weights[0][0, 0]) == 8.0**grown
-        nets.append(frozen(net))
-    assert nets[0] == nets[1]
+    with pytest.raises(NonFiniteError, match="parameter") as caught:
+        for _ in range(700 // steps):
+            net.fit(*data, optimizer=SGD(lr=1.0, weight_decay=9.0), batch_size=2, steps=steps)  # p <- -8 p
+    assert caught.value.step == net.step == 4 + grown
+    assert caught.value.epoch == net.epoch == (4 + grown) // 3
+    assert abs(PLACES[place](net)) == 8.0**grown and np.count_nonzero(net.flatten()) == 1
+    return frozen(net)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("place", PLACES)
+def test_any_parameter_that_overflows_out_of_the_losses_sight_is_found_at_its_step(kernels, dtype, family, place):
+    overflow_unseen(kernels, dtype, family, place, 700)
+
+
+@pytest.mark.parametrize("chunk, snapshot", CHUNKS)
+def test_an_unseen_overflow_is_found_at_its_step_however_the_run_is_cut(backend, dtype, monkeypatch, chunk, snapshot):
+    cut_into(monkeypatch, chunk, snapshot)
+    whole, single = (overflow_unseen(backend, dtype, "tiny", "first weight", steps) for steps in (700, 1))
+    assert whole == single
 
 
 BAD_X = {  # a value that is not finite in the network's dtype, and how the message shows it

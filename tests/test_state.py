@@ -389,21 +389,24 @@ def test_every_training_verb_shares_slots_and_step(backend, first, second):
     assert abs(forgetful.flatten() - wanted.flatten()).max() > 1e-4
 
 
-def test_reset_training_drops_all_state_and_keeps_the_parameters(backend, dtype):
-    net = build(backend, dtype)
-    net.fit(X, Y, batch_size=4, steps=8, optimizer=RULE, seed=99)
-    net.forward(X)
+@every_family
+@pytest.mark.parametrize("seed", [None, 99])
+def test_reset_training_drops_all_state_and_keeps_the_parameters(backend, dtype, family, seed):
+    x, y = data(family)
+    net = build(backend, dtype, family)
+    net.fit(x, y, batch_size=4, steps=20, optimizer=RULE, seed=seed)  # into the third epoch
+    net.forward(x)
     parameters = net.flatten()
     net.reset_training()
     assert (net.step, net.epoch, net.seed) == (0, 0, 5)
     assert frozen(net.flatten()) == frozen(parameters)
     with pytest.raises(RuntimeError, match="forward"):
-        net.backward(Y)
-    fresh = build(backend, dtype)
+        net.backward(y)
+    fresh = build(backend, dtype, family)
     fresh.unflatten(parameters)
     assert bits(net) == bits(fresh)
     for one in (net, fresh):
-        one.fit(X, Y, batch_size=4, steps=8, optimizer=RULE)
+        one.fit(x, y, batch_size=4, steps=8, optimizer=RULE)
     assert bits(net) == bits(fresh)
 
 

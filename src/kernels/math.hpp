@@ -18,12 +18,9 @@
 // rest fitted again. The float ln2_hi has 15 significant bits and the double one, fdlibm's, 32: n ln2_hi and
 // e ln2_hi are exact, without FMA too.
 
-template <class V> using Ints = IntVec<typename Element<V>::type>;
-
 // expm1_tail: expm1(r) = r + r^2 (t0 + t1 r + ...). log1p_tail: see log1p_minus_f.
 template <class V> struct Series;
 template <> struct Series<VF> {
-  typedef uint32_t Unsigned __attribute__((vector_size(FBP_VECTOR_BYTES)));
   static constexpr int fraction_bits = 23, bias = 127;
   static constexpr double two_fraction_bits = 0x1p23, least_normal = 0x1p-126;
   static constexpr double ln2_hi = 0.693145751953125, ln2_lo = 1.42860677e-6;
@@ -33,7 +30,6 @@ template <> struct Series<VF> {
                                           -0.165697664, 0.149176583, -0.143119782, 0.0874041021};
 };
 template <> struct Series<VD> {
-  typedef uint64_t Unsigned __attribute__((vector_size(FBP_VECTOR_BYTES)));
   static constexpr int fraction_bits = 52, bias = 1023;
   static constexpr double two_fraction_bits = 0x1p52, least_normal = 0x1p-1022;
   static constexpr double ln2_hi = 6.93147180369123816490e-01, ln2_lo = 1.90821492927058770002e-10;
@@ -69,9 +65,9 @@ template <class V> FBP_INLINE V exp_of(V x) {
   V r = minus_n_ln2(x, shifted - shifter<V>(2 * S::bias));
   V y = (polynomial(r, S::expm1_tail) * r + R<V>(1)) * r + R<V>(1);
   // n reaches from below the subnormals to one above the largest exponent: 2^n = 2^floor(n/2) 2^ceil(n/2), of
-  // which only the last product rounds. The low bit is cleared where >> 1 would do: AVX2 has no 64-bit >>.
-  Ints<V> floor_half = (bits(shifted) & -2) << (S::fraction_bits - 1);
-  Ints<V> ceil_half = (bits(shifted) << S::fraction_bits) - floor_half;
+  // which only the last product rounds.
+  Bits<V> floor_half = bits(shifted) >> 1 << S::fraction_bits;
+  Bits<V> ceil_half = (bits(shifted) << S::fraction_bits) - floor_half;
   return y * from_bits(floor_half) * from_bits(ceil_half);
 }
 
@@ -101,15 +97,14 @@ template <class V> FBP_INLINE V tanh_of(V x) {
 // u = 2^e m with m in [sqrt(1/2), sqrt(2)), for u positive, normal and finite.
 template <class V> struct Exponent {
   V e;
-  Ints<V> field;   // e << fraction_bits: taken from the bits of a float, it divides by 2^e
+  Bits<V> field;   // e << fraction_bits: taken from the bits of a float, it divides by 2^e
 };
 template <class V> FBP_INLINE Exponent<V> exponent(V u, V bias) {
   typedef Series<V> S;
-  typedef typename S::Unsigned Unsigned;
-  Unsigned biased = (Unsigned)(bits(u) + (bits(R<V>(1)) - bits(R<V>(0.70710678118654752)))) >> S::fraction_bits;
+  Bits<V> biased = (bits(u) + (bits(R<V>(1)) - bits(R<V>(0.70710678118654752)))) >> S::fraction_bits;
   // There is no conversion from 64-bit integers before AVX-512: or-ed into the fraction of 2^fraction_bits.
-  V e = from_bits((Ints<V>)biased | bits(R<V>(S::two_fraction_bits))) - (bias + R<V>(S::two_fraction_bits));
-  return {e, (Ints<V>)(biased << S::fraction_bits) - bits(R<V>(1))};
+  V e = from_bits(biased | bits(R<V>(S::two_fraction_bits))) - (bias + R<V>(S::two_fraction_bits));
+  return {e, (biased << S::fraction_bits) - bits(R<V>(1))};
 }
 
 // log1p(f) - f, for 1 + f in [sqrt(1/2), sqrt(2)). In double the division replaces more than ten coefficients,
@@ -130,7 +125,7 @@ template <class V> FBP_INLINE V log_from(V x, double pole, V e, V f) {
 
 template <class V> FBP_INLINE V log_of(V x) {
   typedef Series<V> S;
-  Ints<V> subnormal = x < R<V>(S::least_normal);
+  auto subnormal = x < R<V>(S::least_normal);
   V u = WHERE(subnormal, x * R<V>(S::two_fraction_bits), x);
   Exponent<V> p = exponent(u, WHERE(subnormal, R<V>(S::bias + S::fraction_bits), R<V>(S::bias)));
   return log_from(x, 0, p.e, from_bits(bits(u) - p.field) - R<V>(1));

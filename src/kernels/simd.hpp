@@ -26,12 +26,14 @@ template <> struct Simd<float> {
   typedef int32_t I __attribute__((vector_size(FBP_VECTOR_BYTES)));   // what a comparison of V gives
   typedef float U __attribute__((vector_size(FBP_VECTOR_BYTES), aligned(4), may_alias));
   typedef int32_t Int;
+  typedef uint32_t Bits __attribute__((vector_size(FBP_VECTOR_BYTES)));   // unsigned: sums of bit patterns may wrap
 };
 template <> struct Simd<double> {
   typedef double V __attribute__((vector_size(FBP_VECTOR_BYTES)));
   typedef int64_t I __attribute__((vector_size(FBP_VECTOR_BYTES)));
   typedef double U __attribute__((vector_size(FBP_VECTOR_BYTES), aligned(8), may_alias));
   typedef int64_t Int;
+  typedef uint64_t Bits __attribute__((vector_size(FBP_VECTOR_BYTES)));
 };
 template <class T> using Vec = typename Simd<T>::V;
 template <class T> using IntVec = typename Simd<T>::I;
@@ -52,10 +54,11 @@ template <class T> FBP_INLINE void store(T* p, Vec<T> v) { *(typename Simd<T>::U
 template <class V> FBP_INLINE V splat(typename Element<V>::type x) { return x - V{}; }   // x - 0 keeps -0.0
 template <class V> FBP_INLINE V R(double x) { return splat<V>((typename Element<V>::type)x); }
 
-FBP_INLINE IF bits(VF v) { return (IF)v; }
-FBP_INLINE ID bits(VD v) { return (ID)v; }
-FBP_INLINE VF from_bits(IF i) { return (VF)i; }
-FBP_INLINE VD from_bits(ID i) { return (VD)i; }
+template <class V> using Bits = typename Simd<typename Element<V>::type>::Bits;
+FBP_INLINE Bits<VF> bits(VF v) { return (Bits<VF>)v; }
+FBP_INLINE Bits<VD> bits(VD v) { return (Bits<VD>)v; }
+FBP_INLINE VF from_bits(Bits<VF> b) { return (VF)b; }
+FBP_INLINE VD from_bits(Bits<VD> b) { return (VD)b; }
 
 template <class T> FBP_INLINE IntVec<T> lane_index() {
   IntVec<T> i{};
