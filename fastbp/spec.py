@@ -405,4 +405,7 @@ def sample_weights(value: Any, n: int) -> np.ndarray | None:
     _refuse("sample_weight", weight, lambda block: ~((block >= 0) & np.isfinite(block)), "finite and at least 0")
     if not weight.any():
         raise ValueError("sample_weight is zero for every sample")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(weight.sum()):
+            raise ValueError("sample_weight: the sum of the weights overflows; scale them down")
     return weight

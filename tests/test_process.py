@@ -238,8 +238,8 @@ def test_a_misspelt_backend_is_refused_with_the_nearest_name(call):
 def test_show_config_tells_versions_threads_and_backends(capsys):
     try:
         version = importlib.metadata.version("fastbp")
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip("fastbp runs from its source tree, not installed")
+    except importlib.metadata.PackageNotFoundError:  # a source tree on the path
+        version = "not installed"
     fastbp.show_config()
     out = capsys.readouterr().out
     for word in (version, np.__version__, "threads", "cpus", "backend cython", "backend reference"):
@@ -521,9 +521,10 @@ INTERRUPTED = """
     print(waited, one_step)
 
     # finite, of a finished step, and usable: the lock is released and training goes on
+    # (the reference's steps are Python: a signal may come between two of their assignments)
     done = net.step
     assert np.isfinite(net.flatten()).all() and np.isfinite(net.predict(X)).all()
-    if done <= 20_000 and done * one_step < 3:
+    if backend == "cython" and done * one_step < 3:
         twin.fit(X, y, batch_size=batch, steps=done, optimizer=rule)
         assert twin.flatten().tobytes() == net.flatten().tobytes(), "not the parameters of a finished step"
         net.fit(X, y, batch_size=batch, steps=3, optimizer=rule)
@@ -559,13 +560,15 @@ def test_ctrl_c_stops_within_250_ms_or_one_step_and_leaves_a_finished_step(backe
 
 @pytest.mark.slow
 @pytest.mark.noasan
-def test_ctrl_c_at_many_moments_always_leaves_a_finished_step(backend):
+def test_ctrl_c_at_many_moments_always_leaves_a_finished_step():
+    """Of the engine; the reference's steps are Python, a signal may come between two of their assignments."""
+    need_extension()
     out = python("""
         import os, random, signal, sys, threading, time
         import numpy as np, fastbp
 
         X = np.random.default_rng(0).normal(size=(40, 3))
-        net = fastbp.MLP((3, 4, 2), activation="tanh", dtype=np.float64, seed=3, backend=sys.argv[1])
+        net = fastbp.MLP((3, 4, 2), activation="tanh", dtype=np.float64, seed=3, backend="cython")
         rule = fastbp.SGD(lr=1e-3, momentum=0.5)
         def arguments(steps):
             return dict(batch_size=8, steps=steps, optimizer=rule)
@@ -579,10 +582,10 @@ def test_ctrl_c_at_many_moments_always_leaves_a_finished_step(backend):
             except KeyboardInterrupt:
                 stops += 1
             timer.join()
-        twin = fastbp.MLP((3, 4, 2), activation="tanh", dtype=np.float64, seed=3, backend=sys.argv[1])
+        twin = fastbp.MLP((3, 4, 2), activation="tanh", dtype=np.float64, seed=3, backend="cython")
         twin.fit(X, X[:, :2], **arguments(net.step))
         print(stops, twin.flatten().tobytes() == net.flatten().tobytes(), net.epoch == twin.epoch)
-    """, backend, timeout=120)  # fmt: skip
+    """, timeout=120)  # fmt: skip
     assert out == "60 True True\n"
 
 
@@ -710,8 +713,6 @@ def test_a_network_sent_to_a_process_pool_trains_there_as_here(backend, method, 
 
 
 def test_python_m_fastbp_info_prints_the_configuration():
-    if not Path(fastbp.__file__).with_name("__main__.py").exists():
-        pytest.skip("there is no `python -m fastbp` yet")
     out = python("import runpy, sys; sys.argv = ['fastbp', 'info']; runpy.run_module('fastbp', run_name='__main__')")
     assert np.__version__ in out and "backend" in out
 
