@@ -4,7 +4,7 @@ A contender takes a problem (a workload with its data and initial weights) and g
 trains on, batch after batch in order, and returns when the work is done; ``weights()`` are the weights then. Peers are
 optional and imported on first use; one that is missing is skipped with a line.
 
-``python -m fastbp bench`` is the quick form, ``make bench`` the full one.
+``python -m fastbp bench`` is the quick form, with ``--full`` every cell and peer.
 """
 
 from __future__ import annotations

@@ -272,6 +272,7 @@ class Problem:
         for attempt in range(64):
             rng = np.random.default_rng([seed, attempt])
             self.draw(rng)
+            self.X /= np.float32(2 ** (attempt // 8))
             self.choose_rate(0.1 / 2 ** (attempt // 4))
             if self.exact or self.well_posed(rng):
                 return
