@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -140,8 +140,8 @@ class Run:
         state.enter(len(self.X), self.batch_size)
         self._slots = state.slots_of(self.optimizer.row)
         self._partial = np.zeros(2)
-        self._loss: list[float] = []
-        self._step: list[int] = []
+        self._loss: list[np.ndarray] = []  # of `History`, in pieces
+        self._step: list[np.ndarray] = []
         steps_per_epoch = -(-len(self.X) // self.batch_size)
         # where in its epoch each step of this call lies, for `History.step`
         first = state.step - int(state.place[1]) // self.batch_size
@@ -161,20 +161,24 @@ class Run:
                 self._fail(snapshot)
             if self.eval_every:
                 if state.step % self.eval_every == 0:
-                    self._loss.append(self.evaluate())
-                    self._step.append(state.step)
+                    self._record(self.evaluate(), state.step)
             else:
                 finished = (state.step - first) // steps_per_epoch
-                self._loss += losses[: done.epochs].tolist()
-                self._step += [first + k * steps_per_epoch for k in range(finished - done.epochs + 1, finished + 1)]
+                ends = np.arange(finished - done.epochs + 1, finished + 1)
+                self._record(losses[: done.epochs], first + ends * steps_per_epoch)
             speed = wanted / max(time.perf_counter() - clock, 1e-9)
             chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, 1 << 30))
         if snapshot is not None and not self.program.finite():
             self._fail(snapshot)
         if not self.eval_every and self._partial[1]:
-            self._loss.append(self._partial[0] / self._partial[1])
-            self._step.append(state.step)
-        return History(np.array(self._loss), np.array(self._step, np.int64), time.perf_counter() - began, steps)
+            self._record(self._partial[0] / self._partial[1], state.step)
+        loss = np.concatenate([np.empty(0), *self._loss])
+        step = np.concatenate([np.empty(0, np.int64), *self._step])
+        return History(loss, step, time.perf_counter() - began, steps)
+
+    def _record(self, loss: Any, step: Any) -> None:
+        self._loss.append(np.atleast_1d(loss))
+        self._step.append(np.atleast_1d(step))
 
     def _train(self, steps: int, losses: np.ndarray, *, stop_on_params: bool) -> Trained:
         state = self.state

@@ -89,14 +89,6 @@ template <class T> struct ActivationKernels {
   ForwardKernel<T> layer_forward[FAMILIES];
   GradInputKernel<T> layer_grad_input[FAMILIES];
 };
-// Both ways back in one: grad_input where it is wanted (null where not), then the update of the weights it has read.
-template <class T> using BackwardKernel = void (*)(const GradInput<T>&, const GradWeight<T>&, idx begin, idx end);
-template <class T> struct OptimizerKernels {
-  UpdateRow<T> update;
-  GradWeightKernel<T> layer_update[FAMILIES];
-  BackwardKernel<T> layer_backward[FAMILIES];   // null: grad_input and layer_update one after the other
-};
-
 // A whole network of layers narrower than a vector, on dense parameters: a sample per lane.
 enum { TINY_WIDTH = 8 };
 template <class T> struct TinyLayer {
@@ -105,25 +97,37 @@ template <class T> struct TinyLayer {
   T* z; T* a; T* delta;                         // (out, lanes); z == a where z is not kept
   ActivationKernels<T> activation;
 };
-template <class T> struct TinyBatch {
+template <class T> struct TinyBatches {           // `steps` batches of `rows` rows, one after the other
   const TinyLayer<T>* layers;
   int n_layers;
-  idx n_params, rows;
-  const T* params;
+  idx n_params, rows, steps;
+  T* params; T* const* slots;                   // dense
+  const T* scalars;
+  UpdateRow<T> update;
   const T* x; idx ldx;                          // (in, ldx)
   const T* t; idx ldt;                          // (out, ldt), or null where labels are given
   const int32_t* label;
-  const double* share;
+  const double* share;                          // of a batch's rows, the same for each batch
   LossRow<T> loss;
+  bool stop_on_loss;
   T* products;                                  // (n_params to a whole vector, lanes): scratch
-  T* gradient;                                  // (n_params to a whole vector)
+  T* gradient;                                  // (n_params to a whole vector): scratch
+};
+template <class T> using TinyKernel = idx (*)(const TinyBatches<T>& run, double* losses);
+
+// Both ways back in one: grad_input where it is wanted (null where not), then the update of the weights it has read.
+template <class T> using BackwardKernel = void (*)(const GradInput<T>&, const GradWeight<T>&, idx begin, idx end);
+template <class T> struct OptimizerKernels {
+  UpdateRow<T> update;
+  GradWeightKernel<T> layer_update[FAMILIES];
+  BackwardKernel<T> layer_backward[FAMILIES];   // null: grad_input and layer_update one after the other
+  TinyKernel<T> tiny_train;
 };
 
 template <class T> struct Kernels {
   idx tile_rows;
   idx panel_columns;                            // of a tile, and of GradInput::panel; ranges split at multiples of it
   idx lanes;
-  double (*tiny_gradient)(const TinyBatch<T>&); // returns the loss
   GradWeightKernel<T> grad_weight[FAMILIES];    // stored or added
   GradBiasKernel<T> grad_bias[FAMILIES];        // updates where `update` is set
   ActivationKernels<T> identity;                // its row functions are null: there is nothing to do

@@ -1,5 +1,7 @@
 #include "tiny.hpp"
 
+#include <algorithm>
+
 namespace fbp {
 
 const double* Shares::of(const double* weight, idx start, const uint32_t* order, idx rows, double total) {
@@ -86,29 +88,31 @@ template <class T> void Tiny<T>::leave(T* params, T* const* slots) const {
   });
 }
 
-template <class T> void Tiny<T>::gather(const Data& data, idx start, const uint32_t* order) {
-  group_begin_ = start;
-  group_end_ = data.x.rows - start < ld_ - WIDEST ? data.x.rows : start + ld_ - WIDEST;
-  gather_transposed(data.x, x_.data(), ld_, start, order, group_end_ - start);
-  if (data.y_is_label) gather_transposed(data.y, label_.data(), 0, start, order, group_end_ - start);
-  else gather_transposed(data.y, t_.data(), ld_, start, order, group_end_ - start);
+template <class T> idx Tiny<T>::gather(const Data& data, idx start, const uint32_t* order, bool fresh, idx rows) {
+  if (fresh || start < group_begin_ || start + rows > group_end_) {
+    group_begin_ = start;
+    group_end_ = std::min(data.x.rows, start + ld_ - WIDEST);
+    const idx count = group_end_ - start;
+    gather_transposed(data.x, x_.data(), ld_, start, order, count);
+    if (data.y_is_label) gather_transposed(data.y, label_.data(), 0, start, order, count);
+    else gather_transposed(data.y, t_.data(), ld_, start, order, count);
+    y_is_label_ = data.y_is_label;
+  }
+  return (group_end_ - start) / rows;
 }
 
 template <class T>
-double Tiny<T>::gradient(const Data& data, idx start, const uint32_t* order, bool fresh, idx rows) {
-  if (fresh || start < group_begin_ || start + rows > group_end_) gather(data, start, order);
-  const double* share = shares_.of(data.weight, start, order, rows, -1);
+idx Tiny<T>::train(const double* weight, idx start, const uint32_t* order, idx rows, idx steps, const Step<T>& step,
+                   bool stop_on_loss, double* losses) {
   const idx at = start - group_begin_;
-  return kernels_.tiny_gradient({layers_.data(), static_cast<int>(layers_.size()), n_params_, rows, params_.data(),
-                                 x_.data() + at, ld_, data.y_is_label ? nullptr : t_.data() + at, ld_,
-                                 label_.data() + at, share, loss_row_, products_.data(),
-                                 gradient_.data()});
-}
-
-template <class T> void Tiny<T>::update(const Step<T>& step) {
   T* slots[MAX_SLOTS];
   for (int k = 0; k < MAX_SLOTS; k++) slots[k] = slots_[k].data();
-  step.row->update(params_.data(), slots, 0, gradient_.data(), 0, 1, n_params_, step.scalars);
+  const TinyBatches<T> run{layers_.data(), static_cast<int>(layers_.size()), n_params_, rows, steps, params_.data(), slots,
+                           step.scalars, step.row->update, x_.data() + at, ld_,
+                           y_is_label_ ? nullptr : t_.data() + at, ld_, label_.data() + at,
+                           shares_.of(weight, start, order, rows, -1), loss_row_, stop_on_loss,
+                           products_.data(), gradient_.data()};
+  return step.row->tiny_train(run, losses);
 }
 
 template class Tiny<float>;

@@ -37,14 +37,16 @@ template <class T> class Tiny {
   Tiny(const Kernels<T>& kernels, const Shape& shape);
   void enter(const T* params, T* const* slots);
   void leave(T* params, T* const* slots) const;
-  // Forward, loss and gradient of the rows start..start+rows, in `order` where there is one; `fresh` where that has
-  // changed since the last call.
-  double gradient(const Data& data, idx start, const uint32_t* order, bool fresh, idx rows);
-  void update(const Step<T>& step);
+  // Makes sure that the batch of `rows` rows from row `start` on, in `order` where there is one, lies ready, and gives
+  // the number of such batches that do; `fresh` where the order has changed since the last call.
+  idx gather(const Data& data, idx start, const uint32_t* order, bool fresh, idx rows);
+  // `steps` of them. Gives the steps done; `losses` gets the loss of each, and of the one that ends the call because it
+  // is not finite, which `stop_on_loss` asks for.
+  idx train(const double* weight, idx start, const uint32_t* order, idx rows, idx steps, const Step<T>& step,
+            bool stop_on_loss, double* losses);
 
  private:
   enum { GROUP = 256 };                 // rows gathered at once, at least a batch
-  void gather(const Data& data, idx start, const uint32_t* order);
   template <class Copy> void each_parameter(Copy copy) const;
 
   const Kernels<T>& kernels_;
@@ -56,5 +58,6 @@ template <class T> class Tiny {
   Shares shares_;
   std::vector<TinyLayer<T>> layers_;
   idx group_begin_ = 0, group_end_ = 0; // rows of the epoch that x_ and t_ hold
+  bool y_is_label_ = false;
 };
 }  // namespace fbp

@@ -1,4 +1,5 @@
 // The training loop: epoch -> batch -> layer. Knows no ISA: it asks the kernels of the plan's.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -18,6 +19,7 @@ template <> const Kernels<float>& kernels_of(const Isa& isa) { return isa.f32; }
 template <> const Kernels<double>& kernels_of(const Isa& isa) { return isa.f64; }
 
 constexpr idx LINE = 64;           // bytes of a cache line
+constexpr idx MAX_STRETCH = 64;    // steps of a tiny network between two looks at the epoch
 constexpr idx BAD_STRIDE = 1024;   // bytes: rows a multiple of this apart meet in the same cache sets
 
 // Elements of a row of n in a matrix of ours; fastbp/spec.py says the same of the parameters.
@@ -36,7 +38,17 @@ template <class T> struct Layer {
   Buffer<T> kept_z;                 // (batch, ld) where the way back needs it; transposed layers (out, ld)
   Buffer<T> a, delta;               // in the same shape
   Buffer<int32_t> used;             // SINGLE: the inputs looked at
-  idx n_used;
+  // What the kernels are called with, and which; bound for a number of rows and a use of the gradient.
+  Family family;
+  Forward<T> forward;
+  GradInput<T> grad_input;
+  GradWeight<T> grad_weight, grad_bias;
+  ForwardKernel<T> run_forward;
+  BackwardKernel<T> run_both;       // or, where it is null, the next two
+  GradInputKernel<T> run_grad_input;
+  GradWeightKernel<T> run_grad_weight;
+  GradBiasKernel<T> run_grad_bias;  // null: no bias
+
   T* z() const { return shape.keeps_z ? kept_z.data() : a.data(); }
 };
 
@@ -62,6 +74,7 @@ template <class T> class Network final : public Program {
   bool finite() const override;
 
  private:
+  idx train_batch(const Data& data, idx start, const uint32_t* order, const Step<T>& step, const Run& run, double* loss);
   void set_step(const Rule& rule, idx k, Step<T>& step) const;
   void set_scalars(const Rule& rule, idx k, Step<T>& step) const;
   void set_input(const Source& x, idx start, const uint32_t* order, idx rows, bool keep);
@@ -69,10 +82,12 @@ template <class T> class Network final : public Program {
   void gather(const Source& from, E* to, idx ld, bool transposed, idx start = 0, const uint32_t* order = nullptr) const;
   double batch_loss(const Source& y, bool is_label, const double* weight, idx start, const uint32_t* order, double total,
                     bool gradient);
-  void run_forward(bool skip_zeros);
-  void run_backward(T* grads, const Step<T>* step, T* grad_input, bool accumulate);
-  void run_update(T* grads, const Step<T>& step);
+  void bind_forward();
+  void bind_backward(T* grads, const Step<T>* step, T* grad_input, bool accumulate);
   GradWeight<T> parameters(const Layer<T>& layer, idx offset, T* grads, const Step<T>* step, bool accumulate) const;
+  void run_forward(bool skip_zeros);
+  void run_backward();
+  void run_update(T* grads, const Step<T>& step);
 
   const Kernels<T>& kernels_;
   T* const params_;
@@ -105,7 +120,8 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     const size_t size = static_cast<size_t>(s.transposed ? s.out : shape.batch) * ld;
     layers_.push_back({s, params + s.weight, s.bias < 0 ? nullptr : params + s.bias,
                        s.activation < 0 ? kernels_.identity : kernels_.activation[s.activation],
-                       ld, Buffer<T>(s.keeps_z ? size : 0), Buffer<T>(size), Buffer<T>(size), Buffer<int32_t>(s.in), 0});
+                       ld, Buffer<T>(s.keeps_z ? size : 0), Buffer<T>(size), Buffer<T>(size), Buffer<int32_t>(s.in),
+                       DIRECT, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr});
     most_out = s.out > most_out ? s.out : most_out;
     n_params = s.weight + (s.transposed ? s.out : s.in) * s.ldw + (s.bias < 0 ? 0 : padded<T>(s.out));
   }
@@ -129,6 +145,7 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
   const uint32_t* order = run.shuffle ? order_.data() : nullptr;
   Step<T> step;
   set_step(rule, 0, step);
+  idx bound = 0;   // rows that the layers are bound for
   bool constant = true;
   for (int s = 0; s < rule.n_scalars; s++) constant = constant && rule.scalars[s].stride == 0;
   if (tiny_) tiny_->enter(params_, step.slots);
@@ -143,46 +160,61 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
       order_epoch_ = epoch;
       order_seed_ = run.seed;
     }
+    if (!constant) set_scalars(rule, done.steps, step);
 
+    double losses[MAX_STRETCH];
+    idx wanted = 1, taken;   // a tiny network takes a stretch of steps at once where only the rows differ
     if (tiny_) {
-      done.loss = tiny_->gradient(data, start, order, reordered, rows);
+      const idx ready = tiny_->gather(data, start, order, reordered, rows);
+      if (constant && !data.weight && !run.stop_on_params) {
+        const idx most[] = {ready, run.steps - done.steps, MAX_STRETCH};
+        wanted = *std::min_element(most, most + 3);
+      }
+      taken = tiny_->train(data.weight, start, order, rows, wanted, step, run.stop_on_loss, losses);
     } else {
       set_input(data.x, start, order, rows, false);
-      run_forward(run.skip_zeros);
-      done.loss = batch_loss(data.y, data.y_is_label, data.weight, start, order, -1, true);
-    }
-    if (run.stop_on_loss && !std::isfinite(done.loss)) {
-      done.status = LOSS_NOT_FINITE;
-      break;
-    }
-    if (!constant) set_scalars(rule, done.steps, step);
-    if (tiny_) {
-      tiny_->update(step);
-    } else if (fused_) {
-      run_backward(nullptr, &step, nullptr, false);
-    } else {
-      run_backward(grads_.data(), nullptr, nullptr, false);
-      run_update(grads_.data(), step);
+      if (rows != bound) {
+        bind_forward();
+        bind_backward(fused_ ? nullptr : grads_.data(), fused_ ? &step : nullptr, nullptr, false);
+        bound = rows;
+      }
+      taken = train_batch(data, start, order, step, run, losses);
     }
 
-    done.steps++;
-    run.count[0]++;
-    run.partial[0] += done.loss * static_cast<double>(rows);
-    run.partial[1] += static_cast<double>(rows);
-    run.place[1] = start + rows;
-    if (start + rows == n) {
+    for (idx k = 0; k < taken; k++) {
+      run.partial[0] += losses[k] * static_cast<double>(rows);
+      run.partial[1] += static_cast<double>(rows);
+    }
+    done.steps += taken;
+    run.count[0] += taken;
+    run.place[1] = start + taken * rows;
+    if (run.place[1] == n) {
       run.losses[done.epochs++] = run.partial[0] / run.partial[1];
       run.partial[0] = run.partial[1] = 0;
       run.place[0] = epoch + 1;
       run.place[1] = 0;
     }
-    if (run.stop_on_params) {
+    done.loss = losses[taken < wanted ? taken : taken - 1];
+    if (taken < wanted) done.status = LOSS_NOT_FINITE;
+    if (run.stop_on_params && taken) {
       if (tiny_) tiny_->leave(params_, step.slots);
       if (!finite()) done.status = PARAMS_NOT_FINITE;
     }
   }
   if (tiny_) tiny_->leave(params_, step.slots);
   return done;
+}
+
+// One step; 0 where its loss is not finite, which `run` may forbid.
+template <class T>
+idx Network<T>::train_batch(const Data& data, idx start, const uint32_t* order, const Step<T>& step, const Run& run,
+                            double* loss) {
+  run_forward(run.skip_zeros);
+  *loss = batch_loss(data.y, data.y_is_label, data.weight, start, order, -1, true);
+  if (run.stop_on_loss && !std::isfinite(*loss)) return 0;
+  run_backward();
+  if (!fused_) run_update(grads_.data(), step);
+  return 1;
 }
 
 template <class T> void Network<T>::set_step(const Rule& rule, idx k, Step<T>& step) const {
@@ -242,63 +274,86 @@ double Network<T>::batch_loss(const Source& y, bool is_label, const double* weig
                                      gradient ? last.delta.data() : nullptr});
 }
 
-template <class T> void Network<T>::run_forward(bool skip_zeros) {
-  const T* x = x_;
-  idx ldx = ldx_;
-  for (Layer<T>& layer : layers_) {
+// For rows_ rows; the input is not bound, it moves with each batch.
+template <class T> void Network<T>::bind_forward() {
+  for (size_t l = 0; l < layers_.size(); l++) {
+    Layer<T>& layer = layers_[l];
     const LayerShape& s = layer.shape;
-    const Family family = family_of(layer, rows_, kernels_.lanes);
-    if (family == SINGLE) {
-      layer.n_used = 0;
-      for (idx i = 0; i < s.in; i++) {
-        layer.used.data()[layer.n_used] = static_cast<int32_t>(i);
-        layer.n_used += !(skip_zeros && s.skips_zeros && x[i] == 0);
-      }
-    }
-    const Forward<T> f{rows_, s.in, s.out, x, ldx, layer.weight, s.ldw, layer.bias, layer.used.data(), layer.n_used,
-                       layer.z(), layer.a.data(), layer.ld, layer.activation.forward};
-    layer.activation.layer_forward[family](f, 0, s.transposed ? rows_ : s.out);
-    x = layer.a.data();
-    ldx = layer.ld;
+    const T* x = l ? layers_[l - 1].a.data() : nullptr;
+    const idx ldx = l ? layers_[l - 1].ld : 0;
+    layer.family = family_of(layer, rows_, kernels_.lanes);
+    layer.forward = {rows_, s.in, s.out, x, ldx, layer.weight, s.ldw, layer.bias, layer.used.data(), 0,
+                     layer.z(), layer.a.data(), layer.ld, layer.activation.forward};
+    layer.run_forward = layer.activation.layer_forward[layer.family];
   }
 }
 
-// The last layer's delta holds dL/da. Each layer makes the delta below from its old weights, then its gradient:
-// stored in `grads`, or turned into the update of `step` while it is hot.
+// For the rows that went forward. Gradients are stored in `grads`, or turned into the update of `step` while they are
+// hot; the first layer makes a grad_input where one is wanted.
 template <class T>
-void Network<T>::run_backward(T* grads, const Step<T>* step, T* grad_input, bool accumulate) {
+void Network<T>::bind_backward(T* grads, const Step<T>* step, T* grad_input, bool accumulate) {
+  for (size_t l = 0; l < layers_.size(); l++) {
+    Layer<T>& layer = layers_[l];
+    const LayerShape& s = layer.shape;
+    const ActivationKernels<T>* below = l ? &layers_[l - 1].activation : &kernels_.identity;
+    layer.grad_input = {rows_, s.in, s.out, layer.delta.data(), layer.ld, layer.weight, s.ldw,
+                        grad_input, ld_input_, nullptr, nullptr, below->backward, panel_.data()};
+    if (l) {
+      const Layer<T>& previous = layers_[l - 1];
+      layer.grad_input.grad_input = previous.delta.data();
+      layer.grad_input.ldg = previous.ld;
+      layer.grad_input.a = previous.a.data();
+      layer.grad_input.z = previous.z();
+    }
+    layer.grad_weight = parameters(layer, s.weight, grads, step, accumulate);
+    layer.grad_weight.x = layer.forward.x;
+    layer.grad_weight.ldx = layer.forward.ldx;
+    layer.run_both = step ? step->row->layer_backward[layer.family] : nullptr;
+    layer.run_grad_input = layer.grad_input.grad_input ? below->layer_grad_input[layer.family] : nullptr;
+    layer.run_grad_weight = (step ? step->row->layer_update : kernels_.grad_weight)[layer.family];
+    layer.run_grad_bias = layer.bias ? kernels_.grad_bias[layer.family] : nullptr;
+    if (layer.bias) layer.grad_bias = parameters(layer, s.bias, grads, step, accumulate);
+  }
+}
+
+template <class T> void Network<T>::run_forward(bool skip_zeros) {
+  layers_.front().forward.x = x_;
+  layers_.front().forward.ldx = ldx_;
+  for (Layer<T>& layer : layers_) {
+    const LayerShape& s = layer.shape;
+    if (layer.family == SINGLE) {
+      idx n_used = 0;
+      for (idx i = 0; i < s.in; i++) {
+        layer.used.data()[n_used] = static_cast<int32_t>(i);
+        n_used += !(skip_zeros && s.skips_zeros && layer.forward.x[i] == 0);
+      }
+      layer.forward.n_used = n_used;
+    }
+    layer.run_forward(layer.forward, 0, s.transposed ? rows_ : s.out);
+  }
+}
+
+// The last layer's delta holds dL/da. Each layer makes the delta below from its old weights, then its gradient.
+template <class T> void Network<T>::run_backward() {
   const Layer<T>& last = layers_.back();
   if (last.activation.backward) {
     const bool t = last.shape.transposed;
     last.activation.backward(last.delta.data(), last.a.data(), last.z(), last.ld, t ? last.shape.out : rows_,
                              t ? rows_ : last.shape.out);
   }
+  layers_.front().grad_weight.x = x_;
+  layers_.front().grad_weight.ldx = ldx_;
   for (size_t l = layers_.size(); l-- > 0;) {
-    const Layer<T>& layer = layers_[l];
-    const LayerShape& s = layer.shape;
-    const Family family = family_of(layer, rows_, kernels_.lanes);
-    GradInput<T> below{rows_, s.in, s.out, layer.delta.data(), layer.ld, layer.weight, s.ldw,
-                       grad_input, ld_input_, nullptr, nullptr, nullptr, panel_.data()};
-    const ActivationKernels<T>* activation = &kernels_.identity;
-    if (l > 0) {
-      const Layer<T>& previous = layers_[l - 1];
-      activation = &previous.activation;
-      below.grad_input = previous.delta.data();
-      below.ldg = previous.ld;
-      below.a = previous.a.data();
-      below.z = previous.z();
-      below.activation = activation->backward;
-    }
-    GradWeight<T> gradient = parameters(layer, s.weight, grads, step, accumulate);
-    gradient.x = l ? layers_[l - 1].a.data() : x_;
-    gradient.ldx = l ? layers_[l - 1].ld : ldx_;
-    if (step && step->row->layer_backward[family]) {
-      step->row->layer_backward[family](below, gradient, 0, s.in);
+    Layer<T>& layer = layers_[l];
+    const idx in = layer.shape.in;
+    layer.grad_weight.n_used = layer.forward.n_used;
+    if (layer.run_both) {
+      layer.run_both(layer.grad_input, layer.grad_weight, 0, in);
     } else {
-      if (below.grad_input) activation->layer_grad_input[family](below, 0, s.in);
-      (step ? step->row->layer_update : kernels_.grad_weight)[family](gradient, 0, s.in);
+      if (layer.run_grad_input) layer.run_grad_input(layer.grad_input, 0, in);
+      layer.run_grad_weight(layer.grad_weight, 0, in);
     }
-    if (layer.bias) kernels_.grad_bias[family](parameters(layer, s.bias, grads, step, accumulate));
+    if (layer.run_grad_bias) layer.run_grad_bias(layer.grad_bias);
   }
 }
 
@@ -318,7 +373,6 @@ GradWeight<T> Network<T>::parameters(const Layer<T>& layer, idx offset, T* grads
   g.grad = grads ? grads + offset : nullptr;
   g.accumulate = accumulate;
   g.used = layer.used.data();
-  g.n_used = layer.n_used;
   if (step) {
     g.update = step->row->update;
     g.scalars = step->scalars;
@@ -343,6 +397,7 @@ template <class T> void Network<T>::run_update(T* grads, const Step<T>& step) {
 
 template <class T> void Network<T>::forward(const Source& x, void* out, bool keep) {
   set_input(x, 0, nullptr, x.rows, keep);
+  bind_forward();
   run_forward(false);
   if (!out) return;
   const Layer<T>& last = layers_.back();
@@ -355,7 +410,8 @@ template <class T> void Network<T>::forward(const Source& x, void* out, bool kee
 template <class T> void Network<T>::restore(const Source& x, const Source& a, const Source* z) {
   Layer<T>& layer = layers_.back();
   set_input(x, 0, nullptr, x.rows, true);
-  layer.n_used = layer.shape.in;
+  bind_forward();
+  layer.forward.n_used = layer.shape.in;
   for (idx i = 0; i < layer.shape.in; i++) layer.used.data()[i] = static_cast<int32_t>(i);
   gather(a, layer.a.data(), layer.ld, layer.shape.transposed);
   if (z && layer.shape.keeps_z) gather(*z, layer.z(), layer.ld, layer.shape.transposed);
@@ -373,8 +429,8 @@ void Network<T>::backward(const Source* grad_output, void* grads, const Rule* ru
   if (grad_input && !grad_input_.size()) grad_input_ = Buffer<T>(gathered_.size());
   Step<T> step;
   if (rule) set_step(*rule, 0, step);
-  run_backward(static_cast<T*>(grads), rule ? &step : nullptr, grad_input ? grad_input_.data() : nullptr,
-               accumulate);
+  bind_backward(static_cast<T*>(grads), rule ? &step : nullptr, grad_input ? grad_input_.data() : nullptr, accumulate);
+  run_backward();
   const idx in = layers_.front().shape.in;
   if (grad_input)
     for (idx m = 0; m < rows_; m++)

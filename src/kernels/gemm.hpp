@@ -50,45 +50,63 @@ FBP_NOINLINE void tile(idx k, const T* a, idx lda, const T* b, idx ldb, idx m, i
       FBP_UNROLL for (int g = 0; g < groups; g++) row_of[g]++;
     }
   }
+  asm("" : "+r"(m));   // or the addresses of the rows of C would be held, and spilled, through the loop
   FBP_UNROLL for (int i = 0; i < MR; i++) FBP_UNROLL for (int j = 0; j < NV; j++)
     epilogue.finish(m, n, i, j * lanes<T>, acc[i][j]);
 }
 
 template <class T, class Epilogue> using Tile = void (*)(idx, const T*, idx, const T*, idx, idx, idx, const Epilogue*);
 
+// A tile one vector wide may be as many times higher.
+template <int NV> constexpr int most_rows = FBP_TILE_ROWS * FBP_TILE_VECTORS / NV;
+
 // tiles_of<T, NV, TA, Epilogue>::at(r) is the tile of r rows.
-template <class T, int NV, bool TA, class Epilogue, class Rows = typename MakeIndices<FBP_TILE_ROWS>::type>
+template <class T, int NV, bool TA, class Epilogue, class Rows = typename MakeIndices<most_rows<NV>>::type>
 struct tiles_of;
 template <class T, int NV, bool TA, class Epilogue, int... r> struct tiles_of<T, NV, TA, Epilogue, Indices<r...>> {
-  static Tile<T, Epilogue> at(int rows) {
+  static Tile<T, Epilogue> at(idx rows) {
     static constexpr Tile<T, Epilogue> table[] = {tile<T, r + 1, NV, TA, Epilogue>...};
     return table[rows - 1];
   }
 };
-template <class T, bool TA, class Epilogue> static Tile<T, Epilogue> tile_for(int vectors, int rows) {
-  static_assert(FBP_TILE_VECTORS == 2, "a case for each number of vectors");
-  return vectors == 2 ? tiles_of<T, 2, TA, Epilogue>::at(rows) : tiles_of<T, 1, TA, Epilogue>::at(rows);
-}
+
+// A number of rows cut in balanced tiles: 33 rows are 7+7+7+6+6.
+struct Cut {
+  idx tiles, least, taller;   // the first `taller` tiles have one row more than `least`
+  FBP_INLINE_MEMBER Cut(idx rows, int most) : tiles(1), least(rows), taller(0) {
+    if (rows <= most) return;   // a division takes as long as a small tile
+    tiles = (rows + most - 1) / most;
+    least = rows / tiles;
+    taller = rows % tiles;
+  }
+  FBP_INLINE_MEMBER idx rows(idx tile) const { return least + (tile < taller); }
+};
 
 // C[m0:m1, n0:n1] = A @ B, tile by tile; the epilogue's `done` takes each tile over while it is hot. n0 is a multiple
-// of the panel's width. Rows are cut in balanced tiles: 33 rows are 7+7+7+6+6.
+// of the panel's width.
 template <class T, bool TA, class Epilogue>
 static void gemm(const Operands<T>& op, idx m0, idx m1, idx n0, idx n1, bool rows_outside, const Epilogue& epilogue) {
+  static_assert(FBP_TILE_VECTORS == 2, "a case for each number of vectors");
   if (m1 <= m0 || n1 <= n0) return;
-  const idx tiles = (m1 - m0 + FBP_TILE_ROWS - 1) / FBP_TILE_ROWS;
-  const idx least = (m1 - m0) / tiles, taller = (m1 - m0) % tiles;   // the first `taller` tiles have one row more
-  const auto one = [&](idx m, int rows, idx n) {
-    const idx cols = n1 - n < panel_width<T> ? n1 - n : panel_width<T>;
-    tile_for<T, TA, Epilogue>(cols > lanes<T> ? 2 : 1, rows)(op.k, TA ? op.a + m : op.a + m * op.lda, op.lda, op.b + n,
-                                                             op.ldb, m, n, &epilogue);
+  const auto one = [&](Tile<T, Epilogue> tile, idx m, idx rows, idx n, idx cols) {
+    tile(op.k, TA ? op.a + m : op.a + m * op.lda, op.lda, op.b + n, op.ldb, m, n, &epilogue);
     epilogue.done(m, n, rows, cols);
   };
-  const auto tile_rows = [&](idx t) { return (int)least + (t < taller); };
+  const idx wide = n1 - (n1 - n0) % panel_width<T>;
+  const idx whole = n1 - wide > lanes<T> ? n1 : wide;   // what two vectors at a time serve
+  const Cut cut(m1 - m0, most_rows<2>);
+  const auto across = [&](idx n, idx t, idx m) {
+    one(tiles_of<T, 2, TA, Epilogue>::at(cut.rows(t)), m, cut.rows(t), n, n1 - n < panel_width<T> ? n1 - n : panel_width<T>);
+  };
   if (rows_outside) {
-    for (idx t = 0, m = m0; t < tiles; m += tile_rows(t), t++)
-      for (idx n = n0; n < n1; n += panel_width<T>) one(m, tile_rows(t), n);
+    for (idx t = 0, m = m0; t < cut.tiles; m += cut.rows(t), t++)
+      for (idx n = n0; n < whole; n += panel_width<T>) across(n, t, m);
   } else {
-    for (idx n = n0; n < n1; n += panel_width<T>)
-      for (idx t = 0, m = m0; t < tiles; m += tile_rows(t), t++) one(m, tile_rows(t), n);
+    for (idx n = n0; n < whole; n += panel_width<T>)
+      for (idx t = 0, m = m0; t < cut.tiles; m += cut.rows(t), t++) across(n, t, m);
   }
+  if (whole == n1) return;
+  const Cut high(m1 - m0, most_rows<1>);
+  for (idx t = 0, m = m0; t < high.tiles; m += high.rows(t), t++)
+    one(tiles_of<T, 1, TA, Epilogue>::at(high.rows(t)), m, high.rows(t), whole, n1 - whole);
 }

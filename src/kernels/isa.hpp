@@ -48,7 +48,8 @@ namespace {
 #define FBP_LOSS(row) loss_row<loss_##row, T>,
 #define FBP_OPTIMIZER_KERNELS(row)                                                                             \
   {update_weight<T, row>, narrow_update_weight<T, row>, update_weight<T, row>, update_weight<T, row>},         \
-      {nullptr, nullptr, few_backward<T, row>, single_backward<T, row>()}
+      {nullptr, nullptr, few_backward<T, row>, single_backward<T, row>()},                                     \
+      tiny_train<T, typename epilogue_row<row>::type>
 #define FBP_OPTIMIZER(row) {update_row<optimizer_##row, T>, FBP_OPTIMIZER_KERNELS(optimizer_##row)},
 template <class T> struct Tables {
   static constexpr ActivationKernels<T> activation[] = {FBP_ACTIVATIONS(FBP_ACTIVATION)};
@@ -59,7 +60,6 @@ template <class T> constexpr Kernels<T> kernels() {
   return {FBP_TILE_ROWS,
           panel_width<T>,
           lanes<T>,
-          tiny_gradient<T>,
           {grad_weight<T>, narrow_grad_weight<T>, grad_weight<T>, grad_weight<T>},
           {grad_bias<T>, narrow_grad_bias<T>, grad_bias<T>, grad_bias<T>},
           {nullptr, nullptr, FBP_ACTIVATION_KERNELS(activation_identity)},

@@ -10,6 +10,10 @@ template <> constexpr bool inlined<activation_identity> = true;
 template <> constexpr bool inlined<activation_relu> = true;
 template <> constexpr bool inlined<optimizer_sgd> = true;
 template <> constexpr bool inlined<optimizer_sgd_decay> = true;
+// Backwards also these: two or three operations on `a`, where a call takes as long as a small tile.
+template <class Row> constexpr bool inlined_backward = inlined<Row>;
+template <> constexpr bool inlined_backward<activation_tanh> = true;
+template <> constexpr bool inlined_backward<activation_sigmoid> = true;
 struct ByCall;   // stands for every row that is not inlined, so that they share their tiles
 template <class Row, bool yes = inlined<Row>> struct epilogue_row { typedef Row type; };
 template <class Row> struct epilogue_row<Row, false> { typedef ByCall type; };
@@ -67,7 +71,7 @@ template <class T> struct BackwardEpilogue<T, ByCall> {
   }
 };
 template <class T, class Row> static auto backward_epilogue(const GradInput<T>& g, idx i0) {
-  if constexpr (inlined<Row>) return BackwardEpilogue<T, Row>{g.grad_input + i0, g.a ? g.a + i0 : nullptr, g.ldg};
+  if constexpr (inlined_backward<Row>) return BackwardEpilogue<T, Row>{g.grad_input + i0, g.a ? g.a + i0 : nullptr, g.ldg};
   else return BackwardEpilogue<T, ByCall>{g, i0};
 }
 
@@ -120,7 +124,7 @@ template <class T, class Row, class Product> static void with_update_epilogue(co
     FBP_UNROLL for (int s = 0; s < Row::scalars; s++) epilogue.scalar[s] = splat<Vec<T>>(g.scalars[s]);
     product(epilogue);
   } else {
-    alignas(64) T scratch[FBP_TILE_ROWS * panel_width<T>];
+    alignas(64) T scratch[most_rows<1> * panel_width<T>];
     product(UpdateEpilogue<T, ByCall>{g, scratch});
   }
 }
@@ -189,7 +193,7 @@ template <class T> static void finish_bias(const GradWeight<T>& g, idx n, Vec<T>
 template <class T, int nv> static void sum_columns(const GradWeight<T>& g, idx n) {
   Vec<T> sum[nv];
   FBP_UNROLL for (int j = 0; j < nv; j++) sum[j] = g.accumulate ? load(g.grad + n + j * lanes<T>) : Vec<T>{};
-  for (idx m = 0; m < g.rows; m++)
+  FBP_UNROLL_4 for (idx m = 0; m < g.rows; m++)
     FBP_UNROLL for (int j = 0; j < nv; j++) sum[j] += load(g.delta + m * g.ldd + n + j * lanes<T>);
   for (int j = 0; j < nv; j++) finish_bias(g, n + j * lanes<T>, sum[j]);
 }

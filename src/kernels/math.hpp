@@ -90,7 +90,8 @@ template <class V> FBP_INLINE V tanh_of(V x) {
   V r = twice - (shifted - shifter<V>(S::bias)) * R<V>(0.69314718055994531);
   V y = r + r * r * polynomial(r, S::expm1_tail);
   V scale = from_bits(bits(shifted) << S::fraction_bits);
-  V magnitude = (y * scale + (scale - R<V>(1))) / (y * scale + (scale + R<V>(1)));
+  V e = y * scale + (scale - R<V>(1));   // expm1(2|x|)
+  V magnitude = e / (e + R<V>(2));
   return from_bits(bits(magnitude) | (bits(x) & bits(R<V>(-0.0))));
 }
 

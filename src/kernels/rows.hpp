@@ -6,19 +6,29 @@ template <class V> struct Constant {   // R(0.5) in a row
 
 #include "rows_generated.hpp"
 
+// f(offset) for each vector of a tile: one loop, or the constants of a row would be loaded again for every row of a tile
+// that is one or two vectors wide.
+template <class T, class F> FBP_INLINE void each_vector(idx ld, idx rows, idx cols, F f) {
+  for (idx at = 0, n = 0, end = rows * ld; at < end; at += lanes<T>) {
+    f(at);
+    n += lanes<T>;
+    if (n >= cols) {
+      at += ld - n;
+      n = 0;
+    }
+  }
+}
+
 template <class Row, class T> static void forward_row(const T* z, T* a, idx ld, idx rows, idx cols) {
-  for (idx m = 0; m < rows; m++)
-    for (idx n = 0; n < cols; n += lanes<T>) store(a + m * ld + n, Row::template forward<Vec<T>>(load(z + m * ld + n)));
+  each_vector<T>(ld, rows, cols, [&](idx at) { store(a + at, Row::template forward<Vec<T>>(load(z + at))); });
 }
 
 template <class Row, class T>
 static void backward_row(T* delta, const T* a, const T* z, idx ld, idx rows, idx cols) {
-  for (idx m = 0; m < rows; m++)
-    for (idx n = 0; n < cols; n += lanes<T>) {
-      const idx at = m * ld + n;
-      const Vec<T> pre = Row::keeps_z ? load(z + at) : Vec<T>{};
-      store(delta + at, Row::template backward<Vec<T>>(load(delta + at), load(a + at), pre));
-    }
+  each_vector<T>(ld, rows, cols, [&](idx at) {
+    const Vec<T> pre = Row::keeps_z ? load(z + at) : Vec<T>{};
+    store(delta + at, Row::template backward<Vec<T>>(load(delta + at), load(a + at), pre));
+  });
 }
 
 template <class Row, class T>

@@ -113,7 +113,7 @@ template <class V> FBP_INLINE V MIN(V a, V b) { return WHERE(b != b, b, min_x86(
 
 template <int n> struct Count { enum { value = n }; };
 
-// Shuffles. interleave_lo(a, b) = a0 b0 a1 b1 ..., interleave_hi the same of the upper halves.
+// Shuffles, of two kinds that are one cheap instruction each: elements inside 16-byte quarters, and whole quarters.
 template <int... i> struct Indices {};
 template <int n, int... i> struct MakeIndices : MakeIndices<n - 1, n - 1, i...> {};
 template <int... i> struct MakeIndices<0, i...> { typedef Indices<i...> type; };
@@ -122,53 +122,86 @@ template <int... i> struct MakeIndices<0, i...> { typedef Indices<i...> type; };
 #else
 #define FBP_SHUFFLE(V, I, a, b, ...) __builtin_shuffle(a, b, I{__VA_ARGS__})
 #endif
-template <class T, int... i> FBP_INLINE Vec<T> interleave_lo(Vec<T> a, Vec<T> b, Indices<i...>) {
-  return FBP_SHUFFLE(Vec<T>, IntVec<T>, a, b, (i & 1 ? lanes<T> + i / 2 : i / 2)...);
+template <class T> constexpr int in_quarter = 16 / sizeof(T);
+template <class T> constexpr int quarters = FBP_VECTOR_BYTES / 16;
+// Elements of every other item of a and then b, from item `odd` on: items are the elements of each quarter ...
+template <class T> constexpr int element_of_pair(int e, int odd) {
+  const int half = in_quarter<T> / 2, r = e % in_quarter<T>;
+  return (r < half ? 0 : lanes<T>) + e - r + 2 * (r % half) + odd;
 }
-template <class T, int... i> FBP_INLINE Vec<T> interleave_hi(Vec<T> a, Vec<T> b, Indices<i...>) {
-  return FBP_SHUFFLE(Vec<T>, IntVec<T>, a, b, (lanes<T> / 2 + (i & 1 ? lanes<T> + i / 2 : i / 2))...);
+// ... or the quarters.
+template <class T> constexpr int quarter_of_pair(int e, int odd) {
+  const int half = quarters<T> > 1 ? quarters<T> / 2 : 1, q = e / in_quarter<T>;
+  return (q < half ? 0 : lanes<T>) + (2 * (q % half) + odd) * in_quarter<T> + e % in_quarter<T>;
 }
-// rows[i] lane j  <->  rows[j] lane i: log2(lanes) rounds of perfect shuffles, in registers.
+template <class T, int odd, int... i> FBP_INLINE Vec<T> every_other(Vec<T> a, Vec<T> b, bool whole_quarters, Indices<i...>) {
+  return whole_quarters ? FBP_SHUFFLE(Vec<T>, IntVec<T>, a, b, quarter_of_pair<T>(i, odd)...)
+                        : FBP_SHUFFLE(Vec<T>, IntVec<T>, a, b, element_of_pair<T>(i, odd)...);
+}
+template <class T> FBP_INLINE Vec<T> evens(Vec<T> a, Vec<T> b, int round) {
+  return every_other<T, 0>(a, b, round >= in_quarter<T>, typename MakeIndices<lanes<T>>::type{});
+}
+template <class T> FBP_INLINE Vec<T> odds(Vec<T> a, Vec<T> b, int round) {
+  return every_other<T, 1>(a, b, round >= in_quarter<T>, typename MakeIndices<lanes<T>>::type{});
+}
+// rows[i] lane j  <->  rows[j] lane i: log2(lanes) rounds, in registers.
 template <class T> FBP_INLINE void transpose(Vec<T>* rows) {
   constexpr int n = lanes<T>;
-  typename MakeIndices<n>::type index;
   FBP_UNROLL for (int round = 1; round < n; round *= 2) {
     Vec<T> t[n];
     FBP_UNROLL for (int i = 0; i < n / 2; i++) {
-      t[2 * i] = interleave_lo<T>(rows[i], rows[i + n / 2], index);
-      t[2 * i + 1] = interleave_hi<T>(rows[i], rows[i + n / 2], index);
+      t[i] = evens<T>(rows[2 * i], rows[2 * i + 1], round);
+      t[i + n / 2] = odds<T>(rows[2 * i], rows[2 * i + 1], round);
     }
     FBP_UNROLL for (int i = 0; i < n; i++) rows[i] = t[i];
   }
 }
-// Horizontal sums by halving, in one fixed order for an ISA. sum_each: lane i of the result is the sum of rows[i].
+// Horizontal sums of neighbours, in one fixed order for an ISA. sum_each: lane i of the result is the sum of rows[i].
 template <class T> FBP_INLINE Vec<T> sum_each(Vec<T>* rows) {
-  typename MakeIndices<lanes<T>>::type index;
-  FBP_UNROLL for (int n = lanes<T> / 2; n >= 1; n /= 2)
-    FBP_UNROLL for (int i = 0; i < n; i++)
-      rows[i] = interleave_lo<T>(rows[i], rows[i + n], index) + interleave_hi<T>(rows[i], rows[i + n], index);
+  FBP_UNROLL for (int round = 1; round < lanes<T>; round *= 2)
+    FBP_UNROLL for (int i = 0; i < lanes<T> / 2 / round; i++)
+      rows[i] = evens<T>(rows[2 * i], rows[2 * i + 1], round) + odds<T>(rows[2 * i], rows[2 * i + 1], round);
   return rows[0];
 }
 template <class T> FBP_INLINE T sum_lanes(Vec<T> v) {
-  typename MakeIndices<lanes<T>>::type index;
-  FBP_UNROLL for (int n = 1; n < lanes<T>; n *= 2) v = interleave_lo<T>(v, v, index) + interleave_hi<T>(v, v, index);
+  FBP_UNROLL for (int round = 1; round < lanes<T>; round *= 2) v = evens<T>(v, v, round) + odds<T>(v, v, round);
   return v[0];
 }
 
-// Between a vector of T and the doubles beside it in memory: a double each lane, lanes<T> of them.
-typedef float HalfVF __attribute__((vector_size(FBP_VECTOR_BYTES / 2), aligned(4), may_alias));
+// Between a vector of T and doubles, one for each lane.
+typedef float HalfVF __attribute__((vector_size(FBP_VECTOR_BYTES / 2)));
+typedef float HalfUF __attribute__((vector_size(FBP_VECTOR_BYTES / 2), aligned(4), may_alias));
+#if defined(__clang__) || __GNUC__ >= 12
+template <int... i> FBP_INLINE HalfVF half(VF v, int upper, Indices<i...>) {
+  return upper ? __builtin_shufflevector(v, v, (lanes<double> + i)...) : __builtin_shufflevector(v, v, i...);
+}
+template <int... i> FBP_INLINE VF both_halves(HalfVF lower, HalfVF upper, Indices<i...>) {
+  return __builtin_shufflevector(lower, upper, i...);
+}
+#else   // through memory
+template <int... i> FBP_INLINE HalfVF half(VF v, int upper, Indices<i...>) {
+  return *((const HalfUF*)&v + upper);
+}
+template <int... i> FBP_INLINE VF both_halves(HalfVF lower, HalfVF upper, Indices<i...>) {
+  const HalfVF halves[] = {lower, upper};
+  return load((const float*)halves);
+}
+#endif
+#if FBP_VECTOR_BYTES == 64   // GCC converts the widest vectors in pieces
+FBP_INLINE VD to_doubles(HalfVF v) { return (VD)_mm512_cvtps_pd((__m256)v); }
+#elif FBP_VECTOR_BYTES == 32
+FBP_INLINE VD to_doubles(HalfVF v) { return (VD)_mm256_cvtps_pd((__m128)v); }
+#else
+FBP_INLINE VD to_doubles(HalfVF v) { return __builtin_convertvector(v, VD); }
+#endif
 FBP_INLINE VD from_doubles(const double* p, VD) { return load(p); }
 FBP_INLINE VF from_doubles(const double* p, VF) {
-  float both[lanes<float>];
-  *(HalfVF*)both = __builtin_convertvector(load(p), HalfVF);
-  *(HalfVF*)(both + lanes<double>) = __builtin_convertvector(load(p + lanes<double>), HalfVF);
-  return load(both);
+  return both_halves(__builtin_convertvector(load(p), HalfVF), __builtin_convertvector(load(p + lanes<double>), HalfVF),
+                     typename MakeIndices<lanes<float>>::type{});
 }
 // Sum over the lanes of v * p, a vector of partial sums in double.
 FBP_INLINE VD products(VD v, const double* p) { return v * load(p); }
 FBP_INLINE VD products(VF v, const double* p) {
-  float both[lanes<float>];
-  store(both, v);
-  return __builtin_convertvector(*(const HalfVF*)both, VD) * load(p) +
-         __builtin_convertvector(*(const HalfVF*)(both + lanes<double>), VD) * load(p + lanes<double>);
+  typename MakeIndices<lanes<double>>::type index;
+  return to_doubles(half(v, 0, index)) * load(p) + to_doubles(half(v, 1, index)) * load(p + lanes<double>);
 }
