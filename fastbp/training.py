@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastbp.backends import DONE, PARAMS_NOT_FINITE, Program, Trained
+from fastbp.backends import DONE, PARAMS_NOT_FINITE, Program, Trained, assign
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.optimizers import SGD
@@ -107,8 +107,7 @@ class _Snapshot:
         self.time = time.perf_counter()
 
     def restore(self) -> None:
-        for array, copy in zip(self.arrays, self.copies):
-            array[...] = copy
+        assign(self.arrays, self.copies)
 
 
 @dataclass
