@@ -97,6 +97,12 @@ class TrainingState:
         return state
 
 
+def culprit(X: np.ndarray, dtype: np.dtype) -> str:
+    """The end of a NonFiniteError's message: where X holds a value that is not finite in the network's dtype."""
+    at = first_where(X, lambda block: non_finite(block, dtype))
+    return "; a smaller learning rate may help" if at is None else f"; X holds {X[at]} at row {at[0]}, column {at[1]}"
+
+
 class _Snapshot:
     """Parameters and training state at one step, to go back to."""
 
@@ -211,7 +217,7 @@ class Run:
         what = "a parameter" if overflow else "the loss"
         raise NonFiniteError(
             f"{what} became non-finite in the step after net.step == {state.step} (epoch {state.epoch}); "
-            f"the network holds the parameters of that step{self._culprit()}",
+            f"the network holds the parameters of that step{culprit(self.X, state.spec.dtype)}",
             state.step,
             state.epoch,
         )
@@ -224,10 +230,3 @@ class Run:
             done = self._train(min(chunk, end - self.state.step), np.empty(chunk + 1), stop_on_params=stop_on_params)
             if done.status == PARAMS_NOT_FINITE:
                 return
-
-    def _culprit(self) -> str:
-        """Where X holds a value that is not finite in the network's dtype."""
-        at = first_where(self.X, lambda block: non_finite(block, self.state.spec.dtype))
-        if at is None:
-            return "; a smaller learning rate may help"
-        return f"; X holds {self.X[at]} at row {at[0]}, column {at[1]}"
