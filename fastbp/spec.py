@@ -295,8 +295,8 @@ def real_array(argument: str, value: Any) -> np.ndarray:
         raise ValueError(f"{argument} is not an array: {error}") from None
     if array.dtype.kind == "O":
         try:
-            if any(isinstance(item, (str, bytes)) for item in array.flat):
-                raise TypeError
+            if any(item is None or isinstance(item, (str, bytes)) for item in array.flat):
+                raise TypeError  # NumPy would read numerals, and take None for NaN
             array = array.astype(np.float64)
         except (TypeError, ValueError):
             raise TypeError(f"{argument} holds objects that are not numbers") from None
