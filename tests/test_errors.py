@@ -228,6 +228,7 @@ BAD_WEIGHTS = {
     "NaN": (changed(W, 9, np.nan), ValueError, r"sample_weight.*finite.*sample_weight\[9\]"),
     "infinite": (changed(W, 0, np.inf), ValueError, r"sample_weight.*finite.*sample_weight\[0\]"),
     "all zero": (np.zeros(N), ValueError, "sample_weight.*zero"),
+    "a sum that overflows": (np.full(N, 1e308), ValueError, "sample_weight.*sum.*overflows"),
 }
 
 
