@@ -505,6 +505,14 @@ BAD_NETWORKS = {
     "init with a wrong bias": (
         {"init": [(np.ones((3, 4)), np.ones(4)), (np.ones((4, 2)), np.ones(3))]}, ValueError,
         r"init\[1\].*bias.*\(2,\).*\(3,\)"),
+    "init with a number for a bias": (
+        {"init": [(np.ones((3, 4)), 1.0), np.ones((4, 2))]}, ValueError, r"init\[0\].*bias.*\(4,\).*\(\)"),
+    "init with a number for a weight": (
+        {"init": [(1.0, np.ones(4)), np.ones((4, 2))]}, ValueError, r"init\[0\].*\(3, 4\).*\(\)"),
+    "init of two rows for a weight of three": (
+        {"init": [((1, 2, 3, 4), (5, 6, 7, 8)), np.ones((4, 2))]}, ValueError, r"init\[0\].*\(3, 4\).*\(2, 4\)"),
+    "init ragged in a pair": (
+        {"init": [([[1], [1, 2]], np.ones(4)), np.ones((4, 2))]}, ValueError, r"init\[0\].*array"),
     "init with a bias for a network without": (
         {"init": [(np.ones((3, 4)), np.ones(4)), np.ones((4, 2))], "bias": False}, ValueError, r"init\[0\].*bias"),
     "a callable's wrong shape": (
