@@ -508,13 +508,16 @@ INTERRUPTED = """
     start = net.step
     twin = fastbp.MLP(sizes, seed=0, backend=backend)
 
+    begin = threading.Event()   # a busy machine may take longer than the delay to start a thread
     def interrupt():
         global sent
+        begin.wait()
         time.sleep(delay)
         sent = time.perf_counter()
         os.kill(os.getpid(), signal.SIGINT)
     threading.Thread(target=interrupt).start()
     try:
+        begin.set()
         net.fit(X, y, batch_size=batch, steps=10**12, optimizer=rule)
     except KeyboardInterrupt:
         waited = time.perf_counter() - sent
