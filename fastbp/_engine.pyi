@@ -20,6 +20,7 @@ _Layer: TypeAlias = tuple[int, int, int, bool, int, int, int, bool, bool]
 
 COMPILER: str  # name and version
 COMPILE_FLAGS: str
+ROWS: int  # fastbp.rows.digest of the tables it was built from
 
 def isas_built() -> list[str]: ...
 def isas_found() -> list[str]: ...

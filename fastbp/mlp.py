@@ -14,7 +14,7 @@ from fastbp import backends, config, order, spec
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.plan import Programs, make_plan
-from fastbp.training import Run, TrainingState
+from fastbp.training import Run, TrainingState, culprit
 
 _BLOCK_ROWS = 256  # predict, evaluate and loss_and_grad go through X in blocks: memory does not grow with n
 
@@ -289,7 +289,7 @@ class MLP:
             )  # fmt: skip
         if done.status != backends.DONE:
             message = f"the loss of the step after net.step == {self.step} is {done.loss}; nothing was updated"
-            raise NonFiniteError(message, self.step, self.epoch)
+            raise NonFiniteError(message + culprit(rows, self.dtype), self.step, self.epoch)
         return done.loss
 
     def reset_training(self) -> None:

@@ -12,8 +12,9 @@ Rows are pointwise: no loops, no branches. ``WHERE`` evaluates both sides, so ne
 from __future__ import annotations
 
 import ast
+import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 import numpy as np
@@ -125,7 +126,7 @@ class Activation:
     name: str
     forward: str
     backward: str
-    pinned: tuple[tuple[float, float, float], ...] = ()
+    pinned: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
 
     @cached_property
     def forward_text(self) -> str:
@@ -180,7 +181,7 @@ class Loss:
     from_logits: bool = False
     labels: bool = False
     domain: tuple[float, float] = (-float("inf"), float("inf"))
-    pinned: tuple[tuple[Sequence[float], Sequence[float], float, Sequence[float]], ...] = ()
+    pinned: tuple[tuple[Sequence[float], Sequence[float], float, Sequence[float]], ...] = field(default=(), repr=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -232,7 +233,9 @@ class Optimizer:
 
 _HEADER = """\
 // Rendered by `make rows` from the tables of fastbp/: edit those, not this file.
-// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp.
+// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; engine.pyx takes FBP_ROWS alone.
+#define FBP_ROWS 0x{digest:08x}u
+#ifdef FBP_INLINE
 """
 
 
@@ -290,17 +293,24 @@ def _cpp_list(macro: str, names: Iterable[str]) -> str:
     return f"\n#define {macro}(ROW) \\\n  " + " ".join(f"ROW({name})" for name in names) + "\n"
 
 
+def digest(*tables: Iterable[Activation | Loss | Optimizer]) -> int:
+    """What tells the tables from others: a compiled module has that of the tables it was built from.
+
+    Of the rows as they are written, since `ast.unparse` may render them otherwise in another Python. Pinned values are
+    no part of a row's repr.
+    """
+    return zlib.crc32(repr([list(table) for table in tables]).encode())
+
+
 def render_cpp(activations: Iterable[Activation], losses: Iterable[Loss], optimizers: Iterable[Optimizer]) -> str:
-    """The text of ``src/kernels/rows_generated.hpp``: a struct per row and a list macro per table."""
-    parts = [_HEADER]
-    for macro, table, one in (
-        ("FBP_ACTIVATIONS", list(activations), _cpp_activation),
-        ("FBP_LOSSES", list(losses), _cpp_loss),
-        ("FBP_OPTIMIZERS", list(optimizers), _cpp_optimizer),
-    ):
+    """The text of ``src/kernels/rows_generated.hpp``: the digest, a struct per row and a list macro per table."""
+    tables = list(activations), list(losses), list(optimizers)
+    parts = [_HEADER.format(digest=digest(*tables))]
+    macros = ("FBP_ACTIVATIONS", _cpp_activation), ("FBP_LOSSES", _cpp_loss), ("FBP_OPTIMIZERS", _cpp_optimizer)
+    for table, (macro, one) in zip(tables, macros):
         parts += [one(row) for row in table]
         parts.append(_cpp_list(macro, [row.name for row in table]))
-    return "".join(parts)
+    return "".join([*parts, "#endif\n"])
 
 
 def main() -> None:

@@ -260,11 +260,13 @@ def initial_arrays(spec: Spec, init: Any, rng: np.random.Generator) -> list[tupl
     pairs = []
     for k, (layer, item) in enumerate(zip(spec.layers, given)):
         what = name.format(layer.in_features, layer.out_features, "rng", k)
-        weight, bias = item if isinstance(item, tuple) and len(item) == 2 and np.ndim(item[1]) == 1 else (item, None)
-        if bias is not None and layer.bias is None:
-            raise ValueError(f"{what}: a bias is given, but the network has bias=False")
-        weight = _parameters(what, weight, (layer.in_features, layer.out_features))
-        pairs.append((weight, None if bias is None else _parameters(f"{what} bias", bias, (layer.out_features,))))
+        bias = None
+        # of two items: (weight, bias), unless the first is a row: then these are the two rows of a weight
+        if isinstance(item, tuple) and len(item) == 2 and real_array(what, item[0]).ndim != 1:
+            if layer.bias is None:
+                raise ValueError(f"{what}: a bias is given, but the network has bias=False")
+            item, bias = item[0], _parameters(f"{what} bias", item[1], (layer.out_features,))
+        pairs.append((_parameters(what, item, (layer.in_features, layer.out_features)), bias))
     return pairs
 
 
@@ -295,8 +297,8 @@ def real_array(argument: str, value: Any) -> np.ndarray:
         raise ValueError(f"{argument} is not an array: {error}") from None
     if array.dtype.kind == "O":
         try:
-            if any(isinstance(item, (str, bytes)) for item in array.flat):
-                raise TypeError
+            if any(item is None or isinstance(item, (str, bytes)) for item in array.flat):
+                raise TypeError  # NumPy would read numerals, and take None for NaN
             array = array.astype(np.float64)
         except (TypeError, ValueError):
             raise TypeError(f"{argument} holds objects that are not numbers") from None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp.backends import DONE, PARAMS_NOT_FINITE, Program, Trained
+from fastbp.backends import DONE, PARAMS_NOT_FINITE, Program, Trained, assign
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.optimizers import SGD
@@ -97,6 +97,12 @@ class TrainingState:
         return state
 
 
+def culprit(X: np.ndarray, dtype: np.dtype) -> str:
+    """The end of a NonFiniteError's message: where X holds a value that is not finite in the network's dtype."""
+    at = first_where(X, lambda block: non_finite(block, dtype))
+    return "; a smaller learning rate may help" if at is None else f"; X holds {X[at]} at row {at[0]}, column {at[1]}"
+
+
 class _Snapshot:
     """Parameters and training state at one step, to go back to."""
 
@@ -107,8 +113,7 @@ class _Snapshot:
         self.time = time.perf_counter()
 
     def restore(self) -> None:
-        for array, copy in zip(self.arrays, self.copies):
-            array[...] = copy
+        assign(self.arrays, self.copies)
 
 
 @dataclass
@@ -216,7 +221,7 @@ class Run:
         what = "a parameter" if overflow else "the loss"
         raise NonFiniteError(
             f"{what} became non-finite in the step after net.step == {state.step} (epoch {state.epoch}); "
-            f"the network holds the parameters of that step{self._culprit()}",
+            f"the network holds the parameters of that step{culprit(self.X, state.spec.dtype)}",
             state.step,
             state.epoch,
         )
@@ -229,10 +234,3 @@ class Run:
             done = self._train(min(chunk, end - self.state.step), np.empty(chunk + 1), stop_on_params=stop_on_params)
             if done.status == PARAMS_NOT_FINITE:
                 return
-
-    def _culprit(self) -> str:
-        """Where X holds a value that is not finite in the network's dtype."""
-        at = first_where(self.X, lambda block: non_finite(block, self.state.spec.dtype))
-        if at is None:
-            return "; a smaller learning rate may help"
-        return f"; X holds {self.X[at]} at row {at[0]}, column {at[1]}"

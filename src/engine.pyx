@@ -94,6 +94,9 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         cbool finite()
     CProgram* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params) except +
 
+cdef extern from "kernels/rows_generated.hpp" nogil:
+    const unsigned int FBP_ROWS
+
 cdef extern from *:
     """
     #if defined(__clang__)
@@ -112,6 +115,7 @@ cdef extern from *:
 
 COMPILER = FBP_COMPILER.decode()
 COMPILE_FLAGS = FASTBP_COMPILE_FLAGS.decode()
+ROWS = FBP_ROWS
 
 
 cdef inline void* data_of(cnp.ndarray a) noexcept:

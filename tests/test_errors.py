@@ -98,9 +98,11 @@ BAD_X = {  # what, X, error, what the message must say
     "text as objects": (changed(X, (3, 1), "many", object), TypeError, "X.*number"),
     "numerals as objects": (X.astype(str).astype(object), TypeError, "X.*number"),
     "objects": (changed(X, (3, 1), Opaque(), object), TypeError, "X.*number"),
+    "None among numbers": (changed(X, (3, 1), None, object), TypeError, "X.*number"),
+    "None in a list": ([[1, None, 2]] * N, TypeError, "X.*number"),
     "an object": (Opaque(), TypeError, "X.*number"),
     "a string": ("abc", TypeError, "X.*number"),
-    "None": (None, (TypeError, ValueError), "X"),
+    "None": (None, TypeError, "X.*number"),
     "dates": (DATES, TypeError, "X.*number"),
     "durations": (DATES - DATES, TypeError, "X.*number"),
     "records": (STRUCTURED, TypeError, "X.*number"),
@@ -138,7 +140,9 @@ def cases_of_X():
 OTHER_COLUMN = RNG.normal(size=(N, 1))
 
 BAD_Y = {  # what: (network, y, loss, error, pattern)
-    "None": ("net", None, "mse", (TypeError, ValueError), "y"),
+    "None": ("net", None, "mse", TypeError, "y.*number"),
+    "None among numbers": ("net", changed(Y, (3, 2), None, object), "mse", TypeError, "y.*number"),
+    "None among labels": ("net", [None, *LABELS[1:]], "softmax_cross_entropy", TypeError, "y.*number"),
     "complex": ("net", Y + 0j, "mse", ValueError, "y.*complex"),
     "text": ("net", Y.astype(str), "mse", TypeError, "y.*number"),
     "text labels": ("net", np.array(["a", "b"] * 5), "softmax_cross_entropy", TypeError, "y.*number"),
@@ -215,6 +219,7 @@ BAD_WEIGHTS = {
     "complex": (W + 0j, ValueError, "sample_weight.*complex"),
     "text": (W.astype(str), TypeError, "sample_weight.*number"),
     "'balanced'": ("balanced", TypeError, "sample_weight.*number"),
+    "None among numbers": ([None, *W[1:]], TypeError, "sample_weight.*number"),
     "masked": (np.ma.masked_array(W), ValueError, "sample_weight.*masked"),
     "a number": (1.0, ValueError, r"sample_weight.*\(10,\)"),
     "too short": (W[:-1], ValueError, r"sample_weight.*\(10,\).*\(9,\)"),
@@ -223,6 +228,7 @@ BAD_WEIGHTS = {
     "NaN": (changed(W, 9, np.nan), ValueError, r"sample_weight.*finite.*sample_weight\[9\]"),
     "infinite": (changed(W, 0, np.inf), ValueError, r"sample_weight.*finite.*sample_weight\[0\]"),
     "all zero": (np.zeros(N), ValueError, "sample_weight.*zero"),
+    "a sum that overflows": (np.full(N, 1e308), ValueError, "sample_weight.*sum.*overflows"),
 }
 
 
@@ -494,10 +500,19 @@ BAD_NETWORKS = {
     "init that would broadcast": ({"init": [np.ones((3, 4)), np.ones((1, 2))]}, ValueError, r"init\[1\].*\(4, 2\)"),
     "init a number": ({"init": [np.ones((3, 4)), 1.0]}, ValueError, r"init\[1\].*\(4, 2\)"),
     "init complex": ({"init": [np.ones((3, 4)) + 0j, np.ones((4, 2))]}, ValueError, r"init\[0\].*complex"),
+    "init None": ({"init": [np.ones((3, 4)), None]}, TypeError, r"init\[1\].*number"),
     "init text": ({"init": [np.ones((3, 4)).astype(str), np.ones((4, 2))]}, TypeError, r"init\[0\].*number"),
     "init with a wrong bias": (
         {"init": [(np.ones((3, 4)), np.ones(4)), (np.ones((4, 2)), np.ones(3))]}, ValueError,
         r"init\[1\].*bias.*\(2,\).*\(3,\)"),
+    "init with a number for a bias": (
+        {"init": [(np.ones((3, 4)), 1.0), np.ones((4, 2))]}, ValueError, r"init\[0\].*bias.*\(4,\).*\(\)"),
+    "init with a number for a weight": (
+        {"init": [(1.0, np.ones(4)), np.ones((4, 2))]}, ValueError, r"init\[0\].*\(3, 4\).*\(\)"),
+    "init of two rows for a weight of three": (
+        {"init": [((1, 2, 3, 4), (5, 6, 7, 8)), np.ones((4, 2))]}, ValueError, r"init\[0\].*\(3, 4\).*\(2, 4\)"),
+    "init ragged in a pair": (
+        {"init": [([[1], [1, 2]], np.ones(4)), np.ones((4, 2))]}, ValueError, r"init\[0\].*array"),
     "init with a bias for a network without": (
         {"init": [(np.ones((3, 4)), np.ones(4)), np.ones((4, 2))], "bias": False}, ValueError, r"init\[0\].*bias"),
     "a callable's wrong shape": (

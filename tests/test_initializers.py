@@ -157,6 +157,22 @@ def test_given_arrays_are_the_weights_and_biases(dtype, what):
         assert found.tobytes() == wanted.astype(dtype).tobytes()
 
 
+TWO_ROWS = ((1, 2, 3), (4, 5, 6))  # two inputs: as many rows as a pair has items
+
+
+@pytest.mark.parametrize("item, bias", [(TWO_ROWS, 0), ((TWO_ROWS, (7, 8, 9)), (7, 8, 9))], ids=["alone", "in a pair"])
+@pytest.mark.parametrize("kind", [tuple, lambda rows: (np.array(rows[0]), list(rows[1]))], ids=["tuples", "others"])
+def test_a_tuple_of_two_rows_is_a_weight_and_no_pair(dtype, item, bias, kind):
+    net = fastbp.MLP((2, 3), init=[kind(item)], dtype=dtype)
+    assert np.array_equal(net.weights[0], TWO_ROWS)
+    assert np.array_equal(net.biases[0], np.broadcast_to(bias, 3))
+
+
+def test_a_tuple_of_two_rows_needs_no_bias(dtype):
+    net = fastbp.MLP((2, 2), init=[((1, 2), (3, 4))], bias=False, dtype=dtype)
+    assert np.array_equal(net.weights[0], [[1, 2], [3, 4]])
+
+
 def test_a_three_dimensional_array_is_one_matrix_per_layer(dtype):
     stack = np.random.default_rng(0).normal(size=(3, 5, 5))
     net = fastbp.MLP((5, 5, 5, 5), init=stack, dtype=dtype)

@@ -222,10 +222,20 @@ def test_a_value_in_x_that_is_not_finite_is_named_with_row_and_column(backend, w
     assert frozen(net) == frozen(twin)
 
 
+@pytest.mark.parametrize("what", BAD_X)
+def test_a_train_step_names_it_too(backend, what):
+    value, kind, shown = BAD_X[what]
+    bad = X.astype(kind)
+    bad[7, 2] = value
+    with pytest.raises(NonFiniteError, match=rf"nothing was updated; X holds {shown} at row 7, column 2"):
+        build(backend).train_step(bad, Y)
+
+
 def test_x_that_is_finite_is_not_accused(backend):
-    with pytest.raises(NonFiniteError) as caught:
-        fit(build(backend), "plain", 2000)
-    assert "row" not in str(caught.value) and "learning rate" in str(caught.value)
+    for call in (lambda net: fit(net, "plain", 2000), lambda net: net.train_step(X * 1e30, Y)):
+        with pytest.raises(NonFiniteError) as caught:
+            call(build(backend))
+        assert "row" not in str(caught.value) and "learning rate" in str(caught.value)
 
 
 def test_a_train_step_whose_loss_is_not_finite_updates_nothing(kernels, dtype):

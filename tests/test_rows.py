@@ -2,14 +2,17 @@
 
 import ast
 import itertools
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import need_extension
 from tolerance import assert_close
 
 import fastbp
-from fastbp import activations, losses, optimizers, rows
+from fastbp import activations, backends, losses, optimizers, rows
 
 ROOT = Path(__file__).parents[1]
 # Two vectors of the widest ISA and a tail.
@@ -88,6 +91,30 @@ def test_rendered_header_is_fresh():
     text = rows.render_cpp(activations.TABLE.values(), losses.TABLE.values(), optimizers.TABLE.values())
     header = (ROOT / "src/kernels/rows_generated.hpp").read_bytes()
     assert header == text.encode(), "run `make rows`"
+
+
+def test_the_digest_tells_tables_apart_and_passes_over_pinned_values():
+    relu, tanh, sgd = activations.TABLE["relu"], activations.TABLE["tanh"], optimizers.TABLE["sgd"]
+    one = rows.digest([relu, tanh], [sgd])
+    assert one == rows.digest(iter([relu, replace(tanh, pinned=())]), (sgd,))
+    others = [[relu, tanh]], [[tanh, relu], [sgd]], [[relu], [tanh, sgd]], [[relu, replace(tanh, backward="g")], [sgd]]
+    assert one not in {rows.digest(*tables) for tables in others}
+    with_slot = replace(sgd, state=("velocity",))
+    assert one != rows.digest([relu, tanh], [with_slot])
+
+
+@pytest.mark.parametrize("stale", [0, None], ids=["from other tables", "from before digests"])
+def test_a_compiled_module_of_other_tables_is_refused(monkeypatch, stale):
+    need_extension()
+    monkeypatch.delitem(sys.modules, "fastbp.backends.compiled", raising=False)
+    engine = backends.engine()
+    monkeypatch.delattr(engine, "ROWS") if stale is None else monkeypatch.setattr(engine, "ROWS", stale)
+    net = fastbp.MLP((2, 1), seed=0)
+    for _ in range(2):
+        with pytest.raises(ImportError, match="other tables.*build fastbp again"):
+            net.predict([[1.0, 2.0]])
+    with fastbp.backend("reference"):
+        net.predict([[1.0, 2.0]])
 
 
 def test_the_tables_hold_what_is_promised():

@@ -7,9 +7,12 @@ batch. Programs are not shared between threads; `fastbp.plan.Programs` hands the
 from __future__ import annotations
 
 import importlib
+import operator
+from collections import deque
 from dataclasses import dataclass
+from itertools import repeat
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -58,7 +61,8 @@ class Program(Protocol):
         """Run `steps` training steps: order, gather, forward, loss, backward, update.
 
         `count` int64 (1,) is ``net.step``, `place` int64 (2,) is [epoch, first row of the next batch], `partial`
-        float64 (2,) is [sum of loss * rows, rows] of the epoch begun: all three are moved on with each step.
+        float64 (2,) is [sum of loss * rows, rows] of the epoch begun: all three are moved on with each step. Ctrl-C
+        finds these, the parameters and the slots at one and the same step.
         `skip_zeros`: the rule leaves parameters without gradient alone, so that inputs of 0 may be passed over.
         `losses` takes the mean loss of each epoch finished. `scalars` hold one value per step.
         """
@@ -99,6 +103,14 @@ class Program(Protocol):
 
     def finite(self) -> bool:
         """Whether every parameter is finite."""
+
+
+def assign(arrays: list[np.ndarray], values: list[Any]) -> None:
+    """``array[...] = value`` for each, in one call of C code: signals are served before all of them or after.
+
+    `numpy.copyto` would not do: NumPy dispatches it by a Python function, and there a signal may come in.
+    """
+    deque(map(operator.setitem, arrays, repeat(...), values), maxlen=0)
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,14 @@ import numpy as np
 
 from fastbp import _engine, activations, losses, optimizers
 from fastbp.backends import Trained
+from fastbp.rows import digest
 
 if TYPE_CHECKING:
     from fastbp.plan import Plan
 
-# The kernels' tables are in the order of the Python tables (rows_generated.hpp).
+# Kernels are found by a row's place in its table, and read what the rows of their own tables name.
+if getattr(_engine, "ROWS", None) != digest(*(table.TABLE.values() for table in (activations, losses, optimizers))):
+    raise ImportError(f"{_engine.__file__} was built from other tables of rows than these: build fastbp again")
 _ACTIVATION = {name: index for index, name in enumerate(activations.TABLE)}
 _LOSS = {name: index for index, name in enumerate(losses.TABLE)}
 _OPTIMIZER = {name: index for index, name in enumerate(optimizers.TABLE)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastbp.backends import DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, Trained
+from fastbp.backends import DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, Trained, assign
 from fastbp.order import epoch_order
 from fastbp.rows import function
 
@@ -67,16 +67,12 @@ class Program:
             loss = self.loss(y[rows], w, float(stop - start if w is None else w.sum()), gradient=True)
             if stop_on_loss and not np.isfinite(loss):
                 return Trained(k, LOSS_NOT_FINITE, epochs, loss)
-            self._apply(self._gradients(), self.plan.optimizer, slots, [scalar[k] for scalar in scalars])
-            count += 1
-            partial += (loss * (stop - start), stop - start)
+            moved = self._stepped(self._gradients(), self.plan.optimizer, slots, [scalar[k] for scalar in scalars])
+            begun, coming = partial + (loss * (stop - start), stop - start), (epoch, stop)
             if stop == n:
-                losses[epochs] = partial[0] / partial[1]
-                epochs += 1
-                partial[:] = 0
-                place[:] = epoch + 1, 0
-            else:
-                place[1] = stop
+                losses[epochs] = begun[0] / begun[1]
+                begun, coming, epochs = (0, 0), (epoch + 1, 0), epochs + 1
+            assign([self.params, *slots, count, place, partial], [*moved, count + 1, coming, begun])
             if stop_on_params and not self.finite():
                 return Trained(k + 1, PARAMS_NOT_FINITE, epochs, loss)
         return Trained(steps, DONE, epochs, loss)
@@ -126,12 +122,14 @@ class Program:
 
     @_quiet
     def update(self, grads, row, slots, scalars) -> None:
-        self._apply(self.plan.spec.views(grads), row, slots, [scalar[0] for scalar in scalars])
+        gradients = self.plan.spec.views(grads)
+        assign([self.params, *slots], self._stepped(gradients, row, slots, [scalar[0] for scalar in scalars]))
 
     @_quiet
     def backward_update(self, grad_output, grad_input, row, slots, scalars) -> None:
         self.grad_output = grad_output.astype(self.plan.spec.dtype)
-        self._apply(self._gradients(grad_input), row, slots, [scalar[0] for scalar in scalars])
+        gradients = self._gradients(grad_input)
+        assign([self.params, *slots], self._stepped(gradients, row, slots, [scalar[0] for scalar in scalars]))
 
     def finite(self) -> bool:
         return all(np.isfinite(view).all() for view in self.plan.spec.views(self.params))
@@ -153,12 +151,11 @@ class Program:
             grad_input[...] = g
         return gradients[::-1]
 
-    def _apply(self, gradients, row, slots, scalars) -> None:
-        """Run the optimizer's assignments on every parameter; the buffers change last and all at once."""
+    def _stepped(self, gradients, row, slots, scalars) -> list[np.ndarray]:
+        """Parameters and slots as the optimizer's assignments make them, in new buffers: for `assign`."""
         spec = self.plan.spec
         names = ("p", "g", *row.state, *row.scalars)
-        buffers = [self.params, *slots]
-        new = [buffer.copy() for buffer in buffers]
+        new = [buffer.copy() for buffer in (self.params, *slots)]
         views = [spec.views(buffer) for buffer in new]
         for k, g in enumerate(gradients):
             values = dict(zip(names, (views[0][k], g, *(view[k] for view in views[1:]), *map(float, scalars))))
@@ -166,5 +163,4 @@ class Program:
                 values[target] = function(text, names)(**{name: values[name] for name in names})
             for name, view in zip(("p", *row.state), views):
                 view[k][...] = values[name]
-        for buffer, changed in zip(buffers, new):
-            buffer[...] = changed
+        return new

@@ -1,5 +1,7 @@
 // Rendered by `make rows` from the tables of fastbp/: edit those, not this file.
-// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp.
+// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; engine.pyx takes FBP_ROWS alone.
+#define FBP_ROWS 0x8ba61c64u
+#ifdef FBP_INLINE
 
 struct activation_identity {
   enum { keeps_z = 0 };
@@ -219,3 +221,4 @@ struct optimizer_sgd_nesterov {
 
 #define FBP_OPTIMIZERS(ROW) \
   ROW(sgd) ROW(sgd_decay) ROW(sgd_momentum) ROW(sgd_nesterov)
+#endif
