@@ -22,6 +22,7 @@ from fastbp.rows import Activation, Loss
 
 NARROW_OUTPUTS = 4  # an output layer of at most this many is kept transposed; src/engine.hpp says the same
 LINE = 64  # bytes of a cache line: rows of owned matrices fill whole lines
+_HUGE_PAGE = 1 << 21  # bytes
 _CACHE_SETS_STRIDE = 1024  # bytes: rows a multiple of this apart meet in the same cache sets
 
 
@@ -123,10 +124,12 @@ class Spec:
 
 
 def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
-    """A zeroed 1-D array that starts on a cache line."""
-    raw = np.zeros(size * dtype.itemsize + LINE, dtype=np.uint8)
-    start = -raw.ctypes.data % LINE
-    return raw[start : start + size * dtype.itemsize].view(dtype)
+    """A zeroed 1-D array that starts on a cache line; a large one on a huge page, which NumPy asks the system for."""
+    n_bytes = size * dtype.itemsize
+    alignment = _HUGE_PAGE if n_bytes >= _HUGE_PAGE else LINE
+    raw = np.zeros(n_bytes + alignment, dtype=np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + n_bytes].view(dtype)
 
 
 # ------------------------------------------------------------------ plain arguments

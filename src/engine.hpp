@@ -128,6 +128,7 @@ template <class T> struct Kernels {
   idx tile_rows;
   idx panel_columns;                            // of a tile, and of GradInput::panel; ranges split at multiples of it
   idx lanes;
+  bool (*finite)(const T* p, idx n);
   GradWeightKernel<T> grad_weight[FAMILIES];    // stored or added
   GradBiasKernel<T> grad_bias[FAMILIES];        // updates where `update` is set
   ActivationKernels<T> identity;                // its row functions are null: there is nothing to do

@@ -12,6 +12,7 @@
 namespace fbp {
 namespace {
 constexpr size_t LINE = 64;
+constexpr size_t HUGE_PAGE = 1 << 21;
 constexpr unsigned char GUARD = 0xA5;
 std::atomic<int64_t> live_buffers{0}, live_bytes{0}, allocations{0};
 std::atomic<bool> guarding{false};
@@ -60,14 +61,19 @@ AllocationCounts allocation_counts() { return {live_buffers.load(), live_bytes.l
 
 void set_guard(bool on) { guarding = on; }
 
-// Plain buffers carry a line in front, whose last word tells the two kinds apart.
+// Plain buffers carry a line in front, whose last word tells the two kinds apart. Large ones ask for huge pages: the
+// kernels stride over more rows at once than a TLB of small pages holds.
 void* allocate(size_t bytes) {
   unsigned char* data;
   if (guarding) {
     data = allocate_guarded(bytes);
   } else {
     void* p = nullptr;
-    if (bytes > SIZE_MAX / 2 || posix_memalign(&p, LINE, LINE + lines(bytes))) throw std::bad_alloc();
+    const bool huge = bytes >= HUGE_PAGE;
+    if (bytes > SIZE_MAX / 2 || posix_memalign(&p, huge ? HUGE_PAGE : LINE, LINE + lines(bytes))) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    if (huge) madvise(p, LINE + lines(bytes), MADV_HUGEPAGE);   // a wish: what it answers does not matter
+#endif
     data = static_cast<unsigned char*>(p) + LINE;
     std::memcpy(data - sizeof MARK, &MARK, sizeof MARK);
     std::memset(data, 0, bytes);

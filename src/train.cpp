@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <vector>
 
@@ -445,17 +444,12 @@ template <class T> void Network<T>::update(void* grads, const Rule& rule) {
 }
 
 template <class T> bool Network<T>::finite() const {
-  const auto row_finite = [](const T* p, idx n) {
-    int64_t bad = 0;
-    for (idx i = 0; i < n; i++) bad += !(std::fabs(p[i]) <= std::numeric_limits<T>::max());
-    return bad == 0;
-  };
   for (const Layer<T>& layer : layers_) {
     const LayerShape& s = layer.shape;
     const idx rows = s.transposed ? s.out : s.in, cols = s.transposed ? s.in : s.out;
     for (idx i = 0; i < rows; i++)
-      if (!row_finite(layer.weight + i * s.ldw, cols)) return false;
-    if (layer.bias && !row_finite(layer.bias, s.out)) return false;
+      if (!kernels_.finite(layer.weight + i * s.ldw, cols)) return false;
+    if (layer.bias && !kernels_.finite(layer.bias, s.out)) return false;
   }
   return true;
 }

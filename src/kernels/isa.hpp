@@ -60,6 +60,7 @@ template <class T> constexpr Kernels<T> kernels() {
   return {FBP_TILE_ROWS,
           panel_width<T>,
           lanes<T>,
+          finite<T>,
           {grad_weight<T>, narrow_grad_weight<T>, grad_weight<T>, grad_weight<T>},
           {grad_bias<T>, narrow_grad_bias<T>, grad_bias<T>, grad_bias<T>},
           {nullptr, nullptr, FBP_ACTIVATION_KERNELS(activation_identity)},

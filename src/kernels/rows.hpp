@@ -45,6 +45,18 @@ static void update_row(T* p, T* const* slots, idx ld, const T* g, idx ldg, idx r
     }
 }
 
+// Whether n elements are finite: x - x is 0 for these and NaN for the others.
+template <class T> static bool finite(const T* p, idx n) {
+  typedef Vec<T> V;
+  V nothing[4] = {};
+  idx k = 0;
+  for (; k + 4 * lanes<T> <= n; k += 4 * lanes<T>)
+    FBP_UNROLL for (int j = 0; j < 4; j++) nothing[j] += load(p + k + j * lanes<T>) - load(p + k + j * lanes<T>);
+  T rest = sum_lanes<T>(nothing[0] + nothing[1] + nothing[2] + nothing[3]);
+  for (; k < n; k++) rest += p[k] - p[k];
+  return rest == 0;
+}
+
 // Softmax is blind to a shift of z: with the maximum taken out nothing overflows. Rows therefore see z - maximum and the
 // log(sum(exp())) of that.
 template <class V> struct Shift { V maximum, lse; };
