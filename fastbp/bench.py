@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbp import backends, config, spec
+from fastbp.explain import flops
 from fastbp.mlp import MLP
 from fastbp.optimizers import SGD
 
@@ -49,9 +50,8 @@ class Workload:
 
     @property
     def flops(self) -> float:
-        """Multiplications and additions of a step's matrix products; the first layer needs no grad_input."""
-        pairs = zip(self.sizes, self.sizes[1:])
-        return sum(2.0 * self.batch * n_in * n_out * (3 if k else 2) for k, (n_in, n_out) in enumerate(pairs))
+        """Multiplications and additions of a step's matrix products."""
+        return float(sum(flops(self.sizes, self.batch)))
 
 
 _CE = "softmax_cross_entropy"

@@ -16,7 +16,7 @@ LAYERS = (  # from the bottom up
     "backends",
     "config",
     "plan",
-    "training ops",
+    "training ops explain",
     "mlp",
     "__init__",
     "bench",
