@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LAYERS = (  # from the bottom up
-    "errors rows order",
+    "errors rows order figures",
     "activations losses optimizers initializers history",
     "spec",
     "backends",
