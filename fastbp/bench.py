@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -206,6 +207,9 @@ def _torch(problem: Problem, compiled: bool) -> Contender:
         optimizer.step()
 
     if compiled:
+        if not shutil.which(os.environ.get("CXX", "g++")):
+            raise NotImplementedError("it needs a C++ compiler")
+        torch.compiler.reset()  # or the ninth network would run uncompiled
         step = torch.compile(step)
 
     def run(steps: int) -> None:
