@@ -63,7 +63,7 @@ test-all: test
 bench: $(VENV)/installed $(VENV)/bench-tools
 	@mkdir -p build
 	@$(PY) -m fastbp bench --full --json build/bench.json $(BENCH)
-	@$(PYTEST) benchmarks
+	@$(PYTEST) benchmarks --benchmark-columns=min,median,rounds
 
 figures: $(VENV)/installed $(VENV)/bench-tools
 	@$(PY) -m fastbp bench --from build/bench.json --markdown README.md --picture docs/benchmark.svg
