@@ -68,7 +68,7 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 def _microseconds(seconds: float) -> str:
     value = seconds * 1e6
-    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
 
 
 @dataclass

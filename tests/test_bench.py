@@ -101,7 +101,7 @@ def test_the_table_has_times_the_best_peer_and_the_share_of_the_peak(record):
                     "over best peer", "of peak"]  # fmt: skip
     assert all(set(item) == {"-"} for item in rule)
     assert rows == [
-        ["2-3-1 b8", "identity, mse", "0.1", "9", "-", "-", "9 (NumPy)", "90.00x", "10%"],
+        ["2-3-1 b8", "identity, mse", "0.100", "9.00", "-", "-", "9.00 (NumPy)", "90.00x", "10%"],
         ["784-128-10 b32", "identity, mse", "100", "400", "800", "200", "200 (JAX scan)", "2.00x", "0%"],
     ]
     assert rows_of(Record({}, 1, [cell(fastbp=12345e-6)]).table(SHOWN))[2][2:] == ["12,345", "-", "-", "0%"]
