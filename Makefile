@@ -25,13 +25,15 @@ PIP     := $(PY) -m pip install --disable-pip-version-check --no-input
 PYTEST  := $(PY) -m pytest -q
 # TESTS="tests/test_x.py -k name" narrows the suite.
 TESTS   :=
+# BENCH="--cells 0,3 --contenders numpy,torch" narrows the benchmark.
+BENCH   :=
 
 # $(call step,what,log,commands): one line on the screen; the rest goes to the log, shown when the commands fail.
 step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
-.PHONY: help demo test test-all rows check check-ruff check-mypy check-arrows check-gcc check-clang asan ulp clean
+.PHONY: help demo test test-all bench figures rows check check-ruff check-mypy check-arrows check-gcc check-clang asan ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
 	@echo 'make demo       set everything up in .venv and run the BP demo'
@@ -39,6 +41,8 @@ help:
 	@echo 'make check      ruff, mypy, import arrows, builds with GCC and with Clang'
 	@echo 'make asan       the test suite under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make ulp        accuracy of exp, tanh, ... of each ISA, over all arguments'
+	@echo 'make bench      every workload beside what is installed of its peers, into build/bench.json; the speed bars'
+	@echo 'make figures    build/bench.json into README.md and docs/benchmark.svg'
 	@echo 'make rows       render src/kernels/rows_generated.hpp from the tables'
 	@echo 'make clean      remove .venv, build/ and what else was made'
 	@echo 'Choose with PYTHON=python3.12, CXX=clang++, TESTS="tests/test_x.py -k name".'
@@ -54,6 +58,15 @@ test: $(VENV)/installed $(VENV)/test-tools
 
 test-all: export FASTBP_TEST_ALL := 1
 test-all: test
+
+# One core, quiet if it can be. Peers other than NumPy and scikit-learn are large, and yours to install into .venv.
+bench: $(VENV)/installed $(VENV)/bench-tools
+	@mkdir -p build
+	@$(PY) -m fastbp bench --full --json build/bench.json $(BENCH)
+	@$(PYTEST) benchmarks --benchmark-columns=min,median,rounds
+
+figures: $(VENV)/installed $(VENV)/bench-tools
+	@$(PY) -m fastbp bench --from build/bench.json --markdown README.md --picture docs/benchmark.svg
 
 # Needs no compiled module: its output is compiled.
 rows: $(VENV)/build-tools

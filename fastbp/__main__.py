@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import os
 import sys
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import fastbp
+from fastbp import spec
+
+if TYPE_CHECKING:
+    from fastbp.figures import Record
 
 DEMO_STEPS, DEMO_BATCH = 3000, 8
 DEMO_WEIGHTS = (  # what tf.random_normal(stddev=1, seed=1) gave the original program
@@ -64,36 +67,71 @@ def _demo_seconds(backend: str, X: np.ndarray, y: np.ndarray, run: dict) -> floa
 def bench(*arguments: str) -> None:
     """Time a training step of each workload, on one core, beside what is installed of its peers."""
     from fastbp import bench
+    from fastbp.figures import Record
 
+    cells = ", ".join(f"{k} is {workload.name}" for k, workload in enumerate(bench.WORKLOADS))
     parser = argparse.ArgumentParser(prog="python -m fastbp bench", description=bench.__doc__.splitlines()[0])
+    record, out = _told(Record.load), _told(_in_a_folder)
     parser.add_argument("--full", action="store_true", help="every cell and every peer, more rounds")
-    parser.add_argument("--cells", help="numbers of cells, as 0,3,5")
+    parser.add_argument("--cells", type=_told(bench.cells), help=f"numbers of cells, as 0,3,5: {cells}")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--contenders", help=f"some of {', '.join(bench.CONTENDERS)}, comma-separated")
-    parser.add_argument("--rounds", type=int, help="interleaved rounds")
-    parser.add_argument("--json", metavar="FILE", help="write all figures")
-    parser.add_argument("--against", metavar="FILE", help="compare with figures written before")
+    parser.add_argument("--contenders", type=_told(bench.contenders), help=f"some of {', '.join(bench.CONTENDERS)}")
+    parser.add_argument("--rounds", type=_told(_rounds), help="interleaved rounds")
+    parser.add_argument("--json", metavar="FILE", type=out, help="write all figures")
+    parser.add_argument("--against", metavar="FILE", type=record, help="compare with figures written before")
+    parser.add_argument("--from", metavar="FILE", type=record, dest="saved", help="do not measure, read such a file")
+    parser.add_argument("--markdown", metavar="FILE", type=out, help="replace the figures in a text, such as README.md")
+    parser.add_argument("--picture", metavar="FILE", type=out, help="draw the peers beside fastbp; needs matplotlib")
     options = parser.parse_args(arguments)
-    if hasattr(os, "sched_setaffinity"):
+    try:
+        measured = options.saved or _measure(options)
+        print(measured.table(measured.peers), measured.means(), measured.facts(), sep="\n")
+        if options.against:
+            print(measured.against(options.against))
+        if options.json:
+            measured.save(options.json)
+        if options.markdown:
+            measured.write_into(options.markdown)
+        if options.picture:
+            measured.picture(options.picture)
+    except (OSError, ValueError, ImportError) as error:
+        parser.error(str(error))
+
+
+def _measure(options: argparse.Namespace) -> Record:
+    from fastbp import bench
+
+    if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1:
+        # On one core, from the start: BLAS counted the cores when it was loaded, and two threads on one are slow.
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    workloads = bench.WORKLOADS if options.full else bench.WORKLOADS[:8]
-    if options.cells:
-        workloads = tuple(bench.WORKLOADS[int(k)] for k in options.cells.split(","))
-    names = tuple(bench.CONTENDERS) if options.full else bench.QUICK
-    if options.contenders:
-        names = tuple(options.contenders.split(","))
+        os.execv(sys.executable, sys.orig_argv)
+    workloads = options.cells or (bench.WORKLOADS if options.full else bench.WORKLOADS[:8])
+    names = options.contenders or (tuple(bench.CONTENDERS) if options.full else bench.QUICK)
     rounds = options.rounds or (7 if options.full else 3)
-    cells = bench.run(workloads, names, rounds, options.dtype, lambda line: print(line, file=sys.stderr, flush=True))
-    print(bench.table(cells))
-    machine = bench.machine()
-    for name, value in machine.items():
-        print(f"{name}: {value:.1f}" if isinstance(value, float) else f"{name}: {value}")
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump({"machine": machine, "cells": [dataclasses.asdict(cell) for cell in cells]}, file, indent=1)
-    if options.against:
-        with open(options.against) as file:
-            print(bench.compare(cells, json.load(file)["cells"]))
+    return bench.run(workloads, names, rounds, options.dtype, lambda line: print(line, file=sys.stderr, flush=True))
+
+
+def _told(convert: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`convert` for argparse, which hides the words of any error but its own."""
+
+    def converted(text: str) -> Any:
+        try:
+            return convert(text)
+        except (OSError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return converted
+
+
+def _rounds(text: str) -> int:
+    return spec.integer("rounds", int(text), 1)
+
+
+def _in_a_folder(path: str) -> str:
+    """`path`, checked before minutes of measuring: where it lies there is a folder."""
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        raise ValueError(f"there is no folder {os.path.dirname(path)!r}")
+    return path
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"demo": demo, "bench": bench, "info": fastbp.show_config}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -21,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbp import backends, config, spec
+from fastbp.explain import flops
+from fastbp.figures import PACKAGES, Cell, Record
 from fastbp.mlp import MLP
 from fastbp.optimizers import SGD
 
@@ -48,10 +51,13 @@ class Workload:
         return f"{sizes} b{self.batch}"
 
     @property
+    def mathematics(self) -> str:
+        return f"{self.activation}, {'softmax CE' if self.loss == _CE else self.loss}"
+
+    @property
     def flops(self) -> float:
-        """Multiplications and additions of a step's matrix products; the first layer needs no grad_input."""
-        pairs = zip(self.sizes, self.sizes[1:])
-        return sum(2.0 * self.batch * n_in * n_out * (3 if k else 2) for k, (n_in, n_out) in enumerate(pairs))
+        """Multiplications and additions of a step's matrix products."""
+        return float(sum(flops(self.sizes, self.batch)))
 
 
 _CE = "softmax_cross_entropy"
@@ -201,6 +207,9 @@ def _torch(problem: Problem, compiled: bool) -> Contender:
         optimizer.step()
 
     if compiled:
+        if not shutil.which(os.environ.get("CXX", "g++")):
+            raise NotImplementedError("it needs a C++ compiler")
+        torch.compiler.reset()  # or the ninth network would run uncompiled
         step = torch.compile(step)
 
     def run(steps: int) -> None:
@@ -340,6 +349,30 @@ CONTENDERS: dict[str, Callable[[Problem], Contender]] = {
 QUICK = ("fastbp", "numpy", "sklearn", "torch", "jax scan")
 
 
+
+def cells(numbers: str) -> tuple[Workload, ...]:
+    """Workloads by their numbers, as ``0,3,5``.
+
+    Raises
+    ------
+    ValueError
+        There is no such cell.
+    """
+    known = {str(k): workload for k, workload in enumerate(WORKLOADS)}
+    return tuple(known[spec.choice("cells", number, known)] for number in numbers.split(","))
+
+
+def contenders(names: str) -> tuple[str, ...]:
+    """Names of contenders, as ``numpy,jax scan``; fastbp is always the first.
+
+    Raises
+    ------
+    ValueError
+        There is no such contender.
+    """
+    return tuple(dict.fromkeys(["fastbp", *(spec.choice("contenders", name, CONTENDERS) for name in names.split(","))]))
+
+
 # ------------------------------------------------------------------ checking and timing
 
 
@@ -387,19 +420,23 @@ def measure(
         except (ImportError, NotImplementedError) as error:
             report(f"  {name} skipped: {error}")
             continue
-        count, seconds = 2, 0.0
-        while True:
-            contender.run(count)  # compiles where there is something to compile
-            seconds = _seconds(contender, count)
-            if seconds >= CALL_SECONDS:
-                break
-            count = max(count + 1, min(int(1.3 * count * CALL_SECONDS / max(seconds, 1e-7)), 50 * count))
-        contenders[name], steps[name] = contender, count
+        contenders[name], steps[name] = contender, steps_in(CALL_SECONDS, contender)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
             times[name].append(_seconds(contender, steps[name]) / steps[name])
     return times
+
+
+def steps_in(seconds: float, contender: Contender) -> int:
+    """Steps in one call that take at least this long."""
+    steps = 2
+    while True:
+        contender.run(steps)  # compiles where there is something to compile
+        took = _seconds(contender, steps)
+        if took >= seconds:
+            return steps
+        steps = max(steps + 1, min(int(1.3 * steps * seconds / max(took, 1e-7)), 50 * steps))
 
 
 def _seconds(contender: Contender, steps: int) -> float:
@@ -412,14 +449,14 @@ def machine() -> dict[str, Any]:
     """What the numbers were measured on; the peak and the bandwidths in this run."""
     from importlib import metadata
 
-    facts: dict[str, Any] = {"machine": platform.machine(), "system": platform.system()}
+    facts: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
     try:
         with open("/proc/cpuinfo") as lines:
             facts["cpu"] = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         facts["cpu"] = platform.processor()
     facts |= {"python": platform.python_version(), "compiler": _engine().COMPILER, "isa": _isa()}
-    for package in ("fastbp", "numpy", "scikit-learn", "torch", "jax", "tensorflow-cpu"):
+    for package in PACKAGES:
         try:
             facts[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -463,64 +500,10 @@ def bandwidths() -> dict[str, float]:
     return found
 
 
-# ------------------------------------------------------------------ the table
-
-
-@dataclass
-class Cell:
-    """One workload's figures: seconds a step, best and median, of each contender."""
-
-    name: str
-    dtype: str
-    flops: float
-    peak: float
-    best: dict[str, float]
-    median: dict[str, float]
-
-    @property
-    def best_peer(self) -> str | None:
-        peers = [name for name in self.best if name != "fastbp"]
-        return min(peers, key=self.best.__getitem__) if peers else None
-
-    @property
-    def ratio(self) -> float:
-        """How many times as long the best peer takes."""
-        return self.best[self.best_peer] / self.best["fastbp"] if self.best_peer else math.nan
-
-    @property
-    def gflops(self) -> float:
-        return self.flops / self.best["fastbp"] / 1e9
-
-    def row(self, names: list[str]) -> list[str]:
-        times = [f"{self.best[name] * 1e6:.4g}" if name in self.best else "-" for name in names]
-        ratio = f"{self.ratio:.2f}x {self.best_peer}" if self.best_peer else "-"
-        return [self.name, *times, ratio, f"{self.gflops:.1f}", f"{self.gflops / self.peak:.0%}"]
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    return math.exp(statistics.fmean(map(math.log, values)))
-
-
-def table(cells: list[Cell]) -> str:
-    """Microseconds a step (best of the rounds), as Markdown."""
-    names = [name for name in CONTENDERS if any(name in cell.best for cell in cells)]
-    lines = [["network", *names, "over the best peer", "GFLOP/s", "of peak"]]
-    lines += [cell.row(names) for cell in cells]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    text = ["| " + " | ".join(item.ljust(width) for item, width in zip(line, widths)) + " |" for line in lines]
-    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    for name in names[1:]:
-        ratios = [cell.best[name] / cell.best["fastbp"] for cell in cells if name in cell.best]
-        text.append(f"geometric mean over {name}: {geometric_mean(ratios):.2f}x ({len(ratios)} cells)")
-    ratios = [cell.ratio for cell in cells if cell.best_peer]
-    if ratios:
-        text.append(f"geometric mean over the best peer of each cell: {geometric_mean(ratios):.2f}x")
-    return "\n".join(text)
-
-
 def run(
     workloads: Iterable[Workload], names: Iterable[str], rounds: int, dtype: str, report: Callable[[str], None]
-) -> list[Cell]:
+) -> Record:
+    """Measure contenders on workloads; `report` takes a line now and then."""
     cells = []
     for workload in workloads:
         report(f"{workload.name} {dtype}")
@@ -528,16 +511,6 @@ def run(
         times = measure(Problem(workload, dtype), names, rounds, report)
         best = {name: min(values) for name, values in times.items()}
         median = {name: statistics.median(values) for name, values in times.items()}
-        cells.append(Cell(workload.name, dtype, workload.flops, max(ceiling, peak(dtype)), best, median))
-    return cells
-
-
-def compare(cells: list[Cell], saved: list[dict[str, Any]]) -> str:
-    """How fastbp's times stand to an earlier run's."""
-    before = {(cell["name"], cell["dtype"]): cell["best"]["fastbp"] for cell in saved}
-    lines = []
-    for cell in cells:
-        old = before.get((cell.name, cell.dtype))
-        if old is not None:
-            lines.append(f"{cell.name:<22} {cell.best['fastbp'] / old:.3f} of the time before")
-    return "\n".join(lines)
+        ceiling = max(ceiling, peak(dtype))
+        cells.append(Cell(workload.name, workload.mathematics, dtype, workload.flops, ceiling, best, median))
+    return Record(machine(), rounds, cells)

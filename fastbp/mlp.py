@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 
 from fastbp import backends, config, order, spec
 from fastbp.errors import NonFiniteError
+from fastbp.explain import explain
 from fastbp.history import History
 from fastbp.plan import Programs, make_plan
 from fastbp.training import Run, TrainingState, culprit
@@ -377,6 +379,26 @@ class MLP:
             value += program.loss(targets[block], None if weight is None else weight[block], total, gradient=True)
             program.backward(grads, accumulate=True)
         return value, self._spec.flatten(grads)
+
+    def explain(self, batch_size: int = 32, *, loss: Any = "mse", optimizer: Any = "sgd") -> None:
+        """Print the plan of a training step: what was chosen, and what a step costs.
+
+        Backend, instruction set, bytes of workspace; for each layer the kernel family and why it was taken,
+        multiplications and additions (`fastbp.explain.flops`) and bytes read and written (`fastbp.explain.moved`).
+
+        Parameters
+        ----------
+        batch_size : int, default 32
+            Rows of a full batch; a smaller last one may be computed in another way.
+        loss, optimizer
+            As for `fit`.
+        """
+        row = spec.loss(loss, self._spec)
+        batch = spec.integer("batch_size", batch_size, 1)
+        rule = spec.optimizer(optimizer)
+        plan = make_plan(self._spec, batch, backend=self._backend, loss=row, optimizer=rule.row)
+        with self._programs.lent(plan) as program:
+            sys.stdout.write(f"{explain(program)}\n")
 
     # -------------------------------------------------------------- the caller's own gradient
 

@@ -75,7 +75,8 @@ enum Family {
   NARROW,   // few outputs: weight, z, a and delta are kept transposed; x must be padded too
   FEW,      // a few rows: grad_input by dot products, in one pass over the weight with the update
   SINGLE,   // one row: a pass over the weight forward, a pass for grad_input and update; inputs of 0 may be skipped
-  FAMILIES
+  FAMILIES,
+  TINY = FAMILIES   // a whole network narrower than a vector: one kernel, below, and none of a layer's
 };
 template <class T> using ForwardKernel = void (*)(const Forward<T>&, idx begin, idx end);       // outputs; NARROW: rows
 template <class T> using GradInputKernel = void (*)(const GradInput<T>&, idx begin, idx end);   // inputs

@@ -92,6 +92,8 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
                       cbool accumulate) except +
         void update(void* grads, const Rule& rule) except +
         cbool finite()
+        void families(idx rows, int* family)
+        int64_t workspace_bytes
     CProgram* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params) except +
 
 cdef extern from "kernels/rows_generated.hpp" nogil:
@@ -221,6 +223,7 @@ cdef class Program:
     cdef readonly object plan
     cdef readonly cnp.ndarray params
     cdef dict optimizer_index
+    cdef size_t n_layers
 
     def __cinit__(self, plan, cnp.ndarray params, isa, list layers, int loss, double loss_scale,
                   dict optimizer_index):
@@ -240,6 +243,7 @@ cdef class Program:
         self.plan = plan
         self.params = params
         self.optimizer_index = optimizer_index
+        self.n_layers = shapes.size()
         self.program = make_program(find_isa(isa)[0], <int> cnp.PyArray_ITEMSIZE(params), shape, data_of(params))
 
     def __dealloc__(self):
@@ -336,3 +340,14 @@ cdef class Program:
         with nogil:
             value = self.program.finite()
         return value
+
+    def family_indices(self, idx rows):
+        """How `train` computes each layer of a batch of `rows`: members of `Family` in src/engine.hpp."""
+        cdef vector[int] family
+        family.resize(self.n_layers)
+        self.program.families(rows, family.data())
+        return family
+
+    @property
+    def workspace_bytes(self):
+        return self.program.workspace_bytes

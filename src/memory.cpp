@@ -15,6 +15,7 @@ constexpr size_t LINE = 64;
 constexpr size_t HUGE_PAGE = 1 << 21;
 constexpr unsigned char GUARD = 0xA5;
 std::atomic<int64_t> live_buffers{0}, live_bytes{0}, allocations{0};
+thread_local int64_t here = 0;
 std::atomic<bool> guarding{false};
 
 // A guarded buffer: [guard bytes, at least a line][data, to the end of a page][unmapped page]. The first line of the
@@ -57,7 +58,7 @@ void deallocate_guarded(unsigned char* data, size_t bytes) {
 }
 }  // namespace
 
-AllocationCounts allocation_counts() { return {live_buffers.load(), live_bytes.load(), allocations.load()}; }
+AllocationCounts allocation_counts() { return {live_buffers.load(), live_bytes.load(), allocations.load(), here}; }
 
 void set_guard(bool on) { guarding = on; }
 
@@ -78,7 +79,7 @@ void* allocate(size_t bytes) {
     std::memcpy(data - sizeof MARK, &MARK, sizeof MARK);
     std::memset(data, 0, bytes);
   }
-  live_buffers++, live_bytes += static_cast<int64_t>(bytes), allocations++;
+  live_buffers++, live_bytes += static_cast<int64_t>(bytes), allocations++, here += static_cast<int64_t>(bytes);
   return data;
 }
 
@@ -86,7 +87,7 @@ void deallocate(void* p, size_t bytes) {
   auto* data = static_cast<unsigned char*>(p);
   uint64_t mark;
   std::memcpy(&mark, data - sizeof mark, sizeof mark);
-  live_buffers--, live_bytes -= static_cast<int64_t>(bytes);
+  live_buffers--, live_bytes -= static_cast<int64_t>(bytes), here -= static_cast<int64_t>(bytes);
   if (mark == MARK) std::free(data - LINE);
   else deallocate_guarded(data, bytes);
 }

@@ -7,6 +7,7 @@ namespace fbp {
 
 struct AllocationCounts {
   int64_t live_buffers, live_bytes, allocations;   // the last one never falls
+  int64_t here;                                    // bytes that the calling thread took, less what it gave back
 };
 AllocationCounts allocation_counts();
 

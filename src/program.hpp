@@ -74,6 +74,8 @@ class Program {
                         bool accumulate) = 0;
   virtual void update(void* grads, const Rule& rule) = 0;
   virtual bool finite() const = 0;
+  virtual void families(idx rows, int* family) const = 0;   // how `train` computes each layer of a batch of `rows`
+  int64_t workspace_bytes = 0;   // made with it; an order of rows and a caller's grad_input come when first asked for
 };
 
 // Throws std::bad_alloc. `params` outlives the program.

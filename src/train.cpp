@@ -71,6 +71,7 @@ template <class T> class Network final : public Program {
   void backward(const Source* grad_output, void* grads, const Rule* rule, void* grad_input, bool accumulate) override;
   void update(void* grads, const Rule& rule) override;
   bool finite() const override;
+  void families(idx rows, int* family) const override;
 
  private:
   idx train_batch(const Data& data, idx start, const uint32_t* order, const Step<T>& step, const Run& run, double* loss);
@@ -453,10 +454,18 @@ template <class T> bool Network<T>::finite() const {
   }
   return true;
 }
+
+template <class T> void Network<T>::families(idx rows, int* family) const {
+  for (const Layer<T>& layer : layers_) *family++ = tiny_ ? TINY : family_of(layer, rows, kernels_.lanes);
+}
 }  // namespace
 
 Program* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params) {
-  if (itemsize == 4) return new Network<float>(isa, shape, static_cast<float*>(params));
-  return new Network<double>(isa, shape, static_cast<double*>(params));
+  const int64_t before = allocation_counts().here;
+  Program* program;
+  if (itemsize == 4) program = new Network<float>(isa, shape, static_cast<float*>(params));
+  else program = new Network<double>(isa, shape, static_cast<double*>(params));
+  program->workspace_bytes = allocation_counts().here - before;
+  return program;
 }
 }  // namespace fbp

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LAYERS = (  # from the bottom up
-    "errors rows order",
+    "errors rows order figures",
     "activations losses optimizers initializers history",
     "spec",
     "backends",
     "config",
     "plan",
-    "training ops",
+    "training ops explain",
     "mlp",
     "__init__",
     "bench",

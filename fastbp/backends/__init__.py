@@ -33,6 +33,13 @@ class Trained(NamedTuple):
     loss: float  # loss of the last batch looked at
 
 
+class Family(NamedTuple):
+    """How a layer is computed."""
+
+    name: str
+    reason: str
+
+
 class Program(Protocol):
     """One network shape bound to its parameters; see `reference` for the plain meaning of every method."""
 
@@ -103,6 +110,13 @@ class Program(Protocol):
 
     def finite(self) -> bool:
         """Whether every parameter is finite."""
+
+    def families(self, rows: int) -> list[Family]:
+        """How `train` computes each layer of a batch of `rows`, and why so."""
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Memory laid out beside the parameters before the first step; 0 where each step allocates its own."""
 
 
 def assign(arrays: list[np.ndarray], values: list[Any]) -> None:

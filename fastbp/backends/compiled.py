@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastbp import _engine, activations, losses, optimizers
-from fastbp.backends import Trained
+from fastbp.backends import Family, Trained
 from fastbp.rows import digest
 
 if TYPE_CHECKING:
@@ -19,6 +19,15 @@ if getattr(_engine, "ROWS", None) != digest(*(table.TABLE.values() for table in 
 _ACTIVATION = {name: index for index, name in enumerate(activations.TABLE)}
 _LOSS = {name: index for index, name in enumerate(losses.TABLE)}
 _OPTIMIZER = {name: index for index, name in enumerate(optimizers.TABLE)}
+
+# In the order of `Family` in src/engine.hpp; the numbers are those of the rules in src/train.cpp and src/tiny.cpp.
+FAMILIES = (
+    Family("direct", "none of the special cases: register tiles"),
+    Family("narrow", "an output layer of at most 4: kept transposed"),
+    Family("few", "at most 24 rows, outputs beyond 4 vectors: one pass back over the weight"),
+    Family("single", "one row: a pass over the weight forward, one back, inputs of 0 skipped where they may"),
+    Family("tiny", "no layer wider than 8, outputs at most 4: the whole network at once"),
+)
 
 
 class Program(_engine.Program):
@@ -56,3 +65,6 @@ class Program(_engine.Program):
 
     def train(self, *args, **kwargs) -> Trained:
         return Trained(*super().train(*args, **kwargs))
+
+    def families(self, rows: int) -> list[Family]:
+        return [FAMILIES[index] for index in self.family_indices(rows)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastbp.backends import DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, Trained, assign
+from fastbp.backends import DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, Family, Trained, assign
 from fastbp.order import epoch_order
 from fastbp.rows import function
 
@@ -133,6 +133,11 @@ class Program:
 
     def finite(self) -> bool:
         return all(np.isfinite(view).all() for view in self.plan.spec.views(self.params))
+
+    def families(self, rows) -> list[Family]:
+        return [Family("numpy", "the reference: `@`, and every array a new one")] * len(self.plan.spec.layers)
+
+    workspace_bytes = 0
 
     def _gradients(self, grad_input=None) -> list[np.ndarray]:
         """Gradients in the order of `Spec.views`. Every delta is made from weights before the update."""

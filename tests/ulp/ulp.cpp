@@ -3,6 +3,7 @@
 //   g++ -O2 -std=c++17 -ffp-contract=fast -fno-math-errno -fno-trapping-math -DFBP_VECTOR_BYTES=32 ulp.cpp -lquadmath
 //   ulp quick    sampled arguments, under 5 s        ulp full    every float and 1e8 doubles, several minutes
 //   ulp time     ns per vector, in cache
+//   ulp values EXP float <arguments    every break point and argument with its value, for another judge: test_ulp.py
 //
 // -DISA=avx2,fma overrides the target that goes with the vector size. Exit status 1 where anything fails.
 #include <algorithm>
@@ -279,6 +280,21 @@ template <class T> void accuracy(bool full) {
   all_specials<T>();
 }
 
+// Pairs of T on stdout: an argument, the word's value. The break points, then what stdin holds.
+template <class W, class T> void values_of(const char* word) {
+  if (strcmp(word, W::name)) return;
+  std::vector<T> points = break_points<T>();
+  for (T x; fread(&x, sizeof x, 1, stdin) == 1;) points.push_back(x);
+  points.resize((points.size() + lanes<T> - 1) / lanes<T> * lanes<T>, (T)1);
+  std::vector<T> y(points.size());
+  run<W, T>(points.data(), y.data(), (int64_t)points.size());
+  for (size_t i = 0; i < points.size(); i++) fwrite(&points[i], sizeof(T), 1, stdout), fwrite(&y[i], sizeof(T), 1, stdout);
+}
+template <class T> void values(const char* word) {
+  values_of<Exp, T>(word), values_of<Expm1, T>(word), values_of<Log, T>(word);
+  values_of<Log1p, T>(word), values_of<Tanh, T>(word), values_of<Sigmoid, T>(word);
+}
+
 template <class W, class T> void time_one() {
   const int64_t n = 1024;
   static T x[n], y[n];
@@ -308,8 +324,10 @@ int main(int argc, char** argv) {
 #endif
   const char* mode = argc > 1 ? argv[1] : "quick";
   if (!strcmp(mode, "time")) return time_all<float>(), time_all<double>(), 0;
+  if (!strcmp(mode, "values") && argc == 4)
+    return strcmp(argv[3], "float") ? values<double>(argv[2]) : values<float>(argv[2]), 0;
   bool full = !strcmp(mode, "full");
-  if (!full && strcmp(mode, "quick")) return fprintf(stderr, "usage: ulp quick|full|time\n"), 2;
+  if (!full && strcmp(mode, "quick")) return fprintf(stderr, "usage: ulp quick|full|time|values WORD TYPE\n"), 2;
   accuracy<float>(full);
   accuracy<double>(full);
   printf("%s\n", all_passed ? "PASS" : "FAIL");

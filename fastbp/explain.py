@@ -1,0 +1,119 @@
+"""What a plan chose and what a training step costs, for `MLP.explain`.
+
+How each layer is computed comes from the program itself: the rules stand in the backends and are not told again here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastbp.backends import Family, Program
+from fastbp.plan import Plan
+
+
+def flops(sizes: Sequence[int], batch: int) -> list[int]:
+    """Multiplications and additions of a step's matrix products, for each layer.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        As of `MLP`.
+    batch : int
+        Rows.
+
+    Returns
+    -------
+    list of int
+        2 * batch * in_features * out_features for each of forward, grad_weight and, but for the first layer,
+        grad_input.
+    """
+    pairs = zip(sizes, sizes[1:])
+    return [2 * batch * n_in * n_out * (3 if k else 2) for k, (n_in, n_out) in enumerate(pairs)]
+
+
+def moved(plan: Plan) -> list[int]:
+    """Bytes that a step reads and writes, for each layer, if no cache keeps anything from one use to the next.
+
+    Each array counts as often as it is read or written. `below` is 1, and 0 in the first layer, which has no
+    grad_input::
+
+        parameters          3 + 2 slots     read forward; read and written by the update, as each slot is
+        weight              below           read for grad_input
+        x (batch, in)       2               read forward, and for grad_weight
+        z (batch, out)      2 where kept    written forward, read on the way back
+        a (batch, out)      2               written forward, read on the way back: by the derivative or by the loss
+        delta (batch, out)  2 + below       written; read for grad_weight, and for grad_input
+
+    Padding, targets, and what a family saves are left out: with one row, for example, grad_input and the update read
+    the weight together, and a network that fits the L1 cache moves next to nothing.
+    """
+    slots = len(plan.optimizer.state) if plan.optimizer else 0
+    elements = []
+    for k, layer in enumerate(plan.spec.layers):
+        n_in, n_out, below = layer.in_features, layer.out_features, int(k > 0)
+        parameters = (n_in + plan.spec.bias) * n_out
+        row = 2 * n_in + (2 * layer.activation.keeps_z + 2 + 2 + below) * n_out
+        elements.append((3 + 2 * slots) * parameters + below * n_in * n_out + plan.batch * row)
+    return [count * plan.spec.dtype.itemsize for count in elements]
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """A layer of an `Explanation`: how it is computed, and its part of a step."""
+
+    in_features: int
+    out_features: int
+    activation: str
+    family: Family
+    flops: int
+    n_bytes: int
+
+    def cells(self) -> tuple[str, ...]:
+        shape = f"{self.in_features} -> {self.out_features}"
+        return (shape, self.activation, f"{self.flops:,}", f"{self.n_bytes:,}", *self.family)
+
+
+_COLUMNS = {"layer": "<", "activation": "<", "FLOP": ">", "bytes": ">", "family": "<", "why": "<"}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A plan, and what a step of a full batch costs. As a string it is what `MLP.explain` prints."""
+
+    plan: Plan
+    layers: tuple[LayerCost, ...]
+    workspace_bytes: int  # beside parameters and slots; 0 where each step allocates its own
+
+    @property
+    def flops(self) -> int:
+        return sum(layer.flops for layer in self.layers)
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(layer.n_bytes for layer in self.layers)
+
+    def __str__(self) -> str:
+        plan, spec = self.plan, self.plan.spec
+        facts = {
+            "network": f"{'-'.join(map(str, spec.sizes))}, {spec.dtype}, {spec.n_params:,} parameters",
+            "step": ", ".join([f"{plan.batch:,} rows", *(row.name for row in (plan.loss, plan.optimizer) if row)]),
+            "backend": plan.backend,
+            "isa": plan.isa or "NumPy's own",
+            "workspace": f"{self.workspace_bytes:,} bytes" if self.workspace_bytes else "allocated by each step",
+            "arithmetic": f"{self.flops:,} FLOP a step",
+            "memory": f"{self.n_bytes:,} bytes a step, or {self.flops / self.n_bytes:.2g} FLOP per byte",
+        }
+        table = [tuple(_COLUMNS), *(layer.cells() for layer in self.layers)]
+        widths = [max(map(len, column)) for column in zip(*table)]
+        form = "  ".join(f"{{:{align}{width}}}" for align, width in zip(_COLUMNS.values(), widths))
+        lines = [f"{name:<12}{fact}" for name, fact in facts.items()]
+        return "\n".join([*lines, "", *(form.format(*cells).rstrip() for cells in table)])
+
+
+def explain(program: Program) -> Explanation:
+    """The explanation of the plan that a program was made from."""
+    plan = program.plan
+    costs = zip(plan.spec.layers, program.families(plan.batch), flops(plan.spec.sizes, plan.batch), moved(plan))
+    layers = (LayerCost(layer.in_features, layer.out_features, layer.activation.name, *cost) for layer, *cost in costs)
+    return Explanation(plan, tuple(layers), program.workspace_bytes)

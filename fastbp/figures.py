@@ -1,0 +1,222 @@
+"""What the benchmark measured: a record in a file, a table in Markdown, a picture."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+import textwrap
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+
+class Peer(NamedTuple):
+    """How a contender of `fastbp.bench.CONTENDERS` is shown. Colours are those of Okabe and Ito, told apart by all."""
+
+    label: str
+    colour: str
+    marker: str  # of matplotlib
+
+
+PEERS = {
+    "numpy": Peer("NumPy", "#E69F00", "s"),
+    "sklearn": Peer("scikit-learn", "#56B4E9", "v"),
+    "torch": Peer("PyTorch", "#D55E00", "D"),
+    "torch.compile": Peer("torch.compile", "#CC79A7", "P"),
+    "jax step": Peer("JAX step", "#009E73", "^"),
+    "jax scan": Peer("JAX scan", "#0072B2", "o"),
+    "tf.v1": Peer("TensorFlow v1", "#000000", "X"),
+}
+PACKAGES = ("fastbp", "numpy", "scikit-learn", "torch", "jax", "tensorflow", "tensorflow-cpu")  # whose versions matter
+SHOWN = ("numpy", "torch", "jax scan")  # in README.md, where there is no room for all
+
+
+@dataclass
+class Cell:
+    """One workload's figures: seconds a step, best and median of the rounds, of each contender."""
+
+    name: str
+    mathematics: str  # activation and loss
+    dtype: str
+    flops: float
+    peak: float  # GFLOP/s
+    best: dict[str, float]
+    median: dict[str, float]
+
+    def over(self, peer: str) -> float:
+        """How many times as long a peer takes."""
+        return self.best[peer] / self.best["fastbp"]
+
+    @property
+    def peers(self) -> list[str]:
+        return [name for name in PEERS if name in self.best]
+
+    @property
+    def best_peer(self) -> str | None:
+        return min(self.peers, key=self.over, default=None)
+
+    @property
+    def of_peak(self) -> float:
+        return self.flops / self.best["fastbp"] / 1e9 / self.peak
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def _microseconds(seconds: float) -> str:
+    value = seconds * 1e6
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
+
+
+@dataclass
+class Record:
+    """A run of the benchmark."""
+
+    machine: dict[str, Any]
+    rounds: int
+    cells: list[Cell]
+
+    def save(self, path: str) -> None:
+        with open(path, "w") as file:
+            json.dump(asdict(self), file, indent=1)
+
+    @classmethod
+    def load(cls, path: str) -> Record:
+        """A record that `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            The file holds something else.
+        """
+        with open(path) as file:
+            try:
+                saved = json.load(file)
+                return cls(**saved | {"cells": [Cell(**cell) for cell in saved["cells"]]})
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(f"{path} is no record of this benchmark: {error}") from None
+
+    @property
+    def peers(self) -> list[str]:
+        """Those that were there for some cell."""
+        return [name for name in PEERS if any(name in cell.best for cell in self.cells)]
+
+    # -------------------------------------------------------------- as text
+
+    def facts(self) -> str:
+        """One line for each fact about the machine."""
+        shown = {name: f"{value:.1f}" if isinstance(value, float) else value for name, value in self.machine.items()}
+        return "\n".join(f"{name}: {value}" for name, value in shown.items())
+
+    def table(self, peers: Iterable[str]) -> str:
+        """Microseconds a step, best of the rounds, of fastbp and some of its peers; beside them the best of all."""
+        peers = [name for name in peers if name in self.peers]
+        labels = [PEERS[name].label for name in peers]
+        lines = [["network", "activation, loss", "fastbp", *labels, "best peer", "over best peer", "of peak"]]
+        for cell in self.cells:
+            times = [_microseconds(cell.best[name]) if name in cell.best else "-" for name in ("fastbp", *peers)]
+            best, over = "-", "-"
+            if cell.best_peer:
+                best = f"{_microseconds(cell.best[cell.best_peer])} ({PEERS[cell.best_peer].label})"
+                over = f"{cell.over(cell.best_peer):.2f}x"
+            lines.append([cell.name, cell.mathematics, *times, best, over, f"{cell.of_peak:.0%}"])
+        widths = [max(map(len, column)) for column in zip(*lines)]
+        lines.insert(1, ["-" * width for width in widths])
+        return "\n".join(
+            "| " + " | ".join(item.ljust(width) for item, width in zip(line, widths)) + " |" for line in lines
+        )
+
+    def means(self) -> str:
+        """Geometric means of what each peer takes, in times of fastbp."""
+        ratios = [cell.over(cell.best_peer) for cell in self.cells if cell.best_peer]
+        if not ratios:
+            return "No peer was measured."
+        means = [f"{geometric_mean(ratios):.2f}x the best peer of each cell"]
+        for name in self.peers:
+            over = [cell.over(name) for cell in self.cells if name in cell.best]
+            few = f" ({len(over)} of {len(self.cells)} cells)" if len(over) < len(self.cells) else ""
+            means.append(f"{geometric_mean(over):.1f}x {PEERS[name].label}{few}")
+        return f"Geometric means: {', '.join(means)}."
+
+    def markdown(self) -> str:
+        """The figures of README.md: how they were measured, the table, the means."""
+        machine, peak = self.machine, max(cell.peak for cell in self.cells)
+        versions = ", ".join(f"{name} {machine[name]}" for name in PACKAGES if name in machine)
+        how = (
+            f"Microseconds of one step (forward, loss, backward, plain SGD) in {self.cells[0].dtype}, on one of "
+            f"{machine['cores']} cores ({machine['cpu']}, {machine['isa']} kernels), the best of {self.rounds} "
+            "interleaved rounds. Every contender's weights were compared with the NumPy reference in float64 before it "
+            f"was timed. {machine['compiler']}, Python {machine['python']}, {versions}. \"Of peak\" is the share of "
+            f"the best rate of the register tile with its data in the L1 cache, {peak:.0f} GFLOP/s in this run."
+        )
+        parts = [textwrap.fill(how, 120), self.table(SHOWN), textwrap.fill(self.means(), 120)]
+        return "\n\n".join(parts)
+
+    def write_into(self, path: str) -> None:
+        """Replace the figures in a Markdown file, which stand between two comments.
+
+        Raises
+        ------
+        ValueError
+            The file has no such comments.
+        """
+        with open(path) as file:
+            text = file.read()
+        begin, end = "<!-- figures -->", "<!-- end of figures -->"
+        new, n = re.subn(f"{begin}.*?{end}", lambda _: f"{begin}\n{self.markdown()}\n{end}", text, flags=re.S)
+        if n != 1:
+            raise ValueError(f"{path} must hold {begin} ... {end} once, to say where the figures go")
+        with open(path, "w") as file:
+            file.write(new)
+
+    def against(self, earlier: Record) -> str:
+        """Times as parts of an earlier run's. Where the peers' have moved too, it was the machine."""
+        before = {(cell.name, cell.dtype): cell.best for cell in earlier.cells}
+        lines = []
+        for cell in self.cells:
+            old = before.get((cell.name, cell.dtype), {})
+            parts = [f"{name} {seconds / old[name]:.3f}" for name, seconds in cell.best.items() if name in old]
+            if parts:
+                lines.append(f"{cell.name:<22} of the time before: {', '.join(parts)}")
+        return "\n".join(lines) or "no cell in common with the run before"
+
+    # -------------------------------------------------------------- as a picture
+
+    def picture(self, path: str) -> None:
+        """Draw for every cell what each peer takes as a multiple of fastbp's time, on a logarithmic axis.
+
+        Parameters
+        ----------
+        path : str
+            The ending says the format: .svg, .png, .pdf.
+        """
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullLocator
+
+        cells = self.cells[::-1]  # the first on top
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastbp", "font.size": 9}):
+            figure = Figure(figsize=(9, 1.3 + 0.32 * len(cells)), layout="constrained")
+            axes = figure.add_subplot(xscale="log", xlabel="time of a step / fastbp's")
+            for name in self.peers:
+                label, colour, marker = PEERS[name]
+                points = [(cell.over(name), y) for y, cell in enumerate(cells) if name in cell.best]
+                axes.scatter(*zip(*points), s=45, c=colour, marker=marker, label=label, lw=0.6, ec="white", zorder=3)
+            for y, cell in enumerate(cells):
+                if cell.best_peer:
+                    ratio = cell.over(cell.best_peer)
+                    axes.plot((1, ratio), (y, y), color="#999999", lw=1.5, solid_capstyle="butt", zorder=2)
+                    axes.text(1.01, y, f"{ratio:.2f}x", va="center", transform=axes.get_yaxis_transform())
+            axes.text(1.01, len(cells) - 0.3, "best peer", color="#666666", transform=axes.get_yaxis_transform())
+            axes.axvline(1, color="#333333", lw=1.2, zorder=2)
+            axes.set_yticks(range(len(cells)), [f"{cell.name}  ({cell.mathematics})" for cell in cells])
+            axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator())
+            axes.xaxis.set_major_formatter("{x:g}x")
+            axes.grid(axis="x", color="#e8e8e8")
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+            figure.legend(loc="outside upper center", ncols=len(PEERS), frameon=False)
+            figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)

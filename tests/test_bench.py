@@ -1,0 +1,204 @@
+"""The benchmark: who computes something else is not timed; what is written is read again; wrong words are told."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+from conftest import need_extension
+
+from fastbp import __main__ as command
+from fastbp import bench
+from fastbp.figures import PEERS, SHOWN, Cell, Record
+
+# ------------------------------------------------------------------ workloads and contenders
+
+
+@pytest.mark.parametrize("workload", bench.WORKLOADS[:4], ids=lambda workload: workload.name)
+@pytest.mark.parametrize("name", bench.CONTENDERS)
+def test_every_contender_that_is_here_computes_the_same(workload, name, dtype):
+    """`torch.compile` is torch's own steps, and takes half a minute to say so."""
+    if name == "torch.compile":
+        pytest.skip("too slow; `python -m fastbp bench --full` checks it")
+    if name == "fastbp":
+        need_extension()
+    problem = bench.Problem(workload, dtype)
+    try:
+        contender = bench.CONTENDERS[name](problem)
+    except (ImportError, NotImplementedError) as error:
+        pytest.skip(str(error))
+    assert bench.check(problem, contender) < 1e-2
+
+
+def test_a_contender_that_computes_something_else_is_not_timed():
+    problem = bench.Problem(bench.WORKLOADS[1])
+    honest = bench.numpy_by_hand(problem)
+    lazy = honest._replace(run=lambda steps: honest.run(steps - 1))
+    with pytest.raises(ArithmeticError, match="weights are off by"):
+        bench.check(problem, lazy)
+
+
+def test_a_contender_that_is_missing_is_left_out_with_a_line(monkeypatch):
+    def missing(problem):
+        raise ImportError("no such package")
+
+    monkeypatch.setitem(bench.CONTENDERS, "torch", missing)
+    monkeypatch.setattr(bench, "CALL_SECONDS", 1e-4)
+    lines = []
+    times = bench.measure(bench.Problem(bench.WORKLOADS[0]), ("numpy", "torch"), 2, lines.append)
+    assert lines == ["  torch skipped: no such package"]
+    assert set(times) == {"numpy"} and len(times["numpy"]) == 2 and min(times["numpy"]) > 0
+
+
+def test_every_contender_has_a_label_and_a_mark_of_its_own():
+    assert ["fastbp", *PEERS] == list(bench.CONTENDERS)
+    assert all(len({peer[k] for peer in PEERS.values()}) == len(PEERS) for k in range(3))
+    assert set(SHOWN) < set(PEERS) and set(bench.QUICK) < set(bench.CONTENDERS)
+
+
+def test_flops_of_a_workload():
+    assert bench.Workload((7, 5, 3), 10, "relu", "mse", 100).flops == 2 * 2 * 10 * 7 * 5 + 3 * 2 * 10 * 5 * 3
+
+
+# ------------------------------------------------------------------ a record
+
+
+def cell(name="2-3-1 b8", dtype="float32", **best):
+    return Cell(name, "identity, mse", dtype, 1e3, 100.0, best, best)
+
+
+MACHINE = {"cpu": "some CPU", "cores": 8, "isa": "avx2", "compiler": "GCC 12", "python": "3.11", "numpy": "2.0"}
+
+
+@pytest.fixture
+def record():
+    second = cell("784-128-10 b32", **{"fastbp": 1e-4, "numpy": 4e-4, "jax scan": 2e-4, "torch": 8e-4})
+    return Record(dict(MACHINE), 5, [cell(fastbp=1e-7, numpy=9e-6), second])
+
+
+def test_a_record_is_read_as_it_was_written(record, tmp_path):
+    path = str(tmp_path / "record.json")
+    record.save(path)
+    assert Record.load(path) == record
+    assert set(json.loads((tmp_path / "record.json").read_text())) == {"machine", "rounds", "cells"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": [{}]}', '{"cells": [], "rounds": 1}', '{"cells": 1}'])
+def test_what_is_no_record_is_refused(text, tmp_path):
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(ValueError, match="is no record of this benchmark"):
+        Record.load(str(tmp_path / "record.json"))
+
+
+def rows_of(table):
+    return [[item.strip() for item in line.split("|")[1:-1]] for line in table.splitlines()]
+
+
+def test_the_table_has_times_the_best_peer_and_the_share_of_the_peak(record):
+    head, rule, *rows = rows_of(record.table(SHOWN))
+    assert head == ["network", "activation, loss", "fastbp", "NumPy", "PyTorch", "JAX scan", "best peer",
+                    "over best peer", "of peak"]  # fmt: skip
+    assert all(set(item) == {"-"} for item in rule)
+    assert rows == [
+        ["2-3-1 b8", "identity, mse", "0.100", "9.00", "-", "-", "9.00 (NumPy)", "90.00x", "10%"],
+        ["784-128-10 b32", "identity, mse", "100", "400", "800", "200", "200 (JAX scan)", "2.00x", "0%"],
+    ]
+    assert rows_of(Record({}, 1, [cell(fastbp=12345e-6)]).table(SHOWN))[2][2:] == ["12,345", "-", "-", "0%"]
+
+
+def test_means_are_geometric_and_say_over_how_many_cells(record):
+    assert record.means() == (
+        "Geometric means: 13.42x the best peer of each cell, 19.0x NumPy, 8.0x PyTorch (1 of 2 cells), "
+        "2.0x JAX scan (1 of 2 cells)."
+    )
+    assert Record({}, 1, [cell(fastbp=1.0)]).means() == "No peer was measured."
+
+
+def test_figures_replace_what_stands_between_the_marks(record, tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
+    record.write_into(str(path))
+    record.write_into(str(path))
+    text = path.read_text()
+    assert text.startswith("before\n<!-- figures -->\nMicroseconds of one step")
+    assert text.endswith("<!-- end of figures -->\nafter\n") and "old" not in text
+    assert record.table(SHOWN) in text
+    for part in ("some CPU, avx2 kernels", "best of 5 interleaved", "GCC 12, Python 3.11, numpy 2.0"):
+        assert part in " ".join(text.split())  # lines are filled
+    path.write_text("no marks")
+    with pytest.raises(ValueError, match="once, to say where the figures go"):
+        record.write_into(str(path))
+    assert path.read_text() == "no marks"
+
+
+def test_against_an_earlier_run(record):
+    earlier = Record({}, 1, [cell(fastbp=2e-7, torch=1.0), cell("784-128-10 b32", "float64", fastbp=1.0)])
+    assert record.against(earlier).split() == "2-3-1 b8 of the time before: fastbp 0.500".split()
+    assert "no cell in common" in record.against(Record({}, 1, []))
+
+
+def test_the_picture_has_every_cell_and_peer(record, tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "picture.svg"
+    record.picture(str(path))
+    text = path.read_text()
+    for word in ("2-3-1 b8", "784-128-10 b32", "NumPy", "PyTorch", "JAX scan"):
+        assert word in text
+    record.picture(str(tmp_path / "again.svg"))
+    assert (tmp_path / "again.svg").read_text() == text  # a new picture is a new figure
+
+
+# ------------------------------------------------------------------ the command
+
+
+@pytest.fixture
+def run_bench(monkeypatch):
+    """`python -m fastbp bench`, quick, without starting anew on one core."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+    monkeypatch.setattr(bench, "CALL_SECONDS", 1e-4)
+    monkeypatch.setattr(bench, "bandwidths", lambda: {"L2": 1.0})
+    return lambda *arguments: command.main(["bench", *map(str, arguments)])
+
+
+def test_the_command_measures_writes_reads_and_compares(run_bench, tmp_path, capsys, isa):
+    need_extension()
+    saved, page = tmp_path / "saved.json", tmp_path / "page.md"
+    chosen = ("--cells", "0,1", "--contenders", "numpy", "--rounds", 1, "--dtype", "float64")
+    assert run_bench(*chosen, "--json", saved) == 0
+    record = Record.load(str(saved))
+    assert [c.name for c in record.cells] == [w.name for w in bench.WORKLOADS[:2]]
+    assert all(set(c.best) == {"fastbp", "numpy"} and c.dtype == "float64" and c.peak > 0 for c in record.cells)
+    assert record.machine["isa"] == isa and record.machine["numpy"] == np.__version__ and record.rounds == 1
+    out = capsys.readouterr().out
+    assert record.table(["numpy"]) in out and record.means() in out and f"isa: {isa}" in out
+
+    page.write_text("<!-- figures -->\n<!-- end of figures -->")
+    assert run_bench("--from", saved, "--against", saved, "--markdown", page) == 0
+    out = capsys.readouterr().out
+    assert len(re.findall(r"of the time before: fastbp 1\.000, numpy 1\.000$", out, re.M)) == 2
+    assert record.table(SHOWN) in page.read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--contenders", "nmupy"], "unknown name 'nmupy'; did you mean 'numpy'?"),
+        (["--cells", "0,11"], "unknown name '11'"),
+        (["--cells", "-1"], "expected one argument|unknown name '-1'"),
+        (["--cells", "a"], "unknown name 'a'"),
+        (["--rounds", "0"], "rounds must be at least 1"),
+        (["--rounds", "many"], "invalid literal"),
+        (["--dtype", "float16"], "invalid choice: 'float16'"),
+        (["--json", "no/such/folder/x.json"], "there is no folder 'no/such/folder'"),
+        (["--against", "missing.json"], "No such file"),
+        (["--from", __file__], "is no record of this benchmark"),
+        (["--nonsense"], "unrecognized arguments"),
+    ],
+)
+def test_wrong_words_are_told_before_anything_is_measured(run_bench, arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_bench(*arguments)
+    assert stopped.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("usage: python -m fastbp bench") and re.search(message, err.splitlines()[-1])
