@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import VECTOR_BYTES
 
 ROOT = Path(__file__).parents[1]
-VECTOR_BYTES = {"generic": 16, "neon": 16, "avx2": 32, "avx512": 64}
 DTYPES, WORDS = ("float", "double"), ("EXP", "EXPM1", "LOG", "LOG1P", "TANH", "SIGMOID")
 
 
