@@ -40,7 +40,7 @@ def test_the_core_of_the_suite_runs_on_an_older_cpu(cpu, isas):
     paths = [str(Path(fastbp.__file__).resolve().parents[1]), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     command = [EMULATOR, "-cpu", cpu, sys.executable, "-c", RUN, *tests, *options]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     found = done.stdout.partition("\n")[0]
     if cpu == "Haswell" and found == "generic":
         pytest.skip("this qemu has no AVX2: older than 7.2")
