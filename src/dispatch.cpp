@@ -21,7 +21,11 @@ struct Row {
   bool (*found)();
 };
 const Row TABLE[] = {
+#if defined(__aarch64__)
+    {&isa_neon, always},
+#else
     {&isa_generic, always},
+#endif
 #if defined(__x86_64__)
     {&isa_avx2, has_avx2},
     {&isa_avx512, has_avx512},

@@ -144,7 +144,11 @@ struct Isa {
   Kernels<double> f64;
 };
 
+#if defined(__aarch64__)
+extern const Isa isa_neon;
+#else
 extern const Isa isa_generic;
+#endif
 #if defined(__x86_64__)
 extern const Isa isa_avx2, isa_avx512;
 #endif

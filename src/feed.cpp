@@ -50,9 +50,9 @@ template <class T> CastRow<T> cast_row(const Source& source) {
         case 2: return of<Half, T>(swapped);
         case 4: return of<float, T>(swapped);
         case 8: return of<double, T>(swapped);
-        case sizeof(long double): return of<long double, T>(swapped);
       }
-      break;
+      // not a case: on some platforms it is a double
+      return source.itemsize == sizeof(long double) ? of<long double, T>(swapped) : nullptr;
     case 'i':
       switch (source.itemsize) {
         case 1: return of<int8_t, T>(swapped);

@@ -23,6 +23,7 @@ settings.register_profile(
 settings.load_profile("fastbp")
 
 _engine = backends.engine()
+VECTOR_BYTES = {"generic": 16, "neon": 16, "avx2": 32, "avx512": 64}
 ISAS = tuple(_engine.isas_found()) if _engine is not None else ("no extension",)
 
 

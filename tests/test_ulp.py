@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import every_case
+from conftest import VECTOR_BYTES, every_case
 
 ROOT = Path(__file__).parents[1]
-VECTOR_BYTES = {"generic": 16, "neon": 16, "avx2": 32, "avx512": 64}
 DTYPES, WORDS = ("float", "double"), ("EXP", "EXPM1", "LOG", "LOG1P", "TANH", "SIGMOID")
 ALLOWED_ULP = 4
 

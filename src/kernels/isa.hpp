@@ -13,6 +13,8 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define FBP_PRAGMA(x) _Pragma(#x)

@@ -77,6 +77,15 @@ FBP_INLINE VD WHERE(ID c, VD a, VD b) { return c ? a : b; }
 FBP_INLINE VF ABS(VF x) { return from_bits(bits(x) & 0x7fffffff); }
 FBP_INLINE VD ABS(VD x) { return from_bits(bits(x) & 0x7fffffffffffffff); }
 
+#if defined(__aarch64__)
+// FMAX and FMIN give NaN where either operand is NaN.
+FBP_INLINE VF MAX(VF a, VF b) { return (VF)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
+FBP_INLINE VD MAX(VD a, VD b) { return (VD)vmaxq_f64((float64x2_t)a, (float64x2_t)b); }
+FBP_INLINE VF MIN(VF a, VF b) { return (VF)vminq_f32((float32x4_t)a, (float32x4_t)b); }
+FBP_INLINE VD MIN(VD a, VD b) { return (VD)vminq_f64((float64x2_t)a, (float64x2_t)b); }
+FBP_INLINE VF SQRT(VF x) { return (VF)vsqrtq_f32((float32x4_t)x); }
+FBP_INLINE VD SQRT(VD x) { return (VD)vsqrtq_f64((float64x2_t)x); }
+#else
 // x86 max and min return their second operand where either is NaN.
 #if FBP_VECTOR_BYTES == 64
 FBP_INLINE VF max_x86(VF a, VF b) { return (VF)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -110,6 +119,7 @@ FBP_INLINE VD SQRT(VD x) { FBP_UNROLL for (int i = 0; i < lanes<double>; i++) x[
 // NaN in either operand gives NaN, as numpy.maximum; the second test folds away where b is a constant.
 template <class V> FBP_INLINE V MAX(V a, V b) { return WHERE(b != b, b, max_x86(b, a)); }
 template <class V> FBP_INLINE V MIN(V a, V b) { return WHERE(b != b, b, min_x86(b, a)); }
+#endif
 
 template <int n> struct Count { enum { value = n }; };
 

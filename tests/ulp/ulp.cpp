@@ -16,6 +16,8 @@
 #include <vector>
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 // Double results are compared with long double, and a new maximum is settled in binary128 where there is one:
 // libquadmath for every argument would take hours.

@@ -1,0 +1,206 @@
+// The engine without Python: each ISA that was built and found trains networks of every kernel family, and what comes
+// out is compared with plain loops in double. tests/test_arm64.py builds this for arm64 and runs it under an emulator;
+// nothing in it is about arm64. Exit status 1 where anything differs.
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "dispatch.hpp"
+#include "program.hpp"
+
+namespace {
+using namespace fbp;
+
+// Rows of the tables of fastbp/, by their places.
+enum { RELU = 1, TANH = 2 };
+enum { HALF_SQUARED_ERROR = 1 };
+enum { SGD = 0, SGD_MOMENTUM = 2 };
+constexpr double LR = 0.02, MOMENTUM = 0.9;
+constexpr idx STEPS = 4;
+
+struct Case {
+  const char* family;
+  std::vector<idx> sizes;
+  idx batch;
+};
+const Case CASES[] = {
+    {"TINY", {3, 5, 7, 2}, 21}, {"SINGLE", {70, 67, 9}, 1}, {"FEW", {33, 70, 67}, 7},
+    {"NARROW", {37, 21, 3}, 27}, {"DIRECT", {17, 35, 19, 41}, 43}, {"DIRECT", {9, 90, 33}, 300},
+};
+
+double uniform() {   // in -1..1, exact in float
+  static uint64_t state = 1;
+  state = state * 6364136223846793005u + 1442695040888963407u;
+  return static_cast<double>(static_cast<int64_t>(state >> 40) - (1 << 23)) / (1 << 23);
+}
+std::vector<double> uniforms(idx n, double scale = 1) {
+  std::vector<double> values(static_cast<size_t>(n));
+  for (double& value : values) value = static_cast<float>(uniform() * scale);
+  return values;
+}
+
+// ------------------------------------------------------------------ plain loops, weights (in, out)
+
+struct Layer {
+  idx in, out;
+  int activation;   // -1: identity
+  std::vector<double> weight, bias, weight_velocity, bias_velocity, a, delta;
+};
+
+void forward(std::vector<Layer>& layers, const double* x, idx rows) {
+  for (Layer& l : layers) {
+    l.a.assign(static_cast<size_t>(rows * l.out), 0);
+    for (idx m = 0; m < rows; m++)
+      for (idx j = 0; j < l.out; j++) {
+        double z = l.bias[j];
+        for (idx i = 0; i < l.in; i++) z += x[m * l.in + i] * l.weight[i * l.out + j];
+        l.a[m * l.out + j] = l.activation == RELU ? std::fmax(z, 0) : l.activation == TANH ? std::tanh(z) : z;
+      }
+    x = l.a.data();
+  }
+}
+
+// One step of gradient descent on the mean over rows of half the squared error; returns that.
+double train_step(std::vector<Layer>& layers, const double* x, const double* t, idx rows, double momentum) {
+  forward(layers, x, rows);
+  Layer& last = layers.back();
+  double loss = 0;
+  last.delta = last.a;
+  for (idx k = 0; k < rows * last.out; k++) {
+    last.delta[k] = (last.a[k] - t[k]) / static_cast<double>(rows);
+    loss += (last.a[k] - t[k]) * (last.a[k] - t[k]) / 2 / static_cast<double>(rows);
+  }
+  for (size_t k = layers.size(); k-- > 0;) {
+    Layer& l = layers[k];
+    const double* input = k ? layers[k - 1].a.data() : x;
+    std::vector<double> below(static_cast<size_t>(rows * l.in));
+    for (idx m = 0; m < rows; m++)
+      for (idx i = 0; i < l.in; i++) {
+        for (idx j = 0; j < l.out; j++) below[m * l.in + i] += l.delta[m * l.out + j] * l.weight[i * l.out + j];
+        const double a = input[m * l.in + i];
+        if (k) below[m * l.in + i] *= layers[k - 1].activation == RELU ? a > 0 : 1 - a * a;
+      }
+    for (idx j = 0; j < l.out; j++)
+      for (idx i = 0; i <= l.in; i++) {   // the bias is the weight of a 1
+        double gradient = 0;
+        for (idx m = 0; m < rows; m++) gradient += l.delta[m * l.out + j] * (i < l.in ? input[m * l.in + i] : 1);
+        double& velocity = i < l.in ? l.weight_velocity[i * l.out + j] : l.bias_velocity[j];
+        velocity = momentum * velocity + gradient;
+        (i < l.in ? l.weight[i * l.out + j] : l.bias[j]) -= LR * velocity;
+      }
+    if (k) layers[k - 1].delta = below;
+  }
+  return loss;
+}
+
+// ------------------------------------------------------------------ the engine against them
+
+template <class T> double difference(const std::vector<T>& got, const std::vector<double>& wanted, idx k) {
+  double error = 0, scale = 0;   // in units of what tests/tolerance.py allows
+  for (size_t i = 0; i < wanted.size(); i++) {
+    error = std::fabs(got[i] - wanted[i]) <= error ? error : std::fabs(got[i] - wanted[i]);   // a NaN stays
+    scale = std::fmax(scale, std::fabs(wanted[i]));
+  }
+  return error / (16 * std::numeric_limits<T>::epsilon() * std::sqrt(static_cast<double>(k)) * scale);
+}
+
+template <class T> double worst_of(const Isa& isa, const Case& c, int activation, int optimizer, bool fused) {
+  const auto whole_lines = [](idx n) { return (n + 15) / 16 * 16; };
+  const idx n_in = c.sizes.front(), n_out = c.sizes.back(), n = c.batch + (c.batch + 1) / 2;   // the last batch: half
+  const std::vector<double> x = uniforms(n * n_in), t = uniforms(n * n_out);
+
+  std::vector<Layer> book;
+  std::vector<LayerShape> shapes;
+  idx size = 0, k = STEPS * c.batch;
+  for (size_t l = 0; l + 1 < c.sizes.size(); l++) {
+    const idx in = c.sizes[l], out = c.sizes[l + 1];
+    const bool last = l + 2 == c.sizes.size(), transposed = last && out <= NARROW_OUTPUTS;
+    const int act = last ? -1 : activation;
+    const double spread = 1 / std::sqrt(static_cast<double>(in));
+    const std::vector<double> zeros(static_cast<size_t>(in * out));
+    book.push_back({in, out, act, uniforms(in * out, spread), uniforms(out), zeros, zeros, {}, {}});
+    const idx ldw = whole_lines(transposed ? in : out), bias = size + (transposed ? out : in) * ldw;
+    shapes.push_back({in, out, ldw, transposed, size, bias, act, false, l == 0 || activation == RELU});
+    size = bias + whole_lines(out);
+    k += STEPS * (in + out);
+  }
+  std::vector<T> params(static_cast<size_t>(size), std::numeric_limits<T>::quiet_NaN()), velocity = params;
+  const auto each_parameter = [&](auto visit) {   // visit(element of the padded buffer, element of the book)
+    for (size_t l = 0; l < shapes.size(); l++) {
+      const LayerShape& s = shapes[l];
+      for (idx i = 0; i < s.in; i++)
+        for (idx j = 0; j < s.out; j++)
+          visit(s.weight + (s.transposed ? j * s.ldw + i : i * s.ldw + j), book[l].weight[i * s.out + j]);
+      for (idx j = 0; j < s.out; j++) visit(s.bias + j, book[l].bias[j]);
+    }
+  };
+  each_parameter([&](idx at, double p) {
+    params[at] = static_cast<T>(p);
+    velocity[at] = 0;
+  });
+
+  const std::vector<T> X(x.begin(), x.end()), Y(t.begin(), t.end());
+  const auto source = [](const std::vector<T>& v, idx rows, idx cols) {
+    constexpr int item = sizeof(T);
+    return Source{reinterpret_cast<const char*>(v.data()), rows, cols, cols * item, item, 'f', item, false};
+  };
+  int64_t count = 0, place[2] = {0, 0};
+  double partial[2] = {0, 0}, losses[STEPS];
+  const double scalars[] = {LR, 0, MOMENTUM};   // the decay is 0
+  const Run run{c.batch, STEPS, 0, false, true, true, optimizer == SGD, &count, place, partial, losses};
+  Rule rule{optimizer, {optimizer == SGD ? nullptr : velocity.data()}, {}, optimizer == SGD ? 1 : 3};
+  for (int s = 0; s < rule.n_scalars; s++) rule.scalars[s] = {reinterpret_cast<const char*>(&scalars[s]), 0};
+  const Shape shape{shapes.data(), static_cast<int>(shapes.size()), c.batch, HALF_SQUARED_ERROR, 1, optimizer, fused};
+  const std::unique_ptr<Program> program(make_program(isa, sizeof(T), shape, params.data()));
+  const Trained trained = program->train({source(X, n, n_in), source(Y, n, n_out), false, nullptr}, run, rule);
+
+  double loss = 0;
+  for (idx step = 0, start = 0; step < STEPS; step++, start = start + c.batch < n ? start + c.batch : 0)
+    loss = train_step(book, &x[start * n_in], &t[start * n_out], n - start < c.batch ? n - start : c.batch,
+                      optimizer == SGD ? 0 : MOMENTUM);
+  std::vector<T> got;
+  std::vector<double> wanted;
+  each_parameter([&](idx at, double p) {
+    got.push_back(params[at]);
+    wanted.push_back(p);
+  });
+  std::vector<T> out(static_cast<size_t>(c.batch * n_out));
+  program->forward(source(X, c.batch, n_in), out.data(), false);
+  forward(book, x.data(), c.batch);
+  const double all[] = {difference(got, wanted, k), difference(out, book.back().a, k),
+                        difference(std::vector<T>{static_cast<T>(trained.loss)}, {loss}, k)};
+  double worst = trained.status == DONE && trained.steps == STEPS ? 0 : HUGE_VAL;
+  for (double one : all) worst = one <= worst ? worst : one;
+  return worst;
+}
+
+template <class T> bool passes(const Isa& isa, const char* dtype) {
+  bool all = true;
+  for (const Case& c : CASES)
+    for (int activation : {RELU, TANH})
+      for (int optimizer : {SGD, SGD_MOMENTUM})
+        for (bool fused : {true, false}) {
+          const double worst = worst_of<T>(isa, c, activation, optimizer, fused);
+          const bool right = worst <= 1;
+          all = all && right;
+          std::printf("%-8s %-7s %-7s %-5s %-9s %-8s %.3f %s\n", isa.name, dtype, c.family,
+                      activation == RELU ? "relu" : "tanh", optimizer == SGD ? "sgd" : "momentum",
+                      fused ? "fused" : "unfused", worst, right ? "PASS" : "FAIL");
+        }
+  return all;
+}
+}  // namespace
+
+int main() {
+  const Isa* isas[MAX_ISAS];
+  bool all = true;
+  const int n = built_isas(isas);
+  for (int i = 0; i < n; i++)
+    if (found(*isas[i])) {
+      const bool right[] = {passes<float>(*isas[i], "float"), passes<double>(*isas[i], "double")};
+      all = all && right[0] && right[1];
+    }
+  return !all;
+}
