@@ -4,6 +4,7 @@ Nothing is checked down here: `fastbp.spec` has checked the arguments, `fastbp.p
 network's dtype say so (`_Own`); the caller's arrays may have any real dtype, any strides and either byte order.
 """
 
+from contextvars import ContextVar
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from fastbp.plan import Plan
 from fastbp.rows import Optimizer
+from fastbp.training import TrainingState
 
 _Own: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 _Callers: TypeAlias = NDArray[Any]
@@ -89,3 +91,30 @@ class Program:
     def family_indices(self, rows: int) -> list[int]: ...  # of each layer, in fastbp.backends.compiled.FAMILIES
     @property
     def workspace_bytes(self) -> int: ...
+
+class Forced:
+    def __new__(cls, context: ContextVar[str | None], process: list[str | None]) -> Self: ...
+
+class TrainStep:
+    @property
+    def program(self) -> Program: ...
+    def __new__(
+        cls,
+        program: Program,
+        forced: Forced,
+        loss: Any,
+        optimizer: Any,
+        x: _Callers,
+        y: _Callers,
+        low: float,  # what targets may be
+        high: float,
+        state: TrainingState,
+        slots: list[_Own],
+        scalars: list[NDArray[np.float64]],
+        skip_zeros: bool,
+    ) -> Self: ...
+    def __call__(self, x: Any, y: Any, loss: Any, optimizer: Any) -> float | None: ...
+
+class Predict:
+    def __new__(cls, program: Program, forced: Forced, idle: list[Program]) -> Self: ...
+    def __call__(self, X: Any) -> _Own | None: ...

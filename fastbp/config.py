@@ -17,7 +17,7 @@ from fastbp import backends
 from fastbp.spec import choice, integer
 
 _context: ContextVar[str | None] = ContextVar("fastbp_backend", default=None)
-_process: str | None = None
+_process: list[str | None] = [None]  # a list of one, so that others can see it change
 _warned: set[str] = set()
 
 
@@ -35,8 +35,7 @@ def set_backend(name: str) -> None:
     ----------
     name : {"auto", "cython", "reference"}
     """
-    global _process
-    _process = _known(name)
+    _process[0] = _known(name)
 
 
 @contextmanager
@@ -56,10 +55,14 @@ def backend(name: str) -> Iterator[None]:
 
 def requested_backend(own: str) -> str:
     """The first of: the network's own, the context's, the process's, the environment's; else ``"auto"``."""
-    for name in (own, _context.get(), _process, os.environ.get("FASTBP_BACKEND")):
+    for name in (own, _context.get(), _process[0], os.environ.get("FASTBP_BACKEND")):
         if name and name != "auto":
             return name
     return "auto"
+
+
+# Where what is forced stands, beside the environment: for calls that are made again (`fastbp.backends.Program`).
+FORCED = (_context, _process)
 
 
 def requested_isa() -> str | None:

@@ -15,7 +15,7 @@ from fastbp import backends, config, order, spec
 from fastbp.errors import NonFiniteError
 from fastbp.explain import explain
 from fastbp.history import History
-from fastbp.plan import Programs, make_plan
+from fastbp.plan import Plan, Programs, make_plan
 from fastbp.training import Run, TrainingState, culprit
 
 _BLOCK_ROWS = 256  # predict, evaluate and loss_and_grad go through X in blocks: memory does not grow with n
@@ -96,6 +96,8 @@ class MLP:
         self._programs = Programs(self._params)
         self._training = threading.Lock()
         self._pending: tuple[backends.Program, int] | None = None  # program and rows of the last `forward`
+        self._train_step_again: Any = None  # calls that need no second check, see `backends.Program`
+        self._predict_again: Any = None
         layers = self._spec.layers
         self._weights = tuple(layer.weight_in(self._params) for layer in layers)
         self._biases = tuple(layer.bias_in(self._params) for layer in layers if layer.bias is not None)
@@ -275,6 +277,14 @@ class MLP:
         NonFiniteError
             The loss is NaN or infinite; nothing was updated.
         """
+        if self._train_step_again is not None and sample_weight is None and self._training.acquire(blocking=False):
+            try:
+                value = self._train_step_again(x, y, loss, optimizer)
+                if value is not None:
+                    self._drop_pending()
+                    return value
+            finally:
+                self._training.release()
         rows = spec.features(x, self._spec)
         row = spec.loss(loss, self._spec)
         targets = spec.targets(y, row, rows, self._spec)
@@ -282,17 +292,29 @@ class MLP:
         rule = spec.optimizer(optimizer)
         rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
         plan = make_plan(self._spec, len(rows), backend=self._backend, loss=row, optimizer=rule.row)
-        with self._exclusive(), self._programs.lent(plan) as program:
-            done = program.train(
-                rows, targets, weight, batch_size=len(rows), steps=1, seed=0, shuffle=False, count=self._state.count,
-                place=np.zeros(2, np.int64), partial=np.zeros(2), losses=np.empty(1),
-                scalars=rule.scalars(self.step, 1), slots=self._state.slots_of(rule.row),
-                skip_zeros=rule.skips_zero_gradient, stop_on_loss=True, stop_on_params=False,
-            )  # fmt: skip
+        with self._exclusive():
+            with self._programs.lent(plan) as program:
+                done = program.train(
+                    rows, targets, weight, batch_size=len(rows), steps=1, seed=0, shuffle=False,
+                    count=self._state.count, place=np.zeros(2, np.int64), partial=np.zeros(2), losses=np.empty(1),
+                    scalars=rule.scalars(self.step, 1), slots=self._state.slots_of(rule.row),
+                    skip_zeros=rule.skips_zero_gradient, stop_on_loss=True, stop_on_params=False,
+                )  # fmt: skip
+            if weight is None:
+                self._remember_step(plan, x, y, loss, optimizer)
         if done.status != backends.DONE:
             message = f"the loss of the step after net.step == {self.step} is {done.loss}; nothing was updated"
             raise NonFiniteError(message + culprit(rows, self.dtype), self.step, self.epoch)
         return done.loss
+
+    def _remember_step(self, plan: Plan, x: Any, y: Any, loss: Any, optimizer: Any) -> None:
+        """Take a program out of the pool for the next `train_step`, if that is like this one."""
+        if self._train_step_again is not None:
+            self._programs.give_back(self._train_step_again.program)
+        program = self._programs.take(plan)
+        self._train_step_again = program.train_step_again(x, y, loss, optimizer, self._state, config.FORCED)
+        if self._train_step_again is None:
+            self._programs.give_back(program)
 
     def reset_training(self) -> None:
         """Drop the training state: slots, step, epoch, position, and a seed given to `fit`. Parameters stay."""
@@ -321,10 +343,15 @@ class MLP:
         ndarray, (n_samples, out_features)
             Logits where the loss is computed from logits.
         """
+        if self._predict_again is not None:
+            out = self._predict_again(X)
+            if out is not None:
+                return out
         rows = spec.features(X, self._spec, empty=True)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
         for program, block in self._blocks(len(rows)):
             program.forward(rows[block], out[block])
+            self._predict_again = program.predict_again(self._programs.idle(program.plan), config.FORCED)
         return out
 
     def evaluate(self, X: Any, y: Any, *, loss: Any, sample_weight: Any = None) -> float:

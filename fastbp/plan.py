@@ -69,6 +69,9 @@ class Programs:
         self._params = params
         self._idle: OrderedDict[Plan, list[backends.Program]] = OrderedDict()
 
+    def idle(self, plan: Plan) -> list[backends.Program]:
+        return self._idle.setdefault(plan, [])
+
     def take(self, plan: Plan) -> backends.Program:
         try:
             return self._idle[plan].pop()
@@ -76,7 +79,7 @@ class Programs:
             return program(plan, self._params)
 
     def give_back(self, program: backends.Program) -> None:
-        self._idle.setdefault(program.plan, []).append(program)
+        self.idle(program.plan).append(program)
         try:
             self._idle.move_to_end(program.plan)
             if len(self._idle) > self._KEPT:

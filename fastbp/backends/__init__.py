@@ -7,6 +7,7 @@ batch. Programs are not shared between threads; `fastbp.plan.Programs` hands the
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 import operator
 from collections import deque
 from dataclasses import dataclass
@@ -117,6 +118,20 @@ class Program(Protocol):
     @property
     def workspace_bytes(self) -> int:
         """Memory laid out beside the parameters before the first step; 0 where each step allocates its own."""
+
+    def train_step_again(
+        self, x: Any, y: Any, loss: Any, optimizer: Any, state: Any, forced: tuple[Any, list]
+    ) -> Callable[[Any, Any, Any, Any], float | None] | None:
+        """`MLP.train_step` for arguments like these, checked in full just now, with this program; or None.
+
+        What it gives takes (x, y, loss, optimizer) and makes the step, or does nothing and gives None where anything
+        but values has changed: the objects, types and shapes, what is `forced` (`fastbp.config.FORCED`), the slots.
+        """
+
+    def predict_again(
+        self, idle: list[Program], forced: tuple[Any, list]
+    ) -> Callable[[Any], np.ndarray | None] | None:
+        """`MLP.predict` in the same way, for at most ``plan.batch`` rows, with one of the programs of `idle`."""
 
 
 def assign(arrays: list[np.ndarray], values: list[Any]) -> None:

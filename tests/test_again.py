@@ -1,0 +1,230 @@
+"""Calls made again: `train_step` and `predict` with arguments like the last ones take a short way, with the same bits."""
+
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import backends
+
+pytestmark = pytest.mark.skipif(backends.missing("cython") is not None, reason="the short way is compiled")
+
+
+def data(loss="mse", dtype=np.float32, rows=8):
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(rows, 5)).astype(dtype)
+    return x, rng.integers(0, 3, rows) if loss == "softmax_cross_entropy" else rng.uniform(size=(rows, 3)).astype(dtype)
+
+
+def network(dtype=np.float32, **changes):
+    return fastbp.MLP((5, 7, 3), activation="tanh", seed=1, dtype=dtype, **changes)
+
+
+def long_way(net):
+    """Forget the last calls, so that the next one is checked in full."""
+    net._train_step_again = net._predict_again = None
+
+
+def same(a, b):
+    return np.array_equal(a.flatten().view(np.uint8), b.flatten().view(np.uint8)) and a.step == b.step
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", fastbp.SGD(0.1, momentum=0.9), fastbp.SGD(0.1, weight_decay=0.01)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("loss", ["mse", "softmax_cross_entropy", "binary_cross_entropy"])
+def test_the_short_way_gives_the_bits_of_the_long_way(loss, dtype, optimizer):
+    short, long = network(dtype), network(dtype)
+    x, y = data(loss, dtype)
+    for k in range(20):
+        values = []
+        for net in (short, long):
+            if net is long:
+                long_way(long)
+            values.append(net.train_step(x + x.dtype.type(k), y, loss=loss, optimizer=optimizer))
+        assert values[0] == values[1]
+        assert short._train_step_again is not None
+        assert same(short, long)
+    before = short.predict(x[:1])
+    assert short._predict_again is not None
+    assert np.array_equal(short.predict(x[:1]), before)
+    long_way(short)
+    assert np.array_equal(short.predict(x[:1]), before)
+
+
+def test_the_short_way_is_taken():
+    net, (x, y) = network(), data()
+    net.train_step(x, y)
+    assert net._train_step_again(x, y, "mse", "sgd") is not None
+    assert net._train_step_again(x.copy(), y.copy(), "mse", "sgd") is not None
+    assert net.step == 3
+    net.predict(x)
+    assert net._predict_again(x[:5]).shape == (5, 3)
+
+
+CHANGED = {
+    "rows": lambda x, y: (x[:7], y[:7], "mse", "sgd"),
+    "dtype of x": lambda x, y: (x.astype(np.float64), y, "mse", "sgd"),
+    "dtype of y": lambda x, y: (x, y.astype(np.float64), "mse", "sgd"),
+    "byte order": lambda x, y: (x.astype(">f4"), y, "mse", "sgd"),
+    "strides": lambda x, y: (np.repeat(x, 2, axis=1)[:, ::2], y, "mse", "sgd"),
+    "Fortran order": lambda x, y: (np.asfortranarray(x), y, "mse", "sgd"),
+    "list": lambda x, y: (x.tolist(), y, "mse", "sgd"),
+    "subclass": lambda x, y: (x.view(np.memmap), y, "mse", "sgd"),
+    "loss": lambda x, y: (x, y, "half_squared_error", "sgd"),
+    "optimizer": lambda x, y: (x, y, "mse", fastbp.SGD(0.5)),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_what_is_not_like_the_last_call_goes_the_long_way(what):
+    x, y = data()
+    net, other = network(), network()
+    arguments = CHANGED[what](x, y)
+    net.train_step(x, y)
+    assert net._train_step_again(*arguments) is None
+    assert net.step == 1
+    other.train_step(x, y)
+    long_way(other)
+    for each in (net, other):
+        each.train_step(*arguments[:2], loss=arguments[2], optimizer=arguments[3])
+    assert same(net, other)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_bad_values_are_named_as_on_the_long_way_and_change_nothing(bad):
+    net, (x, y) = network(), data()
+    net.train_step(x, y)
+    before = net.flatten()
+    wrong_x, wrong_y = x.copy(), y.copy()
+    wrong_x[3, 2], wrong_y[4, 1] = np.nan, bad
+    with pytest.raises(ValueError, match=r"y\[4, 1\]"):
+        net.train_step(x, wrong_y)
+    with pytest.raises(fastbp.NonFiniteError, match="row 3, column 2"):
+        net.train_step(wrong_x, y)
+    assert np.array_equal(net.flatten(), before)
+    assert net.step == 1
+    net.train_step(x, y)
+    assert net.step == 2
+
+
+@pytest.mark.parametrize("label", [-1, 3, 2**40])
+def test_labels_out_of_range_are_named(label):
+    net, (x, y) = network(), data("softmax_cross_entropy")
+    net.train_step(x, y, loss="softmax_cross_entropy")
+    y[5] = label
+    with pytest.raises(ValueError, match=r"y\[5\]"):
+        net.train_step(x, y, loss="softmax_cross_entropy")
+
+
+def test_targets_outside_of_the_domain_are_named():
+    net, (x, y) = network(), data("binary_cross_entropy")
+    net.train_step(x, y, loss="binary_cross_entropy")
+    y[5, 0] = 1.5
+    with pytest.raises(ValueError, match=r"y\[5, 0\]"):
+        net.train_step(x, y, loss="binary_cross_entropy")
+
+
+def test_arrays_in_the_parameters_are_copied_first():
+    sizes = (4, 4, 4)
+    nets = [fastbp.MLP(sizes, seed=2) for _ in range(2)]
+    start = np.ones((4, 4), np.float32)
+    for net in nets:
+        net.train_step(start, start)
+    inside = nets[0].params[: 4 * 16].reshape(4, 16)[:, :4]
+    packed = nets[0].params[:16].reshape(4, 4)
+    for view in (inside, packed):
+        nets[1].unflatten(nets[0].flatten())
+        copies = view.copy()
+        nets[0].train_step(view, start)
+        long_way(nets[1])
+        nets[1].train_step(copies, start)
+        assert same(*nets)
+
+
+def test_new_slots_are_seen():
+    momentum, (x, y) = fastbp.SGD(0.1, momentum=0.9), data()
+    net, other = network(), network()
+    for each in (net, other):
+        for _ in range(3):
+            each.train_step(x, y, optimizer=momentum)
+        each.reset_training()
+        if each is other:
+            long_way(other)
+        each.train_step(x, y, optimizer=momentum)
+    assert same(net, other)
+
+
+def test_what_is_forced_later_is_seen(monkeypatch):
+    net, (x, y) = network(), data()
+    again = lambda: (net._train_step_again(x, y, "mse", "sgd") is not None, net._predict_again(x) is not None)  # noqa: E731
+    net.train_step(x, y)
+    net.predict(x)
+    assert again() == (True, True)
+    monkeypatch.setenv("FASTBP_BACKEND", "reference")
+    assert again() == (False, False)
+    monkeypatch.delenv("FASTBP_BACKEND")
+    monkeypatch.setenv("FASTBP_ISA", "no such")
+    assert again() == (False, False)
+    with pytest.raises(RuntimeError, match="no such"):
+        net.predict(x)
+    monkeypatch.delenv("FASTBP_ISA")
+    assert again() == (True, True)
+    with fastbp.backend("reference"):
+        assert again() == (False, False)
+    fastbp.set_backend("reference")
+    try:
+        assert again() == (False, False)
+    finally:
+        fastbp.set_backend("auto")
+
+
+def test_a_pending_forward_is_dropped_by_a_step_and_kept_by_an_error():
+    net, (x, y) = network(), data()
+    net.train_step(x, y)
+    a = net.forward(x)
+    with pytest.raises(ValueError):
+        net.train_step(x, y * np.nan)
+    net.backward(a)
+    net.forward(x)
+    net.train_step(x, y)
+    with pytest.raises(RuntimeError, match="no forward is pending"):
+        net.backward(a)
+
+
+def test_a_network_that_is_training_elsewhere_refuses():
+    net, (x, y) = network(), data()
+    net.train_step(x, y)
+    with net._exclusive(), pytest.raises(RuntimeError, match="training already"):
+        net.train_step(x, y)
+    net.train_step(x, y)
+
+
+def test_copies_and_pickles_have_their_own():
+    net, (x, y) = network(), data()
+    net.train_step(x, y)
+    other = pickle.loads(pickle.dumps(net))
+    for each in (net, other):
+        each.train_step(x, y)
+    assert same(net, other)
+    net.train_step(x, y)
+    assert not same(net, other)
+
+
+def test_predict_from_many_threads():
+    net, (x, _) = network(), data(rows=200)
+    wanted = net.predict(x)
+    wrong = []
+
+    def work(k):
+        for n in range(1, 150):
+            if not np.array_equal(net.predict(x[k : k + n]), wanted[k : k + n]) and n > 24:
+                wrong.append((k, n))
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
