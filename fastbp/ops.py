@@ -7,12 +7,14 @@ writable, native, aligned and free of overlap, or nothing is written at all. Res
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from fastbp import spec
-from fastbp.backends import Program
+from fastbp import config, spec
 from fastbp.optimizers import SGD
 from fastbp.plan import make_plan
 from fastbp.plan import program as make_program
@@ -68,15 +70,57 @@ def _refuse_overlap(written: dict[str, np.ndarray], read: dict[str, np.ndarray])
                 raise ValueError(f"{name} is written in place and overlaps {other}")
 
 
-def _layer(
-    weight: np.ndarray, bias: np.ndarray | None, activation: Activation, rows: int
-) -> tuple[Program, spec.Spec, np.ndarray]:
-    """A one-layer network that holds a copy of weight and bias: its program, its spec, its buffer."""
-    layer = spec.Spec(weight.shape, (activation,), bias is not None, weight.dtype.newbyteorder("="))
-    params = spec.aligned_zeros(layer.buffer_size, layer.dtype)
-    for view, given in zip(layer.views(params), (weight, bias)):
+class _Layer:
+    """A network of one layer, and a program on its own parameters: plain arrays are copied in, and back."""
+
+    def __init__(self, shape: tuple[int, int], bias: bool, dtype: np.dtype, activation: Activation, rows: int) -> None:
+        self.spec = spec.Spec(shape, (activation,), bias, dtype)
+        self.params = self.new_buffer()
+        self.views = self.spec.views(self.params)
+        self.program = make_program(make_plan(self.spec, rows), self.params)
+
+    def new_buffer(self) -> np.ndarray:
+        return spec.aligned_zeros(self.spec.buffer_size, self.spec.dtype)
+
+    @cached_property
+    def grads(self) -> np.ndarray:
+        return self.new_buffer()
+
+    def filled(self, arrays: list[np.ndarray]) -> np.ndarray:
+        """A padded buffer that holds copies of the arrays."""
+        buffer = self.new_buffer()
+        for view, array in zip(self.spec.views(buffer), arrays):
+            view[...] = array.reshape(view.shape)
+        return buffer
+
+    def copy_back(self, buffers: list[np.ndarray], targets: list[list[np.ndarray]]) -> None:
+        for buffer, arrays in zip(buffers, targets):
+            for view, array in zip(self.spec.views(buffer), arrays):
+                array[...] = view.reshape(array.shape)
+
+
+_KEPT = 32  # layers; the one made first is dropped
+_LARGEST = 1 << 18  # elements of weight, or of a batch: beyond, making a layer is little beside its work
+_idle: dict[tuple[Any, ...], list[_Layer]] = {}
+
+
+@contextmanager
+def _layer(weight: np.ndarray, bias: Any, activation: Activation, rows: int) -> Iterator[_Layer]:
+    """A layer with these parameters. It is kept for the next call that asks for its like, out of reach of others."""
+    dtype = weight.dtype.newbyteorder("=")
+    forced = config.requested_backend("auto"), config.requested_isa()
+    key = (weight.shape, bias is None, dtype.char, id(activation), rows, forced)
+    try:
+        layer = _idle[key].pop()
+    except (KeyError, IndexError):
+        layer = _Layer(weight.shape, bias is not None, dtype, activation, rows)
+    for view, given in zip(layer.views, (weight, bias)):
         view[...] = given
-    return make_program(make_plan(layer, rows), params), layer, params
+    yield layer
+    if max(weight.size, rows * max(weight.shape)) <= _LARGEST:
+        _idle.setdefault(key, []).append(layer)
+        while len(_idle) > _KEPT:
+            _idle.pop(next(iter(_idle)), None)
 
 
 def linear(
@@ -116,8 +160,8 @@ def linear(
     a = np.empty(shape, dtype)
     if len(x):
         for wanted, function in ((z, "identity"), (a, row)) if out_z is not None else ((a, row),):
-            program, _, _ = _layer(weight, bias, spec.activation("activation", function), len(x))
-            program.forward(x, wanted)
+            with _layer(weight, bias, spec.activation("activation", function), len(x)) as layer:
+                layer.program.forward(x, wanted)
     if out_z is not None:
         out_z[...] = z
     if out is None:
@@ -160,12 +204,11 @@ def linear_backward(
         (n, in_features), (in_features, out_features), (out_features,)
     """
     grad_output, a, x, weight, row, z = _backward_arguments(grad_output, a, x, weight, activation, z)
-    program, layer, params = _layer(weight, np.zeros(weight.shape[1]), row, len(x))
-    grads = np.zeros_like(params)
-    grad_input = np.empty((len(x), weight.shape[0]), layer.dtype)
-    program.restore(x, a, z)
-    program.backward(grads, grad_output=grad_output, grad_input=grad_input)
-    grad_weight, grad_bias = (view.copy() for view in layer.views(grads))
+    with _layer(weight, 0, row, len(x)) as layer:
+        grad_input = np.empty((len(x), weight.shape[0]), layer.spec.dtype)
+        layer.program.restore(x, a, z)
+        layer.program.backward(layer.grads, grad_output=grad_output, grad_input=grad_input)
+        grad_weight, grad_bias = (view.copy() for view in layer.spec.views(layer.grads))
     return grad_input, grad_weight, grad_bias
 
 
@@ -211,12 +254,12 @@ def linear_backward_update(
     written = dict(zip(("weight", "bias"), params)) | {f"velocity[{k}]": v for k, v in enumerate(velocities)}
     _refuse_overlap(written, {"x": x, "a": a, "grad_output": grad_output} | ({} if z is None else {"z": z}))
 
-    program, layer, buffer = _layer(weight, bias, row, len(x))
-    slots = [_filled(layer, velocities)] if velocities else []
     grad_input = np.empty((len(x), weight.shape[0]), dtype)
-    program.restore(x, a, z)
-    program.backward_update(grad_output, grad_input, rule.row, slots, rule.scalars(0, 1))
-    _copy_back(layer, [buffer, *slots], [params, velocities])
+    with _layer(weight, bias, row, len(x)) as layer:
+        slots = [layer.filled(velocities)] if velocities else []
+        layer.program.restore(x, a, z)
+        layer.program.backward_update(grad_output, grad_input, rule.row, slots, rule.scalars(0, 1))
+        layer.copy_back([layer.params, *slots], [params, velocities])
     return grad_input
 
 
@@ -256,10 +299,10 @@ def sgd_update(
     if param.size == 0:
         return
     flat = param.reshape(1, -1)
-    program, layer, buffer = _layer(flat, None, spec.activation("activation", "identity"), 1)
-    slots = [_filled(layer, velocities)] if velocities else []
-    program.update(_filled(layer, [grad]), rule.row, slots, rule.scalars(0, 1))
-    _copy_back(layer, [buffer, *slots], [params, velocities])
+    with _layer(flat, None, spec.activation("activation", "identity"), 1) as layer:
+        slots = [layer.filled(velocities)] if velocities else []
+        layer.program.update(layer.filled([grad]), rule.row, slots, rule.scalars(0, 1))
+        layer.copy_back([layer.params, *slots], [params, velocities])
 
 
 def _velocities(rule: SGD, velocity: Any, params: list[np.ndarray]) -> list[np.ndarray]:
@@ -269,17 +312,3 @@ def _velocities(rule: SGD, velocity: Any, params: list[np.ndarray]) -> list[np.n
     if velocity is None or len(given) != len(params):
         raise ValueError(f"velocity: momentum needs {len(params)} array(s) shaped as what is updated")
     return [_writable("velocity", v, p.shape, p.dtype) for v, p in zip(given, params)]
-
-
-def _filled(layer: spec.Spec, arrays: list[np.ndarray]) -> np.ndarray:
-    """A padded buffer that holds copies of the arrays."""
-    buffer = spec.aligned_zeros(layer.buffer_size, layer.dtype)
-    for view, array in zip(layer.views(buffer), arrays):
-        view[...] = array.reshape(view.shape)
-    return buffer
-
-
-def _copy_back(layer: spec.Spec, buffers: list[np.ndarray], targets: list[list[np.ndarray]]) -> None:
-    for buffer, arrays in zip(buffers, targets):
-        for view, array in zip(layer.views(buffer), arrays):
-            array[...] = view.reshape(array.shape)

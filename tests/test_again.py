@@ -1,10 +1,11 @@
-"""Calls made again: `train_step` and `predict` with arguments like the last ones take a short way, with the same bits."""
+"""Calls made again: `train_step` and `predict` with arguments like the last ones take a short way, to the same bits."""
 
 import pickle
 import threading
 
 import numpy as np
 import pytest
+from tolerance import assert_close
 
 import fastbp
 from fastbp import backends
@@ -158,7 +159,10 @@ def test_new_slots_are_seen():
 
 def test_what_is_forced_later_is_seen(monkeypatch):
     net, (x, y) = network(), data()
-    again = lambda: (net._train_step_again(x, y, "mse", "sgd") is not None, net._predict_again(x) is not None)  # noqa: E731
+
+    def again():
+        return net._train_step_again(x, y, "mse", "sgd") is not None, net._predict_again(x) is not None
+
     net.train_step(x, y)
     net.predict(x)
     assert again() == (True, True)
@@ -221,6 +225,41 @@ def test_predict_from_many_threads():
         for n in range(1, 150):
             if not np.array_equal(net.predict(x[k : k + n]), wanted[k : k + n]) and n > 24:
                 wrong.append((k, n))
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_ops_called_again_see_new_arrays_and_rows(isa):
+    rng = np.random.default_rng(0)
+    for k in range(60):   # more kinds of layers than are kept, and the first ones again
+        n_in, n_out, name = 3 + k % 40, 5, ("relu", "tanh")[k % 2]
+        x, weight, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((6, n_in), (n_in, n_out), n_out))
+        with fastbp.backend("reference"):
+            wanted = fastbp.ops.linear(x, weight, bias, name)
+        got = fastbp.ops.linear(x, weight, bias, name)
+        assert_close(got, wanted, np.float32, n_in)
+        grads = fastbp.ops.linear_backward(got, got, x, weight, name)
+        with fastbp.backend("reference"):
+            for a, b in zip(grads, fastbp.ops.linear_backward(got, got, x, weight, name)):
+                assert_close(a, b, np.float32, n_in + 6)
+
+
+def test_ops_from_many_threads():
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(8, 40, 30)).astype(np.float32)
+    x = rng.normal(size=(9, 40)).astype(np.float32)
+    wanted = [fastbp.ops.linear(x, weight) for weight in weights]
+    wrong = []
+
+    def work(k):
+        for _ in range(300):
+            if not np.array_equal(fastbp.ops.linear(x, weights[k]), wanted[k]):
+                wrong.append(k)
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
     for thread in threads:

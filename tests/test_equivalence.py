@@ -333,7 +333,7 @@ class Problem:
             self.settings["weight_decay"] /= ratio
 
     def well_posed(self, rng):
-        """No z beside a kink, nothing lost in a tail, and a last bit of float32 in parameters and data stays about that."""
+        """No z beside a kink, nothing lost in a tail; a last bit of float32 in parameters and data stays about that."""
         book = self.book()
         wanted = self.outcome(book, self.X)
         one_class = self.loss == "softmax_cross_entropy" and self.sizes[-1] == 1
@@ -343,7 +343,8 @@ class Problem:
             return False
         for _ in range(PEERS):
             peer = self.book()
-            nudged = [p * (1 + np.finfo(np.float32).eps * rng.choice([-1, 1], p.shape)) for p in (*peer.parameters(), self.X)]
+            start = [*peer.parameters(), self.X]
+            nudged = [p * (1 + np.finfo(np.float32).eps * rng.choice([-1, 1], p.shape)) for p in start]
             for p, value in zip(peer.parameters(), nudged):
                 p[...] = value
             for p, q in zip(wanted, self.outcome(peer, nudged[-1])):

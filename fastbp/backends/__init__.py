@@ -7,9 +7,9 @@ batch. Programs are not shared between threads; `fastbp.plan.Programs` hands the
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
 import operator
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import repeat
 from types import ModuleType
