@@ -6,7 +6,6 @@ Environment variables are read when they are needed, so that import never fails 
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import warnings
 from collections.abc import Iterator
@@ -96,6 +95,7 @@ def threads(argument: object = None) -> int:
 
 def config() -> dict[str, object]:
     """What `show_config` prints, as a dict."""
+    import platform
     from importlib import metadata
 
     import numpy as np

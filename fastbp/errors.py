@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -30,6 +29,8 @@ class NonFiniteError(ArithmeticError):
 
 def unknown_name(argument: str, got: object, known: Iterable[str], error: type[Exception] = ValueError) -> Exception:
     """The error for a name that no table holds: the argument, what came, the nearest name, all names."""
+    import difflib
+
     known = sorted(known)
     near = difflib.get_close_matches(got.lower(), known, n=1, cutoff=0.5) if isinstance(got, str) else []
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -13,7 +13,6 @@ import numpy as np
 
 from fastbp import backends, config, order, spec
 from fastbp.errors import NonFiniteError
-from fastbp.explain import explain
 from fastbp.history import History
 from fastbp.plan import Plan, Programs, make_plan
 from fastbp.training import Run, TrainingState, culprit
@@ -420,6 +419,8 @@ class MLP:
         loss, optimizer
             As for `fit`.
         """
+        from fastbp.explain import explain
+
         row = spec.loss(loss, self._spec)
         batch = spec.integer("batch_size", batch_size, 1)
         rule = spec.optimizer(optimizer)

@@ -290,7 +290,8 @@ def dense_vector(argument: str, value: Any, spec: Spec) -> np.ndarray:
 
 def real_array(argument: str, value: Any) -> np.ndarray:
     """`value` as an array of real numbers of any layout; nothing is copied that is an array already."""
-    if isinstance(value, np.ma.MaskedArray):
+    masked = sys.modules.get("numpy.ma")  # not loaded: there is no masked array
+    if masked is not None and isinstance(value, masked.MaskedArray):
         raise ValueError(f"{argument} is a masked array; fill it first, for example with {argument}.filled(0)")
     if hasattr(value, "nnz") and hasattr(value, "toarray"):
         raise TypeError(f"{argument} is sparse; a dense array is wanted, for example {argument}.toarray()")
