@@ -88,7 +88,11 @@ def loss_gradient(loss, a, t, weight):
 
 
 class Textbook:
-    """A network as its textbook has it. `kink` is the least |z| met where a slope jumps, relative to its terms."""
+    """A network as its textbook has it.
+
+    `kink` is the least |z| met where a slope jumps, relative to its terms; `faded` the least part of a dL/d(output) met
+    that has come through to the input.
+    """
 
     def __init__(self, weights, biases, names):
         self.weights = [np.array(w, float) for w in weights]
@@ -96,7 +100,7 @@ class Textbook:
         self.has_bias = bool(biases)
         self.names = names
         self.velocity = None
-        self.kink = math.inf
+        self.kink = self.faded = math.inf
 
     def gradient(self, x, t, loss, weight=None):
         """Loss, and its gradient by each parameter in the order of `flatten`."""
@@ -110,11 +114,14 @@ class Textbook:
         self.output = outputs[-1]
         t = one_hot(t, zs[-1].shape[1])
         value = TEXTBOOK_LOSS[loss][0](outputs[-1], t) @ share(len(x), weight)
-        upstream, gradients = loss_gradient(loss, outputs[-1], t, weight), []
+        grad_output = upstream = loss_gradient(loss, outputs[-1], t, weight)
+        gradients = []
         for w, z, a, name in zip(self.weights[::-1], zs[::-1], outputs[-2::-1], self.names[::-1]):
             delta = upstream * TEXTBOOK_ACTIVATION[name][1](z)
             gradients = [a.T @ delta, *([delta.sum(axis=0)] if self.has_bias else []), *gradients]
             upstream = delta @ w.T
+        if upstream.any():
+            self.faded = min(self.faded, np.abs(upstream).max() / np.abs(grad_output).max())
         self.grad_input = upstream
         return value, gradients
 
@@ -157,7 +164,7 @@ ROWS = {  # rows of data for a batch size m, and the batch size asked for
     "last batch of one": lambda m: (m + 1, m),
     "batch > n": lambda m: (m, 2 * m + 3),
 }
-PEERS = 3  # neighbours of a case that must come out as it does
+PEERS = 2  # neighbours of a case that must come out as it does
 # `fused verbs` and `verbs` go step by step with the caller's own gradient.
 PATHS = ["fit", "fit unfused", "fused verbs", "verbs"]
 KINDS = {
@@ -338,7 +345,7 @@ class Problem:
         wanted = self.outcome(book, self.X)
         one_class = self.loss == "softmax_cross_entropy" and self.sizes[-1] == 1
         output, gradient = wanted[:2]
-        alive = min(np.abs(gradient).max() if not one_class else 1, np.abs(output).max()) > FAINT
+        alive = min(np.abs(gradient).max() if not one_class else 1, np.abs(output).max(), book.faded) > FAINT
         if not alive or book.kink <= tolerance(np.float32):
             return False
         for _ in range(PEERS):
@@ -350,7 +357,10 @@ class Problem:
             for p, q in zip(wanted, self.outcome(peer, nudged[-1])):
                 if np.abs(p - q).max() > tolerance(np.float32, self.k, np.abs(p).max()) / 16:
                     return False
-        return True
+        # A sum that cancels inside an activation shows in float32 alone; the compiled kernels have no say in this.
+        exact, rough = (parameters(self.run("reference", dtype)[1]) for dtype in (np.float64, np.float32))
+        bounds = [tolerance(np.float32, self.k, np.abs(p).max()) / 2 for p in exact]
+        return all(np.abs(p - q).max() <= bound for p, q, bound in zip(exact, rough, bounds))
 
     def outcome(self, book, X):
         """Output, gradient and grad_input of all rows, then the parameters after the run."""
