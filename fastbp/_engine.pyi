@@ -78,7 +78,14 @@ class Program:
         grad_input: _Own | None = None,
         accumulate: bool = False,
     ) -> None: ...
-    def update(self, grads: _Own, row: Optimizer, slots: list[_Own], scalars: list[NDArray[np.float64]]) -> None: ...
+    def update(
+        self,
+        grads: _Own,
+        row: Optimizer,
+        slots: list[_Own],
+        scalars: list[NDArray[np.float64]],
+        count: NDArray[np.int64],  # (1,)
+    ) -> None: ...
     def backward_update(
         self,
         grad_output: _Callers,
@@ -86,6 +93,7 @@ class Program:
         row: Optimizer,
         slots: list[_Own],
         scalars: list[NDArray[np.float64]],
+        count: NDArray[np.int64],
     ) -> None: ...
     def finite(self) -> bool: ...
     def family_indices(self, rows: int) -> list[int]: ...  # of each layer, in fastbp.backends.compiled.FAMILIES

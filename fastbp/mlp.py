@@ -494,8 +494,8 @@ class MLP:
         rule = spec.optimizer(optimizer)
         plan = make_plan(self._spec, 1, backend=self._backend)
         with self._exclusive(), self._programs.lent(plan) as program:
-            program.update(self.grads, rule.row, self._state.slots_of(rule.row), rule.scalars(self.step, 1))
-            self._state.count += 1
+            slots = self._state.slots_of(rule.row)
+            program.update(self.grads, rule.row, slots, rule.scalars(self.step, 1), self._state.count)
 
     def backward_update(self, grad_output: Any, optimizer: Any = "sgd") -> np.ndarray:
         """`backward` and `update` in one pass, without filling `grads`.
@@ -517,8 +517,8 @@ class MLP:
         try:
             with self._exclusive():
                 slots = self._state.slots_of(rule.row)
-                program.backward_update(grad_output, grad_input, rule.row, slots, rule.scalars(self.step, 1))
-                self._state.count += 1
+                scalars = rule.scalars(self.step, 1)
+                program.backward_update(grad_output, grad_input, rule.row, slots, scalars, self._state.count)
         except RuntimeError:
             self._pending = (program, len(grad_input))
             raise

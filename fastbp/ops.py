@@ -99,6 +99,7 @@ class _Layer:
                 array[...] = view.reshape(array.shape)
 
 
+_UNUSED_COUNT = np.zeros(1, np.int64)  # of steps, which nobody reads
 _KEPT = 32  # layers; the one made first is dropped
 _LARGEST = 1 << 18  # elements of weight, or of a batch: beyond, making a layer is little beside its work
 _idle: dict[tuple[Any, ...], list[_Layer]] = {}
@@ -258,7 +259,7 @@ def linear_backward_update(
     with _layer(weight, bias, row, len(x)) as layer:
         slots = [layer.filled(velocities)] if velocities else []
         layer.program.restore(x, a, z)
-        layer.program.backward_update(grad_output, grad_input, rule.row, slots, rule.scalars(0, 1))
+        layer.program.backward_update(grad_output, grad_input, rule.row, slots, rule.scalars(0, 1), _UNUSED_COUNT)
         layer.copy_back([layer.params, *slots], [params, velocities])
     return grad_input
 
@@ -301,7 +302,7 @@ def sgd_update(
     flat = param.reshape(1, -1)
     with _layer(flat, None, spec.activation("activation", "identity"), 1) as layer:
         slots = [layer.filled(velocities)] if velocities else []
-        layer.program.update(layer.filled([grad]), rule.row, slots, rule.scalars(0, 1))
+        layer.program.update(layer.filled([grad]), rule.row, slots, rule.scalars(0, 1), _UNUSED_COUNT)
         layer.copy_back([layer.params, *slots], [params, velocities])
 
 

@@ -326,18 +326,21 @@ cdef class Program:
         with nogil:
             self.program.backward(given, into, NULL, to, accumulate)
 
-    def update(self, cnp.ndarray grads, row, list slots, list scalars):
+    def update(self, cnp.ndarray grads, row, list slots, list scalars, cnp.ndarray count):
         cdef Rule rule = self.rule_of(row, slots, scalars)
         cdef void* gradient = data_of(grads)
         with nogil:
             self.program.update(gradient, rule)
+        (<int64_t*> data_of(count))[0] += 1   # before Python has a look at signals
 
-    def backward_update(self, cnp.ndarray grad_output, cnp.ndarray grad_input, row, list slots, list scalars):
+    def backward_update(self, cnp.ndarray grad_output, cnp.ndarray grad_input, row, list slots, list scalars,
+                        cnp.ndarray count):
         cdef Source source = source_of(grad_output)
         cdef Rule rule = self.rule_of(row, slots, scalars)
         cdef void* to = data_of(grad_input)
         with nogil:
             self.program.backward(&source, NULL, &rule, to, False)
+        (<int64_t*> data_of(count))[0] += 1
 
     def finite(self):
         cdef cbool value

@@ -95,9 +95,14 @@ class Program(Protocol):
         """Gradients of the rows just sent forward into `grads`, from `grad_output` or from `loss`."""
 
     def update(
-        self, grads: np.ndarray, row: Optimizer, slots: list[np.ndarray], scalars: list[np.ndarray]
+        self,
+        grads: np.ndarray,
+        row: Optimizer,
+        slots: list[np.ndarray],
+        scalars: list[np.ndarray],
+        count: np.ndarray,
     ) -> None:
-        """One optimizer step with the gradients given."""
+        """One optimizer step with the gradients given; `count` as for `train`."""
 
     def backward_update(
         self,
@@ -106,6 +111,7 @@ class Program(Protocol):
         row: Optimizer,
         slots: list[np.ndarray],
         scalars: list[np.ndarray],
+        count: np.ndarray,
     ) -> None:
         """`backward` and `update` in one; `grad_input` comes from the weights before the update."""
 

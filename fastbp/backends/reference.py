@@ -121,15 +121,15 @@ class Program:
             view[...] = view + gradient if accumulate else gradient
 
     @_quiet
-    def update(self, grads, row, slots, scalars) -> None:
-        gradients = self.plan.spec.views(grads)
-        assign([self.params, *slots], self._stepped(gradients, row, slots, [scalar[0] for scalar in scalars]))
+    def update(self, grads, row, slots, scalars, count) -> None:
+        moved = self._stepped(self.plan.spec.views(grads), row, slots, [scalar[0] for scalar in scalars])
+        assign([self.params, *slots, count], [*moved, count + 1])
 
     @_quiet
-    def backward_update(self, grad_output, grad_input, row, slots, scalars) -> None:
+    def backward_update(self, grad_output, grad_input, row, slots, scalars, count) -> None:
         self.grad_output = grad_output.astype(self.plan.spec.dtype)
-        gradients = self._gradients(grad_input)
-        assign([self.params, *slots], self._stepped(gradients, row, slots, [scalar[0] for scalar in scalars]))
+        moved = self._stepped(self._gradients(grad_input), row, slots, [scalar[0] for scalar in scalars])
+        assign([self.params, *slots, count], [*moved, count + 1])
 
     def finite(self) -> bool:
         return all(np.isfinite(view).all() for view in self.plan.spec.views(self.params))
