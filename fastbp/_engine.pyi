@@ -110,6 +110,7 @@ class TrainStep:
         cls,
         program: Program,
         forced: Forced,
+        lock: Any,
         loss: Any,
         optimizer: Any,
         x: _Callers,

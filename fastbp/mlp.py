@@ -164,13 +164,11 @@ class MLP:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """Parameters are about to change: one caller at a time, and a pending forward is void."""
-        if not self._training.acquire(blocking=False):
+        if self._training.locked():
             raise RuntimeError("this network is training already; one fit, train_step or update at a time")
-        try:
+        with self._training:  # not `acquire` and `try`: a signal between the two would leave it locked
             self._drop_pending()
             yield
-        finally:
-            self._training.release()
 
     def _apart(self, data: np.ndarray | None) -> np.ndarray | None:
         """`data`, copied where it lies in the parameters that are about to change."""
@@ -276,14 +274,11 @@ class MLP:
         NonFiniteError
             The loss is NaN or infinite; nothing was updated.
         """
-        if self._train_step_again is not None and sample_weight is None and self._training.acquire(blocking=False):
-            try:
-                value = self._train_step_again(x, y, loss, optimizer)
-                if value is not None:
-                    self._drop_pending()
-                    return value
-            finally:
-                self._training.release()
+        if self._train_step_again is not None and sample_weight is None:
+            value = self._train_step_again(x, y, loss, optimizer)
+            if value is not None:
+                self._drop_pending()
+                return value
         rows = spec.features(x, self._spec)
         row = spec.loss(loss, self._spec)
         targets = spec.targets(y, row, rows, self._spec)
@@ -311,7 +306,8 @@ class MLP:
         if self._train_step_again is not None:
             self._programs.give_back(self._train_step_again.program)
         program = self._programs.take(plan)
-        self._train_step_again = program.train_step_again(x, y, loss, optimizer, self._state, config.FORCED)
+        last = x, y, loss, optimizer
+        self._train_step_again = program.train_step_again(*last, self._state, self._training, config.FORCED)
         if self._train_step_again is None:
             self._programs.give_back(program)
 

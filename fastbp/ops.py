@@ -7,6 +7,7 @@ writable, native, aligned and free of overlap, or nothing is written at all. Res
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -48,11 +49,21 @@ def _writable(argument: str, array: Any, shape: tuple[int, ...], dtype: np.dtype
         (not flags.writeable, "writable"),
         (not array.dtype.isnative, "in native byte order"),
         (not flags.aligned, "aligned"),
-        (any(s == 0 and n > 1 for s, n in zip(array.strides, array.shape)), "free of overlap with itself"),
+        (_overlaps_itself(array), "free of overlap with itself"),
     ):
         if flaw:
             raise ValueError(f"{argument} is written in place and must be {word}")
     return array
+
+
+def _overlaps_itself(array: np.ndarray) -> bool:
+    """Whether elements may share memory: not where each stride passes over all that the smaller ones reach."""
+    reach = array.itemsize
+    for stride, n in sorted((abs(s), n) for s, n in zip(array.strides, array.shape) if n > 1):
+        if stride < reach and array.size:
+            return True
+        reach += (n - 1) * stride
+    return False
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
@@ -100,9 +111,11 @@ class _Layer:
 
 
 _UNUSED_COUNT = np.zeros(1, np.int64)  # of steps, which nobody reads
-_KEPT = 32  # layers; the one made first is dropped
-_LARGEST = 1 << 18  # elements of weight, or of a batch: beyond, making a layer is little beside its work
+_KEPT = 32  # kinds of layers; the one met first is dropped
+_KEPT_OF_A_KIND = 4  # for threads that call at once
+_LARGEST = 1 << 20  # bytes: beyond, making a layer is little beside its work
 _idle: dict[tuple[Any, ...], list[_Layer]] = {}
+_pool = threading.Lock()
 
 
 @contextmanager
@@ -111,17 +124,20 @@ def _layer(weight: np.ndarray, bias: Any, activation: Activation, rows: int) -> 
     dtype = weight.dtype.newbyteorder("=")
     forced = config.requested_backend("auto"), config.requested_isa()
     key = (weight.shape, bias is None, dtype.char, id(activation), rows, forced)
-    try:
-        layer = _idle[key].pop()
-    except (KeyError, IndexError):
+    with _pool:
+        layer = _idle[key].pop() if _idle.get(key) else None
+    if layer is None:
         layer = _Layer(weight.shape, bias is not None, dtype, activation, rows)
     for view, given in zip(layer.views, (weight, bias)):
         view[...] = given
     yield layer
-    if max(weight.size, rows * max(weight.shape)) <= _LARGEST:
-        _idle.setdefault(key, []).append(layer)
-        while len(_idle) > _KEPT:
-            _idle.pop(next(iter(_idle)), None)
+    if 3 * layer.params.nbytes + layer.program.workspace_bytes <= _LARGEST:
+        with _pool:
+            kind = _idle.setdefault(key, [])
+            if len(kind) < _KEPT_OF_A_KIND:
+                kind.append(layer)
+            while len(_idle) > _KEPT:
+                _idle.pop(next(iter(_idle)))
 
 
 def linear(

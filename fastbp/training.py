@@ -212,10 +212,11 @@ class Run:
         if not self.program.finite():
             failed, overflow = state.step, True
             snapshot.restore()
-            self._replay(failed - snapshot.step, stop_on_params=True)
-            bad = state.step
-            snapshot.restore()
-            self._replay(bad - 1 - snapshot.step, stop_on_params=False)
+            # Where the data were changed meanwhile the replay may end otherwise, after a finite step too.
+            if self._replay(failed - snapshot.step, stop_on_params=True) == PARAMS_NOT_FINITE:
+                bad = state.step
+                snapshot.restore()
+                self._replay(bad - 1 - snapshot.step, stop_on_params=False)
         else:
             overflow = False
         what = "a parameter" if overflow else "the loss"
@@ -226,11 +227,12 @@ class Run:
             state.epoch,
         )
 
-    def _replay(self, steps: int, *, stop_on_params: bool) -> None:
-        """Run `steps` steps again, in chunks, up to the first whose parameters are not finite."""
+    def _replay(self, steps: int, *, stop_on_params: bool) -> int:
+        """Run `steps` steps again, in chunks, up to the first that fails; the status of the last."""
         end = self.state.step + steps
         chunk = self._first_chunk()
         while self.state.step < end:
             done = self._train(min(chunk, end - self.state.step), np.empty(chunk + 1), stop_on_params=stop_on_params)
-            if done.status == PARAMS_NOT_FINITE:
-                return
+            if done.status != DONE:
+                return done.status
+        return DONE

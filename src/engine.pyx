@@ -6,6 +6,7 @@ Arguments were checked by `fastbp.spec` and laid out by `fastbp.plan`; here they
 
 from cpython.contextvars cimport PyContextVar_Get
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport getenv
 from libc.string cimport strcmp
@@ -382,7 +383,9 @@ cdef class Forced:
     cdef bint still(self) except -1:
         cdef PyObject* value
         PyContextVar_Get(self.context, NULL, &value)
-        return (<object> value is self.context_value and self.process[0] is self.process_value
+        cdef bint same = <object> value is self.context_value
+        Py_DECREF(<object> value)   # a reference of ours
+        return (same and self.process[0] is self.process_value
                 and is_environment("FASTBP_BACKEND", self.backend) and is_environment("FASTBP_ISA", self.isa))
 
 
@@ -409,11 +412,14 @@ cdef bint is_plain(a, int type_num, int ndim, idx rows, idx cols):
 
 
 cdef class TrainStep:
-    """`train_step` again. Its program is its own; the caller sees to it that nobody else trains the network."""
+    """`train_step` again. Its program is its own.
+
+    It takes the lock itself: between two bytecodes of Python a signal may come in, and leave the lock taken.
+    """
 
     cdef readonly Program program
     cdef Forced forced
-    cdef object loss, optimizer, state
+    cdef object lock, loss, optimizer, state
     cdef dict slots
     cdef list kept                          # what `rule` points into
     cdef cnp.ndarray count
@@ -423,9 +429,10 @@ cdef class TrainStep:
     cdef double low, high                   # what targets may be
     cdef bint skip_zeros
 
-    def __cinit__(self, Program program, Forced forced, loss, optimizer, cnp.ndarray x, cnp.ndarray y, double low,
-                  double high, state, list slots, list scalars, bint skip_zeros):
-        self.program, self.forced, self.loss, self.optimizer, self.state = program, forced, loss, optimizer, state
+    def __cinit__(self, Program program, Forced forced, lock, loss, optimizer, cnp.ndarray x, cnp.ndarray y,
+                  double low, double high, state, list slots, list scalars, bint skip_zeros):
+        self.program, self.forced, self.lock, self.state = program, forced, lock, state
+        self.loss, self.optimizer = loss, optimizer
         self.slots, self.count, self.kept = state.slots, state.count, [slots, scalars]
         self.rule = program.rule_of(program.plan.optimizer, slots, scalars)
         self.x_type, self.y_type, self.y_ndim = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), cnp.PyArray_NDIM(y)
@@ -457,8 +464,19 @@ cdef class TrainStep:
 
     def __call__(self, x, y, loss, optimizer):
         """The loss before the update, or None: nothing was done."""
-        if loss is not self.loss or not (optimizer is self.optimizer or optimizer == self.optimizer):
+        if loss is not self.loss:
             return None
+        if optimizer is not self.optimizer and (type(optimizer) is not type(self.optimizer)
+                                                or optimizer != self.optimizer):
+            return None
+        if not self.lock.acquire(False):
+            return None
+        try:
+            return self.step(x, y)
+        finally:
+            self.lock.release()
+
+    cdef step(self, x, y):
         if not (is_plain(x, self.x_type, 2, self.rows, self.x_cols) and self.forced.still()
                 and is_plain(y, self.y_type, self.y_ndim, self.rows, self.y_cols)):
             return None

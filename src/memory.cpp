@@ -71,7 +71,8 @@ void* allocate(size_t bytes) {
   } else {
     void* p = nullptr;
     const bool huge = bytes >= HUGE_PAGE;
-    if (bytes > SIZE_MAX / 2 || posix_memalign(&p, huge ? HUGE_PAGE : LINE, LINE + lines(bytes))) throw std::bad_alloc();
+    const size_t alignment = huge ? HUGE_PAGE : LINE;
+    if (bytes > SIZE_MAX / 2 || posix_memalign(&p, alignment, LINE + lines(bytes))) throw std::bad_alloc();
 #ifdef MADV_HUGEPAGE
     if (huge) madvise(p, LINE + lines(bytes), MADV_HUGEPAGE);   // a wish: what it answers does not matter
 #endif

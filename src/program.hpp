@@ -66,7 +66,7 @@ class Program {
  public:
   virtual ~Program() {}
   virtual Trained train(const Data& data, const Run& run, const Rule& rule) = 0;
-  virtual void forward(const Source& x, void* out, bool keep) = 0;                 // out: (rows, out) contiguous or null
+  virtual void forward(const Source& x, void* out, bool keep) = 0;                // out: (rows, out) contiguous or null
   virtual void restore(const Source& x, const Source& a, const Source* z) = 0;     // of a single layer
   virtual double loss(const Source& y, bool y_is_label, const double* weight, double total, bool gradient) = 0;
   // grad_output null: what `loss` left; grads null: `rule` is run on the gradient instead

@@ -30,7 +30,8 @@ template <class T> bool Tiny<T>::suits(const Shape& shape) {
 
 template <class T>
 Tiny<T>::Tiny(const Kernels<T>& kernels, const Shape& shape)
-    : kernels_(kernels), loss_row_(kernels.loss[shape.loss]), shapes_(shape.layers, shape.layers + shape.n_layers), n_params_(0),
+    : kernels_(kernels), loss_row_(kernels.loss[shape.loss]),
+      shapes_(shape.layers, shape.layers + shape.n_layers), n_params_(0),
       shares_(shape.batch, shape.loss_scale) {
   idx n_units = 0;
   for (const LayerShape& s : shapes_) n_units += 3 * s.out;
@@ -107,8 +108,8 @@ idx Tiny<T>::train(const double* weight, idx start, const uint32_t* order, idx r
   const idx at = start - group_begin_;
   T* slots[MAX_SLOTS];
   for (int k = 0; k < MAX_SLOTS; k++) slots[k] = slots_[k].data();
-  const TinyBatches<T> run{layers_.data(), static_cast<int>(layers_.size()), n_params_, rows, steps, params_.data(), slots,
-                           step.scalars, step.row->update, x_.data() + at, ld_,
+  const TinyBatches<T> run{layers_.data(), static_cast<int>(layers_.size()), n_params_, rows, steps,
+                           params_.data(), slots, step.scalars, step.row->update, x_.data() + at, ld_,
                            y_is_label_ ? nullptr : t_.data() + at, ld_, label_.data() + at,
                            shares_.of(weight, start, order, rows, -1), loss_row_, stop_on_loss,
                            products_.data(), gradient_.data()};

@@ -52,7 +52,7 @@ template <class T> struct Layer {
 };
 
 // The rules, in one place. They look at the rows of the batch itself, not at the plan's, so that its bits do not depend
-// on what came before. Up to about 24 rows dot products beat transposed panels (by 6 to 11 % on 1024 x 1024 at 16 rows).
+// on what came before. Up to about 24 rows dot products beat transposed panels (by 6 to 11 % on 1024 x 1024, 16 rows).
 enum { FEW_ROWS = 24, FEW_OUTPUTS_IN_VECTORS = 4 };
 template <class T> Family family_of(const Layer<T>& layer, idx rows, idx lanes) {
   if (layer.shape.transposed) return NARROW;
@@ -74,14 +74,15 @@ template <class T> class Network final : public Program {
   void families(idx rows, int* family) const override;
 
  private:
-  idx train_batch(const Data& data, idx start, const uint32_t* order, const Step<T>& step, const Run& run, double* loss);
+  idx train_batch(const Data& data, idx start, const uint32_t* order, const Step<T>& step, const Run& run,
+                  double* loss);
   void set_step(const Rule& rule, idx k, Step<T>& step) const;
   void set_scalars(const Rule& rule, idx k, Step<T>& step) const;
   void set_input(const Source& x, idx start, const uint32_t* order, idx rows, bool keep);
   template <class E>
   void gather(const Source& from, E* to, idx ld, bool transposed, idx start = 0, const uint32_t* order = nullptr) const;
-  double batch_loss(const Source& y, bool is_label, const double* weight, idx start, const uint32_t* order, double total,
-                    bool gradient);
+  double batch_loss(const Source& y, bool is_label, const double* weight, idx start, const uint32_t* order,
+                    double total, bool gradient);
   void bind_forward();
   void bind_backward(T* grads, const Step<T>* step, T* grad_input, bool accumulate);
   GradWeight<T> parameters(const Layer<T>& layer, idx offset, T* grads, const Step<T>* step, bool accumulate) const;
@@ -111,7 +112,8 @@ template <class T> class Network final : public Program {
 template <class T>
 Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     : kernels_(kernels_of<T>(isa)), params_(params),
-      loss_row_(shape.loss < 0 ? nullptr : kernels_.loss[shape.loss]), fused_(shape.fused), ld_input_(padded<T>(shape.layers[0].in)),
+      loss_row_(shape.loss < 0 ? nullptr : kernels_.loss[shape.loss]), fused_(shape.fused),
+      ld_input_(padded<T>(shape.layers[0].in)),
       gathered_(shape.batch * ld_input_), shares_(shape.batch, shape.loss_scale) {
   idx most_out = 0, n_params = 0;
   for (int l = 0; l < shape.n_layers; l++) {
@@ -401,7 +403,8 @@ template <class T> void Network<T>::forward(const Source& x, void* out, bool kee
   run_forward(false);
   if (!out) return;
   const Layer<T>& last = layers_.back();
-  const idx n_out = last.shape.out, across = last.shape.transposed ? last.ld : 1, down = last.shape.transposed ? 1 : last.ld;
+  const idx n_out = last.shape.out;
+  const idx across = last.shape.transposed ? last.ld : 1, down = last.shape.transposed ? 1 : last.ld;
   T* to = static_cast<T*>(out);
   for (idx m = 0; m < rows_; m++)
     for (idx n = 0; n < n_out; n++) to[m * n_out + n] = last.a.data()[m * down + n * across];

@@ -1,7 +1,10 @@
 """Calls made again: `train_step` and `predict` with arguments like the last ones take a short way, to the same bits."""
 
 import pickle
+import signal
+import sys
 import threading
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -267,3 +270,126 @@ def test_ops_from_many_threads():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_objects_are_cast_each_time():
+    net, other = network(), network()
+    x, y = data()
+    for each, rows in ((net, x.astype(object)), (other, x)):
+        for _ in range(3):
+            each.train_step(rows, y)
+    assert same(net, other)
+
+
+def test_numbers_that_are_no_labels_go_the_long_way():
+    net = fastbp.MLP((5, 1), seed=1)
+    x, _ = data()
+    net.train_step(x, np.ones(8, np.float32), loss="softmax_cross_entropy")
+    with pytest.raises(ValueError, match="probabilities"):
+        net.train_step(x, np.full(8, 0.5, np.float32), loss="softmax_cross_entropy")
+
+
+def test_an_optimizer_of_another_type_is_refused_and_one_of_a_subclass_is_asked_each_time():
+    class Falling(fastbp.SGD):
+        def scalars(self, step, steps):
+            return [np.broadcast_to(np.float64(0.1 / (step + 1)), steps)]
+
+    x, y = data()
+    net, other = network(), network()
+    for step in range(4):
+        net.train_step(x, y, optimizer=Falling(0.1))
+        other.train_step(x, y, optimizer=fastbp.SGD(0.1 / (step + 1)))
+    assert same(net, other)
+    other.train_step(x, y, optimizer="sgd")
+    for wrong in (np.zeros(3), None, mock.ANY):
+        with pytest.raises(TypeError, match="optimizer"):
+            other.train_step(x, y, optimizer=wrong)
+
+
+def test_no_reference_is_left_behind():
+    net, (x, y) = network(), data()
+    net.train_step(x, y)
+    net.predict(x)
+    objects = [None, x, y, net._state, net._training, net._train_step_again, net._predict_again]
+    before = [sys.getrefcount(thing) for thing in objects]
+    for _ in range(2000):
+        net.train_step(x, y)
+        net.predict(x)
+    assert max(sys.getrefcount(thing) - n for thing, n in zip(objects, before)) < 100
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
+@pytest.mark.parametrize("verb", ["train_step", "reset_training", "fit"])
+def test_ctrl_c_leaves_no_network_locked(verb):
+    net, (x, y) = network(), data()
+    call = {
+        "train_step": lambda: net.train_step(x, y),
+        "reset_training": net.reset_training,
+        "fit": lambda: net.fit(x, y, batch_size=8, steps=2),
+    }[verb]
+    former = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for k in range(200):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 50e-6 + 4e-6 * k)
+                while True:
+                    call()
+            except KeyboardInterrupt:
+                pass
+            call()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+
+
+def test_ops_keep_little_and_threads_may_crowd_them_out():
+    rng = np.random.default_rng(0)
+    wrong = []
+
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(300):
+            n_in, n_out = rng.integers(1, 30, 2)
+            x, weight = rng.normal(size=(3, n_in)), rng.normal(size=(n_in, n_out))
+            try:
+                assert_close(fastbp.ops.linear(x, weight), x @ weight, np.float64, n_in)
+            except Exception as error:   # whatever a thread meets
+                wrong.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+    _, before, _ = backends.engine().allocations()
+    for k in range(40):
+        large = rng.normal(size=(1 << 16) - k)
+        fastbp.ops.sgd_update(large, large.copy(), 0.1)
+    assert backends.engine().allocations()[1] - before < 1 << 20
+
+
+def test_an_array_that_overlaps_itself_is_refused_and_an_empty_one_is_not():
+    window = np.lib.stride_tricks.as_strided(np.ones(4), (3, 2), (8, 8))
+    with pytest.raises(ValueError, match="overlap"):
+        fastbp.ops.sgd_update(window, np.ones((3, 2)), 0.1)
+    fastbp.ops.sgd_update(np.ones((0, 4)), np.ones((0, 4)), 0.1)
+    assert fastbp.ops.linear(np.ones((0, 3)), np.ones((3, 2)), out=np.empty((0, 2))).shape == (0, 2)
+    for view in (np.ones((4, 6)).T, np.ones((4, 6))[::2, ::-3], np.ones((4, 1, 6))[:, 0]):
+        fastbp.ops.sgd_update(view, np.ones(view.shape), 0.25)
+        assert (view == 0.75).all()
+
+
+@pytest.mark.parametrize("activation", [["identity", "relu"], ["silu", "identity"], ["silu", "silu"]])
+def test_a_bias_that_overflows_beside_the_batch_does_not_reach_a_tiny_network(activation, isa):
+    net = fastbp.MLP((1, 1, 1, 1), seed=0, activation=activation)
+    for k, (weight, bias) in enumerate(((-3e38, 3e38), (4, 0), (1, 0))):
+        net.weights[k][...], net.biases[k][...] = weight, bias
+    before = net.flatten()
+    net.train_step(np.ones((3, 1), np.float32), np.ones((3, 1), np.float32), optimizer=fastbp.SGD(lr=0))
+    assert np.array_equal(net.flatten(), before)

@@ -359,7 +359,7 @@ class Problem:
                     return False
         # A sum that cancels inside an activation shows in float32 alone; the compiled kernels have no say in this.
         exact, rough = (parameters(self.run("reference", dtype)[1]) for dtype in (np.float64, np.float32))
-        bounds = [tolerance(np.float32, self.k, np.abs(p).max()) / 2 for p in exact]
+        bounds = [tolerance(np.float32, self.k, np.abs(p).max()) / 4 for p in exact]
         return all(np.abs(p - q).max() <= bound for p, q, bound in zip(exact, rough, bounds))
 
     def outcome(self, book, X):

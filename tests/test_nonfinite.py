@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp import SGD, NonFiniteError
+from fastbp import SGD, NonFiniteError, training
 
 N = 11
 RNG = np.random.default_rng(3)
@@ -348,3 +348,20 @@ def test_the_error_pickles_with_its_step_and_epoch(protocol):
     error = NonFiniteError("what happened", 12, 3)
     again = pickle.loads(pickle.dumps(error, protocol))
     assert (type(again), str(again), again.step, again.epoch) == (NonFiniteError, "what happened", 12, 3)
+
+
+def test_a_replay_that_ends_otherwise_ends_the_run(backend, monkeypatch):
+    """Another thread may change X between a run and its replay."""
+    net = fastbp.MLP((3, 4, 1), seed=0, backend=backend)
+    X, y = np.ones((8, 3), np.float32), np.ones((8, 1), np.float32)
+    restore = training._Snapshot.restore
+
+    def spoil(snapshot):
+        restore(snapshot)
+        X.fill(np.nan)
+
+    monkeypatch.setattr(training._Snapshot, "restore", spoil)
+    with pytest.raises(fastbp.NonFiniteError) as error:
+        net.fit(X, y, batch_size=8, steps=4, shuffle=False, optimizer=fastbp.SGD(lr=3e38))
+    assert np.isfinite(net.flatten()).all()
+    assert error.value.step == net.step

@@ -126,12 +126,13 @@ class Program(Protocol):
         """Memory laid out beside the parameters before the first step; 0 where each step allocates its own."""
 
     def train_step_again(
-        self, x: Any, y: Any, loss: Any, optimizer: Any, state: Any, forced: tuple[Any, list]
+        self, x: Any, y: Any, loss: Any, optimizer: Any, state: Any, lock: Any, forced: tuple[Any, list]
     ) -> Callable[[Any, Any, Any, Any], float | None] | None:
         """`MLP.train_step` for arguments like these, checked in full just now, with this program; or None.
 
-        What it gives takes (x, y, loss, optimizer) and makes the step, or does nothing and gives None where anything
-        but values has changed: the objects, types and shapes, what is `forced` (`fastbp.config.FORCED`), the slots.
+        What it gives takes (x, y, loss, optimizer) and makes the step while it holds `lock`, or does nothing and gives
+        None where anything but values has changed: the objects, types and shapes, what is `forced`
+        (`fastbp.config.FORCED`), the slots; or where another has the lock.
         """
 
     def predict_again(

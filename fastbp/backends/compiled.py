@@ -67,21 +67,22 @@ class Program(_engine.Program):
     def train(self, *args, **kwargs) -> Trained:
         return Trained(*super().train(*args, **kwargs))
 
-    def train_step_again(self, x, y, loss, optimizer, state, forced) -> _engine.TrainStep | None:
+    def train_step_again(self, x, y, loss, optimizer, state, lock, forced) -> _engine.TrainStep | None:
         spec, row = self.plan.spec, self.plan.loss
         rule = find_optimizer(optimizer)
         scalars = rule.scalars(state.step, 1)
-        plain = type(x) is np.ndarray and type(y) is np.ndarray and x.ndim == 2
-        if not plain or y.dtype.kind not in "if" or any(scalar.strides[0] for scalar in scalars):
+        plain = all(type(a) is np.ndarray and a.dtype.kind in "fiub" for a in (x, y)) and x.ndim == 2
+        own = type(rule) not in optimizers.BY_NAME.values()   # may have a rate of each step
+        if not plain or own or any(scalar.strides[0] for scalar in scalars):
             return None
-        is_label = y.dtype == np.int64 and row.labels and y.ndim == 1
-        if (y.dtype.kind == "i" and not is_label) or (row.labels and y.ndim == 2):
+        is_label = row.labels and y.ndim == 1 and y.dtype == np.int64
+        if not is_label and (row.labels or y.dtype.kind != "f"):
             return None
         largest = float(np.finfo(spec.dtype).max)
         low, high = (0, spec.out_features - 1) if is_label else np.clip(row.domain, -largest, largest).tolist()
         return _engine.TrainStep(
-            self, _engine.Forced(*forced), loss, optimizer, x, y, low, high, state, state.slots_of(rule.row), scalars,
-            rule.skips_zero_gradient,
+            self, _engine.Forced(*forced), lock, loss, optimizer, x, y, low, high, state, state.slots_of(rule.row),
+            scalars, rule.skips_zero_gradient,
         )  # fmt: skip
 
     def predict_again(self, idle, forced) -> _engine.Predict:

@@ -139,7 +139,7 @@ class Program:
 
     workspace_bytes = 0
 
-    def train_step_again(self, x, y, loss, optimizer, state, forced) -> None:
+    def train_step_again(self, x, y, loss, optimizer, state, lock, forced) -> None:
         return None
 
     def predict_again(self, idle, forced) -> None:

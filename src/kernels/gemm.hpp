@@ -96,7 +96,8 @@ static void gemm(const Operands<T>& op, idx m0, idx m1, idx n0, idx n1, bool row
   const idx whole = n1 - wide > lanes<T> ? n1 : wide;   // what two vectors at a time serve
   const Cut cut(m1 - m0, most_rows<2>);
   const auto across = [&](idx n, idx t, idx m) {
-    one(tiles_of<T, 2, TA, Epilogue>::at(cut.rows(t)), m, cut.rows(t), n, n1 - n < panel_width<T> ? n1 - n : panel_width<T>);
+    const idx cols = n1 - n < panel_width<T> ? n1 - n : panel_width<T>;
+    one(tiles_of<T, 2, TA, Epilogue>::at(cut.rows(t)), m, cut.rows(t), n, cols);
   };
   if (rows_outside) {
     for (idx t = 0, m = m0; t < cut.tiles; m += cut.rows(t), t++)

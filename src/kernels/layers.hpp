@@ -20,8 +20,8 @@ template <class Row> struct epilogue_row<Row, false> { typedef ByCall type; };
 
 // Batches above this many rows go through the weights in blocks, so that a block of x stays in the L2 cache.
 enum { ROW_BLOCK = 256 };
-// From this many rows on, a panel of delta is kept hot and a block of x's columns, small enough for the L2 cache, passes
-// by it; below, the other way round.
+// From this many rows on, a panel of delta is kept hot and a block of x's columns, small enough for the L2 cache,
+// passes by it; below, the other way round.
 enum { LONG_BATCH = 256, INPUT_BLOCK = 128 };
 
 // ------------------------------------------------------------------ epilogues: where a tile's sums go
@@ -72,7 +72,8 @@ template <class T> struct BackwardEpilogue<T, ByCall> {
   }
 };
 template <class T, class Row> static auto backward_epilogue(const GradInput<T>& g, idx i0) {
-  if constexpr (inlined_backward<Row>) return BackwardEpilogue<T, Row>{g.grad_input + i0, g.a ? g.a + i0 : nullptr, g.ldg};
+  if constexpr (inlined_backward<Row>)
+    return BackwardEpilogue<T, Row>{g.grad_input + i0, g.a ? g.a + i0 : nullptr, g.ldg};
   else return BackwardEpilogue<T, ByCall>{g, i0};
 }
 
@@ -175,7 +176,8 @@ template <class T, class Epilogue>
 static void weight_product(const GradWeight<T>& g, idx i0, idx i1, const Epilogue& epilogue) {
   const Operands<T> op{g.rows, g.x, g.ldx, g.delta, g.ldd};
   if (g.rows < LONG_BATCH) return gemm<T, true>(op, i0, i1, 0, g.out, true, epilogue);
-  for (idx i = i0; i < i1; i += INPUT_BLOCK) gemm<T, true>(op, i, i + INPUT_BLOCK < i1 ? i + INPUT_BLOCK : i1, 0, g.out, false, epilogue);
+  for (idx i = i0; i < i1; i += INPUT_BLOCK)
+    gemm<T, true>(op, i, i + INPUT_BLOCK < i1 ? i + INPUT_BLOCK : i1, 0, g.out, false, epilogue);
 }
 template <class T> static void grad_weight(const GradWeight<T>& g, idx i0, idx i1) {
   weight_product(g, i0, i1, StoreGradient<T>{g.grad, g.ldw, g.accumulate});

@@ -144,7 +144,8 @@ template <class T> constexpr int quarter_of_pair(int e, int odd) {
   const int half = quarters<T> > 1 ? quarters<T> / 2 : 1, q = e / in_quarter<T>;
   return (q < half ? 0 : lanes<T>) + (2 * (q % half) + odd) * in_quarter<T> + e % in_quarter<T>;
 }
-template <class T, int odd, int... i> FBP_INLINE Vec<T> every_other(Vec<T> a, Vec<T> b, bool whole_quarters, Indices<i...>) {
+template <class T, int odd, int... i>
+FBP_INLINE Vec<T> every_other(Vec<T> a, Vec<T> b, bool whole_quarters, Indices<i...>) {
   return whole_quarters ? FBP_SHUFFLE(Vec<T>, IntVec<T>, a, b, quarter_of_pair<T>(i, odd)...)
                         : FBP_SHUFFLE(Vec<T>, IntVec<T>, a, b, element_of_pair<T>(i, odd)...);
 }

@@ -1,5 +1,6 @@
 // TINY: a whole network whose layers are narrower than a vector. A sample per lane: weights are broadcast, z, a and
-// delta are one vector per unit, and each weight's gradient is a vector whose lanes are summed, lanes<T> weights at once.
+// delta are one vector per unit, and each weight's gradient is a vector whose lanes are summed, lanes<T> weights at a
+// time.
 //
 // Loops over a layer's n units are unrolled and stay in registers: a function for each width.
 
@@ -53,12 +54,12 @@ template <class T, int... i> struct tiny_widths<T, Indices<i...>> {
       {tiny_forward<T, i + 1>, {tiny_backward<T, i + 1, false>, tiny_backward<T, i + 1, true>}}...};
 };
 
-// Whole steps on consecutive batches: forward, loss, backward, update. Gives the number of steps done; a step whose loss
-// is not finite is not done where `stop_on_loss`, and its loss is the last one written.
+// Whole steps on consecutive batches: forward, loss, backward, update. Gives the number of steps done; a step whose
+// loss is not finite is not done where `stop_on_loss`, and its loss is the last one written.
 template <class T, class Row> static idx tiny_train(const TinyBatches<T>& run, double* losses) {
   typedef Vec<T> V;
   const TinyLayer<T>*first_layer = run.layers, *last = run.layers + run.n_layers - 1;
-  const auto width = [](const TinyLayer<T>& layer) -> const TinyWidth<T>& { return tiny_widths<T>::table[layer.out - 1]; };
+  const auto width = [](const TinyLayer<T>& layer) { return &tiny_widths<T>::table[layer.out - 1]; };
   T *const params = run.params, *const products = run.products;
   Loss<T> loss{0, last->out, true, last->a, lanes<T>, run.t, run.ldt, run.label, nullptr, last->delta};
   V scalar[MAX_SCALARS];
@@ -76,12 +77,19 @@ template <class T, class Row> static idx tiny_train(const TinyBatches<T>& run, d
         input = masked;
         ldx = lanes<T>;
       }
+      // Theirs is an input of 0, but a bias may still overflow there, and inf times a delta of 0 is NaN.
+      const auto mask = [&](const TinyLayer<T>& layer, T* units) {
+        if (samples == lanes<T> || layer.bias < 0) return;
+        const IntVec<T> real = columns_below<T>(0, samples);
+        for (idx j = 0; j < layer.out; j++) store(units + j * lanes<T>, WHERE(real, load(units + j * lanes<T>), V{}));
+      };
       const auto below = [&](const TinyLayer<T>* layer, auto f) {   // with what lies below the layer
         layer == first_layer ? f(input, ldx, (T*)nullptr) : f((const T*)layer[-1].a, (idx)lanes<T>, layer[-1].delta);
       };
       for (const TinyLayer<T>* layer = first_layer; layer <= last; layer++) {
-        below(layer, [&](const T* x, idx ld, T*) { width(*layer).forward(*layer, params, x, ld); });
+        below(layer, [&](const T* x, idx ld, T*) { width(*layer)->forward(*layer, params, x, ld); });
         if (layer->activation.forward) layer->activation.forward(layer->z, layer->a, lanes<T>, layer->out, lanes<T>);
+        mask(*layer, layer->a);
       }
       loss.rows = samples;
       loss.t = run.t ? run.t + at : nullptr;
@@ -91,8 +99,9 @@ template <class T, class Row> static idx tiny_train(const TinyBatches<T>& run, d
       for (const TinyLayer<T>* layer = last; layer >= first_layer; layer--) {
         if (layer->activation.backward)
           layer->activation.backward(layer->delta, layer->a, layer->z, lanes<T>, layer->out, lanes<T>);
+        mask(*layer, layer->delta);
         below(layer, [&](const T* x, idx ld, T* delta) {
-          width(*layer).backward[m == 0](*layer, delta, params, x, ld, products);
+          width(*layer)->backward[m == 0](*layer, delta, params, x, ld, products);
         });
       }
     }
