@@ -57,7 +57,7 @@ def demo() -> None:
             print(f"  {backend:<9}  {seconds[backend] * 1e6:9.3f} microseconds, over {steps} steps")
     if len(seconds) == 2:
         ratio = float(f"{seconds['reference'] / seconds['cython']:.1g}")
-        print(f"  some {ratio:.0f} times: the reference is NumPy, written for clarity; `fastbp bench` has NumPy by hand")
+        print(f"  some {ratio:.0f} times; the reference is NumPy written for clarity, `bench` has NumPy by hand")
 
 
 def _demo_seconds(backend: str, X: np.ndarray, y: np.ndarray, run: dict, steps: int) -> float:
