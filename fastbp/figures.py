@@ -200,7 +200,7 @@ class Record:
         cells = self.cells[::-1]  # the first on top
         with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastbp", "font.size": 9}):
             figure = Figure(figsize=(9, 1.3 + 0.32 * len(cells)), layout="constrained")
-            axes = figure.add_subplot(xscale="log", xlabel="time of a step / fastbp's")
+            axes = figure.add_subplot(xscale="log", xlabel="time of a step, as a multiple of fastbp's (log scale)")
             for name in self.peers:
                 label, colour, marker = PEERS[name]
                 points = [(cell.over(name), y) for y, cell in enumerate(cells) if name in cell.best]
@@ -208,12 +208,15 @@ class Record:
             for y, cell in enumerate(cells):
                 if cell.best_peer:
                     ratio = cell.over(cell.best_peer)
+                    _, colour, marker = PEERS[cell.best_peer]  # once more, on top of what lies near
+                    axes.scatter(ratio, y, s=45, c=colour, marker=marker, lw=0.6, ec="white", zorder=4)
                     axes.plot((1, ratio), (y, y), color="#999999", lw=1.5, solid_capstyle="butt", zorder=2)
                     axes.text(1.01, y, f"{ratio:.2f}x", va="center", transform=axes.get_yaxis_transform())
             axes.text(1.01, len(cells) - 0.3, "best peer", color="#666666", transform=axes.get_yaxis_transform())
             axes.axvline(1, color="#333333", lw=1.2, zorder=2)
+            axes.text(1, len(cells) - 0.3, "fastbp", ha="center", color="#333333")
             axes.set_yticks(range(len(cells)), [f"{cell.name}  ({cell.mathematics})" for cell in cells])
-            axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator())
+            axes.xaxis.set(major_locator=LogLocator(subs=(1, 3)), minor_locator=NullLocator())
             axes.xaxis.set_major_formatter("{x:g}x")
             axes.grid(axis="x", color="#e8e8e8")
             axes.tick_params(length=0)

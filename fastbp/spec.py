@@ -322,7 +322,7 @@ def matrix(argument: str, value: Any, n_columns: int, n_rows: int | None = None)
     if array.ndim != 2:
         raise ValueError(f"{argument} must be 2-D, got shape {array.shape}")
     if array.shape[1] != n_columns:
-        raise ValueError(f"{argument} has {array.shape[1]} columns, the network has {n_columns}")
+        raise ValueError(f"{argument} has {array.shape[1]} column(s), the network has {n_columns}")
     if n_rows is not None and len(array) != n_rows:
         raise ValueError(f"{argument} has {len(array)} rows, {n_rows} are wanted")
     return array
