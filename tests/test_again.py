@@ -1,7 +1,6 @@
 """Calls made again: `train_step` and `predict` with arguments like the last ones take a short way, to the same bits."""
 
 import pickle
-import signal
 import sys
 import threading
 from unittest import mock
@@ -316,30 +315,6 @@ def test_no_reference_is_left_behind():
         net.train_step(x, y)
         net.predict(x)
     assert max(sys.getrefcount(thing) - n for thing, n in zip(objects, before)) < 100
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
-@pytest.mark.parametrize("verb", ["train_step", "reset_training", "fit"])
-def test_ctrl_c_leaves_no_network_locked(verb):
-    net, (x, y) = network(), data()
-    call = {
-        "train_step": lambda: net.train_step(x, y),
-        "reset_training": net.reset_training,
-        "fit": lambda: net.fit(x, y, batch_size=8, steps=2),
-    }[verb]
-    former = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        for k in range(200):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 50e-6 + 4e-6 * k)
-                while True:
-                    call()
-            except KeyboardInterrupt:
-                pass
-            call()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, former)
 
 
 def test_ops_keep_little_and_threads_may_crowd_them_out():
