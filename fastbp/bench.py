@@ -349,7 +349,6 @@ CONTENDERS: dict[str, Callable[[Problem], Contender]] = {
 QUICK = ("fastbp", "numpy", "sklearn", "torch", "jax scan")
 
 
-
 def cells(numbers: str) -> tuple[Workload, ...]:
     """Workloads by their numbers, as ``0,3,5``.
 

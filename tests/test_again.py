@@ -30,6 +30,15 @@ def long_way(net):
     net._train_step_again = net._predict_again = None
 
 
+def in_threads(work, count=8):
+    """work(0), work(1), ... at the same time."""
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def same(a, b):
     return np.array_equal(a.flatten().view(np.uint8), b.flatten().view(np.uint8)) and a.step == b.step
 
@@ -228,11 +237,7 @@ def test_predict_from_many_threads():
             if not np.array_equal(net.predict(x[k : k + n]), wanted[k : k + n]) and n > 24:
                 wrong.append((k, n))
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work)
     assert not wrong
 
 
@@ -263,11 +268,7 @@ def test_ops_from_many_threads():
             if not np.array_equal(fastbp.ops.linear(x, weights[k]), wanted[k]):
                 wrong.append(k)
 
-    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(work)
     assert not wrong
 
 
@@ -334,11 +335,7 @@ def test_ops_keep_little_and_threads_may_crowd_them_out():
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(work)
     finally:
         sys.setswitchinterval(interval)
     assert not wrong

@@ -630,22 +630,32 @@ TRAINING = {
 
 @pytest.mark.parametrize("verb", TRAINING)
 def test_training_a_network_that_is_training_is_an_error_and_disturbs_nothing(backend, verb):
+    at_work, go_on = threading.Event(), threading.Event()
+
+    class Held(SGD):
+        def scalars(self, step, steps):
+            if step > 2:
+                at_work.set()
+                go_on.wait()
+            return super().scalars(step, steps)
+
     net, twin = (fastbp.MLP((N_IN, 5, N_OUT), seed=0, backend=backend) for _ in range(2))
     net.grads[...] = 1
-    run = {"batch_size": 4, "steps": 60_000 if backend == "cython" else 1000, "optimizer": RULE}
+    for one in (net, twin):
+        one.fit(X, Y, batch_size=4, steps=3, optimizer=RULE)
+    run = {"batch_size": 4, "steps": 50, "optimizer": Held(RULE.lr, momentum=RULE.momentum)}
     trainer = threading.Thread(target=lambda: net.fit(X, Y, **run))
-    tried = 0
     trainer.start()
-    while net.step == 0 and trainer.is_alive():
-        time.sleep(1e-4)
-    while trainer.is_alive() and net.step < run["steps"] // 2:
-        with pytest.raises(RuntimeError, match="training already"):
-            TRAINING[verb](net)
-        tried += 1
-    trainer.join()
+    try:
+        assert at_work.wait(60)
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="training already"):
+                TRAINING[verb](net)
+    finally:
+        go_on.set()
+        trainer.join()
     twin.fit(X, Y, **run)
-    assert tried > 0
-    assert net.step == run["steps"] and frozen(net.flatten()) == frozen(twin.flatten())
+    assert net.step == twin.step == 53 and frozen(net.flatten()) == frozen(twin.flatten())
     TRAINING[verb](net)  # the lock is free again
 
 

@@ -4,6 +4,7 @@ Each risky case runs in an interpreter of its own, so that a crash or a hang is 
 """
 
 import contextlib
+import dis
 import importlib.metadata
 import os
 import pickle
@@ -591,13 +592,22 @@ def test_ctrl_c_at_many_moments_always_leaves_a_finished_step(backend):
     assert out == "60 True True\n"
 
 
-def seen_at_each_bytecode(look, call):
-    """What `look` gives before each bytecode of `call` that runs in this thread: where Python serves signals."""
-    seen = set()
+def where_signals_are_served(do, call):
+    """`call()`, with `do()` wherever Python would serve a signal in this thread: at the start of a function, before a
+    jump backwards, and after a call. (Between other bytecodes it does not look.)
+    """
+    codes, last = {}, {}
 
     def trace(frame, event, argument):
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        seen.add(look())
+        if event == "opcode":
+            code = codes.setdefault(frame.f_code, frame.f_code.co_code)
+            name = dis.opname[code[frame.f_lasti]]
+            if name in ("RESUME", "JUMP_BACKWARD") or last.get(id(frame), "").startswith("CALL"):
+                do()
+            last[id(frame)] = name  # not the frame, which would keep alive what the exception of `do` lets go
+        elif event == "return":
+            last.pop(id(frame), None)
         return trace
 
     before = sys.gettrace()
@@ -606,7 +616,6 @@ def seen_at_each_bytecode(look, call):
         call()
     finally:
         sys.settrace(before)
-    return seen
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["to the end", "to a parameter that overflows"])
@@ -635,11 +644,45 @@ def test_wherever_a_signal_may_be_served_the_network_is_at_a_finished_step(backe
         with pytest.raises(fastbp.NonFiniteError) if fails else contextlib.nullcontext():
             fit(net, 5)
 
-    seen = seen_at_each_bytecode(lambda: state(net), call)
+    seen = set()
+    where_signals_are_served(lambda: seen.add(state(net)), call)
     assert seen <= set(finished)
     assert state(net) == finished[2 if fails else 5] and len(set(finished)) == 6
     if backend == "reference":
         assert seen >= set(finished[: 4 if fails else 6])  # the trace sees every step of Python's
+
+
+TRAINED_BY = {
+    "fit": lambda net, X, y: net.fit(X, y, batch_size=4, steps=3, optimizer="sgd"),
+    "train_step": lambda net, X, y: net.train_step(X, y),
+    "update": lambda net, X, y: net.update(),
+    "backward_update": lambda net, X, y: net.backward_update(net.forward(X)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised as a generator is closed
+@pytest.mark.parametrize("verb", TRAINED_BY)
+def test_wherever_a_signal_interrupts_a_verb_the_network_is_not_locked(backend, verb):
+    """KeyboardInterrupt at each moment in turn, until a run of the verb has no more of them."""
+    X = np.random.default_rng(0).normal(size=(10, 2))
+    net = fastbp.MLP((2, 3, 1), seed=4, backend=backend)
+    left = moment = 0
+
+    def interrupt():
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    while left <= 0:
+        left = moment = moment + 1
+        with contextlib.suppress(KeyboardInterrupt):
+            where_signals_are_served(interrupt, lambda: TRAINED_BY[verb](net, X, X[:, :1]))
+        assert not net._training.locked(), f"interrupted at moment {moment}"
+    assert moment > 50
+    before = net.step
+    TRAINED_BY[verb](net, X, X[:, :1])
+    assert net.step > before
 
 
 @pytest.mark.noasan

@@ -87,27 +87,26 @@ FBP_INLINE VF SQRT(VF x) { return (VF)vsqrtq_f32((float32x4_t)x); }
 FBP_INLINE VD SQRT(VD x) { return (VD)vsqrtq_f64((float64x2_t)x); }
 #else
 // x86 max and min return their second operand where either is NaN.
+#if defined(__x86_64__)
 #if FBP_VECTOR_BYTES == 64
-FBP_INLINE VF max_x86(VF a, VF b) { return (VF)_mm512_max_ps((__m512)a, (__m512)b); }
-FBP_INLINE VD max_x86(VD a, VD b) { return (VD)_mm512_max_pd((__m512d)a, (__m512d)b); }
-FBP_INLINE VF min_x86(VF a, VF b) { return (VF)_mm512_min_ps((__m512)a, (__m512)b); }
-FBP_INLINE VD min_x86(VD a, VD b) { return (VD)_mm512_min_pd((__m512d)a, (__m512d)b); }
-FBP_INLINE VF SQRT(VF x) { return (VF)_mm512_sqrt_ps((__m512)x); }
-FBP_INLINE VD SQRT(VD x) { return (VD)_mm512_sqrt_pd((__m512d)x); }
+typedef __m512 RegisterF;
+typedef __m512d RegisterD;
+#define FBP_X86(name) _mm512_##name
 #elif FBP_VECTOR_BYTES == 32
-FBP_INLINE VF max_x86(VF a, VF b) { return (VF)_mm256_max_ps((__m256)a, (__m256)b); }
-FBP_INLINE VD max_x86(VD a, VD b) { return (VD)_mm256_max_pd((__m256d)a, (__m256d)b); }
-FBP_INLINE VF min_x86(VF a, VF b) { return (VF)_mm256_min_ps((__m256)a, (__m256)b); }
-FBP_INLINE VD min_x86(VD a, VD b) { return (VD)_mm256_min_pd((__m256d)a, (__m256d)b); }
-FBP_INLINE VF SQRT(VF x) { return (VF)_mm256_sqrt_ps((__m256)x); }
-FBP_INLINE VD SQRT(VD x) { return (VD)_mm256_sqrt_pd((__m256d)x); }
-#elif defined(__x86_64__)
-FBP_INLINE VF max_x86(VF a, VF b) { return (VF)_mm_max_ps((__m128)a, (__m128)b); }
-FBP_INLINE VD max_x86(VD a, VD b) { return (VD)_mm_max_pd((__m128d)a, (__m128d)b); }
-FBP_INLINE VF min_x86(VF a, VF b) { return (VF)_mm_min_ps((__m128)a, (__m128)b); }
-FBP_INLINE VD min_x86(VD a, VD b) { return (VD)_mm_min_pd((__m128d)a, (__m128d)b); }
-FBP_INLINE VF SQRT(VF x) { return (VF)_mm_sqrt_ps((__m128)x); }
-FBP_INLINE VD SQRT(VD x) { return (VD)_mm_sqrt_pd((__m128d)x); }
+typedef __m256 RegisterF;
+typedef __m256d RegisterD;
+#define FBP_X86(name) _mm256_##name
+#else
+typedef __m128 RegisterF;
+typedef __m128d RegisterD;
+#define FBP_X86(name) _mm_##name
+#endif
+FBP_INLINE VF max_x86(VF a, VF b) { return (VF)FBP_X86(max_ps)((RegisterF)a, (RegisterF)b); }
+FBP_INLINE VD max_x86(VD a, VD b) { return (VD)FBP_X86(max_pd)((RegisterD)a, (RegisterD)b); }
+FBP_INLINE VF min_x86(VF a, VF b) { return (VF)FBP_X86(min_ps)((RegisterF)a, (RegisterF)b); }
+FBP_INLINE VD min_x86(VD a, VD b) { return (VD)FBP_X86(min_pd)((RegisterD)a, (RegisterD)b); }
+FBP_INLINE VF SQRT(VF x) { return (VF)FBP_X86(sqrt_ps)((RegisterF)x); }
+FBP_INLINE VD SQRT(VD x) { return (VD)FBP_X86(sqrt_pd)((RegisterD)x); }
 #else
 FBP_INLINE VF max_x86(VF a, VF b) { return WHERE(a > b, a, b); }
 FBP_INLINE VD max_x86(VD a, VD b) { return WHERE(a > b, a, b); }
