@@ -33,13 +33,14 @@ step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
-.PHONY: help demo test test-all bench figures rows check check-ruff check-mypy check-arrows check-gcc check-clang asan arm64 ulp clean
+.PHONY: help demo test test-all bench figures rows check check-ruff check-mypy check-arrows check-gcc check-clang asan tsan arm64 ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
 	@echo 'make demo       set everything up in .venv and run the BP demo'
 	@echo 'make test       the test suite; make test-all: the whole products, long'
 	@echo 'make check      ruff, mypy, import arrows, builds with GCC and with Clang'
 	@echo 'make asan       the test suite under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make tsan       the engine and its threads, without Python, under ThreadSanitizer'
 	@echo 'make arm64      the C++ for arm64, cross-compiled and run under an emulator'
 	@echo 'make ulp        accuracy of exp, tanh, ... of each ISA, over all arguments'
 	@echo 'make bench      every workload beside what is installed of its peers, into build/bench.json; the speed bars'
@@ -163,6 +164,16 @@ $(ASAN)/installed: $(SOURCES) $(wildcard fastbp/*.* fastbp/backends/*.*) $(VENV)
 # Without the cross compiler or the emulator the tests are skipped, and -rs says so.
 arm64: $(VENV)/installed $(VENV)/test-tools
 	@$(PYTEST) -rs tests/test_arm64.py
+
+# The engine without Python, on three threads; a race that is seen ends it with a report.
+TSAN_CXX := $(if $(filter default,$(origin CXX)),g++,$(CXX))
+tsan: $(VENV)/build-tools
+	@mkdir -p build/tsan
+	$(call step,compiling the engine with ThreadSanitizer,tsan.log, \
+		$(TSAN_CXX) $$($(PY) -c 'import setup; print(*setup.compile_flags())') -O1 -g1 -fsanitize=thread -Isrc \
+		tests/engine/engine.cpp $(filter-out src/engine.cpp,$(wildcard src/*.cpp src/kernels/*.cpp)) -o build/tsan/engine)
+	@TSAN_OPTIONS=halt_on_error=1 build/tsan/engine 3 >$(LOGS)/tsan-run.log 2>&1 || { tail -n 60 $(LOGS)/tsan-run.log; exit 1; }
+	@echo "no race in $$(grep -c ' PASS$$' $(LOGS)/tsan-run.log) runs of networks on 3 threads"
 
 # tests/ulp/ulp.cpp, one program per vector width. 132 is an illegal instruction: a CPU without that ISA.
 ULP_BYTES := $(if $(filter x86_64 amd64,$(shell uname -m)),16 32 64,16)

@@ -5,8 +5,11 @@ from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.mlp import MLP
 from fastbp.optimizers import SGD
+from fastbp.threads import register as _register
 
 __all__ = ["MLP", "SGD", "History", "NonFiniteError", "backend", "ops", "set_backend", "show_config"]
+
+_register()
 
 
 def __getattr__(name: str) -> object:

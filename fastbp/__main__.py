@@ -83,18 +83,24 @@ def bench(*arguments: str) -> None:
     parser.add_argument("--cells", type=_told(bench.cells), help=f"numbers of cells, as 0,3,5: {cells}")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--contenders", type=_told(bench.contenders), help=f"some of {', '.join(bench.CONTENDERS)}")
+    parser.add_argument("--threads", type=_told(_threads), default=1, help="that each contender may use; 1 unless told")
     parser.add_argument("--rounds", type=_told(_rounds), help="interleaved rounds")
     parser.add_argument("--json", metavar="FILE", type=out, help="write all figures")
     parser.add_argument("--against", metavar="FILE", type=record, help="compare with figures written before")
     parser.add_argument("--from", metavar="FILE", type=record, dest="saved", help="do not measure, read such a file")
     parser.add_argument("--markdown", metavar="FILE", type=out, help="replace the figures in a text, such as README.md")
+    parser.add_argument("--scaling", metavar="FILE", type=out, help="draw what threads gain over the one of --against")
     parser.add_argument("--picture", metavar="FILE", type=out, help="draw the peers beside fastbp; needs matplotlib")
     options = parser.parse_args(arguments)
+    if options.scaling and not options.against:
+        parser.error("--scaling needs --against, the figures of one thread")
     try:
         measured = options.saved or _measure(options)
         print(measured.table(measured.peers), measured.means(), measured.facts(), sep="\n")
         if options.against:
             print(measured.against(options.against))
+        if options.scaling:
+            measured.scaling(options.against, options.scaling)
         if options.json:
             measured.save(options.json)
         if options.markdown:
@@ -108,14 +114,15 @@ def bench(*arguments: str) -> None:
 def _measure(options: argparse.Namespace) -> Record:
     from fastbp import bench
 
-    if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1:
-        # On one core, from the start: BLAS counted the cores when it was loaded, and two threads on one are slow.
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > options.threads:
+        # A core for each thread, from the start: BLAS counted the cores when it was loaded.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads :])
         os.execv(sys.executable, sys.orig_argv)
     workloads = options.cells or (bench.WORKLOADS if options.full else bench.WORKLOADS[:8])
     names = options.contenders or (tuple(bench.CONTENDERS) if options.full else bench.QUICK)
     rounds = options.rounds or (7 if options.full else 3)
-    return bench.run(workloads, names, rounds, options.dtype, lambda line: print(line, file=sys.stderr, flush=True))
+    report = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
+    return bench.run(workloads, names, rounds, options.dtype, report, options.threads)
 
 
 def _told(convert: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -129,6 +136,13 @@ def _told(convert: Callable[[str], Any]) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return converted
+
+
+def _threads(text: str) -> int:
+    wanted, cpus = spec.integer("threads", int(text), 1), fastbp.threads.available_cpus()
+    if wanted > cpus:
+        raise ValueError(f"threads={wanted}: this process may use {cpus} CPUs")
+    return wanted
 
 
 def _rounds(text: str) -> int:

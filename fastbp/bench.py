@@ -77,11 +77,11 @@ WORKLOADS = (
 
 
 class Problem:
-    """A workload with data and initial weights, the same for every contender."""
+    """A workload with data and initial weights, the same for every contender, and the threads that each may use."""
 
-    def __init__(self, workload: Workload, dtype: str = "float32") -> None:
+    def __init__(self, workload: Workload, dtype: str = "float32", n_threads: int = 1) -> None:
         rng = np.random.default_rng(1)
-        self.workload, self.dtype = workload, np.dtype(dtype)
+        self.workload, self.dtype, self.n_threads = workload, np.dtype(dtype), n_threads
         sizes = workload.sizes
         self.X = rng.normal(size=(workload.rows, sizes[0])).astype(dtype)
         if workload.loss == _CE:
@@ -109,7 +109,8 @@ class Contender(NamedTuple):
 
 def fastbp_cython(problem: Problem, backend: str = "cython") -> Contender:
     net, w = problem.network(backend), problem.workload
-    how = {"loss": w.loss, "optimizer": SGD(LR), "batch_size": w.batch, "shuffle": False, "n_threads": 1}
+    how = {"loss": w.loss, "optimizer": SGD(LR), "batch_size": w.batch, "shuffle": False}
+    how["n_threads"] = problem.n_threads
     return Contender(lambda steps: net.fit(problem.X, problem.y, steps=steps, **how), lambda: list(net.weights))
 
 
@@ -183,7 +184,7 @@ def scikit_learn(problem: Problem) -> Contender:
 def _torch(problem: Problem, compiled: bool) -> Contender:
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(problem.n_threads)
     w = problem.workload
     layers: list[torch.nn.Module] = []
     for k, weight in enumerate(problem.weights):
@@ -231,8 +232,8 @@ def torch_compile(problem: Problem) -> Contender:
 
 
 def _jax(problem: Problem, scan: bool) -> Contender:
-    # One core and no second thread pool: to be set before JAX starts.
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    if problem.n_threads == 1:  # no second thread pool; to be set before JAX starts
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
     import jax
     import jax.numpy as jnp
 
@@ -322,7 +323,7 @@ def tensorflow_v1(problem: Problem) -> Contender:
             loss = tf.reduce_mean(tf.square(a - t))
         train = tf.train.GradientDescentOptimizer(LR).minimize(loss)
         initial = tf.global_variables_initializer()
-    threads = tf.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=1)
+    threads = tf.ConfigProto(intra_op_parallelism_threads=problem.n_threads, inter_op_parallelism_threads=1)
     session = tf.Session(graph=graph, config=threads)
     session.run(initial)
     state = {"step": 0}
@@ -403,6 +404,7 @@ class _Exact(Problem):
 
     def __init__(self, problem: Problem) -> None:
         self.workload, self.dtype, self.n_batches = problem.workload, np.dtype(np.float64), problem.n_batches
+        self.n_threads = 1
         self.X, self.y, self.weights = problem.X, problem.y, problem.weights
 
 
@@ -444,8 +446,8 @@ def _seconds(contender: Contender, steps: int) -> float:
     return time.perf_counter() - start
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on; the peak and the bandwidths in this run."""
+def machine(n_threads: int = 1) -> dict[str, Any]:
+    """What the numbers were measured on; in this run, of one thread: the peak and the bandwidths."""
     from importlib import metadata
 
     facts: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
@@ -461,7 +463,14 @@ def machine() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             pass
     facts |= {"peak GFLOP/s": peak()} | {f"{level} GB/s": rate for level, rate in bandwidths().items()}
+    if n_threads > 1:
+        facts[f"{n_threads} threads meet in ns"] = meeting(n_threads) * 1e9
     return facts
+
+
+def meeting(n_threads: int) -> float:
+    """Seconds that a phase of a step costs beyond its work, when threads share it: the best of several."""
+    return min(_engine().phase_seconds(n_threads, 10_000) for _ in range(10))
 
 
 def _engine() -> Any:
@@ -500,16 +509,21 @@ def bandwidths() -> dict[str, float]:
 
 
 def run(
-    workloads: Iterable[Workload], names: Iterable[str], rounds: int, dtype: str, report: Callable[[str], None]
+    workloads: Iterable[Workload],
+    names: Iterable[str],
+    rounds: int,
+    dtype: str,
+    report: Callable[[str], None],
+    n_threads: int = 1,
 ) -> Record:
     """Measure contenders on workloads; `report` takes a line now and then."""
     cells = []
     for workload in workloads:
         report(f"{workload.name} {dtype}")
         ceiling = peak(dtype)
-        times = measure(Problem(workload, dtype), names, rounds, report)
+        times = measure(Problem(workload, dtype, n_threads), names, rounds, report)
         best = {name: min(values) for name, values in times.items()}
         median = {name: statistics.median(values) for name, values in times.items()}
         ceiling = max(ceiling, peak(dtype))
-        cells.append(Cell(workload.name, workload.mathematics, dtype, workload.flops, ceiling, best, median))
-    return Record(machine(), rounds, cells)
+        cells.append(Cell(workload.name, workload.mathematics, dtype, workload.flops, ceiling, best, median, n_threads))
+    return Record(machine(n_threads), rounds, cells)

@@ -1,4 +1,4 @@
-"""What the user forces (backend, ISA, threads), and what `show_config` tells.
+"""What the user forces (backend, ISA), and what `show_config` tells.
 
 Environment variables are read when they are needed, so that import never fails on them.
 """
@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from fastbp import backends
-from fastbp.spec import choice, integer
+from fastbp import backends, threads
+from fastbp.spec import choice
 
 _context: ContextVar[str | None] = ContextVar("fastbp_backend", default=None)
 _process: list[str | None] = [None]  # a list of one, so that others can see it change
-_warned: set[str] = set()
 
 
 def _known(name: object) -> str:
@@ -69,30 +67,6 @@ def requested_isa() -> str | None:
     return os.environ.get("FASTBP_ISA") or None
 
 
-def available_cpus() -> int:
-    """CPUs that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def threads(argument: object = None) -> int:
-    """Threads asked for: the argument, ``FASTBP_NUM_THREADS``, ``OMP_NUM_THREADS``, the CPUs; clamped to the CPUs."""
-    cpus = available_cpus()
-    if argument is not None:
-        return min(integer("n_threads", argument, 1), cpus)
-    for name in ("FASTBP_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "").strip()
-        if not text:
-            continue
-        if text.isascii() and text.isdigit() and int(text) >= 1:
-            return min(int(text), cpus)
-        if (name + text) not in _warned:
-            _warned.add(name + text)
-            warnings.warn(f"{name}={text!r} is not a number of threads of at least 1: ignored", stacklevel=2)
-    return cpus
-
-
 def config() -> dict[str, object]:
     """What `show_config` prints, as a dict."""
     import platform
@@ -109,8 +83,8 @@ def config() -> dict[str, object]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "numpy": np.__version__,
         "platform": f"{sys.platform} {platform.machine()}",
-        "cpus": available_cpus(),
-        "threads": threads(),
+        "cpus": threads.available_cpus(),
+        "threads": threads.requested(),
         "free-threaded python": "not claimed yet",
     }
     for name in backends.NAMES:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fastbp.backends import Family, Program
+from fastbp.backends import LayerPlan, Program
 from fastbp.plan import Plan
 
 
@@ -65,16 +65,17 @@ class LayerCost:
     in_features: int
     out_features: int
     activation: str
-    family: Family
+    how: LayerPlan
     flops: int
     n_bytes: int
 
     def cells(self) -> tuple[str, ...]:
         shape = f"{self.in_features} -> {self.out_features}"
-        return (shape, self.activation, f"{self.flops:,}", f"{self.n_bytes:,}", *self.family)
+        family, *threads = self.how
+        return (shape, self.activation, f"{self.flops:,}", f"{self.n_bytes:,}", "{} / {}".format(*threads), *family)
 
 
-_COLUMNS = {"layer": "<", "activation": "<", "FLOP": ">", "bytes": ">", "family": "<", "why": "<"}
+_COLUMNS = {"layer": "<", "activation": "<", "FLOP": ">", "bytes": ">", "threads": "<", "family": "<", "why": "<"}
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ class Explanation:
 
     plan: Plan
     layers: tuple[LayerCost, ...]
+    sharing: str  # of `fastbp.backends.Program`
     workspace_bytes: int  # beside parameters and slots; 0 where each step allocates its own
 
     @property
@@ -100,6 +102,7 @@ class Explanation:
             "step": ", ".join([f"{plan.batch:,} rows", *(row.name for row in (plan.loss, plan.optimizer) if row)]),
             "backend": plan.backend,
             "isa": plan.isa or "NumPy's own",
+            "threads": self.sharing,
             "workspace": f"{self.workspace_bytes:,} bytes" if self.workspace_bytes else "allocated by each step",
             "arithmetic": f"{self.flops:,} FLOP a step",
             "memory": f"{self.n_bytes:,} bytes a step, or {self.flops / self.n_bytes:.2g} FLOP per byte",
@@ -114,6 +117,6 @@ class Explanation:
 def explain(program: Program) -> Explanation:
     """The explanation of the plan that a program was made from."""
     plan = program.plan
-    costs = zip(plan.spec.layers, program.families(plan.batch), flops(plan.spec.sizes, plan.batch), moved(plan))
+    costs = zip(plan.spec.layers, program.describe(plan.batch), flops(plan.spec.sizes, plan.batch), moved(plan))
     layers = (LayerCost(layer.in_features, layer.out_features, layer.activation.name, *cost) for layer, *cost in costs)
-    return Explanation(plan, tuple(layers), program.workspace_bytes)
+    return Explanation(plan, tuple(layers), program.sharing, program.workspace_bytes)

@@ -7,7 +7,8 @@ import math
 import re
 import statistics
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ PEERS = {
     "jax scan": Peer("JAX scan", "#0072B2", "o"),
     "tf.v1": Peer("TensorFlow v1", "#000000", "X"),
 }
+OURS = Peer("fastbp", "#666666", "*")
 PACKAGES = ("fastbp", "numpy", "scikit-learn", "torch", "jax", "tensorflow", "tensorflow-cpu")  # whose versions matter
 SHOWN = ("numpy", "torch", "jax scan")  # in README.md, where there is no room for all
 
@@ -44,6 +46,7 @@ class Cell:
     peak: float  # GFLOP/s
     best: dict[str, float]
     median: dict[str, float]
+    n_threads: int = 1  # that each contender may use
 
     def over(self, peer: str) -> float:
         """How many times as long a peer takes."""
@@ -59,7 +62,8 @@ class Cell:
 
     @property
     def of_peak(self) -> float:
-        return self.flops / self.best["fastbp"] / 1e9 / self.peak
+        """Of the cores' peak, one core a thread."""
+        return self.flops / self.best["fastbp"] / 1e9 / self.peak / self.n_threads
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -115,14 +119,15 @@ class Record:
         """Microseconds a step, best of the rounds, of fastbp and some of its peers; beside them the best of all."""
         peers = [name for name in peers if name in self.peers]
         labels = [PEERS[name].label for name in peers]
-        lines = [["network", "activation, loss", "fastbp", *labels, "best peer", "over best peer", "of peak"]]
+        head = ["network", "activation, loss", "threads", "fastbp", *labels, "best peer", "over best peer", "of peak"]
+        lines = [head]
         for cell in self.cells:
             times = [_microseconds(cell.best[name]) if name in cell.best else "-" for name in ("fastbp", *peers)]
             best, over = "-", "-"
             if cell.best_peer:
                 best = f"{_microseconds(cell.best[cell.best_peer])} ({PEERS[cell.best_peer].label})"
                 over = f"{cell.over(cell.best_peer):.2f}x"
-            lines.append([cell.name, cell.mathematics, *times, best, over, f"{cell.of_peak:.0%}"])
+            lines.append([cell.name, cell.mathematics, f"{cell.n_threads}", *times, best, over, f"{cell.of_peak:.0%}"])
         widths = [max(map(len, column)) for column in zip(*lines)]
         lines.insert(1, ["-" * width for width in widths])
         return "\n".join(
@@ -145,12 +150,13 @@ class Record:
         """The figures of README.md: how they were measured, the table, the means."""
         machine, peak = self.machine, max(cell.peak for cell in self.cells)
         versions = ", ".join(f"{name} {machine[name]}" for name in PACKAGES if name in machine)
+        cores = f"{self.cells[0].n_threads} of {machine['cores']} cores ({machine['cpu']}, {machine['isa']} kernels)"
         how = (
-            f"Microseconds of one step (forward, loss, backward, plain SGD) in {self.cells[0].dtype}, on one of "
-            f"{machine['cores']} cores ({machine['cpu']}, {machine['isa']} kernels), the best of {self.rounds} "
-            "interleaved rounds. Every contender's weights were compared with the NumPy reference in float64 before it "
-            f"was timed. {machine['compiler']}, Python {machine['python']}, {versions}. \"Of peak\" is the share of "
-            f"the best rate of the register tile with its data in the L1 cache, {peak:.0f} GFLOP/s in this run."
+            f"Microseconds of one step (forward, loss, backward, plain SGD) in {self.cells[0].dtype}, on {cores}, the "
+            f"best of {self.rounds} interleaved rounds. Every contender's weights were compared with the NumPy "
+            f"reference in float64 before it was timed. {machine['compiler']}, Python {machine['python']}, {versions}. "
+            "\"Of peak\" is the share of the best rate of the register tile with its data in the L1 cache, "
+            f"{peak:.0f} GFLOP/s in this run."
         )
         parts = [textwrap.fill(how, 120), self.table(SHOWN), textwrap.fill(self.means(), 120)]
         return "\n\n".join(parts)
@@ -174,16 +180,55 @@ class Record:
 
     def against(self, earlier: Record) -> str:
         """Times as parts of an earlier run's. Where the peers' have moved too, it was the machine."""
-        before = {(cell.name, cell.dtype): cell.best for cell in earlier.cells}
+        before = {(cell.name, cell.dtype, cell.n_threads): cell.best for cell in earlier.cells}
         lines = []
         for cell in self.cells:
-            old = before.get((cell.name, cell.dtype), {})
+            old = before.get((cell.name, cell.dtype, cell.n_threads), {})
             parts = [f"{name} {seconds / old[name]:.3f}" for name, seconds in cell.best.items() if name in old]
             if parts:
                 lines.append(f"{cell.name:<22} of the time before: {', '.join(parts)}")
         return "\n".join(lines) or "no cell in common with the run before"
 
+    def speedups(self, one: Record) -> list[tuple[Cell, dict[str, float]]]:
+        """How many times faster each contender is here than with the one thread of another record, cell by cell.
+
+        Medians: what happens most of the time, not what may happen.
+        """
+        alone = {(cell.name, cell.dtype): cell.median for cell in one.cells if cell.n_threads == 1}
+        found = []
+        for cell in self.cells:
+            before = alone.get((cell.name, cell.dtype), {})
+            found.append((cell, {name: before[name] / cell.median[name] for name in cell.median if name in before}))
+        return [(cell, faster) for cell, faster in found if faster]
+
     # -------------------------------------------------------------- as a picture
+
+    def scaling(self, one: Record, path: str) -> None:
+        """Draw for every cell how much faster each contender is than with one thread.
+
+        Parameters
+        ----------
+        one : Record
+            Of one thread.
+        path : str
+            The ending says the format: .svg, .png, .pdf.
+
+        Raises
+        ------
+        ValueError
+            `one` has no cell of this record with one thread.
+        """
+        speedups = self.speedups(one)
+        if not speedups:
+            raise ValueError("the record to compare with holds none of these cells with one thread")
+        n_threads = speedups[0][0].n_threads
+        label = f"speed with {n_threads} threads, as a multiple of the speed with one (log scale)"
+        with _chart(path, [cell for cell, _ in speedups], label, OURS.label, [0.1, 0.3, 0.5, 1, 2, 4, 8]) as axes:
+            for name, peer in {**PEERS, "fastbp": OURS}.items():
+                _scatter(axes, peer, [(faster.get(name), y) for y, (_, faster) in enumerate(speedups)])
+            for y, (_, faster) in enumerate(speedups):
+                axes.text(1.01, y, f"{faster['fastbp']:.2f}x", va="center", transform=axes.get_yaxis_transform())
+            axes.axvline(n_threads, color="#999999", lw=1, ls=":", zorder=2)
 
     def picture(self, path: str) -> None:
         """Draw for every cell what each peer takes as a multiple of fastbp's time, on a logarithmic axis.
@@ -193,33 +238,51 @@ class Record:
         path : str
             The ending says the format: .svg, .png, .pdf.
         """
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, NullLocator
-
-        cells = self.cells[::-1]  # the first on top
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastbp", "font.size": 9}):
-            figure = Figure(figsize=(9, 1.3 + 0.32 * len(cells)), layout="constrained")
-            axes = figure.add_subplot(xscale="log", xlabel="time of a step, as a multiple of fastbp's (log scale)")
+        label = "time of a step, as a multiple of fastbp's (log scale)"
+        with _chart(path, self.cells, label, "best peer") as axes:
             for name in self.peers:
-                label, colour, marker = PEERS[name]
-                points = [(cell.over(name), y) for y, cell in enumerate(cells) if name in cell.best]
-                axes.scatter(*zip(*points), s=45, c=colour, marker=marker, label=label, lw=0.6, ec="white", zorder=3)
-            for y, cell in enumerate(cells):
+                points = [(cell.over(name) if name in cell.best else None, y) for y, cell in enumerate(self.cells)]
+                _scatter(axes, PEERS[name], points)
+            for y, cell in enumerate(self.cells):
                 if cell.best_peer:
                     ratio = cell.over(cell.best_peer)
-                    _, colour, marker = PEERS[cell.best_peer]  # once more, on top of what lies near
-                    axes.scatter(ratio, y, s=45, c=colour, marker=marker, lw=0.6, ec="white", zorder=4)
+                    _scatter(axes, PEERS[cell.best_peer]._replace(label=""), [(ratio, y)], zorder=4)  # what is below it
                     axes.plot((1, ratio), (y, y), color="#999999", lw=1.5, solid_capstyle="butt", zorder=2)
                     axes.text(1.01, y, f"{ratio:.2f}x", va="center", transform=axes.get_yaxis_transform())
-            axes.text(1.01, len(cells) - 0.3, "best peer", color="#666666", transform=axes.get_yaxis_transform())
-            axes.axvline(1, color="#333333", lw=1.2, zorder=2)
-            axes.text(1, len(cells) - 0.3, "fastbp", ha="center", color="#333333")
-            axes.set_yticks(range(len(cells)), [f"{cell.name}  ({cell.mathematics})" for cell in cells])
-            axes.xaxis.set(major_locator=LogLocator(subs=(1, 3)), minor_locator=NullLocator())
-            axes.xaxis.set_major_formatter("{x:g}x")
-            axes.grid(axis="x", color="#e8e8e8")
-            axes.tick_params(length=0)
-            axes.spines[:].set_visible(False)
-            figure.legend(loc="outside upper center", ncols=len(PEERS), frameon=False)
-            figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
+            axes.text(1, -0.7, OURS.label, ha="center", color="#333333")
+
+
+@contextmanager
+def _chart(path: str, cells: list[Cell], xlabel: str, side: str, ticks: list[float] | None = None) -> Iterator[Any]:
+    """Axes with a line for each cell, the first on top, and a ratio across; written to `path` in the end.
+
+    `side` heads the numbers that stand beside the lines.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastbp", "font.size": 9}):
+        figure = Figure(figsize=(9, 1.3 + 0.32 * len(cells)), layout="constrained")
+        axes = figure.add_subplot(xscale="log", xlabel=xlabel)
+        axes.axvline(1, color="#333333", lw=1.2, zorder=2)
+        yield axes
+        axes.text(1.01, -0.7, side, color="#666666", transform=axes.get_yaxis_transform())
+        axes.set_yticks(range(len(cells)), [f"{cell.name}  ({cell.mathematics})" for cell in cells])
+        axes.invert_yaxis()
+        axes.xaxis.set_major_locator(FixedLocator(ticks) if ticks else LogLocator(subs=(1, 3)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}x")
+        axes.grid(axis="x", color="#e8e8e8")
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        figure.legend(loc="outside upper center", ncols=len(PEERS) + 1, frameon=False)
+        figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
+
+
+def _scatter(axes: Any, peer: Peer, points: list[tuple[float | None, int]], zorder: int = 3) -> None:
+    """A contender's points; those without a ratio are left out."""
+    points = [(ratio, y) for ratio, y in points if ratio is not None]
+    if points:
+        axes.scatter(*zip(*points), s=45, c=peer.colour, marker=peer.marker, label=peer.label, lw=0.6, ec="white",
+                     zorder=zorder)  # fmt: skip

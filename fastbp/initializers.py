@@ -7,10 +7,11 @@ casts it. Biases start at 0.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
-Initializer = Callable[[np.random.Generator, int, int], np.ndarray]
+Initializer: TypeAlias = "Callable[[np.random.Generator, int, int], np.ndarray]"  # NumPy loads np.random on first use
 
 
 def _scaled(distribution: str, variance: Callable[[int, int], float]) -> Initializer:

@@ -216,7 +216,10 @@ class MLP:
         seed : int, optional
             Replaces the seed of the order from here on.
         nonfinite : {"raise", "ignore"}
+            What a NaN or an infinity does: stop the run, or nothing.
         n_threads : int, optional
+            Threads that large layers may use, at most; ``FASTBP_NUM_THREADS``, ``OMP_NUM_THREADS`` or the CPUs unless
+            told. Parameters do not depend on it by a bit.
 
         Returns
         -------
@@ -242,10 +245,12 @@ class MLP:
         eval_every = spec.optional_integer("eval_every", eval_every, 1)
         stop = spec.choice("nonfinite", nonfinite, ("raise", "ignore")) == "raise"
         new_seed = self.seed if seed is None else spec.seed(seed)
-        config.threads(n_threads)
+        n_threads = spec.optional_integer("n_threads", n_threads, 1)
         rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
 
-        plan = make_plan(self._spec, batch_size, backend=self._backend, loss=run_loss, optimizer=rule.row)
+        plan = make_plan(
+            self._spec, batch_size, backend=self._backend, loss=run_loss, optimizer=rule.row, n_threads=n_threads
+        )
         with self._exclusive(), self._programs.lent(plan) as program:
             self._state.seed = new_seed
             run = Run(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastbp import activations, backends, config, losses, optimizers
+from fastbp import activations, backends, config, losses, optimizers, threads
 from fastbp.rows import Loss, Optimizer
 from fastbp.spec import Spec
 
@@ -27,6 +27,8 @@ class Plan:
     loss: Loss | None
     optimizer: Optimizer | None
     fused: bool  # `train` updates each tile of a gradient while it is hot; else gradients go to memory first
+    n_threads: int = 1  # at most; the engine decides for each phase (`share` in src/train.cpp)
+    gated: bool = True  # by what a thread has to do at least
 
 
 def make_plan(
@@ -37,6 +39,7 @@ def make_plan(
     loss: Loss | None = None,
     optimizer: Optimizer | None = None,
     fused: bool = True,
+    n_threads: int | None = None,
 ) -> Plan:
     """Choose. `backend` is the network's own; what else may force one is in `fastbp.config`.
 
@@ -49,7 +52,7 @@ def make_plan(
     own = [row.name for row in rows if not any(table.get(row.name) == row for table in _TABLES)]
     name = backends.resolve(config.requested_backend(backend), spec.dtype, own)
     isa = backends.engine().choose_isa(config.requested_isa()) if name == "cython" else None
-    return Plan(spec, batch, name, isa, loss, optimizer, fused)
+    return Plan(spec, batch, name, isa, loss, optimizer, fused, threads.requested(n_threads), not threads.forced())
 
 
 def program(plan: Plan, params: np.ndarray) -> backends.Program:

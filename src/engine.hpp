@@ -11,6 +11,7 @@ namespace fbp {
 
 typedef int64_t idx;
 enum { MAX_SLOTS = 4, MAX_SCALARS = 8 };
+enum { SINGLE_INPUTS = 128 };  // one row goes forward by sums over so many inputs, whoever makes them
 enum { NARROW_OUTPUTS = 4 };   // an output layer of at most this many is NARROW; fastbp/spec.py says the same
 
 // ------------------------------------------------------------------ row functions: pointwise, called on a hot tile
@@ -35,7 +36,8 @@ template <class T> struct Loss {
 template <class T> using LossRow = double (*)(const Loss<T>& loss);
 
 // ------------------------------------------------------------------ kernels: one layer, over a range of its outputs
-// Ranges are what threads split: a range's outputs are complete, so the bits do not depend on the split.
+// Ranges are what threads split, at multiples of a cache line: their outputs are complete, so the bits do not depend on
+// the split.
 //
 // A narrow layer (see Family) is kept transposed: its weight is (out, ldw), its z, a and delta are (out, ld).
 template <class T> struct Forward {    // z = x @ weight + bias, a = activation(z)
@@ -44,6 +46,7 @@ template <class T> struct Forward {    // z = x @ weight + bias, a = activation(
   const T* weight; idx ldw;            // (in, ldw)
   const T* bias;                       // (out,) padded, or null
   const int32_t* used; idx n_used;     // SINGLE: the inputs that are looked at, the others are 0
+  T* partial;                          // SINGLE: scratch, (in / SINGLE_INPUTS rounded up, ld)
   T* z; T* a; idx ld;                  // (rows, ld); z == a where z is not kept
   ForwardRow<T> activation;
 };
@@ -78,7 +81,8 @@ enum Family {
   FAMILIES,
   TINY = FAMILIES   // a whole network narrower than a vector: one kernel, below, and none of a layer's
 };
-template <class T> using ForwardKernel = void (*)(const Forward<T>&, idx begin, idx end);       // outputs; NARROW: rows
+// Outputs; NARROW: rows; SINGLE: inputs, whole blocks of SINGLE_INPUTS, after which `single_finish` is due.
+template <class T> using ForwardKernel = void (*)(const Forward<T>&, idx begin, idx end);
 template <class T> using GradInputKernel = void (*)(const GradInput<T>&, idx begin, idx end);   // inputs
 template <class T> using GradWeightKernel = void (*)(const GradWeight<T>&, idx begin, idx end); // inputs
 template <class T> using GradBiasKernel = void (*)(const GradWeight<T>&);   // x = 1, one row
@@ -127,11 +131,12 @@ template <class T> struct OptimizerKernels {
 
 template <class T> struct Kernels {
   idx tile_rows;
-  idx panel_columns;                            // of a tile, and of GradInput::panel; ranges split at multiples of it
+  idx panel_columns;                            // of a tile, and of GradInput::panel
   idx lanes;
   bool (*finite)(const T* p, idx n);
   GradWeightKernel<T> grad_weight[FAMILIES];    // stored or added
   GradBiasKernel<T> grad_bias[FAMILIES];        // updates where `update` is set
+  void (*single_finish)(const Forward<T>&);
   ActivationKernels<T> identity;                // its row functions are null: there is nothing to do
   const ActivationKernels<T>* activation;       // these three are indexed as the tables of fastbp/
   const LossRow<T>* loss;

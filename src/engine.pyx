@@ -34,6 +34,7 @@ cdef extern from "dispatch.hpp" namespace "fbp" nogil:
 cdef extern from "measure.hpp" namespace "fbp" nogil:
     double c_tile_gflops "fbp::tile_gflops"(const Isa& isa, cbool f64)
     double c_read_repeatedly "fbp::read_repeatedly"(const void* p, size_t n_bytes, idx repeats)
+    double c_phase_seconds "fbp::phase_seconds"(int threads, idx repeats)
 
 cdef extern from "memory.hpp" namespace "fbp" nogil:
     cdef struct AllocationCounts:
@@ -48,6 +49,11 @@ cdef extern from "feed.hpp" namespace "fbp" nogil:
         char kind
         int itemsize
         cbool swapped
+
+cdef extern from "threads.hpp" namespace "fbp" nogil:
+    void c_limit_threads "fbp::limit_threads"(int most)
+    int c_thread_limit "fbp::thread_limit"()
+    cbool c_threads_were_refused "fbp::threads_were_refused"()
 
 cdef extern from "program.hpp" namespace "fbp" nogil:
     cdef struct LayerShape:
@@ -64,6 +70,11 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         double loss_scale
         int optimizer
         cbool fused
+        int n_threads
+        cbool gated
+    double C_FLOPS_OF_A_THREAD "fbp::FLOPS_OF_A_THREAD"
+    cdef struct LayerPlan:
+        int family, forward_threads, backward_threads
     cdef struct Scalar:
         const char* data
         idx stride
@@ -97,7 +108,7 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
                       cbool accumulate) except +
         void update(void* grads, const Rule& rule) except +
         cbool finite()
-        void families(idx rows, int* family)
+        void describe(idx rows, LayerPlan* plans)
         int64_t workspace_bytes
     CProgram* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params) except +
 
@@ -123,6 +134,7 @@ cdef extern from *:
 COMPILER = FBP_COMPILER.decode()
 COMPILE_FLAGS = FASTBP_COMPILE_FLAGS.decode()
 ROWS = FBP_ROWS
+FLOPS_OF_A_THREAD = <int> C_FLOPS_OF_A_THREAD
 
 
 cdef inline void* data_of(cnp.ndarray a) noexcept:
@@ -202,6 +214,32 @@ def read_repeatedly(cnp.ndarray array, idx repeats):
     return total
 
 
+# ------------------------------------------------------------------ threads
+
+def limit_threads(int most):
+    """Let no call use more threads from here on."""
+    c_limit_threads(most)
+
+
+def thread_limit():
+    return c_thread_limit()
+
+
+def phase_seconds(int threads, idx repeats):
+    """What sharing costs: seconds of a phase in which so many threads only meet, the mean of `repeats` in a row."""
+    cdef double seconds
+    with nogil:
+        seconds = c_phase_seconds(threads, repeats)
+    return seconds
+
+
+cdef int tell_of_refused() except -1:
+    """To be called after whatever may have started threads."""
+    if c_threads_were_refused():
+        import warnings
+        warnings.warn("the system refused to start a thread: fastbp goes on with fewer", RuntimeWarning)
+
+
 # ------------------------------------------------------------------ programs
 
 cdef Source source_of(cnp.ndarray a):
@@ -245,6 +283,7 @@ cdef class Program:
         shape.loss_scale = loss_scale
         shape.optimizer = -1
         shape.fused = plan.fused
+        shape.n_threads, shape.gated = plan.n_threads, plan.gated
         self.plan = plan
         self.params = params
         self.optimizer_index = optimizer_index
@@ -290,6 +329,7 @@ cdef class Program:
         cdef Rule rule = self.rule_of(self.plan.optimizer, slots, scalars)
         with nogil:
             done = self.program.train(data, run, rule)
+        tell_of_refused()
         return done.steps, done.status, done.epochs, done.loss
 
     def forward(self, cnp.ndarray x, out, *, bint keep=False):
@@ -297,6 +337,7 @@ cdef class Program:
         cdef void* to = data_or_null(out)
         with nogil:
             self.program.forward(source, to, keep)
+        tell_of_refused()
 
     def restore(self, cnp.ndarray x, cnp.ndarray a, z):
         cdef Source x_source = source_of(x), a_source = source_of(a), z_source
@@ -349,12 +390,14 @@ cdef class Program:
             value = self.program.finite()
         return value
 
-    def family_indices(self, idx rows):
-        """How `train` computes each layer of a batch of `rows`: members of `Family` in src/engine.hpp."""
-        cdef vector[int] family
-        family.resize(self.n_layers)
-        self.program.families(rows, family.data())
-        return family
+    def described(self, idx rows):
+        """How `train` computes each layer of a batch of `rows`: a member of `Family` in src/engine.hpp, threads forward
+        and back.
+        """
+        cdef vector[LayerPlan] plans
+        plans.resize(self.n_layers)
+        self.program.describe(rows, plans.data())
+        return [(plan.family, plan.forward_threads, plan.backward_threads) for plan in plans]
 
     @property
     def workspace_bytes(self):
@@ -499,6 +542,7 @@ cdef class TrainStep:
         cdef CTrained done
         with nogil:
             done = self.program.program.train(data, run, self.rule)
+        tell_of_refused()
         return done.loss if done.steps else None
 
 

@@ -1,8 +1,10 @@
 #include "measure.hpp"
 
+#include <atomic>
 #include <chrono>
 
 #include "memory.hpp"
+#include "threads.hpp"
 
 #if defined(__clang__)
 #define FBP_UNROLL _Pragma("clang loop unroll(full)")
@@ -15,8 +17,8 @@ namespace {
 template <class T> double best_gflops(const Kernels<T>& kernels) {
   const idx rows = kernels.tile_rows, cols = kernels.panel_columns, depth = 512 / static_cast<idx>(sizeof(T));
   Buffer<T> x(rows * depth), weight(depth * cols), z(rows * cols);
-  const Forward<T> f{rows, depth, cols, x.data(), depth, weight.data(), cols, nullptr, nullptr, 0, z.data(), z.data(),
-                     cols, nullptr};
+  const Forward<T> f{rows, depth, cols, x.data(), depth, weight.data(), cols, nullptr, nullptr, 0, nullptr, z.data(),
+                     z.data(), cols, nullptr};
   constexpr int REPEATS = 2000, ROUNDS = 30;
   double best = 0;
   for (int round = 0; round < ROUNDS; round++) {
@@ -44,5 +46,20 @@ double read_repeatedly(const void* p, size_t bytes, idx repeats) {
   float total = 0;
   for (const V& v : sum) total += v[0] + v[1] + v[2] + v[3];
   return total;
+}
+
+// Looks for a thread that may never come: the system can refuse it.
+constexpr int PATIENCE = 1 << 20;
+double phase_seconds(int threads, idx repeats) {
+  Team team;
+  struct alignas(128) { std::atomic<idx> value{0}; } there;   // on a line of its own: what else is here is read by all
+  std::atomic<idx>& arrived = there.value;
+  const auto start = std::chrono::steady_clock::now();
+  for (idx r = 0; r < repeats; r++)   // each waits for the others, or the caller would have done all before they came
+    team.run(threads, [&](int) {
+      arrived++;
+      for (int looks = 0; arrived < threads * (r + 1) && looks < PATIENCE; looks++) {}
+    });
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / static_cast<double>(repeats);
 }
 }  // namespace fbp

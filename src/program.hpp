@@ -4,6 +4,10 @@
 
 namespace fbp {
 
+// What each thread has to do at least in a phase, in multiplications and additions: about 4 microseconds of a core.
+// Threads meet in 0.25; below 1.2 there were losses, and on a busy machine below 2.6 (docs/threads.md).
+constexpr double FLOPS_OF_A_THREAD = 400e3;
+
 enum Status { DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE };
 
 struct LayerShape {
@@ -24,6 +28,8 @@ struct Shape {
   double loss_scale;      // of one row's sum over outputs
   int optimizer;          // row of the table, -1 where there is none
   bool fused;
+  int n_threads;          // at most
+  bool gated;             // by what a thread has to do at least; tests let small networks have threads
 };
 
 struct Scalar {           // a number of each step; stride 0 where it is constant
@@ -62,6 +68,10 @@ struct Trained {
   double loss;
 };
 
+struct LayerPlan {
+  int family, forward_threads, backward_threads;
+};
+
 class Program {
  public:
   virtual ~Program() {}
@@ -74,7 +84,8 @@ class Program {
                         bool accumulate) = 0;
   virtual void update(void* grads, const Rule& rule) = 0;
   virtual bool finite() const = 0;
-  virtual void families(idx rows, int* family) const = 0;   // how `train` computes each layer of a batch of `rows`
+  // How `train` computes each layer of a batch of `rows`, on how many threads forward and back.
+  virtual void describe(idx rows, LayerPlan* plans) const = 0;
   int64_t workspace_bytes = 0;   // made with it; an order of rows and a caller's grad_input come when first asked for
 };
 

@@ -8,6 +8,7 @@
 #include "memory.hpp"
 #include "order.hpp"
 #include "program.hpp"
+#include "threads.hpp"
 #include "tiny.hpp"
 
 namespace fbp {
@@ -20,13 +21,21 @@ template <> const Kernels<double>& kernels_of(const Isa& isa) { return isa.f64; 
 constexpr idx LINE = 64;           // bytes of a cache line
 constexpr idx MAX_STRETCH = 64;    // steps of a tiny network between two looks at the epoch
 constexpr idx BAD_STRIDE = 1024;   // bytes: rows a multiple of this apart meet in the same cache sets
+constexpr double BYTES_OF_A_THREAD = 100e3;   // as FLOPS_OF_A_THREAD, where a batch is copied or a gradient added
+
+template <class T> constexpr idx PER_LINE = LINE / sizeof(T);   // elements
 
 // Elements of a row of n in a matrix of ours; fastbp/spec.py says the same of the parameters.
 template <class T> idx padded(idx n) {
-  constexpr idx per_line = LINE / sizeof(T);
-  const idx row = (n + per_line - 1) / per_line * per_line;
-  return row * static_cast<idx>(sizeof(T)) % BAD_STRIDE ? row : row + per_line;
+  const idx row = (n + PER_LINE<T> - 1) / PER_LINE<T> * PER_LINE<T>;
+  return row * static_cast<idx>(sizeof(T)) % BAD_STRIDE ? row : row + PER_LINE<T>;
 }
+
+// What threads share: 0..n in parts, each some whole units.
+struct Split {
+  idx n, unit;
+  int parts;
+};
 
 template <class T> struct Layer {
   LayerShape shape;
@@ -37,6 +46,7 @@ template <class T> struct Layer {
   Buffer<T> kept_z;                 // (batch, ld) where the way back needs it; transposed layers (out, ld)
   Buffer<T> a, delta;               // in the same shape
   Buffer<int32_t> used;             // SINGLE: the inputs looked at
+  Buffer<T> partial;                // SINGLE: sums over blocks of them
   // What the kernels are called with, and which; bound for a number of rows and a use of the gradient.
   Family family;
   Forward<T> forward;
@@ -47,6 +57,7 @@ template <class T> struct Layer {
   GradInputKernel<T> run_grad_input;
   GradWeightKernel<T> run_grad_weight;
   GradBiasKernel<T> run_grad_bias;  // null: no bias
+  Split forward_split, backward_split;
 
   T* z() const { return shape.keeps_z ? kept_z.data() : a.data(); }
 };
@@ -71,7 +82,7 @@ template <class T> class Network final : public Program {
   void backward(const Source* grad_output, void* grads, const Rule* rule, void* grad_input, bool accumulate) override;
   void update(void* grads, const Rule& rule) override;
   bool finite() const override;
-  void families(idx rows, int* family) const override;
+  void describe(idx rows, LayerPlan* plans) const override;
 
  private:
   idx train_batch(const Data& data, idx start, const uint32_t* order, const Step<T>& step, const Run& run,
@@ -88,23 +99,30 @@ template <class T> class Network final : public Program {
   GradWeight<T> parameters(const Layer<T>& layer, idx offset, T* grads, const Step<T>* step, bool accumulate) const;
   void run_forward(bool skip_zeros);
   void run_backward();
+  Split share(idx n, idx unit, double worth_threads) const;
+  Split share_forward(const Layer<T>& layer, Family family, idx rows) const;
+  Split share_backward(const Layer<T>& layer, Family family, idx rows) const;
+  template <class F> void each_part(const Split& split, const F& f) const;
   void run_update(T* grads, const Step<T>& step);
 
   const Kernels<T>& kernels_;
   T* const params_;
   const LossRow<T> loss_row_;       // null where the plan has no loss
-  const bool fused_;
+  const bool fused_, gated_;
+  const int n_threads_;
   std::vector<Layer<T>> layers_;
   const idx ld_input_;
   Buffer<T> gathered_;              // (batch, ld_input_)
   Buffer<T> target_;                // (batch, ld of the output)
   Buffer<int32_t> label_;
   Shares shares_;
-  Buffer<T> panel_, grad_input_, grads_;
+  Buffer<T> panels_, grad_input_, grads_;
+  idx ld_panel_ = 0;                // from one thread's to the next's
   Buffer<uint32_t> order_;
   uint64_t order_seed_ = 0;
   int64_t order_epoch_ = -1;
   std::unique_ptr<Tiny<T>> tiny_;   // the training steps of a tiny network
+  Team* team_ = nullptr;            // of the call at hand
   const T* x_ = nullptr;            // the batch at hand
   idx ldx_ = 0, rows_ = 0;
 };
@@ -112,10 +130,12 @@ template <class T> class Network final : public Program {
 template <class T>
 Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     : kernels_(kernels_of<T>(isa)), params_(params),
-      loss_row_(shape.loss < 0 ? nullptr : kernels_.loss[shape.loss]), fused_(shape.fused),
+      loss_row_(shape.loss < 0 ? nullptr : kernels_.loss[shape.loss]), fused_(shape.fused), gated_(shape.gated),
+      n_threads_(std::min<int>(shape.n_threads, MAX_THREADS)),
       ld_input_(padded<T>(shape.layers[0].in)),
       gathered_(shape.batch * ld_input_), shares_(shape.batch, shape.loss_scale) {
   idx most_out = 0, n_params = 0;
+  int most_parts = 1;
   for (int l = 0; l < shape.n_layers; l++) {
     const LayerShape& s = shape.layers[l];
     const idx ld = padded<T>(s.transposed ? shape.batch : s.out);
@@ -123,11 +143,14 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     layers_.push_back({s, params + s.weight, s.bias < 0 ? nullptr : params + s.bias,
                        s.activation < 0 ? kernels_.identity : kernels_.activation[s.activation],
                        ld, Buffer<T>(s.keeps_z ? size : 0), Buffer<T>(size), Buffer<T>(size), Buffer<int32_t>(s.in),
-                       DIRECT, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr});
+                       Buffer<T>(s.transposed ? 0 : (s.in + SINGLE_INPUTS - 1) / SINGLE_INPUTS * ld),
+                       DIRECT, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}});
     most_out = s.out > most_out ? s.out : most_out;
     n_params = s.weight + (s.transposed ? s.out : s.in) * s.ldw + (s.bias < 0 ? 0 : padded<T>(s.out));
   }
-  panel_ = Buffer<T>(most_out * kernels_.panel_columns);
+  for (const Layer<T>& l : layers_) most_parts = std::max(most_parts, share_backward(l, DIRECT, shape.batch).parts);
+  ld_panel_ = most_out * kernels_.panel_columns;
+  panels_ = Buffer<T>(most_parts * ld_panel_);
   if (shape.loss >= 0) {
     target_ = Buffer<T>(layers_.back().a.size());
     label_ = Buffer<int32_t>(shape.batch);
@@ -139,6 +162,8 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
 // ------------------------------------------------------------------ many steps
 
 template <class T> Trained Network<T>::train(const Data& data, const Run& run, const Rule& rule) {
+  Team team;
+  team_ = &team;
   const idx n = data.x.rows;
   if (run.shuffle && static_cast<idx>(order_.size()) != n) {
     order_ = Buffer<uint32_t>(n);
@@ -258,8 +283,9 @@ void Network<T>::set_input(const Source& x, idx start, const uint32_t* order, id
 template <class T>
 template <class E>
 void Network<T>::gather(const Source& from, E* to, idx ld, bool transposed, idx start, const uint32_t* order) const {
-  if (transposed) gather_transposed(from, to, ld, start, order, rows_);
-  else gather_rows(from, to, ld, start, order, rows_);
+  if (transposed) return gather_transposed(from, to, ld, start, order, rows_);
+  const Split split = share(rows_, 1, static_cast<double>(rows_ * from.cols) * sizeof(E) / BYTES_OF_A_THREAD);
+  each_part(split, [&](idx m0, idx m1, int) { gather_rows(from, to + m0 * ld, ld, start + m0, order, m1 - m0); });
 }
 
 // sum(w l) / total over the batch at hand, with the targets of its rows; total < 0 stands for the batch's own sum of
@@ -285,8 +311,9 @@ template <class T> void Network<T>::bind_forward() {
     const idx ldx = l ? layers_[l - 1].ld : 0;
     layer.family = family_of(layer, rows_, kernels_.lanes);
     layer.forward = {rows_, s.in, s.out, x, ldx, layer.weight, s.ldw, layer.bias, layer.used.data(), 0,
-                     layer.z(), layer.a.data(), layer.ld, layer.activation.forward};
+                     layer.partial.data(), layer.z(), layer.a.data(), layer.ld, layer.activation.forward};
     layer.run_forward = layer.activation.layer_forward[layer.family];
+    layer.forward_split = share_forward(layer, layer.family, rows_);
   }
 }
 
@@ -299,7 +326,7 @@ void Network<T>::bind_backward(T* grads, const Step<T>* step, T* grad_input, boo
     const LayerShape& s = layer.shape;
     const ActivationKernels<T>* below = l ? &layers_[l - 1].activation : &kernels_.identity;
     layer.grad_input = {rows_, s.in, s.out, layer.delta.data(), layer.ld, layer.weight, s.ldw,
-                        grad_input, ld_input_, nullptr, nullptr, below->backward, panel_.data()};
+                        grad_input, ld_input_, nullptr, nullptr, below->backward, panels_.data()};
     if (l) {
       const Layer<T>& previous = layers_[l - 1];
       layer.grad_input.grad_input = previous.delta.data();
@@ -315,7 +342,37 @@ void Network<T>::bind_backward(T* grads, const Step<T>* step, T* grad_input, boo
     layer.run_grad_weight = (step ? step->row->layer_update : kernels_.grad_weight)[layer.family];
     layer.run_grad_bias = layer.bias ? kernels_.grad_bias[layer.family] : nullptr;
     if (layer.bias) layer.grad_bias = parameters(layer, s.bias, grads, step, accumulate);
+    layer.backward_split = share_backward(layer, layer.family, rows_);
   }
+}
+
+// ------------------------------------------------------------------ threads
+
+template <class T> Split Network<T>::share(idx n, idx unit, double worth_threads) const {
+  const idx units = (n + unit - 1) / unit, most = std::min<idx>(n_threads_, units);
+  const idx parts = gated_ ? std::min(most, static_cast<idx>(worth_threads)) : most;
+  return {n, unit, parts > 1 ? static_cast<int>(parts) : 1};
+}
+template <class T> Split Network<T>::share_forward(const Layer<T>& layer, Family family, idx rows) const {
+  const idx in = layer.shape.in, out = layer.shape.out;
+  const double worth = 2.0 * rows * in * out / FLOPS_OF_A_THREAD;
+  if (family == SINGLE) return share(in, SINGLE_INPUTS, worth);
+  return share(family == NARROW ? rows : out, PER_LINE<T>, worth);
+}
+template <class T> Split Network<T>::share_backward(const Layer<T>& layer, Family family, idx rows) const {
+  const bool first = &layer == &layers_.front();   // it has no grad_input
+  const double worth = (first ? 2.0 : 4.0) * rows * layer.shape.in * layer.shape.out / FLOPS_OF_A_THREAD;
+  return share(layer.shape.in, family == SINGLE ? static_cast<idx>(SINGLE_INPUTS) : PER_LINE<T>, worth);
+}
+
+// f(begin, end, part) for each part.
+template <class T> template <class F> void Network<T>::each_part(const Split& split, const F& f) const {
+  if (split.parts == 1) return f(0, split.n, 0);
+  const idx units = (split.n + split.unit - 1) / split.unit;
+  const auto begin = [&](idx part) {   // the caller, who begins first, gets what is left over
+    return std::min(split.n, (units * part + split.parts - 1) / split.parts * split.unit);
+  };
+  team_->run(split.parts, [&](int part) { f(begin(part), begin(part + 1), part); });
 }
 
 template <class T> void Network<T>::run_forward(bool skip_zeros) {
@@ -331,7 +388,8 @@ template <class T> void Network<T>::run_forward(bool skip_zeros) {
       }
       layer.forward.n_used = n_used;
     }
-    layer.run_forward(layer.forward, 0, s.transposed ? rows_ : s.out);
+    each_part(layer.forward_split, [&](idx begin, idx end, int) { layer.run_forward(layer.forward, begin, end); });
+    if (layer.family == SINGLE) kernels_.single_finish(layer.forward);
   }
 }
 
@@ -347,15 +405,18 @@ template <class T> void Network<T>::run_backward() {
   layers_.front().grad_weight.ldx = ldx_;
   for (size_t l = layers_.size(); l-- > 0;) {
     Layer<T>& layer = layers_[l];
-    const idx in = layer.shape.in;
     layer.grad_weight.n_used = layer.forward.n_used;
-    if (layer.run_both) {
-      layer.run_both(layer.grad_input, layer.grad_weight, 0, in);
-    } else {
-      if (layer.run_grad_input) layer.run_grad_input(layer.grad_input, 0, in);
-      layer.run_grad_weight(layer.grad_weight, 0, in);
-    }
-    if (layer.run_grad_bias) layer.run_grad_bias(layer.grad_bias);
+    each_part(layer.backward_split, [&](idx begin, idx end, int part) {
+      GradInput<T> grad_input = layer.grad_input;
+      grad_input.panel += part * ld_panel_;
+      if (layer.run_both) {
+        layer.run_both(grad_input, layer.grad_weight, begin, end);
+      } else {
+        if (layer.run_grad_input) layer.run_grad_input(grad_input, begin, end);
+        layer.run_grad_weight(layer.grad_weight, begin, end);
+      }
+      if (end == layer.shape.in && layer.run_grad_bias) layer.run_grad_bias(layer.grad_bias);
+    });
   }
 }
 
@@ -386,9 +447,12 @@ GradWeight<T> Network<T>::parameters(const Layer<T>& layer, idx offset, T* grads
 template <class T> void Network<T>::run_update(T* grads, const Step<T>& step) {
   for (const Layer<T>& layer : layers_) {
     const LayerShape& s = layer.shape;
-    const GradWeight<T> w = parameters(layer, s.weight, grads, &step, false);
     const idx rows = s.transposed ? s.out : s.in, cols = s.transposed ? s.in : s.out;
-    w.update(w.weight, w.slots, s.ldw, w.grad, s.ldw, rows, cols, w.scalars);
+    const Split split = share(rows, 1, static_cast<double>(rows * cols) * sizeof(T) / BYTES_OF_A_THREAD);
+    each_part(split, [&](idx begin, idx end, int) {
+      const GradWeight<T> w = parameters(layer, s.weight + begin * s.ldw, grads, &step, false);
+      w.update(w.weight, w.slots, s.ldw, w.grad, s.ldw, end - begin, cols, w.scalars);
+    });
     if (!layer.bias) continue;
     const GradWeight<T> b = parameters(layer, s.bias, grads, &step, false);
     b.update(b.weight, b.slots, 0, b.grad, 0, 1, s.out, b.scalars);
@@ -398,6 +462,8 @@ template <class T> void Network<T>::run_update(T* grads, const Step<T>& step) {
 // ------------------------------------------------------------------ one verb at a time
 
 template <class T> void Network<T>::forward(const Source& x, void* out, bool keep) {
+  Team team;
+  team_ = &team;
   set_input(x, 0, nullptr, x.rows, keep);
   bind_forward();
   run_forward(false);
@@ -411,6 +477,8 @@ template <class T> void Network<T>::forward(const Source& x, void* out, bool kee
 }
 
 template <class T> void Network<T>::restore(const Source& x, const Source& a, const Source* z) {
+  Team team;
+  team_ = &team;
   Layer<T>& layer = layers_.back();
   set_input(x, 0, nullptr, x.rows, true);
   bind_forward();
@@ -422,11 +490,15 @@ template <class T> void Network<T>::restore(const Source& x, const Source& a, co
 
 template <class T>
 double Network<T>::loss(const Source& y, bool y_is_label, const double* weight, double total, bool gradient) {
+  Team team;
+  team_ = &team;
   return batch_loss(y, y_is_label, weight, 0, nullptr, total, gradient);
 }
 
 template <class T>
 void Network<T>::backward(const Source* grad_output, void* grads, const Rule* rule, void* grad_input, bool accumulate) {
+  Team team;
+  team_ = &team;
   const Layer<T>& last = layers_.back();
   if (grad_output) gather(*grad_output, last.delta.data(), last.ld, last.shape.transposed);
   if (grad_input && !grad_input_.size()) grad_input_ = Buffer<T>(gathered_.size());
@@ -442,6 +514,8 @@ void Network<T>::backward(const Source* grad_output, void* grads, const Rule* ru
 }
 
 template <class T> void Network<T>::update(void* grads, const Rule& rule) {
+  Team team;
+  team_ = &team;
   Step<T> step;
   set_step(rule, 0, step);
   run_update(static_cast<T*>(grads), step);
@@ -458,8 +532,12 @@ template <class T> bool Network<T>::finite() const {
   return true;
 }
 
-template <class T> void Network<T>::families(idx rows, int* family) const {
-  for (const Layer<T>& layer : layers_) *family++ = tiny_ ? TINY : family_of(layer, rows, kernels_.lanes);
+template <class T> void Network<T>::describe(idx rows, LayerPlan* plans) const {
+  for (const Layer<T>& layer : layers_) {
+    const Family family = family_of(layer, rows, kernels_.lanes);
+    if (tiny_) *plans++ = {TINY, 1, 1};
+    else *plans++ = {family, share_forward(layer, family, rows).parts, share_backward(layer, family, rows).parts};
+  }
 }
 }  // namespace
 

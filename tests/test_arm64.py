@@ -35,7 +35,7 @@ def emulated(folder, *sources, flags=(), arguments=()):
 def test_the_engine_trains_as_plain_loops_do(tmp_path):
     """NEON is the only ISA there; each kernel family, float and double, fused and not."""
     engine = sorted({*ROOT.glob("src/*.cpp"), *ROOT.glob("src/kernels/*.cpp")} - {ROOT / "src/engine.cpp"})
-    lines = emulated(tmp_path, ROOT / "tests/arm64/engine.cpp", *engine)
+    lines = emulated(tmp_path, ROOT / "tests/engine/engine.cpp", *engine)
     assert {line.split()[0] for line in lines} == {"neon"}
     assert {line.split()[2] for line in lines} == {"TINY", "SINGLE", "FEW", "NARROW", "DIRECT"}
     assert all(line.endswith(" PASS") for line in lines)

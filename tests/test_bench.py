@@ -64,8 +64,8 @@ def test_flops_of_a_workload():
 # ------------------------------------------------------------------ a record
 
 
-def cell(name="2-3-1 b8", dtype="float32", **best):
-    return Cell(name, "identity, mse", dtype, 1e3, 100.0, best, best)
+def cell(name="2-3-1 b8", dtype="float32", n_threads=1, **best):
+    return Cell(name, "identity, mse", dtype, 1e3, 100.0, best, best, n_threads)
 
 
 MACHINE = {"cpu": "some CPU", "cores": 8, "isa": "avx2", "compiler": "GCC 12", "python": "3.11", "numpy": "2.0"}
@@ -97,14 +97,15 @@ def rows_of(table):
 
 def test_the_table_has_times_the_best_peer_and_the_share_of_the_peak(record):
     head, rule, *rows = rows_of(record.table(SHOWN))
-    assert head == ["network", "activation, loss", "fastbp", "NumPy", "PyTorch", "JAX scan", "best peer",
+    assert head == ["network", "activation, loss", "threads", "fastbp", "NumPy", "PyTorch", "JAX scan", "best peer",
                     "over best peer", "of peak"]  # fmt: skip
     assert all(set(item) == {"-"} for item in rule)
     assert rows == [
-        ["2-3-1 b8", "identity, mse", "0.100", "9.00", "-", "-", "9.00 (NumPy)", "90.00x", "10%"],
-        ["784-128-10 b32", "identity, mse", "100", "400", "800", "200", "200 (JAX scan)", "2.00x", "0%"],
+        ["2-3-1 b8", "identity, mse", "1", "0.100", "9.00", "-", "-", "9.00 (NumPy)", "90.00x", "10%"],
+        ["784-128-10 b32", "identity, mse", "1", "100", "400", "800", "200", "200 (JAX scan)", "2.00x", "0%"],
     ]
-    assert rows_of(Record({}, 1, [cell(fastbp=12345e-6)]).table(SHOWN))[2][2:] == ["12,345", "-", "-", "0%"]
+    assert rows_of(Record({}, 1, [cell(fastbp=12345e-6)]).table(SHOWN))[2][2:] == ["1", "12,345", "-", "-", "0%"]
+    assert rows_of(Record({}, 1, [cell(fastbp=2e-8, n_threads=2)]).table(SHOWN))[2][-1] == "25%"  # of two cores
 
 
 def test_means_are_geometric_and_say_over_how_many_cells(record):
@@ -113,6 +114,15 @@ def test_means_are_geometric_and_say_over_how_many_cells(record):
         "2.0x JAX scan (1 of 2 cells)."
     )
     assert Record({}, 1, [cell(fastbp=1.0)]).means() == "No peer was measured."
+
+
+def test_speedups_are_of_cells_that_were_measured_with_one_thread_too(tmp_path):
+    one = Record({}, 1, [cell(fastbp=4.0, torch=8.0), cell("other", fastbp=1.0)])
+    two = Record({}, 1, [cell(n_threads=2, fastbp=2.0, torch=16.0, numpy=1.0), cell("new", n_threads=2, fastbp=1.0)])
+    assert two.speedups(one) == [(two.cells[0], {"fastbp": 2.0, "torch": 0.5})]
+    assert two.speedups(two) == []
+    with pytest.raises(ValueError, match="none of these cells with one thread"):
+        two.scaling(two, str(tmp_path / "no.svg"))
 
 
 def test_figures_replace_what_stands_between_the_marks(record, tmp_path):
@@ -187,6 +197,9 @@ def test_the_command_measures_writes_reads_and_compares(run_bench, tmp_path, cap
         (["--cells", "0,11"], "unknown name '11'"),
         (["--cells", "-1"], "expected one argument|unknown name '-1'"),
         (["--cells", "a"], "unknown name 'a'"),
+        (["--threads", "0"], "threads must be at least 1"),
+        (["--threads", "1000000"], "threads=1000000: this process may use"),
+        (["--scaling", "x.svg"], "--scaling needs --against"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--rounds", "many"], "invalid literal"),
         (["--dtype", "float16"], "invalid choice: 'float16'"),

@@ -412,10 +412,10 @@ class Problem:
 
 
 @lru_cache(maxsize=4096)
-def oracle(key):
-    """A case's problem, and what the reference makes of it in float64."""
+def oracle(key, precision=np.float64):
+    """A case's problem, and what the reference makes of it."""
     problem = Problem(dict(key))
-    before, net, trained = problem.run("reference", np.float64)
+    before, net, trained = problem.run("reference", precision)
     return problem, before, parameters(net), trained
 
 
@@ -425,8 +425,17 @@ def parameters(net):
 
 
 def check_case(case, dtype, backend="cython"):
-    problem, before, params, trained = oracle(tuple(case.items()))
-    got_before, net, got_trained = problem.run(backend, dtype, case["path"])
+    key = tuple(case.items())
+    found = oracle(key)[0].run(backend, dtype, case["path"])
+    try:
+        compare(found, oracle(key), dtype)
+    except AssertionError:  # one case of a hundred thousand: float64 itself is about as far from the truth, at times
+        compare(found, oracle(key, np.longdouble), dtype)
+
+
+def compare(found, exact, dtype):
+    got_before, net, got_trained = found
+    problem, before, params, trained = exact
     k = problem.k
     for what, wanted in before.items():
         floor = 1 if what == "loss" else tolerance(dtype)  # with one class the gradient of softmax is 0

@@ -20,7 +20,7 @@ def explained(net, batch_size, loss="mse", optimizer=None):
 
 def families(sizes, batch_size, dtype=np.float32):
     net = fastbp.MLP(sizes, backend="cython", dtype=dtype, seed=1)
-    return [layer.family.name for layer in explained(net, batch_size).layers]
+    return [layer.how.family.name for layer in explained(net, batch_size).layers]
 
 
 def test_each_rule_and_its_other_side(isa, dtype):
@@ -49,7 +49,7 @@ def test_every_family_has_a_name_and_a_reason():
 def test_the_reference_says_numpy(capsys):
     net = fastbp.MLP((3, 5, 2), backend="reference", dtype=np.float16)
     found = explained(net, 4)
-    assert [layer.family.name for layer in found.layers] == ["numpy", "numpy"]
+    assert [layer.how.family.name for layer in found.layers] == ["numpy", "numpy"]
     assert found.plan.isa is None and found.workspace_bytes == 0
     net.explain(4)
     out = capsys.readouterr().out
@@ -93,8 +93,9 @@ def test_explain_prints_all_of_it_and_returns_nothing(kernels, capsys):
     out = capsys.readouterr().out
     found = explained(net, 20, "softmax_cross_entropy", SGD(momentum=0.9))
     assert out == f"{found}\n"
+    told = [found.sharing, *(layer.how.family.reason for layer in found.layers)]
     for text in (kernels, found.plan.isa or "NumPy", "20 rows", "softmax_cross_entropy", "sgd_momentum", "7 -> 50",
-                 f"{found.flops:,} FLOP", f"{found.n_bytes:,} bytes", *(layer.family.reason for layer in found.layers)):
+                 f"{found.flops:,} FLOP", f"{found.n_bytes:,} bytes", *told):
         assert text in out
     assert all(len(line) <= 120 and line == line.rstrip() for line in out.splitlines())
     assert fastbp.MLP((7, 50, 10), backend=kernels).explain() is None and "32 rows" in capsys.readouterr().out

@@ -14,6 +14,7 @@ LAYERS = (  # from the bottom up
     "activations losses optimizers initializers history",
     "spec",
     "backends",
+    "threads",
     "config",
     "plan",
     "training ops explain",

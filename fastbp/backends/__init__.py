@@ -41,6 +41,14 @@ class Family(NamedTuple):
     reason: str
 
 
+class LayerPlan(NamedTuple):
+    """How a layer of a batch is computed, and by how many threads forward and back."""
+
+    family: Family
+    forward_threads: int = 1
+    backward_threads: int = 1
+
+
 class Program(Protocol):
     """One network shape bound to its parameters; see `reference` for the plain meaning of every method."""
 
@@ -118,7 +126,11 @@ class Program(Protocol):
     def finite(self) -> bool:
         """Whether every parameter is finite."""
 
-    def families(self, rows: int) -> list[Family]:
+    @property
+    def sharing(self) -> str:
+        """When a phase of a step is shared by threads, in words."""
+
+    def describe(self, rows: int) -> list[LayerPlan]:
         """How `train` computes each layer of a batch of `rows`, and why so."""
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastbp import _engine, activations, losses, optimizers
-from fastbp.backends import Family, Trained
+from fastbp.backends import Family, LayerPlan, Trained
 from fastbp.rows import digest
 from fastbp.spec import optimizer as find_optimizer
 
@@ -25,8 +25,8 @@ _OPTIMIZER = {name: index for index, name in enumerate(optimizers.TABLE)}
 FAMILIES = (
     Family("direct", "none of the special cases: register tiles"),
     Family("narrow", "an output layer of at most 4: kept transposed"),
-    Family("few", "at most 24 rows, outputs beyond 4 vectors: one pass back over the weight"),
-    Family("single", "one row: a pass over the weight forward, one back, inputs of 0 skipped where they may"),
+    Family("few", "at most 24 rows, outputs beyond 4 vectors: back in one pass"),
+    Family("single", "one row: one pass each way, inputs of 0 skipped where they may be"),
     Family("tiny", "no layer wider than 8, outputs at most 4: the whole network at once"),
 )
 
@@ -88,5 +88,11 @@ class Program(_engine.Program):
     def predict_again(self, idle, forced) -> _engine.Predict:
         return _engine.Predict(self, _engine.Forced(*forced), idle)
 
-    def families(self, rows: int) -> list[Family]:
-        return [FAMILIES[index] for index in self.family_indices(rows)]
+    @property
+    def sharing(self) -> str:
+        if not self.plan.gated:
+            return f"{self.plan.n_threads} in each phase, forced"
+        return f"at most {self.plan.n_threads}; one for each {_engine.FLOPS_OF_A_THREAD:,} FLOP of a phase"
+
+    def describe(self, rows: int) -> list[LayerPlan]:
+        return [LayerPlan(FAMILIES[index], *threads) for index, *threads in self.described(rows)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastbp.backends import DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, Family, Trained, assign
+from fastbp.backends import DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, Family, LayerPlan, Trained, assign
 from fastbp.order import epoch_order
 from fastbp.rows import function
 
@@ -134,10 +134,12 @@ class Program:
     def finite(self) -> bool:
         return all(np.isfinite(view).all() for view in self.plan.spec.views(self.params))
 
-    def families(self, rows) -> list[Family]:
-        return [Family("numpy", "the reference: `@`, and every array a new one")] * len(self.plan.spec.layers)
+    def describe(self, rows) -> list[LayerPlan]:
+        plan = LayerPlan(Family("numpy", "the reference: `@`, and every array a new one"))
+        return [plan] * len(self.plan.spec.layers)
 
     workspace_bytes = 0
+    sharing = "1, but for what NumPy does by itself"
 
     def train_step_again(self, x, y, loss, optimizer, state, lock, forced) -> None:
         return None

@@ -82,8 +82,7 @@ struct Cut {
   FBP_INLINE_MEMBER idx rows(idx tile) const { return least + (tile < taller); }
 };
 
-// C[m0:m1, n0:n1] = A @ B, tile by tile; the epilogue's `done` takes each tile over while it is hot. n0 is a multiple
-// of the panel's width.
+// C[m0:m1, n0:n1] = A @ B, tile by tile; the epilogue's `done` takes each tile over while it is hot.
 template <class T, bool TA, class Epilogue>
 static void gemm(const Operands<T>& op, idx m0, idx m1, idx n0, idx n1, bool rows_outside, const Epilogue& epilogue) {
   static_assert(FBP_TILE_VECTORS == 2, "a case for each number of vectors");

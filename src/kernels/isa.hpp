@@ -65,6 +65,7 @@ template <class T> constexpr Kernels<T> kernels() {
           finite<T>,
           {grad_weight<T>, narrow_grad_weight<T>, grad_weight<T>, grad_weight<T>},
           {grad_bias<T>, narrow_grad_bias<T>, grad_bias<T>, grad_bias<T>},
+          single_finish<T>,
           {nullptr, nullptr, FBP_ACTIVATION_KERNELS(activation_identity)},
           Tables<T>::activation,
           Tables<T>::loss,

@@ -321,27 +321,43 @@ template <class T, class Row> static void few_backward(const GradInput<T>& g, co
 
 // ------------------------------------------------------------------ SINGLE
 
-template <class T> static void single_forward(const Forward<T>& f, idx n0, idx n1) {
+// The sums over each block of inputs, side by side: so threads can share the pass over the weight by its rows, as they
+// do on the way back, and no line of it travels between cores.
+template <class T> static void single_forward(const Forward<T>& f, idx i0, idx i1) {
   typedef Vec<T> V;
-  for (idx n = n0; n < n1; n += lanes<T>) store(f.z + n, f.bias ? load(f.bias + n) : V{});
-  const auto rows = [&](idx u, auto count) {   // z += sum of `count` rows of weight, in two chains
-    constexpr int nr = decltype(count)::value;
-    const T* w[nr];
-    V x[nr];
-    FBP_UNROLL for (int r = 0; r < nr; r++) {
-      w[r] = f.weight + f.used[u + r] * f.ldw;
-      x[r] = splat<V>(f.x[f.used[u + r]]);
-    }
-    for (idx n = n0; n < n1; n += lanes<T>) {
-      V even = load(f.z + n), odd{};
-      FBP_UNROLL for (int r = 0; r < nr; r++) (r % 2 ? odd : even) += x[r] * load(w[r] + n);
-      store(f.z + n, even + odd);
-    }
-  };
   idx u = 0;
-  for (; u + 8 <= f.n_used; u += 8) rows(u, Count<8>{});
-  for (; u < f.n_used; u++) rows(u, Count<1>{});
-  if (f.activation) f.activation(f.z + n0, f.a + n0, f.ld, 1, n1 - n0);
+  while (u < f.n_used && f.used[u] < i0) u++;
+  for (idx i = i0; i < i1; i += SINGLE_INPUTS) {
+    T* const sum = f.partial + i / SINGLE_INPUTS * f.ld;
+    const auto rows = [&](auto count) {   // sum += `count` rows of weight, in two chains
+      constexpr int nr = decltype(count)::value;
+      const T* w[nr];
+      V x[nr];
+      FBP_UNROLL for (int r = 0; r < nr; r++) {
+        w[r] = f.weight + f.used[u + r] * f.ldw;
+        x[r] = splat<V>(f.x[f.used[u + r]]);
+      }
+      for (idx n = 0; n < f.out; n += lanes<T>) {
+        V even = load(sum + n), odd{};
+        FBP_UNROLL for (int r = 0; r < nr; r++) (r % 2 ? odd : even) += x[r] * load(w[r] + n);
+        store(sum + n, even + odd);
+      }
+      u += nr;
+    };
+    idx end = u;
+    while (end < f.n_used && f.used[end] < i + SINGLE_INPUTS) end++;
+    for (idx n = 0; n < f.out; n += lanes<T>) store(sum + n, V{});
+    while (u + 8 <= end) rows(Count<8>{});
+    while (u < end) rows(Count<1>{});
+  }
+}
+template <class T> static void single_finish(const Forward<T>& f) {
+  for (idx n = 0; n < f.out; n += lanes<T>) {
+    Vec<T> z = f.bias ? load(f.bias + n) : Vec<T>{};
+    for (idx i = 0; i < f.in; i += SINGLE_INPUTS) z += load(f.partial + i / SINGLE_INPUTS * f.ld + n);
+    store(f.z + n, z);
+  }
+  if (f.activation) f.activation(f.z, f.a, f.ld, 1, f.out);
 }
 
 // `count` rows of weight: their dot products with delta, and their update, in one pass.

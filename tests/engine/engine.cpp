@@ -1,10 +1,14 @@
 // The engine without Python: each ISA that was built and found trains networks of every kernel family, and what comes
-// out is compared with plain loops in double. tests/test_arm64.py builds this for arm64 and runs it under an emulator;
-// nothing in it is about arm64. Exit status 1 where anything differs.
+// out is compared with plain loops in double. Exit status 1 where anything differs.
+//
+// tests/test_arm64.py builds this for arm64 and runs it under an emulator; `make tsan` builds it with ThreadSanitizer and
+// asks for threads: `engine 3` trains every network on three of them, twice at once, so that two ask for the pool.
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <memory>
+#include <thread>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -19,6 +23,7 @@ enum { HALF_SQUARED_ERROR = 1 };
 enum { SGD = 0, SGD_MOMENTUM = 2 };
 constexpr double LR = 0.02, MOMENTUM = 0.9;
 constexpr idx STEPS = 4;
+int n_threads = 1;
 
 struct Case {
   const char* family;
@@ -31,7 +36,7 @@ const Case CASES[] = {
 };
 
 double uniform() {   // in -1..1, exact in float
-  static uint64_t state = 1;
+  thread_local uint64_t state = 1;
   state = state * 6364136223846793005u + 1442695040888963407u;
   return static_cast<double>(static_cast<int64_t>(state >> 40) - (1 << 23)) / (1 << 23);
 }
@@ -152,7 +157,8 @@ template <class T> double worst_of(const Isa& isa, const Case& c, int activation
   const Run run{c.batch, STEPS, 0, false, true, true, optimizer == SGD, &count, place, partial, losses};
   Rule rule{optimizer, {optimizer == SGD ? nullptr : velocity.data()}, {}, optimizer == SGD ? 1 : 3};
   for (int s = 0; s < rule.n_scalars; s++) rule.scalars[s] = {reinterpret_cast<const char*>(&scalars[s]), 0};
-  const Shape shape{shapes.data(), static_cast<int>(shapes.size()), c.batch, HALF_SQUARED_ERROR, 1, optimizer, fused};
+  const Shape shape{shapes.data(), static_cast<int>(shapes.size()), c.batch, HALF_SQUARED_ERROR, 1, optimizer, fused,
+                    n_threads, false};
   const std::unique_ptr<Program> program(make_program(isa, sizeof(T), shape, params.data()));
   const Trained trained = program->train({source(X, n, n_in), source(Y, n, n_out), false, nullptr}, run, rule);
 
@@ -191,9 +197,8 @@ template <class T> bool passes(const Isa& isa, const char* dtype) {
         }
   return all;
 }
-}  // namespace
 
-int main() {
+bool all_pass() {
   const Isa* isas[MAX_ISAS];
   bool all = true;
   const int n = built_isas(isas);
@@ -202,5 +207,16 @@ int main() {
       const bool right[] = {passes<float>(*isas[i], "float"), passes<double>(*isas[i], "double")};
       all = all && right[0] && right[1];
     }
-  return !all;
+  return all;
+}
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc > 1) n_threads = std::atoi(argv[1]);
+  bool here = true, there = true;
+  std::thread other;
+  if (n_threads > 1) other = std::thread([&] { there = all_pass(); });
+  here = all_pass();
+  if (other.joinable()) other.join();
+  return !(here && there);
 }
