@@ -44,7 +44,7 @@ help:
 	@echo 'make arm64      the C++ for arm64, cross-compiled and run under an emulator'
 	@echo 'make ulp        accuracy of exp, tanh, ... of each ISA, over all arguments'
 	@echo 'make bench      every workload beside what is installed of its peers, into build/bench.json; the speed bars'
-	@echo 'make figures    build/bench.json into README.md and docs/benchmark.svg'
+	@echo 'make figures    what it measured into README.md, docs/threads.md and their pictures'
 	@echo 'make rows       render src/kernels/rows_generated.hpp from the tables'
 	@echo 'make clean      remove .venv, build/ and what else was made'
 	@echo 'Choose with PYTHON=python3.12, CXX=clang++, TESTS="tests/test_x.py -k name".'
@@ -61,14 +61,19 @@ test: $(VENV)/installed $(VENV)/test-tools
 test-all: export FASTBP_TEST_ALL := 1
 test-all: test
 
-# One core, quiet if it can be. Peers other than NumPy and scikit-learn are large, and yours to install into .venv.
+# One core and then two, quiet if they can be. Peers other than NumPy and scikit-learn are large, and yours to install
+# into .venv.
+TWO_CORES := $(shell test "$$(nproc 2>/dev/null || echo 1)" -gt 1 && echo yes)
 bench: $(VENV)/installed $(VENV)/bench-tools
 	@mkdir -p build
 	@$(PY) -m fastbp bench --full --json build/bench.json $(BENCH)
+	$(if $(TWO_CORES),@$(PY) -m fastbp bench --full --threads 2 --json build/threads.json $(BENCH))
 	@$(PYTEST) benchmarks --benchmark-columns=min,median,rounds
 
 figures: $(VENV)/installed $(VENV)/bench-tools
 	@$(PY) -m fastbp bench --from build/bench.json --markdown README.md --picture docs/benchmark.svg
+	@test ! -e build/threads.json || $(PY) -m fastbp bench --from build/threads.json --against build/bench.json \
+		--markdown docs/threads.md --scaling docs/threads.svg
 
 # Needs no compiled module: its output is compiled.
 rows: $(VENV)/build-tools
