@@ -10,7 +10,6 @@ import time
 import pytest
 
 from fastbp import bench, threads
-from fastbp.optimizers import SGD
 
 RUNS, CALL_SECONDS, COUNTS = 15, 0.05, (1, 2, 16)
 SLOWER = 1.03  # at most, and for steps below 10 microseconds
@@ -40,7 +39,7 @@ def test_more_threads_are_never_slower_and_two_gain(workload, capsys):
     gain = min(times[1]) / min(times[2])
     with capsys.disabled():
         told = ", ".join(f"{count}: {median[count] * 1e6:.2f} us" for count in COUNTS)
-        print(f"\n{workload.name}: {told}; two are {median[1] / median[2]:.2f} times as fast, {gain:.2f} at best", end=" ")
+        print(f"\n{workload.name}: {told}; two: {median[1] / median[2]:.2f} times as fast, {gain:.2f} at best", end=" ")
     slower = SLOWER if median[1] >= 10e-6 else SLOWER_BELOW_10_US
     assert median[2] <= slower * median[1] and median[16] <= slower * median[1]
     assert gain >= GAIN.get(workload.name, 0)

@@ -29,7 +29,7 @@ from fastbp.optimizers import SGD
 
 LR = 1e-3
 CHECKED_STEPS = 3
-CALL_SECONDS = 0.06  # shorter calls make a compiled whole run look slower than it is
+CALL_SECONDS = 0.2  # shorter calls make a whole run look slower than it is: JAX starts one, fastbp takes a snapshot
 
 
 @dataclass(frozen=True)

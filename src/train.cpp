@@ -99,7 +99,7 @@ template <class T> class Network final : public Program {
   GradWeight<T> parameters(const Layer<T>& layer, idx offset, T* grads, const Step<T>* step, bool accumulate) const;
   void run_forward(bool skip_zeros);
   void run_backward();
-  Split share(idx n, idx unit, double worth_threads) const;
+  Split share(idx n, idx unit, double work, double of_a_thread) const;
   Split share_forward(const Layer<T>& layer, Family family, idx rows) const;
   Split share_backward(const Layer<T>& layer, Family family, idx rows) const;
   template <class F> void each_part(const Split& split, const F& f) const;
@@ -284,7 +284,7 @@ template <class T>
 template <class E>
 void Network<T>::gather(const Source& from, E* to, idx ld, bool transposed, idx start, const uint32_t* order) const {
   if (transposed) return gather_transposed(from, to, ld, start, order, rows_);
-  const Split split = share(rows_, 1, static_cast<double>(rows_ * from.cols) * sizeof(E) / BYTES_OF_A_THREAD);
+  const Split split = share(rows_, 1, static_cast<double>(rows_ * from.cols) * sizeof(E), BYTES_OF_A_THREAD);
   each_part(split, [&](idx m0, idx m1, int) { gather_rows(from, to + m0 * ld, ld, start + m0, order, m1 - m0); });
 }
 
@@ -348,21 +348,22 @@ void Network<T>::bind_backward(T* grads, const Step<T>* step, T* grad_input, boo
 
 // ------------------------------------------------------------------ threads
 
-template <class T> Split Network<T>::share(idx n, idx unit, double worth_threads) const {
+template <class T> Split Network<T>::share(idx n, idx unit, double work, double of_a_thread) const {
+  if (gated_ && work < 2 * of_a_thread) return {n, unit, 1};   // a division takes as long as a small copy
   const idx units = (n + unit - 1) / unit, most = std::min<idx>(n_threads_, units);
-  const idx parts = gated_ ? std::min(most, static_cast<idx>(worth_threads)) : most;
-  return {n, unit, parts > 1 ? static_cast<int>(parts) : 1};
+  return {n, unit, static_cast<int>(gated_ ? std::min(most, static_cast<idx>(work / of_a_thread)) : most)};
 }
 template <class T> Split Network<T>::share_forward(const Layer<T>& layer, Family family, idx rows) const {
   const idx in = layer.shape.in, out = layer.shape.out;
-  const double worth = 2.0 * rows * in * out / FLOPS_OF_A_THREAD;
-  if (family == SINGLE) return share(in, SINGLE_INPUTS, worth);
-  return share(family == NARROW ? rows : out, PER_LINE<T>, worth);
+  const double flops = 2.0 * rows * in * out;
+  if (family == SINGLE) return share(in, SINGLE_INPUTS, flops, FLOPS_OF_A_THREAD);
+  return share(family == NARROW ? rows : out, PER_LINE<T>, flops, FLOPS_OF_A_THREAD);
 }
 template <class T> Split Network<T>::share_backward(const Layer<T>& layer, Family family, idx rows) const {
   const bool first = &layer == &layers_.front();   // it has no grad_input
-  const double worth = (first ? 2.0 : 4.0) * rows * layer.shape.in * layer.shape.out / FLOPS_OF_A_THREAD;
-  return share(layer.shape.in, family == SINGLE ? static_cast<idx>(SINGLE_INPUTS) : PER_LINE<T>, worth);
+  const double flops = (first ? 2.0 : 4.0) * rows * layer.shape.in * layer.shape.out;
+  return share(layer.shape.in, family == SINGLE ? static_cast<idx>(SINGLE_INPUTS) : PER_LINE<T>, flops,
+               FLOPS_OF_A_THREAD);
 }
 
 // f(begin, end, part) for each part.
@@ -406,9 +407,7 @@ template <class T> void Network<T>::run_backward() {
   for (size_t l = layers_.size(); l-- > 0;) {
     Layer<T>& layer = layers_[l];
     layer.grad_weight.n_used = layer.forward.n_used;
-    each_part(layer.backward_split, [&](idx begin, idx end, int part) {
-      GradInput<T> grad_input = layer.grad_input;
-      grad_input.panel += part * ld_panel_;
+    const auto back = [&](const GradInput<T>& grad_input, idx begin, idx end) {
       if (layer.run_both) {
         layer.run_both(grad_input, layer.grad_weight, begin, end);
       } else {
@@ -416,6 +415,12 @@ template <class T> void Network<T>::run_backward() {
         layer.run_grad_weight(layer.grad_weight, begin, end);
       }
       if (end == layer.shape.in && layer.run_grad_bias) layer.run_grad_bias(layer.grad_bias);
+    };
+    each_part(layer.backward_split, [&](idx begin, idx end, int part) {
+      if (!part) return back(layer.grad_input, begin, end);
+      GradInput<T> grad_input = layer.grad_input;
+      grad_input.panel += part * ld_panel_;
+      back(grad_input, begin, end);
     });
   }
 }
@@ -448,7 +453,7 @@ template <class T> void Network<T>::run_update(T* grads, const Step<T>& step) {
   for (const Layer<T>& layer : layers_) {
     const LayerShape& s = layer.shape;
     const idx rows = s.transposed ? s.out : s.in, cols = s.transposed ? s.in : s.out;
-    const Split split = share(rows, 1, static_cast<double>(rows * cols) * sizeof(T) / BYTES_OF_A_THREAD);
+    const Split split = share(rows, 1, static_cast<double>(rows * cols) * sizeof(T), BYTES_OF_A_THREAD);
     each_part(split, [&](idx begin, idx end, int) {
       const GradWeight<T> w = parameters(layer, s.weight + begin * s.ldw, grads, &step, false);
       w.update(w.weight, w.slots, s.ldw, w.grad, s.ldw, end - begin, cols, w.scalars);

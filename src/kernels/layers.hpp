@@ -348,7 +348,9 @@ template <class T> static void single_forward(const Forward<T>& f, idx i0, idx i
     while (end < f.n_used && f.used[end] < i + SINGLE_INPUTS) end++;
     for (idx n = 0; n < f.out; n += lanes<T>) store(sum + n, V{});
     while (u + 8 <= end) rows(Count<8>{});
-    while (u < end) rows(Count<1>{});
+    if (u + 4 <= end) rows(Count<4>{});
+    if (u + 2 <= end) rows(Count<2>{});
+    if (u < end) rows(Count<1>{});
   }
 }
 template <class T> static void single_finish(const Forward<T>& f) {
