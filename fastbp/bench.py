@@ -23,7 +23,7 @@ import numpy as np
 
 from fastbp import backends, config, spec
 from fastbp.explain import flops
-from fastbp.figures import PACKAGES, Cell, Record
+from fastbp.figures import ALONE, PACKAGES, Cell, Record
 from fastbp.mlp import MLP
 from fastbp.optimizers import SGD
 
@@ -107,10 +107,15 @@ class Contender(NamedTuple):
     weights: Callable[[], list[np.ndarray]]
 
 
-def fastbp_cython(problem: Problem, backend: str = "cython") -> Contender:
+def fastbp_alone(problem: Problem) -> Contender:
+    """One thread, however many the others have: measured in the same rounds, so that the gain is not the machine's."""
+    return fastbp_cython(problem, n_threads=1)
+
+
+def fastbp_cython(problem: Problem, backend: str = "cython", n_threads: int | None = None) -> Contender:
     net, w = problem.network(backend), problem.workload
     how = {"loss": w.loss, "optimizer": SGD(LR), "batch_size": w.batch, "shuffle": False}
-    how["n_threads"] = problem.n_threads
+    how["n_threads"] = n_threads or problem.n_threads
     return Contender(lambda steps: net.fit(problem.X, problem.y, steps=steps, **how), lambda: list(net.weights))
 
 
@@ -416,7 +421,7 @@ def measure(
     contenders: dict[str, Contender] = {}
     for name in names:
         try:
-            contender = CONTENDERS[name](problem)
+            contender = (CONTENDERS | {ALONE: fastbp_alone})[name](problem)
             check(problem, contender)
         except (ImportError, NotImplementedError) as error:
             report(f"  {name} skipped: {error}")
@@ -518,6 +523,8 @@ def run(
 ) -> Record:
     """Measure contenders on workloads; `report` takes a line now and then."""
     cells = []
+    if n_threads > 1:
+        names = (*names, ALONE)
     for workload in workloads:
         report(f"{workload.name} {dtype}")
         ceiling = peak(dtype)

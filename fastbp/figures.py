@@ -30,7 +30,8 @@ PEERS = {
     "jax scan": Peer("JAX scan", "#0072B2", "o"),
     "tf.v1": Peer("TensorFlow v1", "#000000", "X"),
 }
-OURS = Peer("fastbp", "#666666", "*")
+OURS = Peer("fastbp", "#222222", "*")
+ALONE = "fastbp, one thread"  # beside "fastbp" where that has more
 PACKAGES = ("fastbp", "numpy", "scikit-learn", "torch", "jax", "tensorflow", "tensorflow-cpu")  # whose versions matter
 SHOWN = ("numpy", "torch", "jax scan")  # in README.md, where there is no room for all
 
@@ -192,12 +193,14 @@ class Record:
     def speedups(self, one: Record) -> list[tuple[Cell, dict[str, float]]]:
         """How many times faster each contender is here than with the one thread of another record, cell by cell.
 
-        Medians: what happens most of the time, not what may happen.
+        Medians: what happens most of the time, not what may happen. Of fastbp the one thread is that of the same run.
         """
         alone = {(cell.name, cell.dtype): cell.median for cell in one.cells if cell.n_threads == 1}
         found = []
         for cell in self.cells:
-            before = alone.get((cell.name, cell.dtype), {})
+            before = dict(alone.get((cell.name, cell.dtype), {}))
+            if before and ALONE in cell.median:
+                before["fastbp"] = cell.median[ALONE]
             found.append((cell, {name: before[name] / cell.median[name] for name in cell.median if name in before}))
         return [(cell, faster) for cell, faster in found if faster]
 
@@ -263,7 +266,7 @@ def _chart(path: str, cells: list[Cell], xlabel: str, side: str, ticks: list[flo
     from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastbp", "font.size": 9}):
-        figure = Figure(figsize=(9, 1.3 + 0.32 * len(cells)), layout="constrained")
+        figure = Figure(figsize=(9, 1.6 + 0.3 * len(cells)), layout="constrained")
         axes = figure.add_subplot(xscale="log", xlabel=xlabel)
         axes.axvline(1, color="#333333", lw=1.2, zorder=2)
         yield axes
@@ -284,5 +287,6 @@ def _scatter(axes: Any, peer: Peer, points: list[tuple[float | None, int]], zord
     """A contender's points; those without a ratio are left out."""
     points = [(ratio, y) for ratio, y in points if ratio is not None]
     if points:
-        axes.scatter(*zip(*points), s=45, c=peer.colour, marker=peer.marker, label=peer.label, lw=0.6, ec="white",
+        size = 110 if peer == OURS else 45
+        axes.scatter(*zip(*points), s=size, c=peer.colour, marker=peer.marker, label=peer.label, lw=0.6, ec="white",
                      zorder=zorder)  # fmt: skip

@@ -9,8 +9,8 @@ import pytest
 from conftest import need_extension
 
 from fastbp import __main__ as command
-from fastbp import bench
-from fastbp.figures import PEERS, SHOWN, Cell, Record
+from fastbp import bench, threads
+from fastbp.figures import ALONE, PEERS, SHOWN, Cell, Record
 
 # ------------------------------------------------------------------ workloads and contenders
 
@@ -121,6 +121,8 @@ def test_speedups_are_of_cells_that_were_measured_with_one_thread_too(tmp_path):
     two = Record({}, 1, [cell(n_threads=2, fastbp=2.0, torch=16.0, numpy=1.0), cell("new", n_threads=2, fastbp=1.0)])
     assert two.speedups(one) == [(two.cells[0], {"fastbp": 2.0, "torch": 0.5})]
     assert two.speedups(two) == []
+    two.cells[0].median[ALONE] = 3.0
+    assert two.speedups(one)[0][1]["fastbp"] == 1.5  # against the one thread of the same run
     with pytest.raises(ValueError, match="none of these cells with one thread"):
         two.scaling(two, str(tmp_path / "no.svg"))
 
@@ -188,6 +190,22 @@ def test_the_command_measures_writes_reads_and_compares(run_bench, tmp_path, cap
     out = capsys.readouterr().out
     assert len(re.findall(r"of the time before: fastbp 1\.000, numpy 1\.000$", out, re.M)) == 2
     assert record.table(SHOWN) in page.read_text()
+
+
+@pytest.mark.skipif(threads.available_cpus() < 2, reason="needs two CPUs")
+def test_two_threads_are_compared_with_one_in_the_same_rounds(run_bench, tmp_path, monkeypatch):
+    need_extension()
+    monkeypatch.setattr(threads, "available_cpus", lambda: 2)
+    one, two, picture = tmp_path / "one.json", tmp_path / "two.json", tmp_path / "threads.svg"
+    chosen = ("--cells", 0, "--contenders", "numpy", "--rounds", 1)
+    assert run_bench(*chosen, "--json", one) == 0
+    assert run_bench(*chosen, "--threads", 2, "--json", two) == 0
+    record = Record.load(str(two))
+    assert record.cells[0].n_threads == 2 and set(record.cells[0].best) == {"fastbp", "numpy", ALONE}
+    assert record.peers == ["numpy"] and record.machine["2 threads meet in ns"] > 0
+    pytest.importorskip("matplotlib")
+    assert run_bench("--from", two, "--against", one, "--scaling", picture) == 0
+    assert "with 2 threads" in picture.read_text()
 
 
 @pytest.mark.parametrize(
