@@ -220,7 +220,7 @@ FORKS = {
         def forked(depth):
             pid = os.fork()
             if pid == 0:
-                right = train() == alone and (depth == 0 or forked(depth - 1))
+                right = train() == alone and workers() == 2 and (depth == 0 or forked(depth - 1))
                 os._exit(0 if right else 1)
             return os.waitpid(pid, 0)[1] == 0
         alone = train()
@@ -234,7 +234,7 @@ FORKS = {
         while background.is_alive() and len(right) < 20:
             pid = os.fork()
             if pid == 0:
-                os._exit(0 if train() == alone else 1)
+                os._exit(0 if train() == alone and workers() == 2 else 1)
             right.append(os.waitpid(pid, 0)[1] == 0)
         background.join()
         print(len(right) > 0, all(right), train() == alone)
@@ -244,7 +244,7 @@ FORKS = {
         def work():
             pid = os.fork()
             if pid == 0:
-                os._exit(0 if train() == alone else 1)
+                os._exit(0 if train() == alone and workers() == 2 else 1)
             right.append(os.waitpid(pid, 0)[1] == 0)
         threads = [threading.Thread(target=work) for _ in range(3)]
         for thread in threads: thread.start()
