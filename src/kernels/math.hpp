@@ -12,7 +12,7 @@
 //   EXPM1    2.19    2.65    the same r, r p(r) 2^n + (2^n - 1)
 //   LOG      1.22    0.88    x = 2^e (1 + f), log1p(f) + e ln2: float a polynomial in f, double one in f / (2 + f)
 //   LOG1P    1.78    1.39    the same, with f from x itself and not from 1 + x
-//   TANH     2.83    2.83    E / (E + 2) with E = expm1(2|x|), then the sign: one division, no branch near 0
+//   TANH     2.61    2.59    E / (E + 2) with E = expm1(2|x|), then the sign: one division, no branch near 0
 //
 // Coefficients: minimax fits of the relative error (Lawson iteration), each rounded to the type in turn and the
 // rest fitted again. The float ln2_hi has 15 significant bits and the double one, fdlibm's, 32: n ln2_hi and
