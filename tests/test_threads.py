@@ -10,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 from conftest import every_case
+from test_again import in_threads
 from test_process import python
 
 import fastbp
@@ -105,11 +106,7 @@ def test_networks_that_train_at_once_share_no_more_than_the_pool(forced):
     alone = [train(seed) for seed in range(6)]
     forced(3)
     found = [None] * 6
-    workers = [threading.Thread(target=lambda k=k: found.__setitem__(k, train(k))) for k in range(6)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    in_threads(lambda k: found.__setitem__(k, train(k)), count=6)
     assert found == alone
 
 
