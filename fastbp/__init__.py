@@ -4,10 +4,13 @@ from fastbp.config import backend, set_backend, show_config
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.mlp import MLP
-from fastbp.optimizers import SGD
+from fastbp.optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
 from fastbp.threads import register as _register
 
-__all__ = ["MLP", "SGD", "History", "NonFiniteError", "backend", "ops", "set_backend", "show_config"]
+__all__ = [
+    "LBFGS", "MLP", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "History", "Lion", "NAdam", "NonFiniteError",
+    "RAdam", "RMSprop", "Rprop", "backend", "ops", "schedules", "set_backend", "show_config",
+]  # fmt: skip
 
 _register()
 
@@ -16,8 +19,8 @@ def __getattr__(name: str) -> object:
     """Parts that load on first use."""
     import importlib
 
-    if name == "ops":
-        return importlib.import_module("fastbp.ops")
+    if name in ("ops", "schedules"):
+        return importlib.import_module(f"fastbp.{name}")
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("fastbp")
     raise AttributeError(f"module 'fastbp' has no attribute {name!r}")

@@ -14,6 +14,7 @@ import numpy as np
 from fastbp import backends, config, order, spec
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
+from fastbp.optimizers import LBFGS
 from fastbp.plan import Plan, Programs, make_plan
 from fastbp.training import Run, TrainingState, culprit
 
@@ -39,6 +40,12 @@ class MLP:
     seed : int or None
         From 0 to 2**64 - 1: seeds initialisation and the order of rows. None draws one.
     backend : str, default "auto"
+    dropout : float or sequence of float, default 0.0
+        The share of each hidden layer's outputs that a training step sets to 0, the others being scaled up (Srivastava
+        et al., 2014): one for all, or one per hidden layer, below 1, in steps of 2**-16. Which they are is a function
+        of the seed and ``net.step``. It acts in `fit` and `train_step` alone.
+    input_dropout : float, default 0.0
+        The same of the input.
 
     Attributes
     ----------
@@ -74,8 +81,11 @@ class MLP:
         init: Any = "glorot_uniform",
         seed: int | None = None,
         backend: str = "auto",
+        dropout: Any = 0.0,
+        input_dropout: float = 0.0,
     ) -> None:
-        self._spec = spec.make_spec(sizes, activation, output_activation, bias, dtype)
+        self._spec = spec.make_spec(sizes, activation, output_activation, bias, dtype, dropout, input_dropout)
+        self._trains = ((True, True),) * len(self._spec.layers)
         self._backend = spec.choice("backend", backend, ("auto", *backends.NAMES))
         seed = spec.seed(seed)
         rng = np.random.Generator(order.philox(seed, 0, order.INIT))
@@ -113,6 +123,7 @@ class MLP:
     step = property(lambda self: self._state.step)
     epoch = property(lambda self: self._state.epoch)
     seed = property(lambda self: self._state.seed)
+    frozen = property(lambda self: tuple((not weight, not bias) for weight, bias in self._trains))
 
     @property
     def grads(self) -> np.ndarray:
@@ -146,13 +157,49 @@ class MLP:
         """
         self._spec.unflatten_into(self._params, self._apart(spec.dense_vector("v", v, self._spec)))
 
+    def freeze(self, layer: int, *, weight: bool = True, bias: bool = True) -> None:
+        """Say which of a layer's parameters training leaves as they are, bit by bit, and their slots too.
+
+        `frozen` tells for each layer. Gradients that a caller asks for are those of all parameters.
+
+        Parameters
+        ----------
+        layer : int
+            From 0, or from -1 backwards.
+        weight, bias : bool, default True
+            False lets it train again.
+        """
+        n = len(self._trains)
+        k = spec.integer("layer", layer, -n, n - 1) % n
+        trains = not spec.boolean("weight", weight), not spec.boolean("bias", bias)
+        with self._exclusive():
+            self._trains = (*self._trains[:k], trains, *self._trains[k + 1 :])
+            self._train_step_again = None
+
+    def averaged(self) -> MLP:
+        """A copy of the network whose parameters are the moving average that an optimizer's `average` asked for.
+
+        Raises
+        ------
+        RuntimeError
+            No training has kept one.
+        """
+        if self._state.average is None:
+            raise RuntimeError("no average has been kept: train first, with average= in the optimizer")
+        net = copy.deepcopy(self)
+        net._params[...] = net._state.average
+        return net
+
     # -------------------------------------------------------------- copies
 
     def __getstate__(self) -> dict:
-        return {"spec": self._spec, "backend": self._backend, "params": self.flatten(), "state": self._state.to_dict()}
+        return {
+            "spec": self._spec, "backend": self._backend, "trains": self._trains, "params": self.flatten(),
+            "state": self._state.to_dict(),
+        }  # fmt: skip
 
     def __setstate__(self, saved: dict) -> None:
-        self._spec, self._backend = saved["spec"], saved["backend"]
+        self._spec, self._backend, self._trains = saved["spec"], saved["backend"], saved["trains"]
         self._bind(TrainingState.from_dict(self._spec, saved["state"]))
         self._spec.unflatten_into(self._params, saved["params"])
 
@@ -236,9 +283,10 @@ class MLP:
         run_loss = spec.loss(loss, self._spec)
         targets = spec.targets(y, run_loss, rows, self._spec)
         weight = spec.sample_weights(sample_weight, len(rows))
-        rule = spec.optimizer(optimizer)
         batch_size = min(spec.integer("batch_size", batch_size, 1), len(rows))
-        n_steps = spec.run_length(epochs, steps, -(-len(rows) // batch_size))
+        rule = spec.optimizer(optimizer, self._spec, len(rows), batch_size)
+        by_lbfgs = isinstance(rule, LBFGS)
+        n_steps = spec.run_length(epochs, steps, 1 if by_lbfgs else -(-len(rows) // batch_size))
         shuffle = spec.boolean("shuffle", shuffle)
         if shuffle and len(rows) >= 2**32:
             raise ValueError(f"shuffle=True takes at most 2**32 - 1 rows, X has {len(rows)}")
@@ -247,10 +295,13 @@ class MLP:
         new_seed = self.seed if seed is None else spec.seed(seed)
         n_threads = spec.optional_integer("n_threads", n_threads, 1)
         rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
+        if by_lbfgs:
+            return self._fit_by_lbfgs(rule, rows, targets, weight, run_loss, n_steps, eval_every, n_threads)
 
         plan = make_plan(
-            self._spec, batch_size, backend=self._backend, loss=run_loss, optimizer=rule.row, n_threads=n_threads
-        )
+            self._spec, batch_size, backend=self._backend, loss=run_loss, rule=rule, trains=self._trains,
+            n_threads=n_threads,
+        )  # fmt: skip
         with self._exclusive(), self._programs.lent(plan) as program:
             self._state.seed = new_seed
             run = Run(
@@ -258,6 +309,21 @@ class MLP:
                 lambda: self._evaluate(rows, targets, weight, run_loss),
             )  # fmt: skip
             return run.go(n_steps)
+
+    def _fit_by_lbfgs(
+        self, rule: LBFGS, rows: Any, targets: Any, weight: Any, loss: Any, steps: int, eval_every: int | None,
+        n_threads: int | None,
+    ) -> History:  # fmt: skip
+        from fastbp import lbfgs
+
+        if self._spec.dropout:
+            raise ValueError("optimizer: LBFGS needs the same loss at each step, and this network has dropout")
+        trained = self._spec.flatten(self._spec.mask(self._trains)).astype(bool)
+        with self._exclusive():
+            return lbfgs.fit(
+                rule, self._params, self._state, trained, steps, eval_every,
+                lambda: self._loss_and_grad(rows, targets, weight, loss, n_threads),
+            )  # fmt: skip
 
     def train_step(
         self, x: Any, y: Any, *, loss: Any = "mse", optimizer: Any = "sgd", sample_weight: Any = None
@@ -288,16 +354,18 @@ class MLP:
         row = spec.loss(loss, self._spec)
         targets = spec.targets(y, row, rows, self._spec)
         weight = spec.sample_weights(sample_weight, len(rows))
-        rule = spec.optimizer(optimizer)
+        rule = spec.optimizer(optimizer, self._spec)
         rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
-        plan = make_plan(self._spec, len(rows), backend=self._backend, loss=row, optimizer=rule.row)
+        plan = make_plan(
+            self._spec, len(rows), backend=self._backend, loss=row, rule=rule, trains=self._trains
+        )
         with self._exclusive():
             with self._programs.lent(plan) as program:
                 done = program.train(
-                    rows, targets, weight, batch_size=len(rows), steps=1, seed=0, shuffle=False,
+                    rows, targets, weight, batch_size=len(rows), steps=1, seed=self.seed, shuffle=False,
                     count=self._state.count, place=np.zeros(2, np.int64), partial=np.zeros(2), losses=np.empty(1),
-                    scalars=rule.scalars(self.step, 1), slots=self._state.slots_of(rule.row),
-                    skip_zeros=rule.skips_zero_gradient, stop_on_loss=True, stop_on_params=False,
+                    rule=self._state.rule(rule, 1, self._params, accumulate=rule.accumulate),
+                    stop_on_loss=True, stop_on_params=False,
                 )  # fmt: skip
             if weight is None:
                 self._remember_step(plan, x, y, loss, optimizer)
@@ -399,9 +467,14 @@ class MLP:
         row = spec.loss(loss, self._spec)
         targets = spec.targets(y, row, rows, self._spec)
         weight = spec.sample_weights(sample_weight, len(rows))
+        return self._loss_and_grad(rows, targets, weight, row)
+
+    def _loss_and_grad(
+        self, rows: np.ndarray, targets: np.ndarray, weight: np.ndarray | None, loss: Any, n_threads: int | None = None
+    ) -> tuple[float, np.ndarray]:
         total = float(len(rows) if weight is None else weight.sum())
         value, grads = 0.0, spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
-        for program, block in self._blocks(len(rows), loss=row):
+        for program, block in self._blocks(len(rows), loss=loss, n_threads=n_threads):
             program.forward(rows[block], None)
             value += program.loss(targets[block], None if weight is None else weight[block], total, gradient=True)
             program.backward(grads, accumulate=True)
@@ -424,8 +497,8 @@ class MLP:
 
         row = spec.loss(loss, self._spec)
         batch = spec.integer("batch_size", batch_size, 1)
-        rule = spec.optimizer(optimizer)
-        plan = make_plan(self._spec, batch, backend=self._backend, loss=row, optimizer=rule.row)
+        rule = spec.optimizer(optimizer, self._spec)
+        plan = make_plan(self._spec, batch, backend=self._backend, loss=row, rule=rule, trains=self._trains)
         with self._programs.lent(plan) as program:
             sys.stdout.write(f"{explain(program)}\n")
 
@@ -444,7 +517,7 @@ class MLP:
             A fresh array.
         """
         rows = spec.features(x, self._spec)
-        plan = make_plan(self._spec, len(rows), backend=self._backend)
+        plan = make_plan(self._spec, len(rows), backend=self._backend, trains=self._trains)
         self._drop_pending()
         program = self._programs.take(plan)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
@@ -491,12 +564,12 @@ class MLP:
         Parameters
         ----------
         optimizer : str or object, default "sgd"
+            Its `accumulate` says nothing here: `backward` accumulates where it is told to.
         """
-        rule = spec.optimizer(optimizer)
-        plan = make_plan(self._spec, 1, backend=self._backend)
+        rule = spec.optimizer(optimizer, self._spec)
+        plan = make_plan(self._spec, 1, backend=self._backend, trains=self._trains)
         with self._exclusive(), self._programs.lent(plan) as program:
-            slots = self._state.slots_of(rule.row)
-            program.update(self.grads, rule.row, slots, rule.scalars(self.step, 1), self._state.count)
+            program.update(self.grads, self._state.rule(rule, 1, self._params), self._state.count)
 
     def backward_update(self, grad_output: Any, optimizer: Any = "sgd") -> np.ndarray:
         """`backward` and `update` in one pass, without filling `grads`.
@@ -512,14 +585,18 @@ class MLP:
         ndarray, (n, in_features)
             dL/dx, from the weights before the update.
         """
-        rule = spec.optimizer(optimizer)
+        rule = spec.optimizer(optimizer, self._spec)
         program, grad_output, grad_input = self._pending_forward(grad_output)
         self._pending = None  # `_exclusive` must not hand it to others yet
         try:
             with self._exclusive():
-                slots = self._state.slots_of(rule.row)
-                scalars = rule.scalars(self.step, 1)
-                program.backward_update(grad_output, grad_input, rule.row, slots, scalars, self._state.count)
+                made, count = self._state.rule(rule, 1, self._params), self._state.count
+                if rule.clip_norm is None:
+                    program.backward_update(grad_output, grad_input, made, count)
+                else:  # the whole gradient comes first
+                    grads = spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
+                    program.backward(grads, grad_output=grad_output, grad_input=grad_input)
+                    program.update(grads, made, count)
         except RuntimeError:
             self._pending = (program, len(grad_input))
             raise

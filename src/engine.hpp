@@ -10,7 +10,7 @@
 namespace fbp {
 
 typedef int64_t idx;
-enum { MAX_SLOTS = 4, MAX_SCALARS = 8 };
+enum { MAX_SLOTS = 4, MAX_SCALARS = 10 };
 enum { SINGLE_INPUTS = 128 };  // one row goes forward by sums over so many inputs, whoever makes them
 enum { NARROW_OUTPUTS = 4 };   // an output layer of at most this many is NARROW; fastbp/spec.py says the same
 
@@ -22,6 +22,16 @@ template <class T> using BackwardRow = void (*)(T* delta, const T* a, const T* z
 // p and its slots share one layout; g is a tile with a leading dimension of its own
 template <class T> using UpdateRow = void (*)(T* p, T* const* slots, idx ld, const T* g, idx ldg, idx rows, idx cols,
                                               const T* scalars);
+
+// What may be done around any rule: to the gradient before it, with the parameters after it.
+template <class T> struct Around {
+  bool on;
+  T scale;      // of the gradient
+  T clip;       // bound of its elements
+  T l1;         // gradient += l1 * sign(parameter)
+  T* average;   // average = decay * average + (1 - decay) * parameter; or null
+  T decay;
+};
 
 // Returns the sum over samples of share * (sum over outputs of the loss); grad = share * its derivative.
 template <class T> struct Loss {
@@ -69,6 +79,7 @@ template <class T> struct GradWeight { // grad = x.T @ delta: stored, added, or 
   T* weight; T* slots[MAX_SLOTS];      // (in, ldw) each, or null
   idx ldw;
   const T* scalars;
+  Around<T> around;                    // not looked at by rules that run in a tile's registers
   const int32_t* used; idx n_used;     // SINGLE: as in Forward; a rule with slots or decay gets all inputs
 };
 
@@ -107,7 +118,7 @@ template <class T> struct TinyBatches {           // `steps` batches of `rows` r
   int n_layers;
   idx n_params, rows, steps;
   T* params; T* const* slots;                   // dense
-  const T* scalars;
+  const T* scalars; idx scalars_of_a_step;      // the latter 0 where each step has the same
   UpdateRow<T> update;
   const T* x; idx ldx;                          // (in, ldx)
   const T* t; idx ldt;                          // (out, ldt), or null where labels are given
@@ -137,6 +148,12 @@ template <class T> struct Kernels {
   GradWeightKernel<T> grad_weight[FAMILIES];    // stored or added
   GradBiasKernel<T> grad_bias[FAMILIES];        // updates where `update` is set
   void (*single_finish)(const Forward<T>&);
+  void (*update)(const GradWeight<T>&, idx rows, idx cols);   // from a gradient in memory, which stays as it is
+  OptimizerKernels<T> by_call;                  // for any rule, by its row function, with what is around it
+  double (*squares)(const T* p, idx n);         // their sum
+  void (*average)(const Around<T>& around, T* average, const T* p, idx ld, idx rows, idx cols);
+  void (*limit_norms)(T* weight, idx ldw, idx in, idx out, bool transposed, T most);   // of each output's weights
+  void (*drop)(const T* x, T* out, idx n, const uint16_t* words, int threshold, T scale);
   ActivationKernels<T> identity;                // its row functions are null: there is nothing to do
   const ActivationKernels<T>* activation;       // these three are indexed as the tables of fastbp/
   const LossRow<T>* loss;

@@ -22,7 +22,7 @@ const double* Shares::of(const double* weight, idx start, const uint32_t* order,
 }
 
 template <class T> bool Tiny<T>::suits(const Shape& shape) {
-  if (!shape.fused || shape.loss < 0) return false;
+  if (!shape.fused || !shape.plain || shape.loss < 0) return false;
   for (int l = 0; l < shape.n_layers; l++)
     if (shape.layers[l].in > TINY_WIDTH || shape.layers[l].out > TINY_WIDTH) return false;
   return shape.layers[shape.n_layers - 1].out <= NARROW_OUTPUTS;   // the loss by columns
@@ -104,16 +104,17 @@ template <class T> idx Tiny<T>::gather(const Data& data, idx start, const uint32
 
 template <class T>
 idx Tiny<T>::train(const double* weight, idx start, const uint32_t* order, idx rows, idx steps, const Step<T>& step,
-                   bool stop_on_loss, double* losses) {
+                   bool constant, bool stop_on_loss, double* losses) {
   const idx at = start - group_begin_;
   T* slots[MAX_SLOTS];
   for (int k = 0; k < MAX_SLOTS; k++) slots[k] = slots_[k].data();
   const TinyBatches<T> run{layers_.data(), static_cast<int>(layers_.size()), n_params_, rows, steps,
-                           params_.data(), slots, step.scalars, step.row->update, x_.data() + at, ld_,
+                           params_.data(), slots, step.scalars, constant ? 0 : static_cast<idx>(MAX_SCALARS), step.update,
+                           x_.data() + at, ld_,
                            y_is_label_ ? nullptr : t_.data() + at, ld_, label_.data() + at,
                            shares_.of(weight, start, order, rows, -1), loss_row_, stop_on_loss,
                            products_.data(), gradient_.data()};
-  return step.row->tiny_train(run, losses);
+  return step.kernels->tiny_train(run, losses);
 }
 
 template class Tiny<float>;

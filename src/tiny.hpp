@@ -10,9 +10,14 @@ namespace fbp {
 
 // An optimizer's rule at one step.
 template <class T> struct Step {
-  const OptimizerKernels<T>* row;
+  const OptimizerKernels<T>* kernels;
+  UpdateRow<T> update;
   T* slots[MAX_SLOTS];   // whole buffers in the layout of the parameters, or null
-  T scalars[MAX_SCALARS];
+  const T* scalars;      // (groups, MAX_SCALARS); of a tiny network (steps, MAX_SCALARS)
+  const T* l1;           // of each group
+  idx n_groups;
+  Around<T> around;      // without l1; `average` is a whole buffer
+  T max_norm;            // or infinity: then `average` waits for that
 };
 
 enum { WIDEST = 16 };   // lanes of the widest vector
@@ -43,7 +48,7 @@ template <class T> class Tiny {
   // `steps` of them. Gives the steps done; `losses` gets the loss of each, and of the one that ends the call because it
   // is not finite, which `stop_on_loss` asks for.
   idx train(const double* weight, idx start, const uint32_t* order, idx rows, idx steps, const Step<T>& step,
-            bool stop_on_loss, double* losses);
+            bool constant, bool stop_on_loss, double* losses);
 
  private:
   enum { GROUP = 256 };                 // rows gathered at once, at least a batch

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LAYERS = (  # from the bottom up
-    "errors rows order figures",
+    "checks errors rows order figures",
+    "schedules",
     "activations losses optimizers initializers history",
     "spec",
     "backends",
@@ -18,6 +19,7 @@ LAYERS = (  # from the bottom up
     "config",
     "plan",
     "training ops explain",
+    "lbfgs",
     "mlp",
     "__init__",
     "bench",

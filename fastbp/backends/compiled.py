@@ -47,8 +47,10 @@ class Program(_engine.Program):
                 -1 if layer.activation.is_identity else _ACTIVATION[layer.activation.name],
                 layer.activation.keeps_z,
                 below is None or below.activation.dead_at_zero,
+                *trains,
+                layer.dropout,
             )
-            for below, layer in zip((None, *spec.layers), spec.layers)
+            for below, layer, trains in zip((None, *spec.layers), spec.layers, plan.trains)
         ]
         return super().__new__(
             cls,
@@ -69,11 +71,10 @@ class Program(_engine.Program):
 
     def train_step_again(self, x, y, loss, optimizer, state, lock, forced) -> _engine.TrainStep | None:
         spec, row = self.plan.spec, self.plan.loss
-        rule = find_optimizer(optimizer)
-        scalars = rule.scalars(state.step, 1)
+        given = find_optimizer(optimizer, spec)
         plain = all(type(a) is np.ndarray and a.dtype.kind in "fiub" for a in (x, y)) and x.ndim == 2
-        own = type(rule) not in optimizers.BY_NAME.values()   # may have a rate of each step
-        if not plain or own or any(scalar.strides[0] for scalar in scalars):
+        own = type(given) not in optimizers.BY_NAME.values()   # may have a rate of each step
+        if not plain or own or not self.plan.plain or not given.is_steady:
             return None
         is_label = row.labels and y.ndim == 1 and y.dtype == np.int64
         if not is_label and (row.labels or y.dtype.kind != "f"):
@@ -81,8 +82,8 @@ class Program(_engine.Program):
         largest = float(np.finfo(spec.dtype).max)
         low, high = (0, spec.out_features - 1) if is_label else np.clip(row.domain, -largest, largest).tolist()
         return _engine.TrainStep(
-            self, _engine.Forced(*forced), lock, loss, optimizer, x, y, low, high, state, state.slots_of(rule.row),
-            scalars, rule.skips_zero_gradient,
+            self, _engine.Forced(*forced), lock, loss, optimizer, x, y, low, high, state,
+            state.rule(given, 1, self.params),
         )  # fmt: skip
 
     def predict_again(self, idle, forced) -> _engine.Predict:

@@ -101,18 +101,26 @@ template <class T, class Row> struct UpdateEpilogue {
   }
   FBP_INLINE_MEMBER void done(idx, idx, idx, idx) const {}
 };
-// The optimizer's row function on parameters `at` elements into the buffer, and on their slots.
-template <class T> static void call_update(const GradWeight<T>& g, idx at, const T* grad, idx ldg, idx rows, idx cols) {
+// The optimizer's row function on parameters `at` elements into the buffer, and on their slots; with what is around it,
+// for which the gradient is changed in place.
+template <class T> static void call_update(const GradWeight<T>& g, idx at, T* grad, idx ldg, idx rows, idx cols) {
   T* slots[MAX_SLOTS];
   for (int s = 0; s < MAX_SLOTS; s++) slots[s] = g.slots[s] ? g.slots[s] + at : nullptr;
+  if (g.around.on) shape_gradient(g.around, grad, ldg, g.weight + at, g.ldw, rows, cols);
   g.update(g.weight + at, slots, g.ldw, grad, ldg, rows, cols, g.scalars);
+  if (g.around.average) average_params(g.around, g.around.average + at, g.weight + at, g.ldw, rows, cols);
 }
 // ... or through the L1 cache into the optimizer's row function. In no update does the gradient go to memory.
 template <class T> struct UpdateEpilogue<T, ByCall> {
   const GradWeight<T>& g;
   T* scratch;   // a tile
   FBP_INLINE_MEMBER Vec<T> start(idx m, idx n, int i, int j) const {
-    __builtin_prefetch(g.weight + (m + i) * g.ldw + n + j, 1);
+    const idx at = (m + i) * g.ldw + n + j;
+    __builtin_prefetch(g.weight + at, 1);
+    for (T* slot : g.slots) {   // the first ones are there
+      if (!slot) break;
+      __builtin_prefetch(slot + at, 1);
+    }
     return Vec<T>{};
   }
   FBP_INLINE_MEMBER void finish(idx, idx, int i, int j, Vec<T> v) const { store(scratch + i * panel_width<T> + j, v); }
@@ -129,6 +137,19 @@ template <class T, class Row, class Product> static void with_update_epilogue(co
     alignas(64) T scratch[most_rows<1> * panel_width<T>];
     product(UpdateEpilogue<T, ByCall>{g, scratch});
   }
+}
+
+// From a gradient in memory, (rows, ldw), which stays as it is.
+template <class T> static void update(const GradWeight<T>& g, idx rows, idx cols) {
+  if (!g.around.on) return call_update(g, 0, g.grad, g.ldw, rows, cols);
+  constexpr idx most = 16 * lanes<T>;
+  alignas(64) T scratch[most];
+  for (idx m = 0; m < rows; m++)
+    for (idx n = 0; n < cols; n += most) {
+      const idx at = m * g.ldw + n, some = cols - n < most ? cols - n : most;
+      for (idx j = 0; j < some; j += lanes<T>) store(scratch + j, load(g.grad + at + j));
+      call_update(g, at, scratch, most, 1, some);
+    }
 }
 
 // ------------------------------------------------------------------ DIRECT

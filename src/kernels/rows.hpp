@@ -45,6 +45,72 @@ static void update_row(T* p, T* const* slots, idx ld, const T* g, idx ldg, idx r
     }
 }
 
+// What is done around a rule; see `Around`. A NaN goes through.
+template <class T>
+static void shape_gradient(const Around<T>& around, T* grad, idx ldg, const T* p, idx ld, idx rows, idx cols) {
+  typedef Vec<T> V;
+  const V scale = splat<V>(around.scale), clip = splat<V>(around.clip), l1 = splat<V>(around.l1);
+  for (idx m = 0; m < rows; m++)
+    for (idx n = 0; n < cols; n += lanes<T>) {
+      const V g = MAX(MIN(load(grad + m * ldg + n) * scale, clip), -clip), w = load(p + m * ld + n);
+      store(grad + m * ldg + n, g + WHERE(w > 0, l1, WHERE(w < 0, -l1, V{})));
+    }
+}
+template <class T>
+static void average_params(const Around<T>& around, T* average, const T* p, idx ld, idx rows, idx cols) {
+  const Vec<T> rate = splat<Vec<T>>(1 - around.decay);
+  for (idx m = 0; m < rows; m++)
+    for (idx n = 0; n < cols; n += lanes<T>) {
+      const idx at = m * ld + n;
+      const Vec<T> mean = load(average + at);
+      store(average + at, mean + rate * (load(p + at) - mean));
+    }
+}
+
+FBP_INLINE VD squared(VD v) { return v * v; }
+FBP_INLINE VD squared(VF v) {
+  typename MakeIndices<lanes<double>>::type index;
+  return squared(to_doubles(half(v, 0, index))) + squared(to_doubles(half(v, 1, index)));
+}
+template <class T> static double squares(const T* p, idx n) {
+  VD sum{};
+  for (idx k = 0; k < n; k += lanes<T>) sum += squared(WHERE(columns_below<T>(k, n), load(p + k), Vec<T>{}));
+  return sum_lanes<double>(sum);
+}
+
+// Scales the weights into an output where their Euclidean norm is above `most`.
+template <class T> static void limit_norms(T* weight, idx ldw, idx in, idx out, bool transposed, T most) {
+  typedef Vec<T> V;
+  const auto factor = [&](V sum) {
+    const V norm = SQRT(sum), bound = splat<V>(most);
+    return WHERE(norm > bound, bound / norm, R<V>(1));
+  };
+  if (transposed) {
+    for (T* row = weight; row < weight + out * ldw; row += ldw) {
+      const V f = factor(splat<V>((T)squares(row, in)));
+      for (idx i = 0; i < in; i += lanes<T>) store(row + i, load(row + i) * f);
+    }
+    return;
+  }
+  for (T* column = weight; column < weight + out; column += lanes<T>) {
+    V sum{};
+    for (idx i = 0; i < in; i++) sum += load(column + i * ldw) * load(column + i * ldw);
+    const V f = factor(sum);
+    for (idx i = 0; i < in; i++) store(column + i * ldw, load(column + i * ldw) * f);
+  }
+}
+
+// Dropout: x * scale where its word is at least `threshold`, else 0. Whole vectors; there are words up to a multiple of 16.
+template <class T> static void drop(const T* x, T* out, idx n, const uint16_t* words, int threshold, T scale) {
+  typedef Vec<T> V;
+  const V factor = splat<V>(scale);
+  const IntVec<T> least = IntVec<T>{} + (typename Simd<T>::Int)threshold;
+  for (idx k = 0; k < n; k += lanes<T>) {
+    const IntVec<T> word = __builtin_convertvector(*(const typename Simd<T>::Words*)(words + k), IntVec<T>);
+    store(out + k, WHERE(word >= least, load(x + k) * factor, V{}));
+  }
+}
+
 // Whether n elements are finite: x - x is 0 for these and NaN for the others.
 template <class T> static bool finite(const T* p, idx n) {
   typedef Vec<T> V;

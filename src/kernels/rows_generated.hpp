@@ -1,6 +1,6 @@
 // Rendered by `make rows` from the tables of fastbp/: edit those, not this file.
 // Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; engine.pyx takes FBP_ROWS alone.
-#define FBP_ROWS 0x8ba61c64u
+#define FBP_ROWS 0x807a76f7u
 #ifdef FBP_INLINE
 
 struct activation_identity {
@@ -219,6 +219,320 @@ struct optimizer_sgd_nesterov {
   }
 };
 
+struct optimizer_adam {
+  enum { states = 2, scalars = 8 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V mean = state[0];
+    V square = state[1];
+    const V step_size = scalar[0];
+    const V root = scalar[1];
+    const V beta1 = scalar[2];
+    const V rest1 = scalar[3];
+    const V beta2 = scalar[4];
+    const V rest2 = scalar[5];
+    const V eps = scalar[6];
+    const V weight_decay = scalar[7];
+    g = g + weight_decay * p;
+    mean = beta1 * mean + rest1 * g;
+    square = beta2 * square + rest2 * g * g;
+    p = p - step_size * mean / (SQRT(square) * root + eps);
+    state[0] = mean;
+    state[1] = square;
+    return p;
+  }
+};
+
+struct optimizer_adam_amsgrad {
+  enum { states = 3, scalars = 8 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V mean = state[0];
+    V square = state[1];
+    V largest = state[2];
+    const V step_size = scalar[0];
+    const V root = scalar[1];
+    const V beta1 = scalar[2];
+    const V rest1 = scalar[3];
+    const V beta2 = scalar[4];
+    const V rest2 = scalar[5];
+    const V eps = scalar[6];
+    const V weight_decay = scalar[7];
+    g = g + weight_decay * p;
+    mean = beta1 * mean + rest1 * g;
+    square = beta2 * square + rest2 * g * g;
+    largest = MAX(largest, square);
+    p = p - step_size * mean / (SQRT(largest) * root + eps);
+    state[0] = mean;
+    state[1] = square;
+    state[2] = largest;
+    return p;
+  }
+};
+
+struct optimizer_adamw {
+  enum { states = 2, scalars = 8 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V mean = state[0];
+    V square = state[1];
+    const V step_size = scalar[0];
+    const V root = scalar[1];
+    const V beta1 = scalar[2];
+    const V rest1 = scalar[3];
+    const V beta2 = scalar[4];
+    const V rest2 = scalar[5];
+    const V eps = scalar[6];
+    const V kept = scalar[7];
+    mean = beta1 * mean + rest1 * g;
+    square = beta2 * square + rest2 * g * g;
+    p = p * kept - step_size * mean / (SQRT(square) * root + eps);
+    state[0] = mean;
+    state[1] = square;
+    return p;
+  }
+};
+
+struct optimizer_adamw_amsgrad {
+  enum { states = 3, scalars = 8 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V mean = state[0];
+    V square = state[1];
+    V largest = state[2];
+    const V step_size = scalar[0];
+    const V root = scalar[1];
+    const V beta1 = scalar[2];
+    const V rest1 = scalar[3];
+    const V beta2 = scalar[4];
+    const V rest2 = scalar[5];
+    const V eps = scalar[6];
+    const V kept = scalar[7];
+    mean = beta1 * mean + rest1 * g;
+    square = beta2 * square + rest2 * g * g;
+    largest = MAX(largest, square);
+    p = p * kept - step_size * mean / (SQRT(largest) * root + eps);
+    state[0] = mean;
+    state[1] = square;
+    state[2] = largest;
+    return p;
+  }
+};
+
+struct optimizer_nadam {
+  enum { states = 2, scalars = 9 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V mean = state[0];
+    V square = state[1];
+    const V step_size = scalar[0];
+    const V root = scalar[1];
+    const V beta1 = scalar[2];
+    const V rest1 = scalar[3];
+    const V beta2 = scalar[4];
+    const V rest2 = scalar[5];
+    const V eps = scalar[6];
+    const V weight_decay = scalar[7];
+    const V gradient_size = scalar[8];
+    g = g + weight_decay * p;
+    mean = beta1 * mean + rest1 * g;
+    square = beta2 * square + rest2 * g * g;
+    p = p - (gradient_size * g + step_size * mean) / (SQRT(square) * root + eps);
+    state[0] = mean;
+    state[1] = square;
+    return p;
+  }
+};
+
+struct optimizer_radam {
+  enum { states = 2, scalars = 8 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V mean = state[0];
+    V square = state[1];
+    const V step_size = scalar[0];
+    const V rectified = scalar[1];
+    const V beta1 = scalar[2];
+    const V rest1 = scalar[3];
+    const V beta2 = scalar[4];
+    const V rest2 = scalar[5];
+    const V eps = scalar[6];
+    const V weight_decay = scalar[7];
+    g = g + weight_decay * p;
+    mean = beta1 * mean + rest1 * g;
+    square = beta2 * square + rest2 * g * g;
+    p = p - step_size * mean * WHERE(rectified > R(0.0), rectified / (SQRT(square) + eps), R(1.0));
+    state[0] = mean;
+    state[1] = square;
+    return p;
+  }
+};
+
+struct optimizer_rmsprop {
+  enum { states = 1, scalars = 5 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V square = state[0];
+    const V lr = scalar[0];
+    const V weight_decay = scalar[1];
+    const V alpha = scalar[2];
+    const V rest = scalar[3];
+    const V eps = scalar[4];
+    g = g + weight_decay * p;
+    square = alpha * square + rest * g * g;
+    p = p - lr * g / (SQRT(square) + eps);
+    state[0] = square;
+    return p;
+  }
+};
+
+struct optimizer_rmsprop_momentum {
+  enum { states = 2, scalars = 6 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V square = state[0];
+    V velocity = state[1];
+    const V lr = scalar[0];
+    const V weight_decay = scalar[1];
+    const V alpha = scalar[2];
+    const V rest = scalar[3];
+    const V eps = scalar[4];
+    const V momentum = scalar[5];
+    g = g + weight_decay * p;
+    square = alpha * square + rest * g * g;
+    velocity = momentum * velocity + g / (SQRT(square) + eps);
+    p = p - lr * velocity;
+    state[0] = square;
+    state[1] = velocity;
+    return p;
+  }
+};
+
+struct optimizer_rmsprop_centered {
+  enum { states = 2, scalars = 5 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V square = state[0];
+    V mean = state[1];
+    const V lr = scalar[0];
+    const V weight_decay = scalar[1];
+    const V alpha = scalar[2];
+    const V rest = scalar[3];
+    const V eps = scalar[4];
+    g = g + weight_decay * p;
+    square = alpha * square + rest * g * g;
+    mean = alpha * mean + rest * g;
+    p = p - lr * g / (SQRT(MAX(square - mean * mean, R(0.0))) + eps);
+    state[0] = square;
+    state[1] = mean;
+    return p;
+  }
+};
+
+struct optimizer_rmsprop_centered_momentum {
+  enum { states = 3, scalars = 6 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V square = state[0];
+    V mean = state[1];
+    V velocity = state[2];
+    const V lr = scalar[0];
+    const V weight_decay = scalar[1];
+    const V alpha = scalar[2];
+    const V rest = scalar[3];
+    const V eps = scalar[4];
+    const V momentum = scalar[5];
+    g = g + weight_decay * p;
+    square = alpha * square + rest * g * g;
+    mean = alpha * mean + rest * g;
+    velocity = momentum * velocity + g / (SQRT(MAX(square - mean * mean, R(0.0))) + eps);
+    p = p - lr * velocity;
+    state[0] = square;
+    state[1] = mean;
+    state[2] = velocity;
+    return p;
+  }
+};
+
+struct optimizer_adagrad {
+  enum { states = 1, scalars = 4 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V total = state[0];
+    const V lr = scalar[0];
+    const V weight_decay = scalar[1];
+    const V initial = scalar[2];
+    const V eps = scalar[3];
+    g = g + weight_decay * p;
+    total = total + g * g;
+    p = p - lr * g / (SQRT(total + initial) + eps);
+    state[0] = total;
+    return p;
+  }
+};
+
+struct optimizer_adadelta {
+  enum { states = 2, scalars = 5 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V square = state[0];
+    V moved = state[1];
+    const V lr = scalar[0];
+    const V weight_decay = scalar[1];
+    const V rho = scalar[2];
+    const V rest = scalar[3];
+    const V eps = scalar[4];
+    g = g + weight_decay * p;
+    square = rho * square + rest * g * g;
+    g = SQRT(moved + eps) / SQRT(square + eps) * g;
+    moved = rho * moved + rest * g * g;
+    p = p - lr * g;
+    state[0] = square;
+    state[1] = moved;
+    return p;
+  }
+};
+
+struct optimizer_lion {
+  enum { states = 1, scalars = 6 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V mean = state[0];
+    const V lr = scalar[0];
+    const V kept = scalar[1];
+    const V beta1 = scalar[2];
+    const V rest1 = scalar[3];
+    const V beta2 = scalar[4];
+    const V rest2 = scalar[5];
+    p = p * kept - lr * WHERE(beta1 * mean + rest1 * g > R(0.0), R(1.0), WHERE(beta1 * mean + rest1 * g < R(0.0), -R(1.0), beta1 * mean + rest1 * g));
+    mean = beta2 * mean + rest2 * g;
+    state[0] = mean;
+    return p;
+  }
+};
+
+struct optimizer_rprop {
+  enum { states = 2, scalars = 5 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    V before = state[0];
+    V size = state[1];
+    const V lr = scalar[0];
+    const V smaller = scalar[1];
+    const V larger = scalar[2];
+    const V least = scalar[3];
+    const V most = scalar[4];
+    size = WHERE(size > R(0.0), size, lr);
+    size = MIN(MAX(size * WHERE(g * before > R(0.0), larger, WHERE(g * before < R(0.0), smaller, R(1.0))), least), most);
+    g = WHERE(g * before < R(0.0), R(0.0), g);
+    before = g;
+    p = p - size * WHERE(g > R(0.0), R(1.0), WHERE(g < R(0.0), -R(1.0), g));
+    state[0] = before;
+    state[1] = size;
+    return p;
+  }
+};
+
 #define FBP_OPTIMIZERS(ROW) \
-  ROW(sgd) ROW(sgd_decay) ROW(sgd_momentum) ROW(sgd_nesterov)
+  ROW(sgd) ROW(sgd_decay) ROW(sgd_momentum) ROW(sgd_nesterov) ROW(adam) ROW(adam_amsgrad) ROW(adamw) ROW(adamw_amsgrad) ROW(nadam) ROW(radam) ROW(rmsprop) ROW(rmsprop_momentum) ROW(rmsprop_centered) ROW(rmsprop_centered_momentum) ROW(adagrad) ROW(adadelta) ROW(lion) ROW(rprop)
 #endif
