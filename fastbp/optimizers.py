@@ -30,14 +30,7 @@ _SQUARE = ("square", "beta2 * square + rest2 * g * g")
 _MOMENTS = ("step_size", "root", "beta1", "rest1", "beta2", "rest2", "eps")
 
 
-def _adam(name: str, decay: str, amsgrad: bool) -> Optimizer:
-    square = "largest" if amsgrad else "square"
-    before = (_DECAYED,) if decay == "weight_decay" else ()
-    p = "p * kept" if decay == "kept" else "p"
-    return Optimizer(
-        name, "adam", ("mean", "square") + (("largest",) if amsgrad else ()), (*_MOMENTS, decay),
-        (*before, _MEAN, _SQUARE, *((("largest", "MAX(largest, square)"),) if amsgrad else ()),
-         ("p", f"{p} - step_size * mean / (SQRT({square}) * root + eps)")))  # fmt: skip
+_ADAM = "p * kept - step_size * mean / (SQRT({}) * root + eps)"  # decay: coupled in g, decoupled in `kept`
 
 
 def _rmsprop(name: str, centered: bool, momentum: bool) -> Optimizer:
@@ -70,10 +63,20 @@ _ROWS = (
         ("lr", "weight_decay", "momentum"),
         (_DECAYED, _VELOCITY, ("p", "p - lr * (g + momentum * velocity)")),
     ),
-    _adam("adam", "weight_decay", False),
-    _adam("adam_amsgrad", "weight_decay", True),
-    _adam("adamw", "kept", False),
-    _adam("adamw_amsgrad", "kept", True),
+    Optimizer(
+        "adam",
+        "adam",
+        ("mean", "square"),
+        (*_MOMENTS, "weight_decay", "kept"),
+        (_DECAYED, _MEAN, _SQUARE, ("p", _ADAM.format("square"))),
+    ),
+    Optimizer(
+        "adam_amsgrad",
+        "adam",
+        ("mean", "square", "largest"),
+        (*_MOMENTS, "weight_decay", "kept"),
+        (_DECAYED, _MEAN, _SQUARE, ("largest", "MAX(largest, square)"), ("p", _ADAM.format("largest"))),
+    ),
     Optimizer(
         "nadam",
         "nadam",
@@ -411,7 +414,7 @@ class Adam(Rule):
         return TABLE["adam_amsgrad" if self.amsgrad else "adam"]
 
     def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
-        return _moments(self.betas, steps)
+        return _moments(self.betas, steps) | {"kept": 1.0}
 
 
 @dataclass(frozen=True, repr=False)
@@ -431,9 +434,8 @@ class AdamW(Adam):
 
     weight_decay: float = 1e-2
 
-    @property
-    def row(self) -> Optimizer:
-        return TABLE["adamw_amsgrad" if self.amsgrad else "adamw"]
+    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+        return _moments(self.betas, steps) | {"kept": 1 - steps.lr * steps.weight_decay, "weight_decay": 0.0}
 
 
 @lru_cache(maxsize=16)

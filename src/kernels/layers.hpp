@@ -10,6 +10,8 @@ template <> constexpr bool inlined<activation_identity> = true;
 template <> constexpr bool inlined<activation_relu> = true;
 template <> constexpr bool inlined<optimizer_sgd> = true;
 template <> constexpr bool inlined<optimizer_sgd_decay> = true;
+template <> constexpr bool inlined<optimizer_sgd_momentum> = true;
+template <> constexpr bool inlined<optimizer_adam> = true;
 // Backwards also these: two or three operations on `a`, where a call takes as long as a small tile.
 template <class Row> constexpr bool inlined_backward = inlined<Row>;
 template <> constexpr bool inlined_backward<activation_tanh> = true;
@@ -87,17 +89,19 @@ template <class T> struct StoreGradient {
   FBP_INLINE_MEMBER void finish(idx m, idx n, int i, int j, Vec<T> g) const { store(grad + (m + i) * ld + n + j, g); }
   FBP_INLINE_MEMBER void done(idx, idx, idx, idx) const {}
 };
-// ... or goes from registers into the weight, for a rule without slots, ...
+// ... or goes from registers into the weight and its slots, ...
 template <class T, class Row> struct UpdateEpilogue {
   T* weight; idx ld;
+  T* slots[Row::states + 1];
   Vec<T> scalar[Row::scalars];
   FBP_INLINE_MEMBER Vec<T> start(idx m, idx n, int i, int j) const {
-    __builtin_prefetch(weight + (m + i) * ld + n + j, 1);
+    const idx at = (m + i) * ld + n + j;
+    __builtin_prefetch(weight + at, 1);
+    FBP_UNROLL for (int s = 0; s < Row::states; s++) __builtin_prefetch(slots[s] + at, 1);
     return Vec<T>{};
   }
   FBP_INLINE_MEMBER void finish(idx m, idx n, int i, int j, Vec<T> g) const {
-    T* p = weight + (m + i) * ld + n + j;
-    store(p, Row::template update<Vec<T>>(load(p), g, nullptr, scalar));
+    update_vector<Row>(weight, slots, (m + i) * ld + n + j, g, scalar);
   }
   FBP_INLINE_MEMBER void done(idx, idx, idx, idx) const {}
 };
@@ -130,7 +134,8 @@ template <class T> struct UpdateEpilogue<T, ByCall> {
 };
 template <class T, class Row, class Product> static void with_update_epilogue(const GradWeight<T>& g, Product product) {
   if constexpr (inlined<Row>) {
-    UpdateEpilogue<T, Row> epilogue{g.weight, g.ldw, {}};
+    UpdateEpilogue<T, Row> epilogue{g.weight, g.ldw, {}, {}};
+    FBP_UNROLL for (int s = 0; s < Row::states; s++) epilogue.slots[s] = g.slots[s];
     FBP_UNROLL for (int s = 0; s < Row::scalars; s++) epilogue.scalar[s] = splat<Vec<T>>(g.scalars[s]);
     product(epilogue);
   } else {
@@ -401,7 +406,8 @@ static void single_rows(const GradInput<T>& g, const GradWeight<T>& w, const int
     FBP_UNROLL for (int r = 0; r < nr; r++) {
       const V old = load(p[r] + n);
       if (with_input) sum[r] += masked ? WHERE(columns_below<T>(n, w.out), old * delta, V{}) : old * delta;
-      store(p[r] + n, plain ? old - x[r] * delta : Row::template update<V>(old, x[r] * delta, nullptr, scalar));
+      if (plain) store(p[r] + n, old - x[r] * delta);
+      else update_vector<Row>(w.weight, w.slots, used[r] * w.ldw + n, x[r] * delta, scalar);
     }
   };
   idx n = 0;

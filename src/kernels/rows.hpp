@@ -31,18 +31,21 @@ static void backward_row(T* delta, const T* a, const T* z, idx ld, idx rows, idx
   });
 }
 
+// One vector of parameters and of their slots, by an optimizer's row.
+template <class Row, class T>
+FBP_INLINE void update_vector(T* p, T* const* slots, idx at, Vec<T> g, const Vec<T>* scalar) {
+  Vec<T> state[Row::states + 1];   // C++ has no empty arrays
+  FBP_UNROLL for (int s = 0; s < Row::states; s++) state[s] = load(slots[s] + at);
+  store(p + at, Row::template update<Vec<T>>(load(p + at), g, state, scalar));
+  FBP_UNROLL for (int s = 0; s < Row::states; s++) store(slots[s] + at, state[s]);
+}
+
 template <class Row, class T>
 static void update_row(T* p, T* const* slots, idx ld, const T* g, idx ldg, idx rows, idx cols, const T* scalars) {
   Vec<T> scalar[Row::scalars];
   FBP_UNROLL for (int s = 0; s < Row::scalars; s++) scalar[s] = splat<Vec<T>>(scalars[s]);
   for (idx m = 0; m < rows; m++)
-    for (idx n = 0; n < cols; n += lanes<T>) {
-      const idx at = m * ld + n;
-      Vec<T> state[Row::states + 1];   // C++ has no empty arrays
-      FBP_UNROLL for (int s = 0; s < Row::states; s++) state[s] = load(slots[s] + at);
-      store(p + at, Row::template update<Vec<T>>(load(p + at), load(g + m * ldg + n), state, scalar));
-      FBP_UNROLL for (int s = 0; s < Row::states; s++) store(slots[s] + at, state[s]);
-    }
+    for (idx n = 0; n < cols; n += lanes<T>) update_vector<Row>(p, slots, m * ld + n, load(g + m * ldg + n), scalar);
 }
 
 // What is done around a rule; see `Around`. A NaN goes through.

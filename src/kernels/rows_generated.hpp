@@ -1,6 +1,6 @@
 // Rendered by `make rows` from the tables of fastbp/: edit those, not this file.
 // Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; engine.pyx takes FBP_ROWS alone.
-#define FBP_ROWS 0x807a76f7u
+#define FBP_ROWS 0x23abd3cdu
 #ifdef FBP_INLINE
 
 struct activation_identity {
@@ -220,7 +220,7 @@ struct optimizer_sgd_nesterov {
 };
 
 struct optimizer_adam {
-  enum { states = 2, scalars = 8 };
+  enum { states = 2, scalars = 9 };
   template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
     const Constant<V> R{}; (void)R, (void)state;
     V mean = state[0];
@@ -233,57 +233,8 @@ struct optimizer_adam {
     const V rest2 = scalar[5];
     const V eps = scalar[6];
     const V weight_decay = scalar[7];
+    const V kept = scalar[8];
     g = g + weight_decay * p;
-    mean = beta1 * mean + rest1 * g;
-    square = beta2 * square + rest2 * g * g;
-    p = p - step_size * mean / (SQRT(square) * root + eps);
-    state[0] = mean;
-    state[1] = square;
-    return p;
-  }
-};
-
-struct optimizer_adam_amsgrad {
-  enum { states = 3, scalars = 8 };
-  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
-    const Constant<V> R{}; (void)R, (void)state;
-    V mean = state[0];
-    V square = state[1];
-    V largest = state[2];
-    const V step_size = scalar[0];
-    const V root = scalar[1];
-    const V beta1 = scalar[2];
-    const V rest1 = scalar[3];
-    const V beta2 = scalar[4];
-    const V rest2 = scalar[5];
-    const V eps = scalar[6];
-    const V weight_decay = scalar[7];
-    g = g + weight_decay * p;
-    mean = beta1 * mean + rest1 * g;
-    square = beta2 * square + rest2 * g * g;
-    largest = MAX(largest, square);
-    p = p - step_size * mean / (SQRT(largest) * root + eps);
-    state[0] = mean;
-    state[1] = square;
-    state[2] = largest;
-    return p;
-  }
-};
-
-struct optimizer_adamw {
-  enum { states = 2, scalars = 8 };
-  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
-    const Constant<V> R{}; (void)R, (void)state;
-    V mean = state[0];
-    V square = state[1];
-    const V step_size = scalar[0];
-    const V root = scalar[1];
-    const V beta1 = scalar[2];
-    const V rest1 = scalar[3];
-    const V beta2 = scalar[4];
-    const V rest2 = scalar[5];
-    const V eps = scalar[6];
-    const V kept = scalar[7];
     mean = beta1 * mean + rest1 * g;
     square = beta2 * square + rest2 * g * g;
     p = p * kept - step_size * mean / (SQRT(square) * root + eps);
@@ -293,8 +244,8 @@ struct optimizer_adamw {
   }
 };
 
-struct optimizer_adamw_amsgrad {
-  enum { states = 3, scalars = 8 };
+struct optimizer_adam_amsgrad {
+  enum { states = 3, scalars = 9 };
   template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
     const Constant<V> R{}; (void)R, (void)state;
     V mean = state[0];
@@ -307,7 +258,9 @@ struct optimizer_adamw_amsgrad {
     const V beta2 = scalar[4];
     const V rest2 = scalar[5];
     const V eps = scalar[6];
-    const V kept = scalar[7];
+    const V weight_decay = scalar[7];
+    const V kept = scalar[8];
+    g = g + weight_decay * p;
     mean = beta1 * mean + rest1 * g;
     square = beta2 * square + rest2 * g * g;
     largest = MAX(largest, square);
@@ -534,5 +487,5 @@ struct optimizer_rprop {
 };
 
 #define FBP_OPTIMIZERS(ROW) \
-  ROW(sgd) ROW(sgd_decay) ROW(sgd_momentum) ROW(sgd_nesterov) ROW(adam) ROW(adam_amsgrad) ROW(adamw) ROW(adamw_amsgrad) ROW(nadam) ROW(radam) ROW(rmsprop) ROW(rmsprop_momentum) ROW(rmsprop_centered) ROW(rmsprop_centered_momentum) ROW(adagrad) ROW(adadelta) ROW(lion) ROW(rprop)
+  ROW(sgd) ROW(sgd_decay) ROW(sgd_momentum) ROW(sgd_nesterov) ROW(adam) ROW(adam_amsgrad) ROW(nadam) ROW(radam) ROW(rmsprop) ROW(rmsprop_momentum) ROW(rmsprop_centered) ROW(rmsprop_centered_momentum) ROW(adagrad) ROW(adadelta) ROW(lion) ROW(rprop)
 #endif

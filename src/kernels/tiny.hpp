@@ -113,7 +113,7 @@ template <class T, class Row> static idx tiny_train(const TinyBatches<T>& run, d
       V product[lanes<T>];
       FBP_UNROLL for (int i = 0; i < lanes<T>; i++) product[i] = load(products + (k + i) * lanes<T>);
       const V g = sum_each<T>(product);
-      if constexpr (inlined<Row>) store(params + k, Row::template update<V>(load(params + k), g, nullptr, scalar));
+      if constexpr (inlined<Row>) update_vector<Row>(params, run.slots, k, g, scalar);
       else store(run.gradient + k, g);
     }
     if (!inlined<Row>) run.update(params, run.slots, 0, run.gradient, 0, 1, run.n_params, scalars);
