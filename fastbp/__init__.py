@@ -1,5 +1,7 @@
 """fastbp: trains dense networks by back-propagation on CPUs, with compiled kernels and a NumPy reference."""
 
+from typing import TYPE_CHECKING
+
 from fastbp.config import backend, set_backend, show_config
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
@@ -7,7 +9,11 @@ from fastbp.mlp import MLP
 from fastbp.optimizers import SGD
 from fastbp.threads import register as _register
 
-__all__ = ["MLP", "SGD", "History", "NonFiniteError", "backend", "ops", "set_backend", "show_config"]
+if TYPE_CHECKING:
+    from fastbp.gradients import check_gradients
+
+__all__ = ["MLP", "SGD", "History", "NonFiniteError", "backend", "check_gradients", "ops", "set_backend",
+           "show_config"]  # fmt: skip
 
 _register()
 
@@ -16,6 +22,8 @@ def __getattr__(name: str) -> object:
     """Parts that load on first use."""
     import importlib
 
+    if name == "check_gradients":
+        return importlib.import_module("fastbp.gradients").check_gradients
     if name == "ops":
         return importlib.import_module("fastbp.ops")
     if name == "__version__":
