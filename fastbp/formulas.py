@@ -1,8 +1,9 @@
 """Formulas beside their numbers, as text, HTML or LaTeX: for `fastbp.trace`.
 
-A formula is a Python expression in a string, such as ``"a_0 @ W_1 + b_1"``: the words of the rows (`fastbp.rows`), ``@``,
-``.T`` and the sums `SUM` (of everything), `SUM_ROWS` (over the rows of a batch) and `SUM_OUTPUTS` (of each row). One walk over its tree (`write`)
-serves the three styles. A style only says how it spells a name, an array, an operator, a call.
+A formula is a Python expression in a string, such as ``"a_0 @ W_1 + b_1"``: the words of the rows (`fastbp.rows`),
+``@``, ``.T`` and the sums `SUM` (of everything), `SUM_ROWS` (over the rows of a batch), `SUM_OUTPUTS` (of each row).
+One walk over its tree, by `Writer`, serves the three styles. A style only says how it spells a name, an array, an
+operator, a call.
 
 A name is ``symbol_index``, for example ``delta_2``. Before it may stand ``new_`` (after the step) and ``grad_`` (the
 derivative of the loss by it); a slot of an optimizer is ``slot__parameter``, for example ``velocity__W_1``.
@@ -47,11 +48,15 @@ class Equation:
     called: Mapping[str, str] = field(default_factory=dict)
 
     def is_arithmetic(self) -> bool:
-        """Whether `right` says more with its numbers: operators and sums of known names, not one name alone."""
+        """Whether `right` says more with its numbers: operators and sums, not one name alone, and no function."""
         tree = ast.parse(self.right or "x", mode="eval").body
         calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call)}
-        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - calls
-        return isinstance(tree, (ast.BinOp, ast.Call)) and calls <= {"SUM", "SUM_ROWS"} and names <= set(self.values)
+        return isinstance(tree, (ast.BinOp, ast.Call)) and calls <= {"SUM", "SUM_ROWS"}
+
+    def named(self) -> list[Any]:
+        """The values of the names in `right`."""
+        names = {node.id for node in ast.walk(ast.parse(self.right)) if isinstance(node, ast.Name)}
+        return [value for name, value in self.values.items() if name in names]
 
 
 # ------------------------------------------------------------------ numbers

@@ -40,7 +40,7 @@ def differences(
     Returns
     -------
     slopes, apart : ndarray, (number of indices,)
-        The slopes, and how far the two one-sided ones lie apart.
+        The slopes, and how far the two one-sided ones lie apart, or the slopes by the near and by the far points.
     """
     at = net.flatten()
     places = np.arange(len(at)) if indices is None else np.asarray(indices)
@@ -56,8 +56,10 @@ def differences(
                 net.unflatten(moved)
                 values.append(value())
             slopes[k] = (values[3] - values[0]) / (points[3] - points[0])
+            near = (values[2] - values[1]) / (points[2] - points[1])
             far_left, near_left, near_right, far_right = (np.array(values) - middle) / (points - w)
-            apart[k] = abs((2 * near_right - far_right) - (2 * near_left - far_left))
+            sides = abs((2 * near_right - far_right) - (2 * near_left - far_left))
+            apart[k] = max(sides, abs(slopes[k] - near))  # for a kink at h / 3, which the sides do not see
     finally:
         net.unflatten(at)
     return slopes, apart
@@ -71,7 +73,7 @@ class GradientCheck:
     ----------
     error : float
         The largest relative error: how far a derivative lies from its finite difference, over the largest derivative in
-        the same weight or bias, or over the least that differences can tell with such an error. NaN where one is NaN.
+        the same weight or bias. What rounding makes of a difference counts for no more than 1e-6. NaN where one is NaN.
     where : str
         Where that is, for example ``"weights[1][3, 0]"``; empty where nothing could be checked.
     derivative, difference : float
@@ -113,8 +115,8 @@ def check_gradients(
     """Hold the gradient of a network against finite differences of its loss.
 
     Both are taken on a float64 copy, with the same rows of the tables and the same backend; the network itself is left
-    alone. A parameter is skipped where the one-sided differences disagree: there the loss has a kink (relu has one), and
-    no single slope.
+    alone. A parameter is skipped where the one-sided differences disagree: there the loss has a kink, as relu has one,
+    and no single slope.
 
     Parameters
     ----------
@@ -167,7 +169,8 @@ def check_gradients(
         weight = abs(value) + np.abs(double.flatten() * gradient).sum()
         noise = _ROUNDINGS * np.finfo(float).eps * weight / (STEP * (1 + np.abs(double.flatten()[places])))
         smooth = ~(apart > KINK * scale + 2 * noise)  # what is NaN is not skipped
-        errors = (np.abs(slopes - derivatives) / np.maximum(scale, noise / RIGHT))[smooth]
+        off = np.abs(slopes - derivatives)
+        errors = (off / np.where(off > noise, scale, np.maximum(scale, noise / RIGHT)))[smooth]
     n_checked = int(smooth.sum())
     counts = n_checked, len(places) - n_checked, net.n_params
     if not n_checked:

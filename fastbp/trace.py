@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -180,43 +180,42 @@ class Trace:
         sizes = "-".join(map(str, (self.x.shape[1], *(layer.z.shape[1] for layer in self.layers))))
         return f"{sizes}, {len(self.x)} row{'s' * (len(self.x) > 1)}, {self.loss.name}, {self.rule.name}"
 
-    def _sections(self, limit: int) -> Iterator[tuple[str, list[Equation | str]]]:
+    def _sections(self, limit: int) -> Iterator[tuple[str, Sequence[Equation | str]]]:
         """Titles, and what stands below each: equations and remarks."""
         yield f"One step of back-propagation: {self._headline()}", self._remarks(limit)
         shown = formulas.kept(len(self.layers), limit)
-        for index in shown:
-            yield self._title("Forward", index, shown), self._forward(index)
+        yield from self._phase("Forward", shown, self._forward)
         yield "Loss", self._loss()
-        for index in reversed(shown):
-            yield self._title("Backward", index, shown), self._backward(index)
-        for index in shown:
-            yield self._title("Update", index, shown), self._update(index)
+        yield from self._phase("Backward", shown[::-1], self._backward)
+        yield from self._phase("Update", shown, self._update)
         yield "Loss after the step", [Equation("new_L", "", self.loss_after)]
 
-    def _title(self, phase: str, index: int | None, shown: list[int | None]) -> str:
-        if index is None:
-            gap = shown.index(None)
-            first, last = shown[gap - 1] + 2, shown[gap + 1]
-            return f"{phase}, layer{f's {first} to' * (first < last)} {last}: left out"
-        weight = self.layers[index].weight.value
-        return f"{phase}, layer {index + 1}: {weight.shape[0]} -> {weight.shape[1]}, {self.layers[index].activation.name}"
+    def _phase(
+        self, phase: str, shown: list[int | None], equations: Callable[[int], list[Equation]]
+    ) -> Iterator[tuple[str, list[Equation]]]:
+        for place, index in enumerate(shown):
+            if index is None:
+                first, last = sorted((shown[place - 1], shown[place + 1]))
+                yield f"{phase}, layer{f's {first + 2} to' * (first + 2 < last)} {last}: left out", []
+            else:
+                layer = self.layers[index]
+                shape = " -> ".join(map(str, layer.weight.value.shape))
+                yield f"{phase}, layer {index + 1}: {shape}, {layer.activation.name}", equations(index)
 
-    def _remarks(self, limit: int) -> list[Equation | str]:
-        remarks: list[Equation | str] = [
+    def _remarks(self, limit: int) -> list[str]:
+        remarks = [
             "g = dL/da, delta = dL/dz; a row of an array is a row of the batch.",
             "Each g is made with the weights before the step.",
         ]
         everything = [self.x, *(part for layer in self.layers for part in (layer.z, layer.weight.value))]
         if any(formulas.is_cut(array, limit) for array in everything):
-            remarks.append(f"Of arrays with more than {limit} rows or columns the middle is left out; (rows x columns).")
+            remarks.append(f"Of more than {limit} rows or columns the middle is left out; beside it: (rows x columns).")
         return remarks
 
     def _input(self, index: int) -> np.ndarray:
         return self.layers[index - 1].a if index else self.x
 
-    def _forward(self, index: int | None) -> list[Equation | str]:
-        if index is None:
-            return []
+    def _forward(self, index: int) -> list[Equation]:
         k, layer = index + 1, self.layers[index]
         names = {f"a_{index}": self._input(index), f"W_{k}": layer.weight.value, f"z_{k}": layer.z}
         product = f"a_{index} @ W_{k}"
@@ -225,25 +224,25 @@ class Trace:
             product += f" + b_{k}"
         row = layer.activation
         return [
-            *([Equation("a_0", "x", self.x)] if index == 0 else []),
+            *([Equation("a_0", "x", self.x, {"x": self.x})] if index == 0 else []),
             Equation(f"z_{k}", product, layer.z, names),
-            Equation(f"a_{k}", _short(row.forward, {"z": f"z_{k}"}, f"f(z_{k})"), layer.a, {}, {"f": row.name}),
+            Equation(f"a_{k}", _short(row.forward, {"z": f"z_{k}"}, f"f(z_{k})"), layer.a, names, {"f": row.name}),
         ]
 
     def _loss_names(self) -> dict[str, str]:
-        """The names of a loss's row in this network."""
+        """What the names in a loss's row are called here."""
         last = len(self.layers)
         return {"z": f"z_{last}" if self.loss.from_logits else f"a_{last}", "t": "t", "lse": "lse"}
 
-    def _loss_parts(self) -> tuple[dict[str, Any], list[Equation | str], str, str]:
+    def _loss_parts(self) -> tuple[dict[str, Any], list[Equation], str, str]:
         """Values by name; what is shown before the loss; the factor and the divisor of a row's loss."""
         names, row = self._loss_names(), self.loss
         values = {names["z"]: self.layers[-1].a, "t": self.t}
-        before: list[Equation | str] = [Equation("t", "", self.t)]
+        before = [Equation("t", "", self.t)]
         if row.statistic == "lse":
             z = names["z"]
             values["lse"] = np.logaddexp.reduce(self.layers[-1].z, axis=1, keepdims=True)
-            before.append(Equation("lse", f"LOG(SUM_OUTPUTS(EXP({z})))", values["lse"]))
+            before.append(Equation("lse", f"LOG(SUM_OUTPUTS(EXP({z})))", values["lse"], values))
         divisor = len(self.x) if self.sample_weight is None else float(self.sample_weight.sum())
         divisor *= round(1 / row.scale(self.t.shape[1]))
         over = f" / {divisor}" if divisor != 1 else ""
@@ -252,15 +251,13 @@ class Trace:
         values["w"] = self.sample_weight[:, None]
         return values, [*before, Equation("w", "", values["w"])], "w * ", over
 
-    def _loss(self) -> list[Equation | str]:
+    def _loss(self) -> list[Equation]:
         values, before, factor, divisor = self._loss_parts()
-        value = _short(self.loss.value, self._loss_names(), "f(t)")
+        value = _short(self.loss.value, self._loss_names(), f"f({self._loss_names()['z']}, t)")
         called = {"f": self.loss.name}
         return [*before, Equation("L", f"SUM({factor}({value})){divisor}", self.loss_before, values, called)]
 
-    def _backward(self, index: int | None) -> list[Equation | str]:
-        if index is None:
-            return []
+    def _backward(self, index: int) -> list[Equation]:
         k, layer, row = index + 1, self.layers[index], self.layers[index].activation
         if k < len(self.layers):
             above = self.layers[k]
@@ -268,13 +265,13 @@ class Trace:
             g = Equation(f"g_{k}", f"delta_{k + 1} @ W_{k + 1}.T", layer.g, values)
         else:
             values, _, factor, divisor = self._loss_parts()
-            grad = _short(self.loss.grad, self._loss_names(), f"df(a_{k})")
+            grad = _short(self.loss.grad, self._loss_names(), f"df({self._loss_names()['z']}, t)")
             g = Equation(f"g_{k}", f"{factor}({grad}){divisor}", layer.g, values, {"df": f"{self.loss.name}'"})
         names = {"g": f"g_{k}", "a": f"a_{k}", "z": f"z_{k}"}
         delta = _short(row.backward, names, f"g_{k} * df(z_{k})")
         values = {f"g_{k}": layer.g, f"a_{k}": layer.a, f"z_{k}": layer.z}
         product = {f"a_{index}": self._input(index), f"delta_{k}": layer.delta}
-        equations: list[Equation | str] = [
+        equations = [
             g,
             Equation(f"delta_{k}", delta, layer.delta, values, {"df": f"{row.name}'"}),
             Equation(f"grad_W_{k}", f"a_{index}.T @ delta_{k}", layer.weight.grad, product),
@@ -283,9 +280,7 @@ class Trace:
             equations.append(Equation(f"grad_b_{k}", f"SUM_ROWS(delta_{k})", layer.bias.grad, product))
         return equations
 
-    def _update(self, index: int | None) -> list[Equation | str]:
-        if index is None:
-            return []
+    def _update(self, index: int) -> list[Equation]:
         layer, equations = self.layers[index], []
         for name, parameter in ((f"W_{index + 1}", layer.weight), (f"b_{index + 1}", layer.bias)):
             if parameter is not None:
@@ -310,7 +305,6 @@ class Trace:
             known[target] = (left, made)
 
 
-
 # ------------------------------------------------------------------ writing
 
 
@@ -323,8 +317,7 @@ def _rights(writer: Writer, equation: Equation) -> list[Any]:
     rights = []
     if equation.right:
         rights.append(writer.formula(equation))
-    cut = any(formulas.is_cut(value, writer.limit) for value in equation.values.values())
-    if equation.is_arithmetic() and not cut:
+    if equation.is_arithmetic() and not any(formulas.is_cut(value, writer.limit) for value in equation.named()):
         if len(replace(writer, style=Text()).with_numbers(equation)[0]) <= _WIDTH:
             rights.append(writer.with_numbers(equation))
     return [*rights, writer.value(equation.value)]
