@@ -1,6 +1,6 @@
 """fastbp: trains dense networks by back-propagation on CPUs, with compiled kernels and a NumPy reference."""
 
-from typing import TYPE_CHECKING
+import typing as _typing
 
 from fastbp.config import backend, set_backend, show_config
 from fastbp.errors import NonFiniteError
@@ -9,7 +9,7 @@ from fastbp.mlp import MLP
 from fastbp.optimizers import SGD
 from fastbp.threads import register as _register
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from fastbp.gradients import check_gradients
 
 __all__ = ["MLP", "SGD", "History", "NonFiniteError", "backend", "check_gradients", "ops", "set_backend",
