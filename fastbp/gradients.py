@@ -42,27 +42,34 @@ def differences(
     slopes, apart : ndarray, (number of indices,)
         The slopes, and how far the two one-sided ones lie apart, or the slopes by the near and by the far points.
     """
-    at = net.flatten()
-    places = np.arange(len(at)) if indices is None else np.asarray(indices)
-    middle = value()
-    slopes, apart = np.empty((2, len(places)))
-    try:
-        for k, place in enumerate(places):
-            w, h = at[place], STEP * (1 + abs(at[place]))
-            points, values = w + h * np.array([-1, -0.5, 0.5, 1]), []  # as they are, rounded
-            for point in points:
-                moved = at.copy()
-                moved[place] = point
-                net.unflatten(moved)
-                values.append(value())
-            slopes[k] = (values[3] - values[0]) / (points[3] - points[0])
-            near = (values[2] - values[1]) / (points[2] - points[1])
-            far_left, near_left, near_right, far_right = (np.array(values) - middle) / (points - w)
-            sides = abs((2 * near_right - far_right) - (2 * near_left - far_left))
-            apart[k] = max(sides, abs(slopes[k] - near))  # for a kink at h / 3, which the sides do not see
-    finally:
-        net.unflatten(at)
-    return slopes, apart
+    places = range(net.n_params) if indices is None else indices
+    middle, slopes, apart = value(), [], []
+    for place in places:
+        _, array, index = _locate(net, place)
+        w = float(array[index])
+        points = w + STEP * (1 + abs(w)) * np.array([-1, -0.5, 0.5, 1])  # as they are, rounded
+        values = np.empty(4)
+        try:
+            for k, point in enumerate(points):
+                array[index] = point
+                values[k] = value()
+        finally:
+            array[index] = w
+        far, near = (values[[3, 2]] - values[[0, 1]]) / (points[[3, 2]] - points[[0, 1]])
+        far_left, near_left, near_right, far_right = (values - middle) / (points - w)
+        sides = abs((2 * near_right - far_right) - (2 * near_left - far_left))
+        slopes.append(far)
+        apart.append(max(sides, abs(far - near)))  # a kink at h / 3 does not show in the sides
+    return np.array(slopes), np.array(apart)
+
+
+def _locate(net: MLP, place: int) -> tuple[int, np.ndarray, tuple[int, ...]]:
+    """Which of `Spec.views` holds a place of ``net.flatten()``, that view of the parameters, and the index in it."""
+    for k, array in enumerate(net._spec.views(net.params)):
+        if place < array.size:
+            return k, array, tuple(map(int, np.unravel_index(place, array.shape)))
+        place -= array.size
+    raise IndexError("a place beyond the parameters")
 
 
 @dataclass(frozen=True)
@@ -110,7 +117,7 @@ class GradientCheck:
 
 
 def check_gradients(
-    net: MLP, X: Any, y: Any, *, loss: Any, sample_weight: Any = None, n_samples: int = 100, seed: int = 0
+    net: MLP, X: Any, y: Any, *, loss: Any, sample_weight: Any = None, n_samples: int = 50, seed: int = 0
 ) -> GradientCheck:
     """Hold the gradient of a network against finite differences of its loss.
 
@@ -123,7 +130,7 @@ def check_gradients(
     net : MLP
     X, y, loss, sample_weight
         As for `MLP.loss_and_grad`.
-    n_samples : int, default 100
+    n_samples : int, default 50
         Parameters that are looked at in each weight and each bias, at most. Each takes four evaluations of X.
     seed : int, default 0
         Of their choice, where there are more.
@@ -152,19 +159,18 @@ def check_gradients(
     double.unflatten(net.flatten())
 
     value, gradient = double.loss_and_grad(X, y, loss=loss, sample_weight=sample_weight)
-    names = [name for k in range(len(net.weights)) for name in (f"weights[{k}]", f"biases[{k}]")[: 1 + net._spec.bias]]
-    arrays = double._spec.views(double.params)
-    ends = np.cumsum([array.size for array in arrays])
+    sizes = [array.size for array in double._spec.views(double.params)]
+    starts = np.cumsum([0, *sizes])
     places = np.concatenate([
-        end - array.size + np.sort(rng.permutation(array.size)[:n_samples]) for array, end in zip(arrays, ends)
+        start + np.sort(rng.permutation(size)[:n_samples]) for start, size in zip(starts, sizes)
     ])  # fmt: skip
     with np.errstate(all="ignore"):
         slopes, apart = differences(
             double, lambda: double.evaluate(X, y, loss=loss, sample_weight=sample_weight), places
         )
-        derivatives, owner = gradient[places], np.searchsorted(ends, places, side="right")
+        derivatives, owner = gradient[places], np.searchsorted(starts, places, side="right") - 1
         largest = np.maximum(np.abs(slopes), np.abs(derivatives))
-        scale = np.array([largest[owner == k].max() for k in range(len(arrays))])[owner]
+        scale = np.array([largest[owner == k].max() for k in range(len(sizes))])[owner]
         # A relative change of every parameter by eps moves the loss by eps * sum |w dL/dw|.
         weight = abs(value) + np.abs(double.flatten() * gradient).sum()
         noise = _ROUNDINGS * np.finfo(float).eps * weight / (STEP * (1 + np.abs(double.flatten()[places])))
@@ -176,7 +182,7 @@ def check_gradients(
     if not n_checked:
         return GradientCheck(float("nan"), "", float("nan"), float("nan"), *counts)
     worst = np.flatnonzero(smooth)[np.argmax(errors)]  # the first NaN, if there is one
-    k = owner[worst]
-    inner = np.unravel_index(places[worst] - (ends[k] - arrays[k].size), arrays[k].shape)
-    where = f"{names[k]}[{', '.join(map(str, inner))}]"
+    k, _, index = _locate(double, places[worst])
+    layer, is_bias = divmod(k, 1 + net._spec.bias)
+    where = f"{'biases' if is_bias else 'weights'}[{layer}][{', '.join(map(str, index))}]"
     return GradientCheck(float(errors.max()), where, float(derivatives[worst]), float(slopes[worst]), *counts)

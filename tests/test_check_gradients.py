@@ -19,7 +19,7 @@ SMOOTH = "tanh"
 def test_every_row_of_the_tables_is_right(activation, loss, backend):
     net, X, t, weight = problem(3, (4, 5, 3), loss, 9, weighted=True, activation=activation, backend=backend)
     found = check_gradients(net, X, t, loss=loss, sample_weight=weight)
-    assert found.ok and found.error <= RIGHT and found.n_checked + found.n_skipped == found.n_params == net.n_params
+    assert found.ok and found.error <= RIGHT and found.n_checked + found.n_skipped == found.n_params == net.n_params  # each has fewer than 50
     assert found.n_checked > 0.9 * net.n_params
     assert str(found).startswith("gradients agree with finite differences") and found.where in str(found)
 
@@ -147,14 +147,14 @@ def test_each_layer_is_sampled():
 
 
 def test_small_gradients_far_down_are_checked_as_far_as_differences_can_tell():
-    """Below six sigmoids gradients are a thousandth of those above. What rounding makes of a difference is no error; 1 % is."""
+    """Below six sigmoids gradients are a thousandth of those above. Rounding of differences is no error, 1 % is one."""
     sizes = (4, *[5] * 6, 2)
     net, X, t, _ = problem(1, sizes, "mse", 5, activation="sigmoid")
     _, gradient = net.loss_and_grad(X, t, loss="mse")
     assert np.abs(gradient[:25]).max() < 1e-3 * np.abs(gradient[-12:]).max()
     assert check_gradients(net, X, t, loss="mse").ok
     deep = problem(1, (4, *[5] * 20, 2), "mse", 5, activation="sigmoid")[0]
-    assert np.abs(deep.loss_and_grad(X, t, loss="mse")[1][:25]).max() < 1e-10  # less than rounding makes of a difference
+    assert np.abs(deep.loss_and_grad(X, t, loss="mse")[1][:25]).max() < 1e-10  # which no difference can tell
     assert check_gradients(deep, X, t, loss="mse").ok
     wrong = dataclasses.replace(activations.TABLE["sigmoid"], name="wrong", backward="g * 1.01 * (a * (1 - a))")
     net, *_ = problem(1, sizes, "mse", 5, activation=[wrong, *["sigmoid"] * 5])

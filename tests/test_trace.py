@@ -160,16 +160,14 @@ def test_a_trace_is_a_value():
 # ------------------------------------------------------------------ the formulas give the numbers
 
 
-def f_of(steps, name):
-    """A row's forward and its derivative, or a loss's value and gradient, as the formulas call them."""
-    for layer in steps.layers:
-        if layer.activation.name == name:
-            row = layer.activation
-            slope = lambda z: function(row.backward_text, ("g", "a", "z"))(  # noqa: E731
-                np.ones_like(z), function(row.forward_text, ("z",))(z), z
-            )
-            return function(row.forward_text, ("z",)), slope
-    return function(steps.loss.value_text, steps.loss.names), function(steps.loss.grad_text, steps.loss.names)
+def f_and_df(steps, name):
+    """A row's forward and its derivative, or a loss's value and gradient: `f` and `df` of the formulas."""
+    rows = {layer.activation.name: layer.activation for layer in steps.layers}
+    if name not in rows:
+        loss = steps.loss
+        return function(loss.value_text, loss.names), function(loss.grad_text, loss.names)
+    forward, back = function(rows[name].forward_text, ("z",)), function(rows[name].backward_text, ("g", "a", "z"))
+    return forward, lambda z: back(np.ones_like(z), forward(z), z)
 
 
 def evaluated(steps, equation):
@@ -181,7 +179,7 @@ def evaluated(steps, equation):
         "SUM_OUTPUTS": lambda v: v.sum(axis=1, keepdims=True),
     }  # fmt: skip
     if equation.called:
-        words["f"], words["df"] = f_of(steps, next(iter(equation.called.values())).removesuffix("'"))
+        words["f"], words["df"] = f_and_df(steps, next(iter(equation.called.values())).removesuffix("'"))
     return eval(equation.right, words, dict(equation.values))
 
 
