@@ -1,5 +1,7 @@
 """fastbp: trains dense networks by back-propagation on CPUs, with compiled kernels and a NumPy reference."""
 
+import typing as _typing
+
 from fastbp.config import backend, set_backend, show_config
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
@@ -7,9 +9,12 @@ from fastbp.mlp import MLP
 from fastbp.optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
 from fastbp.threads import register as _register
 
+if _typing.TYPE_CHECKING:
+    from fastbp.gradients import check_gradients
+
 __all__ = [
     "LBFGS", "MLP", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "History", "Lion", "NAdam", "NonFiniteError",
-    "RAdam", "RMSprop", "Rprop", "backend", "ops", "schedules", "set_backend", "show_config",
+    "RAdam", "RMSprop", "Rprop", "backend", "check_gradients", "ops", "schedules", "set_backend", "show_config",
 ]  # fmt: skip
 
 _register()
@@ -19,6 +24,8 @@ def __getattr__(name: str) -> object:
     """Parts that load on first use."""
     import importlib
 
+    if name == "check_gradients":
+        return importlib.import_module("fastbp.gradients").check_gradients
     if name in ("ops", "schedules"):
         return importlib.import_module(f"fastbp.{name}")
     if name == "__version__":

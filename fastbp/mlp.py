@@ -7,16 +7,19 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbp import backends, config, order, spec
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
-from fastbp.optimizers import LBFGS
+from fastbp.optimizers import LBFGS, SGD
 from fastbp.plan import Plan, Programs, make_plan
 from fastbp.training import Run, TrainingState, culprit
+
+if TYPE_CHECKING:
+    from fastbp.trace import Trace
 
 _BLOCK_ROWS = 256  # predict, evaluate and loss_and_grad go through X in blocks: memory does not grow with n
 
@@ -501,6 +504,49 @@ class MLP:
         plan = make_plan(self._spec, batch, backend=self._backend, loss=row, rule=rule, trains=self._trains)
         with self._programs.lent(plan) as program:
             sys.stdout.write(f"{explain(program)}\n")
+
+    def trace(
+        self, x: Any, y: Any, *, loss: Any = "mse", optimizer: Any = None, lr: float | None = None,
+        sample_weight: Any = None,
+    ) -> Trace:  # fmt: skip
+        """One step of back-propagation by hand: every number of it, and the formulas. The network stays as it is.
+
+        Parameters
+        ----------
+        x, y, loss, sample_weight
+            As for `train_step`; all rows are one batch.
+        optimizer : str or object, optional
+            As for `train_step`; its slots are those of the network.
+        lr : float, optional
+            Instead of `optimizer`: plain SGD with this learning rate.
+
+        Returns
+        -------
+        fastbp.trace.Trace
+            z, a, g, delta of each layer, gradients, new parameters (those of `train_step`, to the bit), the loss
+            before and after. ``print`` shows it as text, a notebook as HTML; ``to_text(digits=9)``, ``to_html`` and
+            ``to_latex`` say how.
+
+        Raises
+        ------
+        NonFiniteError
+            The loss is NaN or infinite.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net = fastbp.MLP((2, 1), init=[([[0.5], [-1.0]], [0.0])])
+        >>> step = net.trace([[1.0, 2.0]], [0.5], loss="half_squared_error", lr=0.1)
+        >>> step.layers[0].delta.tolist(), step.loss_before
+        ([[-2.0]], 2.0)
+        """
+        from fastbp.trace import trace
+
+        if lr is not None:
+            if optimizer is not None:
+                raise ValueError(f"give at most one of optimizer and lr, got optimizer={optimizer!r} and lr={lr!r}")
+            optimizer = SGD(lr)
+        return trace(self, x, y, loss, "sgd" if optimizer is None else optimizer, sample_weight)
 
     # -------------------------------------------------------------- the caller's own gradient
 

@@ -135,23 +135,34 @@ def test_a_gradient_of_ones_own_is_right_and_trains(example):
 # ------------------------------------------------------------------ README.md
 
 
-def test_the_code_of_the_readme_runs_and_prints_what_stands_below_it():
-    """Every python block, in one namespace; a text block right below one is what it prints."""
-    text = (ROOT / "README.md").read_text()
-    fenced = list(re.finditer(r"^```(\w*)\n(.*?)^```\n", text, re.M | re.S))
-    namespace, shown = {}, 0
+def fenced_blocks(text):
+    """The blocks between lines of three backquotes, as matches: 1 is the language, 2 the content."""
+    return list(re.finditer(r"^```(\w*)\n(.*?)^```\n", text, re.M | re.S))
+
+
+def run_document(path):
+    """Runs every python block, in one namespace; a text block right below one is what it prints, others print nothing.
+
+    Gives the namespace, and how many text blocks there were.
+    """
+    text, namespace, shown = path.read_text(), {}, 0
+    fenced = fenced_blocks(text)
     for block, following in zip(fenced, [*fenced[1:], None]):
         if block[1] != "python":
             continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(block[2], "README.md", "exec"), namespace)
+            exec(compile(block[2], path.name, "exec"), namespace)
         if following and following[1] == "text" and not text[block.end() : following.start()].strip():
             assert printed.getvalue() == following[2]
             shown += 1
         else:
             assert printed.getvalue() == ""
-    assert shown == 2
+    return namespace, shown
+
+
+def test_the_code_of_the_readme_runs_and_prints_what_stands_below_it():
+    assert run_document(ROOT / "README.md")[1] == 2
 
 
 def test_the_example_of_the_readme_has_at_most_15_lines():
@@ -160,9 +171,9 @@ def test_the_example_of_the_readme_has_at_most_15_lines():
 
 
 def test_the_links_of_the_documents_lead_somewhere():
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text()):
-            assert (ROOT / target).exists(), f"{name}: {target}"
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
 def test_the_readme_names_every_row_and_verb():

@@ -167,11 +167,13 @@ class Program:
     def _gradients(self, grad_input=None) -> list[np.ndarray]:
         """Gradients in the order of `Spec.views`. Every delta is made from weights before the update."""
         gradients: list[np.ndarray] = []
+        self.sent_back: list[tuple[np.ndarray, np.ndarray]] = []  # (g, delta) of each layer, the last one's first
         g = self.grad_output
         layers = self.plan.spec.layers
         for k in reversed(range(len(layers))):
             layer, (z, a), (x, scales) = layers[k], self.kept[k + 1], self.inputs[k]
             delta = _backward(layer.activation, g, a, z)
+            self.sent_back.append((g, delta))
             if layer.bias is not None:
                 gradients.append(delta.sum(axis=0))
             gradients.append(x.T @ delta)
