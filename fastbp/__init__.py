@@ -7,7 +7,7 @@ from fastbp.mlp import MLP
 from fastbp.optimizers import SGD
 from fastbp.threads import register as _register
 
-__all__ = ["MLP", "SGD", "History", "NonFiniteError", "backend", "ops", "set_backend", "show_config"]
+__all__ = ["MLP", "SGD", "History", "NonFiniteError", "backend", "ops", "plot", "set_backend", "show_config"]
 
 _register()
 
@@ -16,8 +16,8 @@ def __getattr__(name: str) -> object:
     """Parts that load on first use."""
     import importlib
 
-    if name == "ops":
-        return importlib.import_module("fastbp.ops")
+    if name in ("ops", "plot"):
+        return importlib.import_module(f"fastbp.{name}")
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("fastbp")
     raise AttributeError(f"module 'fastbp' has no attribute {name!r}")

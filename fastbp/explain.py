@@ -125,7 +125,7 @@ def summary(plan: Plan) -> str:
     counts = [(layer.in_features + spec.bias) * layer.out_features for layer in spec.layers]
     costs = list(zip(counts, flops(spec.sizes, plan.batch), moved(plan)))
     rows = []
-    for k, (layer, cost) in enumerate(zip(spec.layers, costs), 1):
+    for k, (layer, cost) in enumerate(zip(spec.layers, costs)):
         shape = f"{layer.in_features} x {layer.out_features}", f"{layer.out_features}" if spec.bias else "-"
         rows.append((f"{k}", *shape, layer.activation.name, *(f"{number:,}" for number in cost)))
     rows.append(("all", "", "", "", *(f"{sum(column):,}" for column in zip(*costs))))

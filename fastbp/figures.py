@@ -262,7 +262,7 @@ class Record:
                 _scatter(axes, PEERS[cell.best_peer]._replace(label=""), [(ratio, y)], zorder=4)  # what is below it
                 axes.plot((1, ratio), (y, y), color="#999999", lw=1.5, solid_capstyle="butt", zorder=2)
                 axes.text(1.01, y, f"{ratio:.2f}x", va="center", transform=axes.get_yaxis_transform())
-        axes.text(1, -0.7, OURS.label, ha="center", color="#333333")
+        _head(axes, 1, OURS.label, axes.get_xaxis_transform(), ha="center", color="#333333")
         _dress(axes, self.cells, "time of a step, as a multiple of fastbp's (log scale)", "best peer")
 
 
@@ -293,15 +293,20 @@ def _dress(axes: Any, cells: list[Cell], xlabel: str, side: str, ticks: list[flo
 
     axes.set(xscale="log", xlabel=xlabel)
     axes.axvline(1, color="#333333", lw=1.2, zorder=2)
-    axes.text(1.01, -0.7, side, color="#666666", transform=axes.get_yaxis_transform())
+    _head(axes, 1.01, side, axes.transAxes, color="#666666")
     axes.set_yticks(range(len(cells)), [f"{cell.name}  ({cell.mathematics})" for cell in cells])
-    axes.invert_yaxis()
+    axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.xaxis.set_major_locator(FixedLocator(ticks) if ticks else LogLocator(subs=(1, 3)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}x")
     axes.grid(axis="x", color="#e8e8e8")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+
+
+def _head(axes: Any, x: float, text: str, transform: Any, **how: Any) -> None:
+    """A word above the axes."""
+    axes.annotate(text, (x, 1), xycoords=transform, xytext=(0, 3), textcoords="offset points", **how)
 
 
 def _scatter(axes: Any, peer: Peer, points: list[tuple[float | None, int]], zorder: int = 3) -> None:

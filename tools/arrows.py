@@ -11,8 +11,10 @@ from pathlib import Path
 
 LAYERS = (  # from the bottom up
     "errors rows order figures",
-    "activations losses optimizers initializers history",
+    "activations losses optimizers initializers",
     "spec",
+    "plot",
+    "history",
     "backends",
     "threads",
     "config",
