@@ -77,7 +77,7 @@ start = time.perf_counter()
 again.fit(X, Y_, loss=loss_mse, optimizer=optimizer, batch_size=BATCH_SIZE, steps=STEPS, shuffle=False)
 print(f"fit: {(time.perf_counter() - start) / STEPS * 1e6:.2f} microseconds a step")
 
-# ---- The picture, where a file is named to save it in: `python examples/bp_demo.py bp_demo.png`. Needs matplotlib.
+# ---- The picture (needs matplotlib), where a file is named for it: `python examples/bp_demo.py bp_demo.png`
 
 if len(sys.argv) > 1:
     history.plot().figure.savefig(sys.argv[1])

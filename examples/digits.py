@@ -32,7 +32,7 @@ print(f"loss of the first epoch {history.loss[0]:.4f}, of the last {history.loss
 print(f"test accuracy {right.mean():.4f} ({(~right).sum()} wrong)")
 print(f"{history.n_steps} steps in {history.seconds:.3f} seconds")
 
-# ---- The picture, where a file is named to save it in: `python examples/digits.py digits.png`. Needs matplotlib.
+# ---- The picture (needs matplotlib), where a file is named for it: `python examples/digits.py digits.png`
 
 if len(sys.argv) > 1:
     from matplotlib import pyplot as plt

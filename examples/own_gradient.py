@@ -77,7 +77,7 @@ squares.fit(X, y, loss="half_squared_error", optimizer=optimizer, batch_size=len
 for name, trained in (("Huber", net), ("squares", squares)):
     print(f"largest distance from the clean sine, {name}: {np.abs(trained.predict(X) - clean).max():.3f}")
 
-# ---- The picture, where a file is named to save it in: `python examples/own_gradient.py own_gradient.png`. Needs matplotlib.
+# ---- The picture (needs matplotlib), where a file is named for it: `python examples/own_gradient.py own_gradient.png`
 
 if len(sys.argv) > 1:
     from matplotlib import pyplot as plt

@@ -22,7 +22,7 @@ for (x0, x1), wanted, p in zip(X, y, probability):
 print(f"loss {history.loss[0]:.4f} -> {history.loss[-1]:.4f}")
 print(f"{history.n_steps} steps in {history.seconds * 1e3:.1f} ms")
 
-# ---- The picture, where a file is named to save it in: `python examples/xor.py xor.png`. Needs matplotlib.
+# ---- The picture (needs matplotlib), where a file is named for it: `python examples/xor.py xor.png`
 
 if len(sys.argv) > 1:
     fastbp.plot.decision_boundary(net, X, y).figure.savefig(sys.argv[1])

@@ -210,8 +210,7 @@ def weights(net: MLP, layer: int | None = None, ax: Axes | None = None, *, image
         from 0 as in ``net.weights``, from -1 backward; a row for each input, a column for each unit.
     ax : Axes, optional
     image : (height, width), optional
-        With a layer whose inputs are pixels: the weights of each unit as a picture of its own, side by side in the order
-        of the units.
+        With a layer whose inputs are pixels: the weights of each unit as a picture of its own, unit by unit.
 
     Returns
     -------
@@ -228,10 +227,10 @@ def weights(net: MLP, layer: int | None = None, ax: Axes | None = None, *, image
     height, width = shown.shape
     scale = 5.5 / max(height, width)
     ax = _axes(ax, max(width * scale, 2) + 1.2, max(height * scale, 2) + 0.8)
-    largest = np.nanmax(np.abs(weight), initial=0, where=np.isfinite(weight)) or 1.0
-    # Zero is white; a heat map without interpolation shows each weight as it is.
+    largest = np.abs(weight).max(initial=0, where=np.isfinite(weight)) or 1.0  # on both sides: zero is white
+    square = image is not None or max(shown.shape) < 4 * min(shown.shape)  # else a weight would be a thin line
     drawn = ax.imshow(shown, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="none",
-                      aspect="equal" if image is not None or max(height, width) < 4 * min(height, width) else "auto")  # fmt: skip
+                      aspect="equal" if square else "auto")  # fmt: skip
     ax.figure.colorbar(drawn, ax=ax, label="weight", shrink=0.8)
     name = f"layer {layer}: {_shapes(net)[layer]}"
     if image is None:
@@ -247,11 +246,12 @@ def weights(net: MLP, layer: int | None = None, ax: Axes | None = None, *, image
 def _tiled(weight: np.ndarray, image: Sequence[int]) -> np.ndarray:
     """Columns of (in, out) as pictures side by side, with a line of NaN between them."""
     try:
-        height, width = (int(side) for side in image)
+        height, width = image
     except (TypeError, ValueError):
         raise TypeError(f"image must be (height, width), got {image!r}") from None
+    height, width = (spec.integer("image", side, 1) for side in (height, width))
     n_in, n_out = weight.shape
-    if height < 1 or width < 1 or height * width != n_in:
+    if height * width != n_in:
         raise ValueError(f"image must have {n_in} pixels, the inputs of this layer, got {height} x {width}")
     columns = min(n_out, max(1, round((1.4 * n_out * height / width) ** 0.5)))
     rows = -(-n_out // columns)
@@ -335,8 +335,10 @@ def decision_boundary(
     known = np.unique(labels)
     for k, label in enumerate(known):
         mark = k if net.sizes[-1] == 1 else int(label)
-        ax.scatter(*points[labels == label].T, s=36, color=COLOURS[mark % len(COLOURS)],
-                   marker=MARKERS[mark % len(MARKERS)], edgecolor="white", lw=0.8, label=f"label {label:g}", zorder=3)  # fmt: skip
+        ax.scatter(
+            *points[labels == label].T, s=36, color=COLOURS[mark % len(COLOURS)], marker=MARKERS[mark % len(MARKERS)],
+            edgecolor="white", lw=0.8, zorder=3, label=f"label {label:g}",
+        )  # fmt: skip
     ax.set(xlabel="x0", ylabel="x1", xlim=across[[0, -1]], ylim=up[[0, -1]])
     ax.legend(ncols=min(len(known), 5), frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
     return ax

@@ -1,4 +1,4 @@
-"""What readers see is so: the examples, the code in README.md and docs/, the docstrings, the tree in CONTRIBUTING.md."""
+"""What readers see is so: examples, the code in README.md and docs/, docstrings, the tree in CONTRIBUTING.md."""
 
 import contextlib
 import doctest
