@@ -14,7 +14,7 @@ if _typing.TYPE_CHECKING:
 
 __all__ = [
     "LBFGS", "MLP", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "History", "Lion", "NAdam", "NonFiniteError",
-    "RAdam", "RMSprop", "Rprop", "backend", "check_gradients", "ops", "schedules", "set_backend", "show_config",
+    "RAdam", "RMSprop", "Rprop", "backend", "check_gradients", "ops", "plot", "schedules", "set_backend", "show_config",
 ]  # fmt: skip
 
 _register()
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> object:
 
     if name == "check_gradients":
         return importlib.import_module("fastbp.gradients").check_gradients
-    if name in ("ops", "schedules"):
+    if name in ("ops", "plot", "schedules"):
         return importlib.import_module(f"fastbp.{name}")
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("fastbp")

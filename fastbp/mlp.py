@@ -498,12 +498,33 @@ class MLP:
         """
         from fastbp.explain import explain
 
+        plan = self._plan_of_step(batch_size, loss, optimizer)
+        with self._programs.lent(plan) as program:
+            sys.stdout.write(f"{explain(program)}\n")
+
+    def summary(self, batch_size: int = 32, *, loss: Any = "mse", optimizer: Any = "sgd") -> None:
+        """Print the network layer by layer: shapes, parameters, and what a training step costs.
+
+        Multiplications and additions as `fastbp.explain.flops`, bytes as `fastbp.explain.moved` counts them. `explain`
+        says how they are computed.
+
+        Parameters
+        ----------
+        batch_size : int, default 32
+            Rows of a batch.
+        loss, optimizer
+            As for `fit`; the optimizer's slots are bytes that a step reads and writes.
+        """
+        from fastbp.explain import summary
+
+        sys.stdout.write(f"{summary(self._plan_of_step(batch_size, loss, optimizer))}\n")
+
+    def _plan_of_step(self, batch_size: int, loss: Any, optimizer: Any) -> Plan:
+        """The plan of a step of `fit`, from arguments that are checked here."""
         row = spec.loss(loss, self._spec)
         batch = spec.integer("batch_size", batch_size, 1)
         rule = spec.optimizer(optimizer, self._spec)
-        plan = make_plan(self._spec, batch, backend=self._backend, loss=row, rule=rule, trains=self._trains)
-        with self._programs.lent(plan) as program:
-            sys.stdout.write(f"{explain(program)}\n")
+        return make_plan(self._spec, batch, backend=self._backend, loss=row, rule=rule, trains=self._trains)
 
     def trace(
         self, x: Any, y: Any, *, loss: Any = "mse", optimizer: Any = None, lr: float | None = None,

@@ -1,4 +1,4 @@
-"""What readers see is so: the examples, the code in README.md, the docstrings, the tree in CONTRIBUTING.md."""
+"""What readers see is so: examples, the code in README.md and docs/, docstrings, the tree in CONTRIBUTING.md."""
 
 import contextlib
 import doctest
@@ -25,16 +25,19 @@ NUMBER = r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?"
 
 @pytest.fixture
 def example(tmp_path):
-    """Runs an example by name in a fresh interpreter, in an empty folder, and gives what it prints."""
+    """Runs an example by name in a fresh interpreter, in an empty folder, and gives what it prints.
 
-    def run(name):
+    With `picture` that file is there afterwards, and nothing else.
+    """
+
+    def run(name, picture=None):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("FASTBP_")}
         environment["PYTHONPATH"] = str(IMPORTED_FROM)
-        command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
+        command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *([picture] if picture else [])]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-4000:]
-        assert done.stderr == ""
-        assert not any(tmp_path.iterdir())
+        assert done.stderr == "" or picture  # matplotlib tells when it looks for fonts
+        assert [path.name for path in tmp_path.iterdir()] == ([picture] if picture else [])
         return done.stdout
 
     return run
@@ -132,7 +135,29 @@ def test_a_gradient_of_ones_own_is_right_and_trains(example):
     assert 5 * number_after("clean sine, Huber:", out) < number_after("clean sine, squares:", out)
 
 
-# ------------------------------------------------------------------ README.md
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("bp_demo", ["loss", "training step", "3,000"]),
+        ("xor", ["label 0", "label 1", "output; the line is at 0"]),
+        ("digits", ["loss", "layer 0: 64 -&gt; 128, a picture for each unit"]),
+        ("own_gradient", ["Huber's loss", "the clean sine"]),
+    ],
+)
+def test_examples_save_a_picture_where_they_are_told(example, tmp_path, monkeypatch, name, words):
+    pytest.importorskip("matplotlib")
+    if name == "digits":
+        pytest.importorskip("sklearn")
+    settings = tmp_path.with_name(f"{tmp_path.name}-settings")
+    settings.mkdir()
+    (settings / "matplotlibrc").write_text("svg.fonttype: none")  # words stay words
+    monkeypatch.setenv("MATPLOTLIBRC", str(settings))
+    example(name, "picture.svg")
+    shown = (tmp_path / "picture.svg").read_text()
+    assert [word for word in words if f">{word}</text>" not in shown] == []
+
+
+# ------------------------------------------------------------------ README.md and docs/
 
 
 def fenced_blocks(text):
@@ -161,8 +186,10 @@ def run_document(path):
     return namespace, shown
 
 
-def test_the_code_of_the_readme_runs_and_prints_what_stands_below_it():
-    assert run_document(ROOT / "README.md")[1] == 2
+@pytest.mark.parametrize("page, outputs", [("README.md", 2), ("docs/looking.md", 2)])
+def test_the_code_of_a_page_runs_and_prints_what_stands_below_it(page, outputs):
+    pytest.importorskip("matplotlib")
+    assert run_document(ROOT / page)[1] == outputs
 
 
 def test_the_example_of_the_readme_has_at_most_15_lines():
@@ -171,9 +198,14 @@ def test_the_example_of_the_readme_has_at_most_15_lines():
 
 
 def test_the_links_of_the_documents_lead_somewhere():
-    for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
-        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
-            assert (path.parent / target).exists(), f"{path.name}: {target}"
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_index_of_the_pages_names_all_of_them():
+    listed = set(re.findall(r"^- \[[^]]+\]\(([^)]+)\): ", (ROOT / "docs" / "README.md").read_text(), re.M))
+    assert listed == {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"}
 
 
 def test_the_readme_names_every_row_and_verb():

@@ -12,8 +12,10 @@ from pathlib import Path
 LAYERS = (  # from the bottom up
     "checks errors rows order figures",
     "schedules",
-    "activations losses optimizers initializers history",
+    "activations losses optimizers initializers",
     "spec",
+    "plot",
+    "history",
     "backends",
     "threads",
     "config",
