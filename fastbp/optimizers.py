@@ -18,7 +18,7 @@ import numpy as np
 
 from fastbp.checks import boolean, integer, number
 from fastbp.rows import Optimizer
-from fastbp.schedules import Rate, rate_or_schedule, rates
+from fastbp.schedules import Rate, ReduceOnPlateau, Schedule, rate_or_schedule, rates
 
 _DECAYED = ("g", "g + weight_decay * p")  # coupled decay
 _VELOCITY = ("velocity", "momentum * velocity + g")  # starts at 0, so that the first velocity is g
@@ -278,6 +278,11 @@ class Rule:
     def is_steady(self) -> bool:
         """Whether the scalars are the same at each step."""
         return not callable(self.lr) and not self.counts_updates
+
+    @property
+    def is_foreseeable(self) -> bool:
+        """Whether the scalars of steps to come are known: not of a callable, which may answer otherwise by then."""
+        return not callable(self.lr) or isinstance(self.lr, Schedule) and not isinstance(self.lr, ReduceOnPlateau)
 
     @property
     def needs_whole_gradient(self) -> bool:

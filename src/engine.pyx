@@ -476,7 +476,7 @@ cdef class TrainStep:
 
     cdef readonly Program program
     cdef Forced forced
-    cdef object lock, loss, optimizer, state
+    cdef object lock, loss, optimizer, state, since
     cdef dict slots
     cdef object kept                        # what `rule` points into
     cdef cnp.ndarray count
@@ -484,6 +484,7 @@ cdef class TrainStep:
     cdef int x_type, y_type, y_ndim
     cdef idx rows, x_cols, y_cols
     cdef double low, high                   # what targets may be
+    cdef idx scalars_at, scalars_end        # net.step that the rule's scalars point at, and the first without any
 
     def __cinit__(self, Program program, Forced forced, lock, loss, optimizer, cnp.ndarray x, cnp.ndarray y,
                   double low, double high, state, rule):
@@ -491,6 +492,9 @@ cdef class TrainStep:
         self.loss, self.optimizer = loss, optimizer
         self.slots, self.count, self.kept = state.slots, state.count, rule
         self.rule = program.rule_of(rule)
+        self.since = state.since                # from which step on updates are counted
+        self.scalars_at = (<int64_t*> data_of(self.count))[0]
+        self.scalars_end = self.scalars_at + <idx> len(rule.scalars[0][0])
         self.x_type, self.y_type, self.y_ndim = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), cnp.PyArray_NDIM(y)
         self.rows, self.x_cols = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
         self.y_cols = cnp.PyArray_DIM(y, 1) if self.y_ndim > 1 else 1
@@ -511,6 +515,21 @@ cdef class TrainStep:
                 return False
             if not (self.low <= value <= self.high):
                 return False
+        return True
+
+    cdef bint move_scalars(self, idx step):
+        """Point the rule at the scalars of this step; False where there are none."""
+        cdef bint steady = True
+        cdef size_t k
+        for k in range(self.rule.scalars.size()):
+            steady = steady and self.rule.scalars[k].stride == 0
+        if steady:
+            return True
+        if not self.scalars_at <= step < self.scalars_end or self.state.since != self.since:
+            return False
+        for k in range(self.rule.scalars.size()):
+            self.rule.scalars[k].data += (step - self.scalars_at) * self.rule.scalars[k].stride
+        self.scalars_at = step
         return True
 
     cdef bint overlaps(self, cnp.ndarray a):
@@ -537,6 +556,8 @@ cdef class TrainStep:
                 and is_plain(y, self.y_type, self.y_ndim, self.rows, self.y_cols)):
             return None
         if self.state.slots is not self.slots or not self.values_fit(y) or self.overlaps(x) or self.overlaps(y):
+            return None
+        if not self.move_scalars((<int64_t*> data_of(self.count))[0]):
             return None
         cdef Data data
         data.x = source_of(x)

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import math
 import pickle
+from dataclasses import replace
 from functools import partial
 from unittest import mock
 
@@ -459,6 +460,26 @@ def test_adams_first_step_after_another_optimizer_is_a_first_step(backend):
     for one in (net, fresh):
         one.fit(X, t, optimizer=fastbp.Adam(0.01), batch_size=20, steps=3)
     assert_close(net.flatten(), fresh.flatten(), np.dtype(float), k=100)
+
+
+@pytest.mark.parametrize("rule", [fastbp.Adam(0.01), fastbp.SGD(schedules.Step(0.1, 3, 0.5), momentum=0.9)], ids=repr)
+def test_a_remembered_step_has_the_scalars_of_its_update(rule, dtype):
+    """Also where others train in between, and beyond the steps whose scalars lie ready."""
+    need_extension()
+    rng = np.random.default_rng(1)
+    X, t = rng.normal(size=(8, 5)).astype(dtype), rng.normal(size=(8, 3)).astype(dtype)
+    nets = [fastbp.MLP((5, 9, 3), seed=3, dtype=dtype, backend="cython") for _ in range(2)]
+    for net in nets:
+        for k in range(320):
+            if net is nets[1]:
+                net._train_step_again = None
+            net.train_step(X, t, optimizer=rule)
+            assert net._train_step_again is not None
+            if k in (3, 300):
+                net.fit(X, t, optimizer=replace(rule, accumulate=3), batch_size=4, steps=7, shuffle=False)
+            if k == 8:
+                net.fit(X, t, optimizer=rule, batch_size=4, steps=5, shuffle=False)
+    assert nets[0].flatten().tobytes() == nets[1].flatten().tobytes()
 
 
 # ------------------------------------------------------------------ dropout

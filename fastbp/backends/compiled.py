@@ -30,6 +30,8 @@ FAMILIES = (
     Family("tiny", "no layer wider than 8, outputs at most 4: the whole network at once"),
 )
 
+_FORESEEN = 256  # steps whose scalars a remembered `train_step` holds ready
+
 
 class Program(_engine.Program):
     """See `fastbp.backends.Program`."""
@@ -74,7 +76,7 @@ class Program(_engine.Program):
         given = find_optimizer(optimizer, spec)
         plain = all(type(a) is np.ndarray and a.dtype.kind in "fiub" for a in (x, y)) and x.ndim == 2
         own = type(given) not in optimizers.BY_NAME.values()   # may have a rate of each step
-        if not plain or own or not self.plan.plain or not given.is_steady:
+        if not plain or own or not self.plan.plain or not given.is_foreseeable:
             return None
         is_label = row.labels and y.ndim == 1 and y.dtype == np.int64
         if not is_label and (row.labels or y.dtype.kind != "f"):
@@ -83,7 +85,7 @@ class Program(_engine.Program):
         low, high = (0, spec.out_features - 1) if is_label else np.clip(row.domain, -largest, largest).tolist()
         return _engine.TrainStep(
             self, _engine.Forced(*forced), lock, loss, optimizer, x, y, low, high, state,
-            state.rule(given, 1, self.params),
+            state.rule(given, 1 if given.is_steady else _FORESEEN, self.params),
         )  # fmt: skip
 
     def predict_again(self, idle, forced) -> _engine.Predict:
