@@ -1,5 +1,6 @@
 """fastbp: trains dense networks by back-propagation on CPUs, with compiled kernels and a NumPy reference."""
 
+from fastbp import losses
 from fastbp.config import backend, set_backend, show_config
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
@@ -7,7 +8,7 @@ from fastbp.mlp import MLP
 from fastbp.optimizers import SGD
 from fastbp.threads import register as _register
 
-__all__ = ["MLP", "SGD", "History", "NonFiniteError", "backend", "ops", "set_backend", "show_config"]
+__all__ = ["MLP", "SGD", "History", "NonFiniteError", "backend", "losses", "ops", "set_backend", "show_config"]
 
 _register()
 

@@ -48,7 +48,8 @@ def make_plan(
     RuntimeError
         A forced backend or ISA is not there.
     """
-    rows = (*spec.activations, *(row for row in (loss, optimizer) if row is not None))
+    plain = None if loss is None else loss.plain  # kernels serve all settings of a table's row
+    rows = (*spec.activations, *(row for row in (plain, optimizer) if row is not None))
     own = [row.name for row in rows if not any(table.get(row.name) == row for table in _TABLES)]
     name = backends.resolve(config.requested_backend(backend), spec.dtype, own)
     isa = backends.engine().choose_isa(config.requested_isa()) if name == "cython" else None

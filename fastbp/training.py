@@ -45,6 +45,7 @@ class TrainingState:
         self.count[:] = 0
         self.place[:] = 0
         self.data_shape: tuple[int, int] | None = None  # (rows, batch size) that `place` counts in
+        self.link: str | None = None  # of the loss last trained with, see `fastbp.rows.Loss`
         self.family: str | None = None  # of the optimizer whose slots these are
         self.slots: dict[str, np.ndarray] = {}
 
@@ -79,6 +80,7 @@ class TrainingState:
             "count": self.count.tolist(),
             "place": self.place.tolist(),
             "data_shape": self.data_shape,
+            "link": self.link,
             "family": self.family,
             "slots": {name: self.spec.flatten(slot) for name, slot in self.slots.items()},
         }
@@ -90,6 +92,7 @@ class TrainingState:
         state.count[:] = saved["count"]
         state.place[:] = saved["place"]
         state.data_shape = saved["data_shape"]
+        state.link = saved.get("link")  # older pickles have none
         state.family = saved["family"]
         for name, vector in saved["slots"].items():
             state.slots[name] = aligned_zeros(spec.buffer_size, spec.dtype)

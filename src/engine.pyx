@@ -68,6 +68,10 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         idx batch
         int loss
         double loss_scale
+        const double* settings
+        idx n_settings
+        const double* output_weights
+        idx n_output_weights
         int optimizer
         cbool fused
         int n_threads
@@ -269,7 +273,7 @@ cdef class Program:
     cdef size_t n_layers
 
     def __cinit__(self, plan, cnp.ndarray params, isa, list layers, int loss, double loss_scale,
-                  dict optimizer_index):
+                  vector[double] settings, vector[double] output_weights, dict optimizer_index):
         cdef vector[LayerShape] shapes
         cdef LayerShape one
         for one.in_, one.out, one.ldw, one.transposed, one.weight, one.bias, one.activation, one.keeps_z, \
@@ -281,6 +285,8 @@ cdef class Program:
         shape.batch = plan.batch
         shape.loss = loss
         shape.loss_scale = loss_scale
+        shape.settings, shape.n_settings = settings.data(), <idx> settings.size()
+        shape.output_weights, shape.n_output_weights = output_weights.data(), <idx> output_weights.size()
         shape.optimizer = -1
         shape.fused = plan.fused
         shape.n_threads, shape.gated = plan.n_threads, plan.gated
@@ -470,10 +476,11 @@ cdef class TrainStep:
     cdef int x_type, y_type, y_ndim
     cdef idx rows, x_cols, y_cols
     cdef double low, high                   # what targets may be
+    cdef bint between                       # ... or the two ends alone
     cdef bint skip_zeros
 
     def __cinit__(self, Program program, Forced forced, lock, loss, optimizer, cnp.ndarray x, cnp.ndarray y,
-                  double low, double high, state, list slots, list scalars, bint skip_zeros):
+                  double low, double high, bint between, state, list slots, list scalars, bint skip_zeros):
         self.program, self.forced, self.lock, self.state = program, forced, lock, state
         self.loss, self.optimizer = loss, optimizer
         self.slots, self.count, self.kept = state.slots, state.count, [slots, scalars]
@@ -481,7 +488,7 @@ cdef class TrainStep:
         self.x_type, self.y_type, self.y_ndim = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), cnp.PyArray_NDIM(y)
         self.rows, self.x_cols = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
         self.y_cols = cnp.PyArray_DIM(y, 1) if self.y_ndim > 1 else 1
-        self.low, self.high, self.skip_zeros = low, high, skip_zeros
+        self.low, self.high, self.between, self.skip_zeros = low, high, between, skip_zeros
 
     cdef bint values_fit(self, cnp.ndarray y):
         cdef idx k, n = cnp.PyArray_SIZE(y)
@@ -496,7 +503,7 @@ cdef class TrainStep:
                 value = <double> (<int64_t*> data)[k]
             else:
                 return False
-            if not (self.low <= value <= self.high):
+            if not (self.low <= value <= self.high) or not self.between and self.low < value < self.high:
                 return False
         return True
 
@@ -507,7 +514,7 @@ cdef class TrainStep:
 
     def __call__(self, x, y, loss, optimizer):
         """The loss before the update, or None: nothing was done."""
-        if loss is not self.loss:
+        if loss is not self.loss and (type(loss) is not type(self.loss) or loss != self.loss):
             return None
         if optimizer is not self.optimizer and (type(optimizer) is not type(self.optimizer)
                                                 or optimizer != self.optimizer):

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LAYERS = (  # from the bottom up
-    "errors rows order figures",
+    "errors order figures",
+    "rows",
     "activations losses optimizers initializers history",
     "spec",
     "backends",
