@@ -182,7 +182,7 @@ class Domain(NamedTuple):
         low, high = f"{self.low:g}", f"{self.high:g}"
         if self.ends == "{}":
             return f"{low} or {high}"
-        if self.ends == "[]" and not math.isinf(self.low + self.high):
+        if self.ends == "[]" and math.isfinite(self.low) and math.isfinite(self.high):
             return f"from {low} to {high}"
         least = "" if math.isinf(self.low) else f"above {low}" if self.ends[0] == "(" else f"at least {low}"
         most = "" if math.isinf(self.high) else f"below {high}" if self.ends[1] == ")" else f"at most {high}"

@@ -384,7 +384,7 @@ class Problem:
         raise AssertionError(f"no data for {case}")
 
     def draw(self, rng, shrink):
-        case, n_in, n_out = self.case, self.sizes[0], self.sizes[-1]
+        case, n_in = self.case, self.sizes[0]
         values = on_grid if self.exact else spread
         self.n, self.batch_size = ROWS[case["rows"]](case["batch"])
         self.X = values(rng, (self.n, n_in)) / np.float32(2**shrink)

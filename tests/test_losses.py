@@ -113,6 +113,7 @@ def test_the_ends_of_a_domain_are_as_it_is_written():
     assert [str(domain) for domain in inside] == [
         "from 0 to 1", "above 0 and below 1", "at least 0 and below 1", "above 0", "-1 or 1"
     ]  # fmt: skip
+    assert str(rows.ANY) == "any number" and str(rows.Domain(0.0)) == "at least 0"
 
 
 def test_the_tables_rows_are_served_with_any_setting_and_a_users_own_are_not():

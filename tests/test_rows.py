@@ -288,13 +288,14 @@ def torch_elements(F, row, z, t):
     values = dict(zip(row.numbers_named, row.numbers(t.shape[1])))
     d, hinge = (z - t, (1 - z * t).relu()) if z.shape == t.shape else (None, None)
 
-    def focal(alpha=values.get("alpha"), gamma=values.get("gamma")):
-        p = z.sigmoid()
+    def focal():
+        p, alpha = z.sigmoid(), row.chosen["alpha"]
         miss = p * (1 - t) + (1 - p) * t
-        balance = 1 if alpha < 0 else alpha * t + (1 - alpha) * (1 - t)
-        return balance * miss**gamma * F.binary_cross_entropy_with_logits(z, t, reduction="none")
+        balance = 1 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
+        return balance * miss ** values["gamma"] * F.binary_cross_entropy_with_logits(z, t, reduction="none")
 
-    def tweedie(p=values.get("power")):
+    def tweedie():
+        p = values["power"]
         return ((2 - p) * z).exp() / (2 - p) - t * ((1 - p) * z).exp() / (1 - p)
 
     def gaussian_nll():

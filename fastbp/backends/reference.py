@@ -27,9 +27,9 @@ def _backward(row, g, a, z):
 
 
 def _loss_terms(row, a, t):
-    """Per target the loss; per output its derivative. Softmax is blind to a shift of z: the row maximum is taken out."""
+    """The loss of each target, and its derivative by each output."""
     z, third, dtype = a, 0.0, a.dtype
-    if row.statistic == "lse":
+    if row.statistic == "lse":  # softmax is blind to a shift of z: the row maximum is taken out
         z = a - a.max(axis=1, keepdims=True)
         third = np.log(np.exp(z).sum(axis=1, keepdims=True))
     elif row.grad_s:
