@@ -46,7 +46,7 @@ help:
 	@echo 'make bench      every workload beside what is installed of its peers, into build/bench.json; the speed bars'
 	@echo 'make figures    what it measured into README.md, docs/threads.md and their pictures'
 	@echo 'make pictures   docs/training.svg and the pictures of docs/looking.md, from the code on the pages'
-	@echo 'make rows       render src/kernels/rows_generated.hpp from the tables'
+	@echo 'make rows       render src/kernels/rows_generated.hpp and the pages of docs/ from the tables'
 	@echo 'make clean      remove .venv, build/ and what else was made'
 	@echo 'Choose with PYTHON=python3.12, CXX=clang++, TESTS="tests/test_x.py -k name".'
 
@@ -82,6 +82,7 @@ pictures: $(VENV)/installed $(VENV)/plot-tools
 # Needs no compiled module: its output is compiled.
 rows: $(VENV)/build-tools
 	@$(PY) -c "from fastbp.rows import main; main()"
+	@PYTHONPATH=. $(PY) tools/tables.py
 
 # --- the environment, in stages; each stage is a stamp file ---
 

@@ -2,6 +2,7 @@
 
 import typing as _typing
 
+from fastbp import losses
 from fastbp.config import backend, set_backend, show_config
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
@@ -14,7 +15,8 @@ if _typing.TYPE_CHECKING:
 
 __all__ = [
     "LBFGS", "MLP", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "History", "Lion", "NAdam", "NonFiniteError",
-    "RAdam", "RMSprop", "Rprop", "backend", "check_gradients", "ops", "plot", "schedules", "set_backend", "show_config",
+    "RAdam", "RMSprop", "Rprop", "backend", "check_gradients", "losses", "ops", "plot", "schedules", "set_backend",
+    "show_config",
 ]  # fmt: skip
 
 _register()

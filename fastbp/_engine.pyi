@@ -49,6 +49,8 @@ class Program:
         layers: list[_Layer],
         loss: int,  # row of the table, -1 for none
         loss_scale: float,
+        settings: list[float],  # fastbp.rows.Loss.numbers
+        output_weights: list[float],  # empty: none
         optimizer_index: dict[str, int],
     ) -> Self: ...
     def train(
@@ -121,6 +123,7 @@ class TrainStep:
         y: _Callers,
         low: float,  # what targets may be
         high: float,
+        between: bool,  # else the two ends alone
         state: TrainingState,
         slots: list[_Own],
         scalars: list[NDArray[np.float64]],

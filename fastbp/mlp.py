@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import backends, config, order, spec
+from fastbp import backends, config, losses, order, spec
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.optimizers import LBFGS, SGD
@@ -249,9 +249,9 @@ class MLP:
             Real numbers of any dtype and layout; cast batch by batch, never copied as a whole.
         y : array_like
             Targets, (n, out_features); for one output also (n,). ``softmax_cross_entropy`` takes integer labels (n,)
-            or rows of probabilities.
+            or rows of probabilities. ``gaussian_nll`` takes half as many targets as there are outputs.
         loss : str or row, default "mse"
-            See `fastbp.losses`, which states each reduction.
+            See `fastbp.losses`, which states each reduction. ``fastbp.losses.huber(delta=2.0)`` has a setting.
         optimizer : str or object, default "sgd"
         batch_size : int, default 32
             The last batch of an epoch is smaller where it must be, and averaged over its real size.
@@ -307,6 +307,7 @@ class MLP:
         )  # fmt: skip
         with self._exclusive(), self._programs.lent(plan) as program:
             self._state.seed = new_seed
+            self._state.link = run_loss.link
             run = Run(
                 program, self._params, self._state, rows, targets, weight, batch_size, rule, shuffle, stop, eval_every,
                 lambda: self._evaluate(rows, targets, weight, run_loss),
@@ -323,6 +324,7 @@ class MLP:
             raise ValueError("optimizer: LBFGS needs the same loss at each step, and this network has dropout")
         trained = self._spec.flatten(self._spec.mask(self._trains)).astype(bool)
         with self._exclusive():
+            self._state.link = loss.link
             return lbfgs.fit(
                 rule, self._params, self._state, trained, steps, eval_every,
                 lambda: self._loss_and_grad(rows, targets, weight, loss, n_threads),
@@ -363,6 +365,7 @@ class MLP:
             self._spec, len(rows), backend=self._backend, loss=row, rule=rule, trains=self._trains
         )
         with self._exclusive():
+            self._state.link = row.link
             with self._programs.lent(plan) as program:
                 done = program.train(
                     rows, targets, weight, batch_size=len(rows), steps=1, seed=self.seed, shuffle=False,
@@ -424,6 +427,41 @@ class MLP:
             program.forward(rows[block], out[block])
             self._predict_again = program.predict_again(self._programs.idle(program.plan), config.FORCED)
         return out
+
+    def predict_proba(self, X: Any, *, link: str | None = None) -> np.ndarray:
+        """Probabilities: softmax or sigmoid of the network's logits.
+
+        Parameters
+        ----------
+        X : array_like, (n_samples, in_features)
+        link : {"softmax", "sigmoid"}, optional
+            "softmax" of each row, for classes of which one holds; "sigmoid" of each output by itself. Unless told, that
+            of the loss that the network was last trained with: ``softmax_cross_entropy`` and ``kl_divergence`` have
+            "softmax", ``binary_cross_entropy`` and ``focal`` "sigmoid".
+
+        Returns
+        -------
+        ndarray, (n_samples, out_features)
+            In the network's dtype; rows of "softmax" sum to 1.
+
+        Raises
+        ------
+        ValueError
+            The output is not logits: ``output_activation`` is not the identity.
+        RuntimeError
+            No link is given, and the last loss has none.
+        """
+        link = self._state.link if link is None else spec.choice("link", link, losses.LINKS)
+        if link is None:
+            raise RuntimeError(
+                "predict_proba: this network was not trained from logits of probabilities; "
+                "say link='softmax' or link='sigmoid', or train it with softmax_cross_entropy or binary_cross_entropy"
+            )
+        output = self._spec.activations[-1]
+        if not output.is_identity:
+            raise ValueError(f"predict_proba needs output_activation='identity'; this network has {output.name!r}")
+        with np.errstate(all="ignore"):
+            return losses.LINKS[link](self.predict(X))
 
     def evaluate(self, X: Any, y: Any, *, loss: Any, sample_weight: Any = None) -> float:
         """The loss on all of X, y.

@@ -59,7 +59,8 @@ def make_plan(
     plain = all(map(all, trains)) and not spec.dropout
     if rule is not None:
         optimizer, plain, fused = rule.row, plain and rule.is_plain, fused and not rule.needs_whole_gradient
-    rows = (*spec.activations, *(row for row in (loss, optimizer) if row is not None))
+    loss_row = None if loss is None else loss.plain  # kernels serve all settings of a table's row
+    rows = (*spec.activations, *(row for row in (loss_row, optimizer) if row is not None))
     own = [row.name for row in rows if not any(table.get(row.name) == row for table in _TABLES)]
     name = backends.resolve(config.requested_backend(backend), spec.dtype, own)
     isa = backends.engine().choose_isa(config.requested_isa()) if name == "cython" else None

@@ -6,7 +6,6 @@ are TypeErrors, values that cannot be used are ValueErrors.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 from fastbp import activations, initializers, losses, optimizers
 from fastbp.checks import boolean, integer, number
 from fastbp.errors import unknown_name
-from fastbp.rows import Activation, Loss
+from fastbp.rows import ANY, Activation, Loss
 
 NARROW_OUTPUTS = 4  # an output layer of at most this many is kept transposed; src/engine.hpp says the same
 LINE = 64  # bytes of a cache line: rows of owned matrices fill whole lines
@@ -196,9 +195,17 @@ def loss(value: Any, spec: Spec) -> Loss:
     row = _find("loss", value, Loss, losses.TABLE, losses.ALIASES)
     if row.from_logits and not spec.activations[-1].is_identity:
         raise ValueError(
-            f"loss {row.name!r} is computed from logits and needs output_activation='identity'; "
+            f"loss {row.name!r} is computed from logits (or logarithms) and needs output_activation='identity'; "
             f"this network has {spec.activations[-1].name!r}"
         )
+    if row.grad_s and spec.out_features % 2:
+        raise ValueError(
+            f"loss {row.name!r} takes two outputs for each target: K means, then K log-variances; "
+            f"this network has {spec.out_features} output(s)"
+        )
+    weights, n_targets = row.chosen["output_weights"], row.targets(spec.out_features)
+    if weights is not None and len(weights) != n_targets:
+        raise ValueError(f"loss {row.name!r}: {len(weights)} output_weights given for {n_targets} target(s) of a row")
     return row
 
 
@@ -393,8 +400,8 @@ def _refuse(argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.nd
 
 
 def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
-    """y as integer labels (n,) or as (n, out_features), checked against the loss's domain."""
-    n, k = len(X), spec.out_features
+    """y as integer labels (n,) or as (n, targets of a row), checked against the loss's domain."""
+    n, k = len(X), loss.targets(spec.out_features)
     y = real_array("y", value)
     if y.ndim == 0 or len(y) != n:
         raise ValueError(f"X and y are inconsistent: X has {n} rows, y has shape {y.shape}")
@@ -412,9 +419,9 @@ def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
         also = ", or integer labels (n,)" if loss.labels else ", or (n,)" if k == 1 else ""
         raise ValueError(f"y must have shape ({n}, {k}){also}; got {y.shape}")
     _refuse("y", y, lambda block: non_finite(block, spec.dtype), f"finite as {spec.dtype}")
-    low, high = loss.domain
-    if not math.isinf(low):
-        _refuse("y", y, lambda block: (block < low) | (block > high), f"from {low:g} to {high:g} for {loss.name}")
+    if loss.domain != ANY:  # of the numbers that the kernels see
+        outside = lambda block: ~loss.domain.holds(block.astype(spec.dtype))  # noqa: E731
+        _refuse("y", y, outside, f"{loss.domain} for {loss.name}")
     if loss.labels:
         tolerance = 1e-6 + 8 * k * float(np.finfo(spec.dtype if y.dtype.kind != "f" else y.dtype).eps)
         sums = lambda block: abs(block.sum(axis=1, dtype=np.float64) - 1) > tolerance  # noqa: E731

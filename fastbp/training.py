@@ -53,6 +53,7 @@ class TrainingState:
         self.count[:] = 0
         self.place[:] = 0
         self.data_shape: tuple[int, int] | None = None  # (rows, batch size) that `place` counts in
+        self.link: str | None = None  # of the loss last trained with, see `fastbp.rows.Loss`
         self.family: str | None = None  # of the optimizer whose slots these are
         self.slots: dict[str, np.ndarray] = {}
         self.updates = 0  # made with these slots up to step `since`; from there on one for each `accumulate` steps
@@ -134,6 +135,7 @@ class TrainingState:
             "count": self.count.tolist(),
             "place": self.place.tolist(),
             "data_shape": self.data_shape,
+            "link": self.link,
             "family": self.family,
             "counted": (self.updates, self.since, self.accumulate),
             "plateau": dict(self.plateau),
@@ -152,6 +154,7 @@ class TrainingState:
         state.count[:] = saved["count"]
         state.place[:] = saved["place"]
         state.data_shape = saved["data_shape"]
+        state.link = saved.get("link")  # older pickles have none
         state.family = saved["family"]
         state.updates, state.since, state.accumulate = saved["counted"]
         state.plateau = dict(saved["plateau"])

@@ -33,7 +33,7 @@ template <class T> struct Around {
   T decay;
 };
 
-// Returns the sum over samples of share * (sum over outputs of the loss); grad = share * its derivative.
+// Returns the sum over samples of share * (sum over targets of the weighted loss); grad = share * its derivative.
 template <class T> struct Loss {
   idx rows, cols;         // samples, outputs
   bool transposed;        // a, t and grad are (cols, ld), else (rows, ld)
@@ -42,6 +42,8 @@ template <class T> struct Loss {
   const int32_t* label;   // (rows,)
   const double* share;    // (rows,) and zeros to the end of the vector
   T* grad;                // null: not wanted
+  const T* setting;       // the row's numbers, in the order of `Loss.numbers` of fastbp/rows.py
+  const T* output_weight; // (targets of a sample,) padded, or null: 1 each; null for a row with a statistic
 };
 template <class T> using LossRow = double (*)(const Loss<T>& loss);
 
@@ -125,6 +127,7 @@ template <class T> struct TinyBatches {           // `steps` batches of `rows` r
   const int32_t* label;
   const double* share;                          // of a batch's rows, the same for each batch
   LossRow<T> loss;
+  const T* setting; const T* output_weight;     // of Loss
   bool stop_on_loss;
   T* products;                                  // (n_params to a whole vector, lanes): scratch
   T* gradient;                                  // (n_params to a whole vector): scratch

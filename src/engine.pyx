@@ -69,6 +69,10 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         idx batch
         int loss
         double loss_scale
+        const double* settings
+        idx n_settings
+        const double* output_weights
+        idx n_output_weights
         int optimizer
         cbool fused, plain
         int n_threads
@@ -277,7 +281,7 @@ cdef class Program:
     cdef size_t n_layers
 
     def __cinit__(self, plan, cnp.ndarray params, isa, list layers, int loss, double loss_scale,
-                  dict optimizer_index):
+                  vector[double] settings, vector[double] output_weights, dict optimizer_index):
         cdef vector[LayerShape] shapes
         cdef LayerShape one
         for one.in_, one.out, one.ldw, one.transposed, one.weight, one.bias, one.activation, one.keeps_z, \
@@ -289,6 +293,8 @@ cdef class Program:
         shape.batch = plan.batch
         shape.loss = loss
         shape.loss_scale = loss_scale
+        shape.settings, shape.n_settings = settings.data(), <idx> settings.size()
+        shape.output_weights, shape.n_output_weights = output_weights.data(), <idx> output_weights.size()
         shape.optimizer = -1
         shape.fused, shape.plain = plan.fused, plan.plain
         shape.n_threads, shape.gated = plan.n_threads, plan.gated
@@ -484,10 +490,11 @@ cdef class TrainStep:
     cdef int x_type, y_type, y_ndim
     cdef idx rows, x_cols, y_cols
     cdef double low, high                   # what targets may be
+    cdef bint between                       # ... or the two ends alone
     cdef idx scalars_at, scalars_end        # net.step that the rule's scalars point at, and the first without any
 
     def __cinit__(self, Program program, Forced forced, lock, loss, optimizer, cnp.ndarray x, cnp.ndarray y,
-                  double low, double high, state, rule):
+                  double low, double high, bint between, state, rule):
         self.program, self.forced, self.lock, self.state = program, forced, lock, state
         self.loss, self.optimizer = loss, optimizer
         self.slots, self.count, self.kept = state.slots, state.count, rule
@@ -498,7 +505,7 @@ cdef class TrainStep:
         self.x_type, self.y_type, self.y_ndim = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), cnp.PyArray_NDIM(y)
         self.rows, self.x_cols = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
         self.y_cols = cnp.PyArray_DIM(y, 1) if self.y_ndim > 1 else 1
-        self.low, self.high = low, high
+        self.low, self.high, self.between = low, high, between
 
     cdef bint values_fit(self, cnp.ndarray y):
         cdef idx k, n = cnp.PyArray_SIZE(y)
@@ -513,7 +520,7 @@ cdef class TrainStep:
                 value = <double> (<int64_t*> data)[k]
             else:
                 return False
-            if not (self.low <= value <= self.high):
+            if not (self.low <= value <= self.high) or not self.between and self.low < value < self.high:
                 return False
         return True
 
@@ -539,7 +546,7 @@ cdef class TrainStep:
 
     def __call__(self, x, y, loss, optimizer):
         """The loss before the update, or None: nothing was done."""
-        if loss is not self.loss:
+        if loss is not self.loss and (type(loss) is not type(self.loss) or loss != self.loss):
             return None
         if optimizer is not self.optimizer and (type(optimizer) is not type(self.optimizer)
                                                 or optimizer != self.optimizer):

@@ -31,6 +31,10 @@ struct Shape {
   idx batch;              // rows that the workspace holds
   int loss;               // row of the table, -1 where there is none
   double loss_scale;      // of one row's sum over outputs
+  const double* settings; // of the loss, copied by the program, as the weights of its outputs are
+  idx n_settings;
+  const double* output_weights;
+  idx n_output_weights;   // 0: none
   int optimizer;          // row of the table, -1 where there is none
   bool fused;
   bool plain;             // the rule has one set of scalars and nothing around it, nothing is frozen or dropped

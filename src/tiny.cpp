@@ -29,8 +29,8 @@ template <class T> bool Tiny<T>::suits(const Shape& shape) {
 }
 
 template <class T>
-Tiny<T>::Tiny(const Kernels<T>& kernels, const Shape& shape)
-    : kernels_(kernels), loss_row_(kernels.loss[shape.loss]),
+Tiny<T>::Tiny(const Kernels<T>& kernels, const Shape& shape, const T* setting, const T* output_weight)
+    : kernels_(kernels), loss_row_(kernels.loss[shape.loss]), setting_(setting), output_weight_(output_weight),
       shapes_(shape.layers, shape.layers + shape.n_layers), n_params_(0),
       shares_(shape.batch, shape.loss_scale) {
   idx n_units = 0;
@@ -112,7 +112,8 @@ idx Tiny<T>::train(const double* weight, idx start, const uint32_t* order, idx r
                            params_.data(), slots, step.scalars, constant ? 0 : static_cast<idx>(MAX_SCALARS), step.update,
                            x_.data() + at, ld_,
                            y_is_label_ ? nullptr : t_.data() + at, ld_, label_.data() + at,
-                           shares_.of(weight, start, order, rows, -1), loss_row_, stop_on_loss,
+                           shares_.of(weight, start, order, rows, -1), loss_row_, setting_, output_weight_,
+                           stop_on_loss,
                            products_.data(), gradient_.data()};
   return step.kernels->tiny_train(run, losses);
 }

@@ -31,6 +31,13 @@ template <class T> idx padded(idx n) {
   return row * static_cast<idx>(sizeof(T)) % BAD_STRIDE ? row : row + PER_LINE<T>;
 }
 
+// n numbers in whole vectors, or nothing.
+template <class T> Buffer<T> copied(const double* from, idx n) {
+  Buffer<T> to(n ? padded<T>(n) : 0);
+  for (idx i = 0; i < n; i++) to.data()[i] = static_cast<T>(from[i]);
+  return to;
+}
+
 // What threads share: 0..n in parts, each some whole units.
 struct Split {
   idx n, unit;
@@ -124,6 +131,7 @@ template <class T> class Network final : public Program {
   Buffer<T> target_;                // (batch, ld of the output)
   Buffer<int32_t> label_;
   Shares shares_;
+  const Buffer<T> setting_, output_weight_;   // of the loss
   Buffer<T> panels_, grad_input_, grads_;
   Buffer<T> scalars_, l1_;          // of the step at hand: (groups, MAX_SCALARS), or (steps, MAX_SCALARS); (groups)
   Buffer<double> squares_;          // of each row of a gradient
@@ -144,7 +152,9 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
       loss_row_(shape.loss < 0 ? nullptr : kernels_.loss[shape.loss]), fused_(shape.fused), gated_(shape.gated),
       n_threads_(std::min<int>(shape.n_threads, MAX_THREADS)),
       ld_input_(padded<T>(shape.layers[0].in)),
-      gathered_(shape.batch * ld_input_), shares_(shape.batch, shape.loss_scale) {
+      gathered_(shape.batch * ld_input_), shares_(shape.batch, shape.loss_scale),
+      setting_(copied<T>(shape.settings, shape.n_settings)),
+      output_weight_(copied<T>(shape.output_weights, shape.n_output_weights)) {
   idx most_out = 0, n_params = 0;
   int most_parts = 1;
   for (int l = 0; l < shape.n_layers; l++) {
@@ -172,7 +182,7 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
   if (!shape.fused) grads_ = Buffer<T>(n_params);
   scalars_ = Buffer<T>(std::max<idx>(MAX_STRETCH, 2 * shape.n_layers) * MAX_SCALARS);
   l1_ = Buffer<T>(2 * shape.n_layers);
-  if (Tiny<T>::suits(shape)) tiny_.reset(new Tiny<T>(kernels_, shape));
+  if (Tiny<T>::suits(shape)) tiny_.reset(new Tiny<T>(kernels_, shape, setting_.data(), output_weight_.data()));
 }
 
 // ------------------------------------------------------------------ many steps
@@ -342,7 +352,7 @@ double Network<T>::batch_loss(const Source& y, bool is_label, const double* weig
   const double* share = shares_.of(weight, start, order, rows_, total);
   return loss_row_({rows_, last.shape.out, last.shape.transposed, last.a.data(), last.ld,
                                      is_label ? nullptr : target_.data(), last.ld, label_.data(), share,
-                                     gradient ? last.delta.data() : nullptr});
+                                     gradient ? last.delta.data() : nullptr, setting_.data(), output_weight_.data()});
 }
 
 // For rows_ rows; the input is not bound, it moves with each batch.

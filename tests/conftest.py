@@ -1,6 +1,8 @@
 """What every test file shares: the backends, ISAs and dtypes to run on, and how hard to try."""
 
+import itertools
 import os
+import random
 
 # Before NumPy is loaded. The reference's products are small: on two busy cores BLAS threads only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -32,6 +34,17 @@ def need_extension():
     if _engine is None:
         reason = "fastbp._engine is not built: `make test` builds it"
         pytest.fail(reason) if official else pytest.skip(reason)
+
+
+def sampled(part, *factors):
+    """One of `part` combinations of the levels of some factors, in which every level is met; or all of them."""
+    combinations = list(itertools.product(*factors))
+    if every_case:
+        return combinations
+    random.Random(1).shuffle(combinations)
+    chosen = combinations[::part]
+    assert all(level in met for levels, met in zip(factors, zip(*chosen)) for level in levels)
+    return chosen
 
 
 @pytest.fixture(params=backends.NAMES)

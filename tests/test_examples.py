@@ -7,6 +7,7 @@ import io
 import os
 import pkgutil
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -214,6 +215,22 @@ def test_the_readme_names_every_row_and_verb():
     names |= {kind.__name__ for kind in optimizers.BY_NAME.values()}
     names |= {name for name, value in vars(fastbp.MLP).items() if not name.startswith("_") and callable(value)}
     assert sorted(name for name in names if not re.search(rf"`{name}\b", text)) == []
+
+
+def test_the_pages_of_the_tables_are_fresh():
+    tables = runpy.run_path(str(ROOT / "tools" / "tables.py"))
+    for name, text_of in tables["FILES"].items():
+        assert (ROOT / "docs" / name).read_text() == text_of(), f"docs/{name}: run `make rows`"
+
+
+def test_the_pages_show_every_row_with_its_settings_and_values():
+    for table, page in ((activations.TABLE, "activations"), (losses.TABLE, "losses")):
+        text = (ROOT / "docs" / f"{page}.md").read_text()
+        picture = (ROOT / "docs" / f"{page}.svg").read_text()
+        for name, row in table.items():
+            section = text.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+            assert section.count("\n| ") == len(row.pinned) + 2 and f">{name}</text>" in picture
+            assert all(f"`{setting.name}` is" in section for setting in getattr(row, "settings", ()))
 
 
 # ------------------------------------------------------------------ docstrings

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LAYERS = (  # from the bottom up
-    "checks errors rows order figures",
-    "schedules",
+    "checks errors order figures",
+    "rows schedules",
     "activations losses optimizers initializers",
     "spec",
     "plot",

@@ -62,6 +62,8 @@ class Program(_engine.Program):
             layers,
             -1 if loss is None else _LOSS[loss.name],
             1.0 if loss is None else loss.scale(spec.out_features),
+            [] if loss is None else loss.numbers(loss.targets(spec.out_features)),
+            [] if loss is None else list(loss.chosen["output_weights"] or ()),
             _OPTIMIZER,
         )
 
@@ -81,10 +83,9 @@ class Program(_engine.Program):
         is_label = row.labels and y.ndim == 1 and y.dtype == np.int64
         if not is_label and (row.labels or y.dtype.kind != "f"):
             return None
-        largest = float(np.finfo(spec.dtype).max)
-        low, high = (0, spec.out_features - 1) if is_label else np.clip(row.domain, -largest, largest).tolist()
+        low, high = (0, spec.out_features - 1) if is_label else row.domain.closed(spec.dtype)
         return _engine.TrainStep(
-            self, _engine.Forced(*forced), lock, loss, optimizer, x, y, low, high, state,
+            self, _engine.Forced(*forced), lock, loss, optimizer, x, y, low, high, row.domain.ends != "{}", state,
             state.rule(given, 1 if given.is_steady else _FORESEEN, self.params),
         )  # fmt: skip
 

@@ -26,15 +26,25 @@ def _backward(row, g, a, z):
     return function(row.backward_text, ("g", "a", "z"))(g, a, z).astype(g.dtype, copy=False)
 
 
-def _loss_terms(row, z, t):
-    """Per element, the loss and its derivative. Softmax is blind to a shift of z: the row maximum is taken out."""
-    if row.statistic == "lse":
-        z = z - z.max(axis=1, keepdims=True)
-        lse = np.log(np.exp(z).sum(axis=1, keepdims=True))
-        arguments = (z, t, lse)
-    else:
-        arguments = (z, t)
-    return function(row.value_text, row.names)(*arguments), function(row.grad_text, row.names)(*arguments)
+def _loss_terms(row, a, t):
+    """The loss of each target, and its derivative by each output."""
+    z, third, dtype = a, 0.0, a.dtype
+    if row.statistic == "lse":  # softmax is blind to a shift of z: the row maximum is taken out
+        z = a - a.max(axis=1, keepdims=True)
+        third = np.log(np.exp(z).sum(axis=1, keepdims=True))
+    elif row.grad_s:
+        z, third = np.split(a, 2, axis=1)
+    arguments = (z, t, third, *row.numbers(t.shape[1]))
+    value, *grads = (
+        function(text, row.names)(*arguments).astype(dtype, copy=False)
+        for text in (row.value_text, row.grad_text, row.grad_s_text)
+        if text
+    )
+    weights = row.chosen["output_weights"]
+    if weights is not None:  # a weight of 0 leaves the output out, whose loss may be infinite
+        weights = np.array(weights, dtype)
+        value, *grads = (np.where(weights != 0, part * weights, 0.0).astype(dtype) for part in (value, *grads))
+    return value, np.concatenate(grads, axis=1)
 
 
 _quiet = np.errstate(all="ignore")  # overflow is looked for, not warned about

@@ -61,7 +61,8 @@ template <class T, class Row> static idx tiny_train(const TinyBatches<T>& run, d
   const TinyLayer<T>*first_layer = run.layers, *last = run.layers + run.n_layers - 1;
   const auto width = [](const TinyLayer<T>& layer) { return &tiny_widths<T>::table[layer.out - 1]; };
   T *const params = run.params, *const products = run.products;
-  Loss<T> loss{0, last->out, true, last->a, lanes<T>, run.t, run.ldt, run.label, nullptr, last->delta};
+  Loss<T> loss{0, last->out, true, last->a, lanes<T>, run.t, run.ldt, run.label, nullptr, last->delta,
+               run.setting, run.output_weight};
   alignas(64) T masked[TINY_WIDTH * lanes<T>];
   for (idx step = 0; step < run.steps; step++) {
     double total = 0;

@@ -157,8 +157,8 @@ template <class T> double worst_of(const Isa& isa, const Case& c, int activation
   const Run run{c.batch, STEPS, 0, false, true, true, &count, place, partial, losses};
   Rule rule{optimizer, optimizer == SGD, {optimizer == SGD ? nullptr : velocity.data()}, optimizer == SGD ? 1 : 3, {}, {0}};
   for (int s = 0; s < rule.n_scalars; s++) rule.scalars.push_back({reinterpret_cast<const char*>(&scalars[s]), 0});
-  const Shape shape{shapes.data(), static_cast<int>(shapes.size()), c.batch, HALF_SQUARED_ERROR, 1, optimizer, fused,
-                    true, n_threads, false};
+  const Shape shape{shapes.data(), static_cast<int>(shapes.size()), c.batch, HALF_SQUARED_ERROR, 1, nullptr, 0, nullptr, 0,
+                    optimizer, fused, true, n_threads, false};
   const std::unique_ptr<Program> program(make_program(isa, sizeof(T), shape, params.data()));
   const Trained trained = program->train({source(X, n, n_in), source(Y, n, n_out), false, nullptr}, run, rule);
 
