@@ -1,15 +1,15 @@
 """fastbp: trains dense networks by back-propagation on CPUs, with compiled kernels and a NumPy reference."""
 
 from fastbp.config import backend, set_backend, show_config
-from fastbp.errors import NonFiniteError
+from fastbp.errors import FormatError, NonFiniteError
 from fastbp.history import History
-from fastbp.mlp import MLP
+from fastbp.mlp import MLP, load
 from fastbp.optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
 from fastbp.threads import register as _register
 
 __all__ = [
-    "LBFGS", "MLP", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "History", "Lion", "NAdam", "NonFiniteError",
-    "RAdam", "RMSprop", "Rprop", "backend", "ops", "schedules", "set_backend", "show_config",
+    "LBFGS", "MLP", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "FormatError", "History", "Lion", "NAdam",
+    "NonFiniteError", "RAdam", "RMSprop", "Rprop", "backend", "load", "ops", "schedules", "set_backend", "show_config",
 ]  # fmt: skip
 
 _register()

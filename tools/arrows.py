@@ -19,7 +19,7 @@ LAYERS = (  # from the bottom up
     "config",
     "plan",
     "training ops explain",
-    "lbfgs",
+    "lbfgs files",
     "mlp",
     "__init__",
     "bench",
