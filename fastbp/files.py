@@ -17,6 +17,7 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -107,6 +108,7 @@ def _restored(plain: Any, arrays: dict[str, Any], path: tuple[str, ...] = ()) ->
 # ------------------------------------------------------------------ save
 
 
+@cache
 def _version() -> str:
     from importlib import metadata
 
