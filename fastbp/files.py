@@ -230,26 +230,6 @@ def _sync_folder(folder: str) -> None:
 # ------------------------------------------------------------------ load
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key of its header is there twice")
-    return found
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > 20:  # 64 bits have 20; many more take long
-        raise ValueError("a number of its header is too long")
-    return int(digits)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"its header has {name}, which JSON does not")
-
-
-_JSON = json.JSONDecoder(object_pairs_hook=_unique, parse_int=_integer, parse_constant=_no_constant)
-
-
 @contextmanager
 def _refusing(path: str) -> Iterator[None]:
     """Whatever else the contents of a file lead to is a FormatError."""
@@ -304,8 +284,8 @@ def _read_header(file: BinaryIO, size: int) -> bytes:
 
 def _described(header: bytes) -> tuple[dict[str, Any], Tensors]:
     """What the header says about the network, of the kinds that `save` writes, and its tensors."""
-    entries = _JSON.decode(header.decode("ascii"))
-    network = _JSON.decode(entries.pop("__metadata__")["network"])
+    entries = json.loads(header.decode("ascii"))
+    network = json.loads(entries.pop("__metadata__")["network"])
     if network["format"] != "fastbp" or type(network["version"]) is not int:
         raise ValueError("it does not say which format it has")
     if network["version"] != VERSION:
