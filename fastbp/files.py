@@ -41,7 +41,7 @@ _DTYPES = {code: np.dtype(name) for name, code in _CODES.items()}
 _MAX_AXES = 32
 _FIELDS = {  # what a header says about the network, in this order; `fastbp` is the version that wrote the file
     "format": str, "version": int, "fastbp": str, "sizes": list, "activations": list, "rows": list, "bias": bool,
-    "dtype": str, "backend": str, "training": dict,
+    "dtype": str, "dropout": list, "backend": str, "trains": list, "training": dict,
 }  # fmt: skip
 
 Tensors = dict[str, tuple[np.dtype, tuple[int, ...]]]  # name -> dtype, shape, in the order of their data
@@ -142,7 +142,7 @@ def save(path: Any, saved: dict) -> None:
     arrays: dict[str, np.ndarray] = {}
     network = dict(zip(_FIELDS, (
         "fastbp", VERSION, _version(), spec.sizes, [row.name for row in spec.activations], _own_rows(spec),
-        spec.bias, spec.dtype.name, saved["backend"], _plain(saved["state"], arrays),
+        spec.bias, spec.dtype.name, spec.dropout, saved["backend"], saved["trains"], _plain(saved["state"], arrays),
     )))  # fmt: skip
     tensors = _layer_tensors(spec.sizes, spec.bias, spec.dtype)
     tensors |= {name: (array.dtype, array.shape) for name, array in arrays.items()}
@@ -335,10 +335,17 @@ def _network(network: dict[str, Any], arrays: dict[str, np.ndarray], table: dict
     if unknown or network["backend"] not in ("auto", *backends.NAMES):
         raise ValueError(f"this fastbp does not know {', '.join(map(repr, unknown or [network['backend']]))}")
     *hidden, output = [table[name] for name in network["activations"]]
-    spec = make_spec(network["sizes"], hidden, output, network["bias"], network["dtype"])
+    first, *rates = network["dropout"] or [0.0] * len(network["activations"])
+    spec = make_spec(network["sizes"], hidden, output, network["bias"], network["dtype"], rates, first)
+    trains = tuple((weight, bias) for weight, bias in network["trains"])
+    if _text(spec.dropout) != _text(network["dropout"]) or len(trains) != len(spec.layers) or not all(
+        type(flag) is bool for layer in trains for flag in layer
+    ):
+        raise ValueError("what it says about dropout or frozen layers is not so said")
     params = [arrays.pop(name).ravel() for name in _layer_tensors(spec.sizes, spec.bias, spec.dtype)]
     state = _training_state(spec, network["training"], arrays)
-    return {"spec": spec, "backend": network["backend"], "params": np.concatenate(params), "state": state}
+    return {"spec": spec, "backend": network["backend"], "trains": trains, "params": np.concatenate(params),
+            "state": state}  # fmt: skip
 
 
 def _training_state(spec: Spec, plain: dict, arrays: dict[str, np.ndarray]) -> dict:

@@ -33,19 +33,21 @@ from test_process import python
 from test_state import FAMILIES, RUNS, bits, build, data, targets
 
 import fastbp
-from fastbp import SGD, FormatError, files
+from fastbp import SGD, Adam, FormatError, files, schedules
 from fastbp.rows import Activation
 
 MINE = Activation("mine", "z * TANH(z)", "g * (TANH(z) + z * (1 - TANH(z) * TANH(z)))")
+RULE = SGD(lr=schedules.ReduceOnPlateau(0.01, patience=0), momentum=0.9, accumulate=3, average=0.9)
 GOLDEN = Path(__file__).with_name("data") / "format_1.safetensors"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at Linux's files and processes")
 
 
 def trained(**options):
     """A network with everything that a file holds, in the midst of an epoch; its hidden row is not fastbp's own."""
-    net = fastbp.MLP((3, 4, 2), **{"activation": MINE, "seed": 5, "backend": "reference"} | options)
+    net = fastbp.MLP((3, 4, 2), **{"activation": MINE, "dropout": 0.25, "seed": 5, "backend": "reference"} | options)
+    net.freeze(1, weight=False)
     X = test_state.DATA[:, :3]
-    net.fit(X, X[:, :2], optimizer=SGD(lr=0.01, momentum=0.9), batch_size=4, steps=11, seed=7)
+    net.fit(X, X[:, :2], optimizer=RULE, batch_size=4, steps=11, seed=7)
     return net
 
 
@@ -110,20 +112,29 @@ def test_a_run_goes_on_with_the_same_bits(run, backend, path):
     assert bits(net) == bits(whole)
 
 
-def test_two_epochs_and_two_in_a_new_process_are_four(path):
+RULES = {  # with schedules that look at the step, and at losses of former epochs
+    "momentum": SGD(lr=schedules.Cosine(0.05, steps=32), momentum=0.9, weight_decay=1e-3),
+    "Adam": Adam(lr=schedules.Warmup(0.01, steps=20), amsgrad=True, accumulate=3, average=0.9),
+    "plateau": RULE,
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_two_epochs_and_two_in_a_new_process_are_four(rule, path):
+    """With shuffling, dropout, state of the optimizer and a schedule on."""
     script = """
         import sys
         import fastbp
-        import test_state
-        X, y = test_state.data("few outputs")
-        net = fastbp.load(sys.argv[1]) if sys.argv[2] == "2" else test_state.build(family="few outputs")
-        net.fit(X, y, epochs=2, batch_size=4, optimizer=test_state.RULE)
-        net.save(sys.argv[1])
+        import test_state, test_files
+        _, path, part, rule = sys.argv
+        net = fastbp.load(path) if part == "2" else test_state.build(family="few outputs", dropout=0.2)
+        net.fit(*test_state.data("few outputs"), epochs=2, batch_size=4, optimizer=test_files.RULES[rule])
+        net.save(path)
     """
     for part in "12":
-        python(script, path, part, PYTHONPATH=str(Path(__file__).parent))
-    net = build(family="few outputs")
-    net.fit(*data("few outputs"), epochs=4, batch_size=4, optimizer=test_state.RULE)
+        python(script, path, part, rule, PYTHONPATH=str(Path(__file__).parent))
+    net = build(family="few outputs", dropout=0.2)
+    net.fit(*data("few outputs"), epochs=4, batch_size=4, optimizer=RULES[rule])
     assert bits(fastbp.load(path)) == bits(net)
 
 
@@ -203,7 +214,10 @@ def test_the_safetensors_package_reads_the_same_arrays(dtype, bias, path):
     net.save(path)
     wanted = {f"layers.{k}.weight": weight for k, weight in enumerate(net.weights)}
     wanted |= {f"layers.{k}.bias": vector for k, vector in enumerate(net.biases)}
-    wanted["slots.velocity"] = net._spec.flatten(net._state.slots["velocity"])
+    state = net._state
+    of_state = {"slots.velocity": state.slots["velocity"], "sums.accumulated": state.accumulated,
+                "sums.average": state.average}  # fmt: skip
+    wanted |= {name: net._spec.flatten(buffer) for name, buffer in of_state.items()}
     found = numpy.load_file(path)
     assert test_state.frozen(dict(sorted(found.items()))) == test_state.frozen(dict(sorted(wanted.items())))
     with safetensors.safe_open(path, "numpy") as file:
@@ -211,7 +225,8 @@ def test_the_safetensors_package_reads_the_same_arrays(dtype, bias, path):
     assert network["format"] == "fastbp" and network["version"] == files.VERSION
     assert network["sizes"] == [3, 4, 2] and network["activations"] == ["mine", "identity"]
     assert network["rows"] == ["mine"] and network["bias"] is bias and network["dtype"] == dtype
-    assert network["backend"] == "reference" and network["training"]["count"] == [11]
+    assert network["backend"] == "reference" and network["dropout"] == [0.0, 0.25]
+    assert network["trains"] == [[True, True], [True, False]] and network["training"]["count"] == [11]
 
 
 def test_the_digest_is_that_of_the_file_with_its_digits_as_zeros(content):
@@ -222,12 +237,15 @@ def test_the_digest_is_that_of_the_file_with_its_digits_as_zeros(content):
 
 def golden_network():
     """What the golden file holds, in numbers that need no rounding."""
-    net = fastbp.MLP((3, 4, 2), activation=MINE, output_activation="sigmoid", seed=5, backend="reference")
+    net = fastbp.MLP((3, 4, 2), activation=MINE, output_activation="sigmoid", dropout=0.25, seed=5, backend="reference")
+    net.freeze(1, weight=False)
     net.unflatten(np.arange(26) / 8 - 1)
     state = net._state
     state.seed, state.count[:], state.place[:], state.data_shape, state.family = 2**64 - 1, 11, (1, 12), (29, 4), "sgd"
-    state.slots_of(fastbp.optimizers.TABLE["sgd_momentum"])
-    net._spec.unflatten_into(state.slots["velocity"], np.arange(26) / -16)
+    state.slots["velocity"] = net._spec.padded(np.arange(26) / -16)
+    state.updates, state.since, state.accumulate = 2, 5, 3
+    state.accumulated, state.average = (net._spec.padded(np.arange(26) / k) for k in (32, 64))
+    state.plateau = {"scale": 0.5, "best": 0.25, "bad": 1, "wait": 0}
     return net
 
 
@@ -236,7 +254,7 @@ def test_the_golden_file_of_version_1_loads_for_ever():
     assert bits(loaded) == bits(wanted)
     X = test_state.DATA[:, :3]
     for net in loaded, wanted:
-        net.fit(X, X[:, :2] > 0, optimizer=SGD(lr=0.01, momentum=0.9), batch_size=4, steps=5)
+        net.fit(X, X[:, :2] > 0, optimizer=RULE, batch_size=4, steps=12)
     assert bits(loaded) == bits(wanted)
 
 
@@ -349,7 +367,7 @@ def test_a_network_that_another_thread_trains_is_not_saved(path):
 
 def test_the_thread_that_trains_saves_between_two_steps_and_the_run_goes_on_from_there(path):
     X = test_state.DATA[:, :3]
-    run = {"batch_size": 4, "optimizer": SGD(lr=0.01, momentum=0.9)}
+    run = {"batch_size": 4, "optimizer": RULE}
     net = trained()
     net._evaluate = lambda *_: net.save(path) or 0.0
     net.fit(X, X[:, :2], steps=7, eval_every=16, **run)  # saved at step 16 of 18
@@ -482,6 +500,13 @@ def reordered(network, entries):
     entries[first] = entries.pop(first)
 
 
+def a_sum_called_as_a_method(network, entries):
+    network["training"]["sums"] = {"to_dict": {"": "tensor"}, "average": {"": "tensor"}}
+    entries["sums.to_dict"], entries["sums.average"] = entries.pop("sums.accumulated"), entries.pop("sums.average")
+    (_, first), (_, second) = list(entries.items())[-2:]
+    first["data_offsets"], second["data_offsets"] = [208, 312], [312, 416]
+
+
 HUGE = 2**64 // 4
 HOSTILE = {
     # the network
@@ -563,9 +588,32 @@ HOSTILE = {
     "a seed of 65 bits": with_training(seeds=[5, 2**64]),
     "a seed of none": with_training(seeds=[None, 7]),
     "a family of numbers": with_training(family=3),
+    "a count of updates below 0": with_training(counted=[-1, 0, 3]),
+    "updates since a step to come": with_training(counted=[0, 12, 3]),
+    "updates of no batches": with_training(counted=[0, 0, 0]),
+    "no count of updates": with_training(counted=[0, 0]),
+    "a plateau of nothing": with_training(plateau={}),
+    "a plateau of more": with_training(plateau={"scale": 1.0, "best": 1.0, "bad": 0, "wait": 0, "more": 0}),
+    "a plateau below 0": with_training(plateau={"scale": 1.0, "best": 1.0, "bad": -1, "wait": 0}),
+    "a scale below 0": with_training(plateau={"scale": -1.0, "best": 1.0, "bad": 0, "wait": 0}),
+    "a scale of NaN": with_training(plateau={"scale": {"": "nan"}, "best": 1.0, "bad": 0, "wait": 0}),
+    "a best word": with_training(plateau={"scale": 1.0, "best": "1", "bad": 0, "wait": 0}),
+    "no sums": with_training(sums={}),
+    "a sum called as a method": a_sum_called_as_a_method,
+    # the rest
+    "dropout 1": with_network(dropout=[0.0, 1.0]),
+    "dropout below 0": with_network(dropout=[0.0, -0.25]),
+    "dropout of one more": with_network(dropout=[0.0, 0.25, 0.25]),
+    "dropout 0": with_network(dropout=[0, 0.25]),
+    "no dropout": with_network(dropout=[0.0, 0.0]),
+    "dropout of words": with_network(dropout=["0.0", 0.25]),
+    "frozen for one layer": with_network(trains=[[True, True]]),
+    "frozen by numbers": with_network(trains=[[1, 1], [1, 0]]),
+    "frozen in three ways": with_network(trains=[[True, True, True], [True, True, True]]),
+    "frozen altogether": with_network(trains=[True, True]),
     # the tensors
     "no bias": without("layers.0.bias"),
-    "one tensor more": lambda network, entries: entries.update(x={"dtype": "F32", "shape": [0], "data_offsets": [208, 208]}),
+    "one tensor more": lambda network, entries: entries.update(x={"dtype": "F32", "shape": [0], "data_offsets": [416, 416]}),
     "tensors reordered": reordered,
     "offsets that overlap": with_entry("layers.0.bias", data_offsets=[0, 16]),
     "offsets with a hole": with_entry("layers.0.bias", data_offsets=[52, 68]),

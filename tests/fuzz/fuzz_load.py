@@ -62,8 +62,9 @@ def agreeing(words, data):
         dtype = np.dtype(network["dtype"])
         tensors = files._layer_tensors(network["sizes"], network["bias"], dtype)
         n_params = sum(math.prod(shape) for _, shape in tensors.values())
-        slots = network["training"].get("slots", {})
-        tensors |= {f"slots.{name}": (dtype, (n_params,)) for name, slot in slots.items() if slot == {"": "tensor"}}
+        for field in network["training"]:
+            marks = network["training"][field] if isinstance(network["training"][field], dict) else {}
+            tensors |= {f"{field}.{name}": (dtype, (n_params,)) for name, mark in marks.items() if mark == {"": "tensor"}}
         header = files._header(network, tensors)
         n_bytes = sum(math.prod(shape) for _, shape in tensors.values()) * dtype.itemsize
         if n_bytes >= 1 << 16:
