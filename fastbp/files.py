@@ -1,7 +1,7 @@
 """Networks in files: one safetensors file with the parameters and the training state; docs/files.md has the layout.
 
 What is saved is what `MLP.__getstate__` gives, what is loaded is what `MLP.__setstate__` takes: `MLP.save` and
-`fastbp.mlp.load` call this module, nobody else. A file at rest is always a whole one, the old or the new. Reading trusts
+`fastbp.mlp.load` call this module, nobody else. A file is a whole one at any moment, the old or the new. Reading trusts
 nothing: a header is taken only if it is, byte for byte, the one that `save` writes for the network that it names, and
 data only if the digest over the whole file is right. So the layout is written and read here, not by the safetensors
 package, which knows neither; the tests hold the two against each other.

@@ -48,8 +48,9 @@ def forged(content, change=lambda network, entries: None, data=None):
     return signed(header, split(content)[1] if data is None else data)
 
 
-WORDS = [b"0", b"1", b"-1", b"1e400", b"NaN", b"null", b"true", b"[]", b"{}", b'""', b"9" * 19, b"9" * 25, b'"F64"', b",",
-         b'\\"\\":\\"inf\\"', b'\\"tensor\\"', b"\\ud800", b'"a":0,', b"4611686018427387904", b"18446744073709551616"]  # fmt: skip
+WORDS = [b"0", b"1", b"-1", b"1e400", b"NaN", b"null", b"true", b"[]", b"{}", b'""', b"9" * 19, b"9" * 25, b'"F64"',
+         b",", b'\\"\\":\\"inf\\"', b'\\"tensor\\"', b"\\ud800", b'"a":0,', b"4611686018427387904",
+         b"18446744073709551616"]  # fmt: skip
 
 
 def mutated(rng: random.Random, content):

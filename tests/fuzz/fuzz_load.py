@@ -1,7 +1,7 @@
 """Fuzzes `fastbp.load`, guided by coverage of its Python: `python tests/fuzz/fuzz_load.py -max_total_time=1200`.
 
-Needs atheris (`pip install atheris`). Options are libFuzzer's; what it finds stays in build/fuzz/, and is where the next
-run begins. Every input is tried three times: as a file; as a header, in a file that carries the right digest; and as
+Needs atheris (`pip install atheris`). Options are libFuzzer's; what it finds stays in build/fuzz/, where the next run
+begins. Every input is tried three times: as a file; as a header, in a file that carries the right digest; and as
 what a header says about the network, in a file where all else agrees with it. So what lies behind each check is
 reached. What comes of a file must be FormatError, a row that is not given, or a network; and that network must be saved
 as the very same bytes. Anything else ends the run with a traceback and the input in a file, as does an input that takes
@@ -63,8 +63,8 @@ def agreeing(words, data):
         tensors = files._layer_tensors(network["sizes"], network["bias"], dtype)
         n_params = sum(math.prod(shape) for _, shape in tensors.values())
         for field in network["training"]:
-            marks = network["training"][field] if isinstance(network["training"][field], dict) else {}
-            tensors |= {f"{field}.{name}": (dtype, (n_params,)) for name, mark in marks.items() if mark == {"": "tensor"}}
+            items = network["training"][field].items() if isinstance(network["training"][field], dict) else ()
+            tensors |= {f"{field}.{name}": (dtype, (n_params,)) for name, item in items if item == {"": "tensor"}}
         header = files._header(network, tensors)
         n_bytes = sum(math.prod(shape) for _, shape in tensors.values()) * dtype.itemsize
         if n_bytes >= 1 << 16:
@@ -96,9 +96,10 @@ def main():
         (corpus / f"seed-{k}").write_bytes(content)
         (corpus / f"seed-{k}-header").write_bytes(header.rstrip()[len(START) + 64 :] + SEPARATOR + data)
         (corpus / f"seed-{k}-network").write_bytes(words + SEPARATOR + data)
-    words = ["__metadata__", "sha256", "network", "data_offsets", "dtype", "shape", "layers.0.weight", "slots.velocity",
-             *files._FIELDS, *files._CODES.values(), *files._CODES, *fastbp.activations.TABLE, "seeds", "count", "place",
-             "data_shape", "family", "slots", "inf", "nan", "tensor", "null", "1e400", "18446744073709551616"]  # fmt: skip
+    words = ["__metadata__", "sha256", "network", "data_offsets", "dtype", "shape", "layers.0.weight",
+             *files._FIELDS, *files._CODES.values(), *files._CODES, *fastbp.activations.TABLE,
+             *trained()._state.to_dict(), *fastbp.training._NO_PLATEAU, "velocity", "accumulated", "average",
+             "inf", "nan", "tensor", "null", "1e400", "18446744073709551616"]  # fmt: skip
     (FOLDER / "words").write_text("".join(f'"{word}"\n' for word in words))
     options = ["-max_len=4096", "-timeout=1", "-rss_limit_mb=1024", f"-dict={FOLDER / 'words'}",
                f"-artifact_prefix={FOLDER}/found-"]  # fmt: skip
