@@ -609,6 +609,7 @@ HOSTILE = {
     "a plateau of nothing": with_training(plateau={}),
     "a plateau of more": with_training(plateau={"scale": 1.0, "best": 1.0, "bad": 0, "wait": 0, "more": 0}),
     "a plateau below 0": with_training(plateau={"scale": 1.0, "best": 1.0, "bad": -1, "wait": 0}),
+    "a wait below 0": with_training(plateau={"scale": 1.0, "best": 1.0, "bad": 0, "wait": -1}),
     "a scale below 0": with_training(plateau={"scale": -1.0, "best": 1.0, "bad": 0, "wait": 0}),
     "a scale of NaN": with_training(plateau={"scale": {"": "nan"}, "best": 1.0, "bad": 0, "wait": 0}),
     "a best word": with_training(plateau={"scale": 1.0, "best": "1", "bad": 0, "wait": 0}),
