@@ -294,7 +294,7 @@ def _described(header: bytes) -> tuple[dict[str, Any], Tensors]:
         raise ValueError("it describes the network in another way")
     sizes = network["sizes"]
     if not 2 <= len(sizes) <= len(entries) + 1 or not all(type(n) is int and n >= 1 for n in sizes):
-        raise ValueError("its sizes are none")
+        raise ValueError("its sizes are not those of a network")
     if not all(type(name) is str for name in network["rows"] + network["activations"]):
         raise ValueError("its rows have no names")
     tensors = _layer_tensors(sizes, network["bias"], _DTYPES[_CODES[network["dtype"]]])
@@ -341,7 +341,7 @@ def _network(network: dict[str, Any], arrays: dict[str, np.ndarray], table: dict
     if _text(spec.dropout) != _text(network["dropout"]) or len(trains) != len(spec.layers) or not all(
         type(flag) is bool for layer in trains for flag in layer
     ):
-        raise ValueError("what it says about dropout or frozen layers is not so said")
+        raise ValueError("dropout or frozen layers are not written as fastbp writes them")
     params = [arrays.pop(name).ravel() for name in _layer_tensors(spec.sizes, spec.bias, spec.dtype)]
     state = _training_state(spec, network["training"], arrays)
     return {"spec": spec, "backend": network["backend"], "trains": trains, "params": np.concatenate(params),
@@ -359,7 +359,7 @@ def _training_state(spec: Spec, plain: dict, arrays: dict[str, np.ndarray]) -> d
     again: dict[str, np.ndarray] = {}
     same = _text(_plain({name: made[name] for name in plain}, again)) == _text(plain)
     if not same or _kinds(again) != _kinds(arrays):
-        raise ValueError("its training state is none")
+        raise ValueError("its training state is not one that a network can have")
     return state
 
 
