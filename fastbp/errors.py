@@ -27,6 +27,10 @@ class NonFiniteError(ArithmeticError):
         return type(self), (self.args[0], self.step, self.epoch)
 
 
+class FormatError(ValueError):
+    """A file holds no network that fastbp saved: another format, a newer version, or damaged."""
+
+
 def unknown_name(argument: str, got: object, known: Iterable[str], error: type[Exception] = ValueError) -> Exception:
     """The error for a name that no table holds: the argument, what came, the nearest name, all names."""
     import difflib

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.optimizers import LBFGS, SGD
 from fastbp.plan import Plan, Programs, make_plan
+from fastbp.rows import Activation
 from fastbp.training import Run, TrainingState, culprit
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class MLP:
         self._state = state
         self._programs = Programs(self._params)
         self._training = threading.Lock()
+        self._trainer: int | None = None  # the thread that trains
         self._pending: tuple[backends.Program, int] | None = None  # program and rows of the last `forward`
         self._train_step_again: Any = None  # calls that need no second check, see `backends.Program`
         self._predict_again: Any = None
@@ -209,6 +211,33 @@ class MLP:
     def __copy__(self) -> MLP:
         return copy.deepcopy(self)
 
+    def save(self, path: Any) -> None:
+        """Write the network with its training state into one safetensors file, for `fastbp.load`.
+
+        The file is a whole one at any moment, the old or the new, whatever happens meanwhile; it is on the disk when
+        this returns. See docs/files.md.
+
+        Parameters
+        ----------
+        path : str, bytes or path object
+            A regular file there is replaced and hands on its mode; a symbolic link stays, what it points to is
+            replaced.
+
+        Raises
+        ------
+        OSError
+            The file could not be written; the old one is as it was.
+        ValueError
+            The dtype is wider than float64, or two rows have one name.
+        RuntimeError
+            Another thread is training the network. The one that trains may save between two steps, in a callback.
+        """
+        from fastbp import files
+
+        with self._still():
+            saved = self.__getstate__()
+        files.save(path, saved)
+
     # -------------------------------------------------------------- training
 
     @contextmanager
@@ -217,8 +246,23 @@ class MLP:
         if self._training.locked():
             raise RuntimeError("this network is training already; one fit, train_step or update at a time")
         with self._training:  # not `acquire` and `try`: a signal between the two would leave it locked
-            self._drop_pending()
+            try:
+                self._trainer = threading.get_ident()
+                self._drop_pending()
+                yield
+            finally:
+                self._trainer = None
+
+    @contextmanager
+    def _still(self) -> Iterator[None]:
+        """Parameters and state do not change: nobody trains, or this thread does and is between two steps."""
+        if self._trainer == threading.get_ident():
             yield
+        elif self._training.locked():
+            raise RuntimeError("another thread is training this network; save it there, or when it is done")
+        else:
+            with self._training:
+                yield
 
     def _apart(self, data: np.ndarray | None) -> np.ndarray | None:
         """`data`, copied where it lies in the parameters that are about to change."""
@@ -707,3 +751,34 @@ class MLP:
             raise
         self._programs.give_back(program)
         return grad_input
+
+
+def load(path: Any, *, rows: Iterable[Activation] = ()) -> MLP:
+    """The network that `MLP.save` wrote, with its training state: a run goes on with the same bits.
+
+    The file may come from anywhere: reading it runs no code. See docs/files.md.
+
+    Parameters
+    ----------
+    path : str, bytes or path object
+    rows : sequence of Activation, optional
+        The activations of the network that are not fastbp's own, found by their names.
+
+    Returns
+    -------
+    MLP
+
+    Raises
+    ------
+    FormatError
+        The file is damaged, too new, or no network that was saved.
+    OSError
+        It cannot be read.
+    ValueError
+        A row that the network needs is not among `rows`. (FormatError is a ValueError too.)
+    """
+    from fastbp import files
+
+    net = MLP.__new__(MLP)
+    net.__setstate__(files.load(path, rows))
+    return net

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp.backends import DONE, PARAMS_NOT_FINITE, Program, Rule, Trained, assign
+from fastbp.checks import integer, number
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
+from fastbp.losses import LINKS
 from fastbp.rows import Optimizer
 from fastbp.schedules import ReduceOnPlateau
 from fastbp.spec import Spec, aligned_zeros, first_where, non_finite
@@ -159,9 +161,40 @@ class TrainingState:
         state.updates, state.since, state.accumulate = saved["counted"]
         state.plateau = dict(saved["plateau"])
         state.slots = {name: spec.padded(vector) for name, vector in saved["slots"].items()}
-        for name, vector in saved["sums"].items():
-            setattr(state, name, spec.padded(vector))
+        sums = {name: spec.padded(vector) for name, vector in saved["sums"].items()}
+        state.accumulated, state.average = sums.get("accumulated"), sums.get("average")
+        state.check()
         return state
+
+    def check(self) -> None:
+        """Refuse what no run leaves behind: the engine trusts these numbers, and they may come from a file.
+
+        Raises
+        ------
+        TypeError, ValueError
+        """
+        for seed in (self.initial_seed, self.seed):
+            integer("seed", seed, 0, 2**64 - 1)
+        integer("step", self.step, 0, 2**62)
+        integer("epoch", self.epoch, 0, 2**62)
+        integer("updates", self.updates, 0, 2**62)
+        integer("since", self.since, 0, self.step)
+        integer("accumulate", self.accumulate, 1, 2**62)
+        n_rows, batch_size = (1, 1) if self.data_shape is None else self.data_shape
+        integer("rows", n_rows, 1)
+        integer("batch_size", batch_size, 1, n_rows)
+        row = integer("the first row of the next batch", int(self.place[1]), 0, n_rows - 1)
+        if row % batch_size:
+            raise ValueError(f"batches of {batch_size} rows do not begin at row {row}")
+        if not isinstance(self.family, (str, type(None))):
+            raise TypeError(f"the optimizer's family must be a name or None, got {self.family!r}")
+        if self.link not in (None, *LINKS):
+            raise ValueError(f"there is no link {self.link!r}")
+        if self.plateau.keys() != _NO_PLATEAU.keys() or type(self.plateau["best"]) is not float:
+            raise ValueError(f"the state of a plateau is not {self.plateau!r}")
+        number("scale", self.plateau["scale"], 0)
+        integer("bad", self.plateau["bad"], 0, 2**62)
+        integer("wait", self.plateau["wait"], 0, 2**62)
 
 
 def culprit(X: np.ndarray, dtype: np.dtype) -> str:

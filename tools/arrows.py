@@ -21,7 +21,7 @@ LAYERS = (  # from the bottom up
     "config",
     "plan",
     "formulas training ops explain",
-    "lbfgs trace",
+    "lbfgs trace files",
     "mlp",
     "gradients",
     "__init__",
