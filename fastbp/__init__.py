@@ -1,13 +1,17 @@
 """fastbp: trains dense networks by back-propagation on CPUs, with compiled kernels and a NumPy reference."""
 
+from fastbp.callbacks import Callback, Checkpoint, EarlyStopping, TimeLimit
 from fastbp.config import backend, set_backend, show_config
-from fastbp.errors import NonFiniteError
+from fastbp.errors import NonFiniteError, StopTraining
 from fastbp.history import History
 from fastbp.mlp import MLP
 from fastbp.optimizers import SGD
 from fastbp.threads import register as _register
 
-__all__ = ["MLP", "SGD", "History", "NonFiniteError", "backend", "ops", "set_backend", "show_config"]
+__all__ = [
+    "MLP", "SGD", "Callback", "Checkpoint", "EarlyStopping", "History", "NonFiniteError", "StopTraining", "TimeLimit",
+    "backend", "ops", "set_backend", "show_config",
+]  # fmt: skip
 
 _register()
 

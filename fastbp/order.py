@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-ORDER, INIT = 0, 1  # the fourth counter word
+ORDER, INIT, VALIDATION = 0, 1, 3  # the fourth counter word
 
 
 def philox(seed: int, epoch: int, use: int) -> np.random.Philox:

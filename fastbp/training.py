@@ -8,20 +8,20 @@ that signals are served, and at steps where something waits. Between calls every
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbp.backends import DONE, PARAMS_NOT_FINITE, Program, Trained, assign
-from fastbp.errors import NonFiniteError
+from fastbp.errors import NonFiniteError, StopTraining
 from fastbp.history import History
 from fastbp.optimizers import SGD
 from fastbp.rows import Optimizer
 from fastbp.spec import Spec, aligned_zeros, first_where, non_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from fastbp.callbacks import Watch
 
 CHUNK_SECONDS = 0.05
 SNAPSHOT_SECONDS = 0.5  # a snapshot copies all parameters: rarely enough to cost nothing
@@ -103,7 +103,7 @@ def culprit(X: np.ndarray, dtype: np.dtype) -> str:
     return "; a smaller learning rate may help" if at is None else f"; X holds {X[at]} at row {at[0]}, column {at[1]}"
 
 
-class _Snapshot:
+class Snapshot:
     """Parameters and training state at one step, to go back to."""
 
     def __init__(self, arrays: list[np.ndarray], step: int) -> None:
@@ -130,11 +130,10 @@ class Run:
     optimizer: SGD
     shuffle: bool
     stop_on_non_finite: bool
-    eval_every: int | None
-    evaluate: Callable[[], float]
+    watch: Watch | None  # None: nothing waits
 
     def go(self, steps: int) -> History:
-        """Train for `steps` steps.
+        """Train for `steps` steps, or until something stops the run.
 
         Raises
         ------
@@ -147,66 +146,123 @@ class Run:
         self._partial = np.zeros(2)
         self._loss: list[np.ndarray] = []  # of `History`, in pieces
         self._step: list[np.ndarray] = []
-        steps_per_epoch = -(-len(self.X) // self.batch_size)
-        # where in its epoch each step of this call lies, for `History.step`
-        first = state.step - int(state.place[1]) // self.batch_size
-
-        end, chunk = state.step + steps, self._first_chunk()
-        snapshot = None
-        while state.step < end:
-            if self.stop_on_non_finite and (snapshot is None or snapshot.time + SNAPSHOT_SECONDS < time.perf_counter()):
-                snapshot = self._checked_snapshot(snapshot)
-            wanted = min(chunk, end - state.step)
-            if self.eval_every:
-                wanted = min(wanted, self.eval_every - state.step % self.eval_every)
-            clock = time.perf_counter()
-            losses = np.empty(wanted // steps_per_epoch + 1)
-            done = self._train(wanted, losses, stop_on_params=False)
-            if done.status != DONE:
-                self._fail(snapshot)
-            if self.eval_every:
-                if state.step % self.eval_every == 0:
-                    self._record(self.evaluate(), state.step)
-            else:
-                finished = (state.step - first) // steps_per_epoch
-                ends = np.arange(finished - done.epochs + 1, finished + 1)
-                self._record(losses[: done.epochs], first + ends * steps_per_epoch)
-            speed = wanted / max(time.perf_counter() - clock, 1e-9)
-            chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, 1 << 30))
+        self._lr: list[np.ndarray] = []
+        watch, epochs_are_entries = self.watch, self.watch is None or not self.watch.eval_every
+        begin, end, chunk = state.step, state.step + steps, self._first_chunk()
+        snapshot, stopped = None, None
+        try:
+            if watch is not None:
+                watch.begin(self, steps)
+            while state.step < end:
+                if self.stop_on_non_finite and self._is_old(snapshot):
+                    snapshot = self._checked_snapshot(snapshot)
+                wanted = min(chunk, end - state.step)
+                if watch is not None:
+                    wanted = min(wanted, watch.steps_ahead())
+                clock, before = time.perf_counter(), state.step
+                losses = np.empty(wanted // self.steps_per_epoch + 1)
+                done = self._train(wanted, losses, stop_on_params=False)
+                if done.status != DONE:
+                    self._fail(snapshot)
+                speed = (state.step - before) / max(time.perf_counter() - clock, 1e-9)
+                chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, 1 << 30))
+                losses = losses[: done.epochs]
+                if epochs_are_entries and done.epochs:
+                    last = state.step - int(state.place[1]) // self.batch_size
+                    self.record(losses, last - self.steps_per_epoch * np.arange(done.epochs - 1, -1, -1))
+                if watch is not None and watch.arrived(losses):
+                    if snapshot is not None and watch.looks and not self.program.finite():
+                        self._fail(snapshot)
+                    if watch.may_write:
+                        snapshot = None  # of a run that may go another way now
+                    watch.tell()
+        except StopTraining as stop:
+            stopped = stop.reason if state.step < end else None
         if snapshot is not None and not self.program.finite():
             self._fail(snapshot)
-        if not self.eval_every and self._partial[1]:
-            self._record(self._partial[0] / self._partial[1], state.step)
+        unfinished = epochs_are_entries and bool(self._partial[1])
+        if unfinished:
+            self.record(self.mean_loss, state.step)
+        n_steps = state.step - begin
+        if watch is not None:
+            watch.finish(unfinished)
+        columns = {"lr": np.concatenate([np.empty(0), *self._lr])}
+        if watch is not None:
+            columns |= {name: np.array(column, np.float64) for name, column in watch.columns.items()}
         loss = np.concatenate([np.empty(0), *self._loss])
         step = np.concatenate([np.empty(0, np.int64), *self._step])
-        return History(loss, step, time.perf_counter() - began, steps)
+        return History(loss, step, time.perf_counter() - began, n_steps, columns, stopped)
 
-    def _record(self, loss: Any, step: Any) -> None:
+    # -------------------------------------------------------------- what `Watch` asks
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.X) // self.batch_size)
+
+    @property
+    def steps_to_epoch_end(self) -> int:
+        return self.steps_per_epoch - int(self.state.place[1]) // self.batch_size
+
+    @property
+    def mean_loss(self) -> float:
+        """Of this call's batches of the epoch begun, weighted by rows; NaN where it has none."""
+        total, rows = self._partial
+        return total / rows if rows else float("nan")
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        return self.optimizer.lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.optimizer = replace(self.optimizer, lr=value)
+
+    def record(self, loss: Any, step: Any) -> None:
+        """Add entries to the history."""
         self._loss.append(np.atleast_1d(loss))
         self._step.append(np.atleast_1d(step))
+        self._lr.append(np.full(self._step[-1].shape, self.lr))
+
+    def snapshot(self) -> Snapshot:
+        """What the network and its training are at this step."""
+        state = self.state
+        return Snapshot([self.params, *self._slots, state.count, state.place, self._partial], state.step)
+
+    # -------------------------------------------------------------- within
 
     def _train(self, steps: int, losses: np.ndarray, *, stop_on_params: bool) -> Trained:
+        """Make `steps` steps. What takes its rows from elsewhere does it in pieces."""
+        return self._train_on(self.X, self.y, self.weight, self.state.place, self._partial, steps, losses,
+                              shuffle=self.shuffle, batch_size=self.batch_size,
+                              stop_on_params=stop_on_params)  # fmt: skip
+
+    def _train_on(
+        self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, place: np.ndarray, partial: np.ndarray,
+        steps: int, losses: np.ndarray, *, shuffle: bool, batch_size: int, stop_on_params: bool,
+    ) -> Trained:  # fmt: skip
         state = self.state
         return self.program.train(
-            self.X, self.y, self.weight,
-            batch_size=self.batch_size, steps=steps, seed=state.seed, shuffle=self.shuffle,
-            count=state.count, place=state.place, partial=self._partial, losses=losses,
+            X, y, weight, batch_size=batch_size, steps=steps, seed=state.seed, shuffle=shuffle,
+            count=state.count, place=place, partial=partial, losses=losses,
             scalars=self.optimizer.scalars(state.step, steps), slots=self._slots,
             skip_zeros=self.optimizer.skips_zero_gradient,
             stop_on_loss=self.stop_on_non_finite, stop_on_params=stop_on_params,
         )  # fmt: skip
 
+    def _is_old(self, snapshot: Snapshot | None) -> bool:
+        return snapshot is None or snapshot.time + SNAPSHOT_SECONDS < time.perf_counter()
+
     def _first_chunk(self) -> int:
         flops = 6 * self.batch_size * self.state.spec.n_params
         return max(1, min(_FIRST_CHUNK_STEPS, int(_FIRST_CHUNK_FLOPS / flops)))
 
-    def _checked_snapshot(self, previous: _Snapshot | None) -> _Snapshot:
+    def _checked_snapshot(self, previous: Snapshot | None) -> Snapshot:
         if previous is not None and not self.program.finite():
             self._fail(previous)
-        state = self.state
-        return _Snapshot([self.params, *self._slots, state.count, state.place, self._partial], state.step)
+        return self.snapshot()
 
-    def _fail(self, snapshot: _Snapshot) -> None:
+    def _fail(self, snapshot: Snapshot) -> None:
         """Go back to the last step whose parameters are finite, and say what happened there."""
         state = self.state
         if not self.program.finite():
@@ -222,10 +278,13 @@ class Run:
         what = "a parameter" if overflow else "the loss"
         raise NonFiniteError(
             f"{what} became non-finite in the step after net.step == {state.step} (epoch {state.epoch}); "
-            f"the network holds the parameters of that step{culprit(self.X, state.spec.dtype)}",
+            f"the network holds the parameters of that step{self._culprit()}",
             state.step,
             state.epoch,
         )
+
+    def _culprit(self) -> str:
+        return culprit(self.X, self.state.spec.dtype)
 
     def _replay(self, steps: int, *, stop_on_params: bool) -> int:
         """Run `steps` steps again, in chunks, up to the first that fails; the status of the last."""

@@ -11,13 +11,14 @@ from pathlib import Path
 
 LAYERS = (  # from the bottom up
     "errors rows order figures",
-    "activations losses optimizers initializers history",
+    "activations losses optimizers initializers history data metrics",
     "spec",
     "backends",
     "threads",
     "config",
     "plan",
-    "training ops explain",
+    "training ops explain callbacks",
+    "feeds",
     "mlp",
     "__init__",
     "bench",
