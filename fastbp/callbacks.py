@@ -253,8 +253,9 @@ class Progress:
         self._next = 0.0
 
     def begin(self, steps: int | None) -> None:
-        # in thousands and millions only where there are so many; mininterval: we say when
-        self._bar = self._make(total=steps, unit=" steps", unit_scale=steps is None or steps >= 10_000, mininterval=0)
+        # in thousands and millions only where there are so many; `show` says when to draw
+        large = steps is None or steps >= 10_000
+        self._bar = self._make(total=steps, unit=" steps", unit_scale=large, mininterval=0, miniters=1)
 
     def show(self, steps: int, loss: float, *, last: bool = False) -> None:
         """Show that so many steps are done, unless that was done a moment ago."""
@@ -276,7 +277,8 @@ class Progress:
 def _hook(callback: Any, name: str) -> Callable[..., None] | None:
     """A callback's method, or None where there is none or it is the empty one."""
     method = getattr(callback, name, None)
-    return None if getattr(method, "__func__", method) is getattr(Callback, name) else method
+    empty = getattr(method, "__func__", method) is getattr(Callback, name)
+    return method if callable(method) and not empty else None
 
 
 def check(value: Any, better: Mapping[str, str | None]) -> list[Any]:
@@ -336,11 +338,11 @@ class Watch:
 
     # -------------------------------------------------------------- what `Run.go` calls
 
-    def begin(self, run: Run, steps: int | None) -> None:
-        """Before the first of `steps` steps (None: nobody knows how many)."""
+    def begin(self, run: Run, steps: int) -> None:
+        """Before the first of `steps` steps; `sys.maxsize` and more: nobody knows how many."""
         self._run, self._first = run, run.state.step
         if self._progress is not None:
-            self._progress.begin(steps)
+            self._progress.begin(steps if steps < sys.maxsize else None)
         self._call(partial(hook, self._net) for hook in self._hooks["on_train_begin"])
 
     def steps_ahead(self) -> int:

@@ -101,7 +101,7 @@ class Batches:
     def __init__(
         self, source: Iterable[Any], check: Callable[[Any], Rows], steps: int | None, epochs: int | None
     ) -> None:
-        self._once = iter(source) is source
+        self._once = hasattr(source, "__next__")
         if self._once and epochs is not None and epochs > 1:
             raise ValueError(f"epochs={epochs}, but X is an iterator, which gives its batches once; give a list of "
                              "batches, an object whose __iter__ starts anew, or steps=")  # fmt: skip
@@ -139,7 +139,7 @@ class _Raised(NamedTuple):
 class Prefetch:
     """Goes through an iterable in a thread of its own, some items ahead; its errors come out of `get`.
 
-    ``with``: the thread ends with the block, once the item that it works at is done.
+    ``with``: the thread begins with the first `get`, and ends with the block, once the item that it works at is done.
     """
 
     def __init__(self, items: Iterable[Any]) -> None:
@@ -163,20 +163,22 @@ class Prefetch:
 
     def get(self) -> Any:
         """The next item, `END` after the last; not to be asked again after that."""
+        if self._thread.ident is None:  # not in `__enter__`: a signal there would leave a thread that nobody ends
+            self._thread.start()
         item = self._queue.get()
         if isinstance(item, _Raised):
             raise item.error
         return item
 
     def __enter__(self) -> Prefetch:
-        self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stopped.set()
         while not self._queue.empty():  # room for what the thread may still put: an item and the end
             self._queue.get_nowait()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
 
 @dataclass

@@ -465,7 +465,8 @@ class MLP:
         total = float(len(rows) if weight is None else weight.sum())
         value, grads = 0.0, spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
         for program, block in self._blocks(len(rows), loss=row):
-            program.forward(rows[block], None)
+            x = rows[block]  # a new array where rows are sparse; `backward` reads it again
+            program.forward(x, None)
             value += program.loss(targets[block], None if weight is None else weight[block], total, gradient=True)
             program.backward(grads, accumulate=True)
         return value, self._spec.flatten(grads)

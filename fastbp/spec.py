@@ -410,8 +410,8 @@ def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
     return y
 
 
-def sample_weights(value: Any, n: int) -> np.ndarray | None:
-    """Contiguous float64 weights, (n,): finite, at least 0, not all 0."""
+def sample_weights(value: Any, n: int, *, all_zero: bool = False) -> np.ndarray | None:
+    """Contiguous float64 weights, (n,): finite, at least 0, not all 0 unless told."""
     if value is None:
         return None
     weight = real_array("sample_weight", value)
@@ -419,7 +419,7 @@ def sample_weights(value: Any, n: int) -> np.ndarray | None:
         raise ValueError(f"sample_weight must have shape ({n},), got {weight.shape}")
     weight = np.ascontiguousarray(weight, dtype=np.float64)
     _refuse("sample_weight", weight, lambda block: ~((block >= 0) & np.isfinite(block)), "finite and at least 0")
-    if not weight.any():
+    if not all_zero and not weight.any():
         raise ValueError("sample_weight is zero for every sample")
     with np.errstate(over="ignore"):
         if not np.isfinite(weight.sum()):
@@ -431,24 +431,26 @@ def validation(value: Any, loss: Loss, spec: Spec) -> data.Rows:
     """``validation_data``: (X, y) or (X, y, sample_weight), checked as those of `fit`."""
     if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
         raise TypeError(f"validation_data must be a tuple (X, y) or (X, y, sample_weight), got {_kind(value)}")
-    return example_rows("validation_data", value, loss, spec)
+    return _rows("validation_data", value, loss, spec)
 
 
-def example_rows(argument: str, value: Sequence[Any], loss: Loss, spec: Spec) -> data.Rows:
+def _rows(argument: str, value: Sequence[Any], loss: Loss, spec: Spec, *, all_zero: bool = False) -> data.Rows:
     """(X, y) or (X, y, sample_weight) that came in one `argument`, checked; errors name it."""
     try:
         X = features(value[0], spec, sparse=True)
         y = targets(value[1], loss, X, spec)
-        return data.Rows(X, y, sample_weights(value[2] if len(value) == 3 else None, len(X)))
+        weight = sample_weights(value[2] if len(value) == 3 else None, len(X), all_zero=all_zero)
+        return data.Rows(X, y, weight)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{argument}: {error}") from None
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{argument}: {error}") from None
 
 
 def batch(value: Any, loss: Loss, spec: Spec) -> data.Rows:
     """What an iterator of batches gave, checked."""
     if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
         raise TypeError(f"X gives batches without y=, each a tuple (X, y) or (X, y, sample_weight); got {_kind(value)}")
-    return example_rows("a batch", value, loss, spec)
+    return _rows("a batch", value, loss, spec, all_zero=True)
 
 
 def _kind(value: Any) -> str:
