@@ -437,10 +437,13 @@ class Watch:
 
 
 def make_watch(
-    net: MLP, examples: Examples, loss: Loss, metrics: Any, callbacks: Any, progress: Any, verbose: Any,
-    eval_every: int | None,
+    net: MLP, examples: Examples, loss: Loss, evaluate: Callable[..., float], metrics: Any, callbacks: Any,
+    progress: Any, verbose: Any, eval_every: int | None,
 ) -> Watch | None:  # fmt: skip
-    """What the arguments of `fit` ask to wait for, or None where they ask for nothing; they are checked here."""
+    """What the arguments of `fit` ask to wait for, or None where they ask for nothing; they are checked here.
+
+    ``evaluate(X, y, weight, out=)`` gives the loss on rows, and their outputs.
+    """
     training, validation = examples.training, examples.validation
     on, prefix = (training, "") if validation is None else (validation, "val_")
     if on is None and metrics:
@@ -463,7 +466,7 @@ def make_watch(
         values = {}
         for prefix, rows, metrics in parts:
             out = np.empty((len(rows.X), net.sizes[-1]), net.dtype) if metrics else None
-            value = net._evaluate(*rows, loss, out)
+            value = evaluate(*rows, out=out)
             if prefix or eval_every:
                 values[f"{prefix}loss"] = value
             if metrics:

@@ -147,23 +147,26 @@ class Prefetch:
 
         self._items = items
         self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="fastbp batches", daemon=True)
+        self._begun, self._stopped = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
 
     def _work(self) -> None:
+        self._begun.set()
         last: Any = END
         try:
-            for item in self._items:
-                self._queue.put(item)
-                if self._stopped.is_set():
-                    return
+            if not self._stopped.is_set():
+                for item in self._items:
+                    self._queue.put(item)
+                    if self._stopped.is_set():
+                        return
         except BaseException as error:
             last = _Raised(error)
         self._queue.put(last)
 
     def get(self) -> Any:
         """The next item, `END` after the last; not to be asked again after that."""
-        if self._thread.ident is None:  # not in `__enter__`: a signal there would leave a thread that nobody ends
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="fastbp batches", daemon=True)
             self._thread.start()
         item = self._queue.get()
         if isinstance(item, _Raised):
@@ -177,7 +180,8 @@ class Prefetch:
         self._stopped.set()
         while not self._queue.empty():  # room for what the thread may still put: an item and the end
             self._queue.get_nowait()
-        if self._thread.ident is not None:
+        # A signal within `Thread.start` hides whether there is a thread; one that there is begins soon.
+        if self._thread is not None and self._begun.wait(1):
             self._thread.join()
 
 

@@ -67,10 +67,10 @@ def _balanced_accuracy(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) 
 
 def _top(k: int) -> Function:
     def top(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
-        own = np.take_along_axis(a, t.astype(np.int64)[:, None], axis=1)
-        # a class that ties with others counts as the last of them; NaN is beaten by all
-        above = a.shape[1] - np.count_nonzero(a < own, axis=1)
-        return _mean(above <= k, weight)
+        own = a[np.arange(len(a)), t.astype(np.int64)][:, None]
+        # one of several equal ones is the last of them, and NaN is below all; a sum by `@` takes a tenth of `sum`
+        below = (a < own).astype(np.float32) @ np.ones(a.shape[1], np.float32)
+        return _mean(below >= a.shape[1] - k, weight)
 
     return top
 
@@ -162,7 +162,7 @@ def decide(values: np.ndarray, loss: Loss, *, logits: bool = False) -> np.ndarra
         above = values > (0 if logits and loss.from_logits else 0.5)
         return above[:, 0] if values.shape[1] == 1 else above
     largest = values.argmax(axis=1)
-    largest[np.isnan(values.max(axis=1))] = -1  # no class at all
+    largest[np.isnan(values[np.arange(len(values)), largest])] = -1  # of NaN: no class at all
     return largest
 
 

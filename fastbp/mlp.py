@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -294,7 +295,8 @@ class MLP:
             self._spec, run_loss, X, y, sample_weight, class_weight, validation_data, validation_split,
             batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle, seed=new_seed, apart=self._apart,
         )  # fmt: skip
-        watch = make_watch(self, examples, run_loss, metrics, callbacks, progress, verbose, eval_every)
+        evaluate = partial(self._evaluate, loss=run_loss, n_threads=n_threads)
+        watch = make_watch(self, examples, run_loss, evaluate, metrics, callbacks, progress, verbose, eval_every)
 
         def lent(rows: int) -> Any:
             return self._programs.lent(make_plan(self._spec, rows, backend=self._backend, loss=run_loss,
@@ -385,10 +387,10 @@ class MLP:
 
     # -------------------------------------------------------------- looking
 
-    def _blocks(self, n: int, **rows: Any) -> Iterator[tuple[backends.Program, slice]]:
+    def _blocks(self, n: int, **more: Any) -> Iterator[tuple[backends.Program, slice]]:
         """A program and each block of n rows; the program's capacity is a power of two, so that few are made."""
         capacity = min(_BLOCK_ROWS, 1 << max(n - 1, 0).bit_length())
-        plan = make_plan(self._spec, capacity, backend=self._backend, **rows)
+        plan = make_plan(self._spec, capacity, backend=self._backend, **more)
         with self._programs.lent(plan) as program:
             for start in range(0, n, capacity):
                 yield program, slice(start, min(start + capacity, n))
@@ -434,11 +436,14 @@ class MLP:
         targets = spec.targets(y, row, rows, self._spec)
         return self._evaluate(rows, targets, spec.sample_weights(sample_weight, len(rows)), row)
 
-    def _evaluate(self, rows: Any, targets: Any, weight: np.ndarray | None, loss: Any, out: Any = None) -> float:
+    def _evaluate(
+        self, rows: Any, targets: Any, weight: np.ndarray | None, loss: Any, *, out: Any = None,
+        n_threads: int | None = None,
+    ) -> float:  # fmt: skip
         """The loss on rows, and their outputs into `out` where that is given."""
         total = float(len(rows) if weight is None else weight.sum())
         value = 0.0
-        for program, block in self._blocks(len(rows), loss=loss):
+        for program, block in self._blocks(len(rows), loss=loss, n_threads=n_threads):
             program.forward(rows[block], None if out is None else out[block])
             value += program.loss(targets[block], None if weight is None else weight[block], total, gradient=False)
         return value
