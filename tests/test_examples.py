@@ -132,12 +132,13 @@ def test_a_gradient_of_ones_own_is_right_and_trains(example):
     assert 5 * number_after("clean sine, Huber:", out) < number_after("clean sine, squares:", out)
 
 
-# ------------------------------------------------------------------ README.md
+# ------------------------------------------------------------------ README.md and docs/
 
 
-def test_the_code_of_the_readme_runs_and_prints_what_stands_below_it():
+@pytest.mark.parametrize("document, outputs", [("README.md", 2), ("docs/run.md", 4)])
+def test_the_code_of_a_document_runs_and_prints_what_stands_below_it(document, outputs):
     """Every python block, in one namespace; a text block right below one is what it prints."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / document).read_text()
     fenced = list(re.finditer(r"^```(\w*)\n(.*?)^```\n", text, re.M | re.S))
     namespace, shown = {}, 0
     for block, following in zip(fenced, [*fenced[1:], None]):
@@ -145,13 +146,13 @@ def test_the_code_of_the_readme_runs_and_prints_what_stands_below_it():
             continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(block[2], "README.md", "exec"), namespace)
+            exec(compile(block[2], document, "exec"), namespace)
         if following and following[1] == "text" and not text[block.end() : following.start()].strip():
             assert printed.getvalue() == following[2]
             shown += 1
         else:
             assert printed.getvalue() == ""
-    assert shown == 2
+    assert shown == outputs
 
 
 def test_the_example_of_the_readme_has_at_most_15_lines():

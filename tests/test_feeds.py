@@ -540,6 +540,19 @@ def test_a_batch_whose_update_overflows_is_found_by_a_replay(backend, bad, kept,
     assert np.array_equal(net.flatten(), twin.flatten())
 
 
+def test_batches_kept_for_a_replay_are_few(backend, monkeypatch):
+    monkeypatch.setattr(feeds, "_KEPT_BYTES", 3000)
+    found = []
+
+    class Looks(fastbp.Callback):
+        def on_eval(self, net, logs):
+            found.append(net._run._kept_bytes)
+
+    endless = (batch for _ in iter(int, 1) for batch in batches())
+    build(backend).fit(endless, steps=300, eval_every=75, callbacks=[Looks()], **RUN)
+    assert len(found) == 4 and max(found) < 3000 + 8 * (4 * N_IN + 8)  # and one batch
+
+
 def test_a_batch_that_is_not_finite_is_named(backend):
     x = X.copy()
     x[29, 2] = np.inf
