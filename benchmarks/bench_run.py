@@ -102,9 +102,10 @@ def test_a_progress_bar_costs_nothing(workload, capsys, monkeypatch):
     assert share <= 0.01
 
 
+SCRATCH = np.empty(4000)
 SOURCES = {  # what a source may do for so many seconds, with the interpreter's lock free or held
     "waits": time.sleep,
-    "computes in NumPy": lambda seconds, scratch=np.empty(4000): until(seconds, lambda: np.sin(scratch, out=scratch)),
+    "computes in NumPy": lambda seconds: until(seconds, lambda: np.sin(SCRATCH, out=SCRATCH)),
     "computes in Python": lambda seconds: until(seconds, lambda: None),
 }
 

@@ -138,7 +138,7 @@ class EarlyStopping(Callback):
         self._reset()
 
     def on_eval(self, net: MLP, logs: dict[str, float]) -> None:
-        """Compare the value in `logs` with the best, and raise `StopTraining` where `net` has got no better for long."""
+        """Compare `logs` with the best entry; raise `StopTraining` where `net` has got no better for long."""
         value = logs[self.monitor]
         first = np.isnan(self.best) and not np.isnan(value)
         if first or self._sign * (value - self.best) > self.min_delta:

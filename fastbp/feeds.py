@@ -1,6 +1,6 @@
 """What `fit` trains on; runs whose rows are no array: made dense block by block, or batches that an iterator gives.
 
-Each of those is a `Run` that makes its steps in pieces; chunks, snapshots, replays and whatever waits are those of `Run`.
+Each of those is a `Run` that makes its steps in pieces; chunks, snapshots, replays and what waits are those of `Run`.
 """
 
 from __future__ import annotations

@@ -284,7 +284,7 @@ def failing(error):
     return act
 
 
-@pytest.mark.parametrize("error", [Oops("no"), KeyboardInterrupt(), MemoryError()], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", [Oops("no"), KeyboardInterrupt(), MemoryError()], ids=repr)
 @pytest.mark.parametrize("hook, step", MOMENTS)
 def test_an_error_in_a_callback_comes_out_and_training_can_go_on(backend, hook, step, error):
     net = build(backend)
@@ -321,7 +321,8 @@ def test_an_error_in_a_metric_or_a_stop_from_one_ends_the_run(backend):
     with pytest.raises(TypeError, match="metrics.*number.*'text'"):
         net.fit(X, LABELS, epochs=3, metrics=[lambda t, a: "text"], **RUN)
     assert net.step == 14
-    history = net.fit(X, LABELS, epochs=3, callbacks=[Recorder(("on_epoch_end", 21), failing(fastbp.StopTraining()))], **RUN)
+    stop = Recorder(("on_epoch_end", 21), failing(fastbp.StopTraining()))
+    history = net.fit(X, LABELS, epochs=3, callbacks=[stop], **RUN)
     assert history.stopped == "a callback stopped the run" and net.step == 21
     assert state(net) == state(trained(21, backend))
 
@@ -377,9 +378,10 @@ def test_a_callback_may_change_the_rate(backend):
     assert history.lr.tolist() == [0.05, 0.05, 0.005]
     assert RULE.lr == 0.05
     with pytest.raises(ValueError, match="lr.*-1"):
-        net.fit(X, LABELS, epochs=1, callbacks=[Recorder(("on_train_begin", 21), lambda net: setattr(net, "lr", -1))], **RUN)
+        wrong = Recorder(("on_train_begin", 21), lambda net: setattr(net, "lr", -1))
+        net.fit(X, LABELS, epochs=1, callbacks=[wrong], **RUN)
     with pytest.raises(RuntimeError, match="lr.*callback"):
-        net.lr
+        print(net.lr)
     with pytest.raises(RuntimeError, match="lr.*callback"):
         net.lr = 0.1
 
