@@ -121,7 +121,7 @@ def until(seconds, work):
 def test_batches_that_are_fetched_ahead_hide_their_source(what, share, capsys):
     """784-512-512-10, batches of 128: the source takes a share of a step's time."""
     X, y = digits(128)
-    net, n = fastbp.MLP((784, 512, 512, 10), seed=0), 60
+    net, n = fastbp.MLP((784, 512, 512, 10), seed=0), 30
 
     def fit(seconds):
         def source():
@@ -134,8 +134,8 @@ def test_batches_that_are_fetched_ahead_hide_their_source(what, share, capsys):
 
     rows = lambda: net.fit(X, y, batch_size=128, steps=n, shuffle=False, **RULE)  # noqa: E731
     rows()
-    step = best_of(3, time.perf_counter, rows=rows)["rows"] / n
-    found = best_of(ROUNDS, time.perf_counter, rows=rows, at_once=lambda: fit(0), slow=lambda: fit(share * step))
+    step = best_of(9, time.perf_counter, rows=rows)["rows"] / n
+    found = best_of(5 * ROUNDS, time.perf_counter, rows=rows, at_once=lambda: fit(0), slow=lambda: fit(share * step))
     with capsys.disabled():
         told = ", ".join(f"{name} {seconds / n * 1e3:.2f} ms" for name, seconds in found.items())
         print(f"\na source that {what} for {share:.0%} of a step: {told} a step", end=" ")
