@@ -3,8 +3,9 @@
 import typing as _typing
 
 from fastbp import losses
+from fastbp.callbacks import Callback, Checkpoint, EarlyStopping, TimeLimit
 from fastbp.config import backend, set_backend, show_config
-from fastbp.errors import FormatError, NonFiniteError
+from fastbp.errors import FormatError, NonFiniteError, StopTraining
 from fastbp.history import History
 from fastbp.mlp import MLP, load
 from fastbp.optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
@@ -14,9 +15,10 @@ if _typing.TYPE_CHECKING:
     from fastbp.gradients import check_gradients
 
 __all__ = [
-    "LBFGS", "MLP", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "FormatError", "History", "Lion", "NAdam",
-    "NonFiniteError", "RAdam", "RMSprop", "Rprop", "backend", "check_gradients", "load", "losses", "ops", "plot",
-    "schedules", "set_backend", "show_config",
+    "LBFGS", "MLP", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Callback", "Checkpoint", "EarlyStopping",
+    "FormatError", "History", "Lion", "NAdam", "NonFiniteError", "RAdam", "RMSprop", "Rprop", "StopTraining",
+    "TimeLimit", "backend", "check_gradients", "load", "losses", "ops", "plot", "schedules", "set_backend",
+    "show_config",
 ]  # fmt: skip
 
 _register()

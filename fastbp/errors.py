@@ -31,6 +31,20 @@ class FormatError(ValueError):
     """A file holds no network that fastbp saved: another format, a newer version, or damaged."""
 
 
+class StopTraining(Exception):
+    """Raised in a callback: ends the run after the step at hand; `fit` returns as usual.
+
+    Attributes
+    ----------
+    reason : str or None
+        What `History.stopped` will say.
+    """
+
+    def __init__(self, reason: str | None = "a callback stopped the run") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 def unknown_name(argument: str, got: object, known: Iterable[str], error: type[Exception] = ValueError) -> Exception:
     """The error for a name that no table holds: the argument, what came, the nearest name, all names."""
     import difflib

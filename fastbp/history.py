@@ -29,7 +29,10 @@ class History:
     n_steps : int
         Steps done in this call.
     columns : dict of str to ndarray of float64, (n_entries,)
-        What else is known of each entry, by name.
+        What else is known of each entry: ``"lr"``, the learning rate of the step before it; ``"val_loss"`` and the
+        metrics, by name, where `fit` was asked for them.
+    stopped : str or None
+        Why the run ended before its steps were done.
     """
 
     loss: np.ndarray = field(repr=False)
@@ -37,10 +40,30 @@ class History:
     seconds: float
     n_steps: int
     columns: dict[str, np.ndarray] = field(repr=False, default_factory=dict)
+    stopped: str | None = None
+
+    @property
+    def lr(self) -> np.ndarray:
+        """The learning rate of the step before each entry."""
+        return self._column("lr")
+
+    @property
+    def val_loss(self) -> np.ndarray:
+        """The loss on the validation rows at each entry; NaN without any."""
+        return self._column("val_loss")
+
+    @property
+    def metrics(self) -> dict[str, np.ndarray]:
+        """The metrics at each entry by name, ``"val_..."`` where they are those of the validation rows."""
+        return {name: column for name, column in self.columns.items() if name not in ("lr", "val_loss")}
+
+    def _column(self, name: str) -> np.ndarray:
+        return self.columns[name] if name in self.columns else np.full(len(self.loss), np.nan)
 
     def __repr__(self) -> str:
         last = f", last loss {self.loss[-1]:g}" if len(self.loss) else ""
-        return f"History({self.n_steps} steps in {self.seconds:.3g} s{last})"
+        stopped = "" if self.stopped is None else f", stopped: {self.stopped}"
+        return f"History({self.n_steps} steps in {self.seconds:.3g} s{last}{stopped})"
 
     def to_dict(self) -> dict[str, list]:
         """All columns as lists of numbers, as `json` takes them.

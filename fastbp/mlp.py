@@ -6,12 +6,14 @@ import copy
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import backends, config, losses, order, spec
+from fastbp import backends, config, feeds, losses, order, spec
+from fastbp.callbacks import make_watch
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.optimizers import LBFGS, SGD
@@ -109,6 +111,7 @@ class MLP:
         self._programs = Programs(self._params)
         self._training = threading.Lock()
         self._trainer: int | None = None  # the thread that trains
+        self._run: Run | None = None  # the one that is training, where it calls back
         self._pending: tuple[backends.Program, int] | None = None  # program and rows of the last `forward`
         self._train_step_again: Any = None  # calls that need no second check, see `backends.Program`
         self._predict_again: Any = None
@@ -160,7 +163,9 @@ class MLP:
         v : array_like, (n_params,)
             In the order of `flatten`.
         """
-        self._spec.unflatten_into(self._params, self._apart(spec.dense_vector("v", v, self._spec)))
+        v = self._apart(spec.dense_vector("v", v, self._spec))
+        with self._alone():
+            self._spec.unflatten_into(self._params, v)
 
     def freeze(self, layer: int, *, weight: bool = True, bias: bool = True) -> None:
         """Say which of a layer's parameters training leaves as they are, bit by bit, and their slots too.
@@ -241,17 +246,23 @@ class MLP:
     # -------------------------------------------------------------- training
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Parameters are about to change: one caller at a time, and a pending forward is void."""
+    def _alone(self) -> Iterator[None]:
+        """Parameters are about to change: one caller at a time."""
         if self._training.locked():
             raise RuntimeError("this network is training already; one fit, train_step or update at a time")
         with self._training:  # not `acquire` and `try`: a signal between the two would leave it locked
             try:
                 self._trainer = threading.get_ident()
-                self._drop_pending()
                 yield
             finally:
                 self._trainer = None
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """`_alone`, and a pending forward is void."""
+        with self._alone():
+            self._drop_pending()
+            yield
 
     @contextmanager
     def _still(self) -> Iterator[None]:
@@ -264,14 +275,28 @@ class MLP:
             with self._training:
                 yield
 
-    def _apart(self, data: np.ndarray | None) -> np.ndarray | None:
+    def _apart(self, data: Any) -> Any:
         """`data`, copied where it lies in the parameters that are about to change."""
-        return data.copy() if data is not None and np.may_share_memory(data, self._params) else data
+        return data.copy() if isinstance(data, np.ndarray) and np.may_share_memory(data, self._params) else data
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the run that calls back, to be read and set in a callback; else a RuntimeError."""
+        return self._running().lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._running().lr = value
+
+    def _running(self) -> Run:
+        if self._run is None:
+            raise RuntimeError("net.lr belongs to a run: it is there in a callback of fit")
+        return self._run
 
     def fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         *,
         loss: Any = "mse",
         optimizer: Any = "sgd",
@@ -280,17 +305,27 @@ class MLP:
         steps: int | None = None,
         shuffle: bool = True,
         sample_weight: Any = None,
+        class_weight: Any = None,
+        validation_data: Any = None,
+        validation_split: float | None = None,
+        metrics: Any = (),
+        callbacks: Any = None,
+        progress: bool = False,
+        verbose: int = 0,
         eval_every: int | None = None,
         seed: int | None = None,
         nonfinite: str = "raise",
         n_threads: int | None = None,
     ) -> History:
-        """Train on batches of the rows of X.
+        """Train on batches of the rows of X, or on the batches that X gives.
 
         Parameters
         ----------
-        X : array_like, (n, in_features)
-            Real numbers of any dtype and layout; cast batch by batch, never copied as a whole.
+        X : array_like or CSR matrix, (n, in_features), or iterable of batches
+            Real numbers of any dtype and layout; cast batch by batch, never copied as a whole. Rows of a CSR matrix
+            are made dense block by block. Without `y` an iterable of tuples (X, y) or (X, y, sample_weight), each the
+            batch of a step; a thread fetches them ahead. `batch_size`, `shuffle` do not apply then, and an epoch is a
+            pass through the iterable.
         y : array_like
             Targets, (n, out_features); for one output also (n,). ``softmax_cross_entropy`` takes integer labels (n,)
             or rows of probabilities. ``gaussian_nll`` takes half as many targets as there are outputs.
@@ -305,8 +340,25 @@ class MLP:
             A new order each epoch, a function of (seed, epoch) alone.
         sample_weight : array_like, (n,), optional
             Each batch's loss is sum(w l) / sum(w).
+        class_weight : dict or "balanced", optional
+            A weight for the rows of each class, times their `sample_weight`; "balanced": n / (classes that occur * rows
+            of the class). Not for validation rows.
+        validation_data : tuple (X, y) or (X, y, sample_weight), optional
+            Rows to measure the loss and `metrics` on, at each entry of the history.
+        validation_split : float, optional
+            The share of the rows of X, y that is kept for that, and not trained on: of each class where y names
+            classes. Which rows is a function of the seed, n and the classes.
+        metrics : sequence of str or callable, default ()
+            Names of `fastbp.metrics`, ``"top_5"`` and the like, or functions ``(y_true, y_pred) -> float``; of the
+            validation rows where there are any (``"val_accuracy"``), else of X, y (``"accuracy"``).
+        callbacks : sequence of `fastbp.Callback`, optional
+        progress : bool, default False
+            A progress bar by tqdm: steps a second, loss, time left.
+        verbose : int, default 0
+            A line on standard output every so many epochs.
         eval_every : int, optional
-            Record `evaluate` (X, y) after every k-th ``net.step`` instead of the epochs' mean losses.
+            Record `evaluate` (X, y), with validation data and metrics, after every k-th ``net.step`` instead of the
+            epochs' mean losses. Where X gives batches the mean loss of the epoch so far.
         seed : int, optional
             Replaces the seed of the order from here on.
         nonfinite : {"raise", "ignore"}
@@ -326,37 +378,51 @@ class MLP:
         RuntimeError
             The network is training already.
         """
-        rows = spec.features(X, self._spec)
         run_loss = spec.loss(loss, self._spec)
-        targets = spec.targets(y, run_loss, rows, self._spec)
-        weight = spec.sample_weights(sample_weight, len(rows))
-        batch_size = min(spec.integer("batch_size", batch_size, 1), len(rows))
-        rule = spec.optimizer(optimizer, self._spec, len(rows), batch_size)
-        by_lbfgs = isinstance(rule, LBFGS)
-        n_steps = spec.run_length(epochs, steps, 1 if by_lbfgs else -(-len(rows) // batch_size))
         shuffle = spec.boolean("shuffle", shuffle)
-        if shuffle and len(rows) >= 2**32:
-            raise ValueError(f"shuffle=True takes at most 2**32 - 1 rows, X has {len(rows)}")
         eval_every = spec.optional_integer("eval_every", eval_every, 1)
         stop = spec.choice("nonfinite", nonfinite, ("raise", "ignore")) == "raise"
         new_seed = self.seed if seed is None else spec.seed(seed)
         n_threads = spec.optional_integer("n_threads", n_threads, 1)
-        rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
-        if by_lbfgs:
-            return self._fit_by_lbfgs(rule, rows, targets, weight, run_loss, n_steps, eval_every, n_threads)
-
-        plan = make_plan(
-            self._spec, batch_size, backend=self._backend, loss=run_loss, rule=rule, trains=self._trains,
-            n_threads=n_threads,
+        by_lbfgs = isinstance(optimizer, LBFGS) or (isinstance(optimizer, str) and optimizer == "lbfgs")
+        examples = feeds.examples(
+            self._spec, run_loss, X, y, sample_weight, class_weight, validation_data, validation_split,
+            batch_size=sys.maxsize if by_lbfgs else batch_size, epochs=epochs, steps=steps, shuffle=shuffle,
+            seed=new_seed, apart=self._apart,
         )  # fmt: skip
-        with self._exclusive(), self._programs.lent(plan) as program:
+        rule = spec.optimizer(optimizer, self._spec, examples.n_rows, examples.batch_size)
+        evaluate = partial(self._evaluate, loss=run_loss, n_threads=n_threads)
+        watch = make_watch(self, examples, run_loss, evaluate, metrics, callbacks, progress, verbose, eval_every)
+        if by_lbfgs:
+            if watch is not None and not watch.only_evaluates:
+                raise ValueError("optimizer: LBFGS takes no validation, metrics, callbacks, progress or verbose")
+            return self._fit_by_lbfgs(rule, *examples.rows, run_loss, examples.steps, eval_every, n_threads)
+
+        def lent(rows: int) -> Any:
+            return self._programs.lent(make_plan(self._spec, rows, backend=self._backend, loss=run_loss, rule=rule,
+                                                 trains=self._trains, n_threads=n_threads))  # fmt: skip
+
+        lease = lent(examples.batch_size)
+        with self._exclusive(), ExitStack() as stack:
+            program = stack.enter_context(lease)
             self._state.seed = new_seed
             self._state.link = run_loss.link
-            run = Run(
-                program, self._params, self._state, rows, targets, weight, batch_size, rule, shuffle, stop, eval_every,
-                lambda: self._evaluate(rows, targets, weight, run_loss),
-            )  # fmt: skip
-            return run.go(n_steps)
+            run = examples.run(stack, lent)(
+                program, self._params, self._state, *examples.rows, examples.batch_size, rule, shuffle, stop, watch
+            )
+            if watch is not None:
+                stack.enter_context(self._watched(run))
+            return run.go(examples.steps)
+
+    @contextmanager
+    def _watched(self, run: Run) -> Iterator[None]:
+        """`run` calls back."""
+        self._run = run
+        try:
+            yield
+        finally:
+            self._run = None
+            run.watch.close()
 
     def _fit_by_lbfgs(
         self, rule: LBFGS, rows: Any, targets: Any, weight: Any, loss: Any, steps: int, eval_every: int | None,
@@ -441,10 +507,10 @@ class MLP:
 
     # -------------------------------------------------------------- looking
 
-    def _blocks(self, n: int, **rows: Any) -> Iterator[tuple[backends.Program, slice]]:
+    def _blocks(self, n: int, **more: Any) -> Iterator[tuple[backends.Program, slice]]:
         """A program and each block of n rows; the program's capacity is a power of two, so that few are made."""
         capacity = min(_BLOCK_ROWS, 1 << max(n - 1, 0).bit_length())
-        plan = make_plan(self._spec, capacity, backend=self._backend, **rows)
+        plan = make_plan(self._spec, capacity, backend=self._backend, **more)
         with self._programs.lent(plan) as program:
             for start in range(0, n, capacity):
                 yield program, slice(start, min(start + capacity, n))
@@ -465,7 +531,7 @@ class MLP:
             out = self._predict_again(X)
             if out is not None:
                 return out
-        rows = spec.features(X, self._spec, empty=True)
+        rows = spec.features(X, self._spec, empty=True, sparse=True)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
         for program, block in self._blocks(len(rows)):
             program.forward(rows[block], out[block])
@@ -520,16 +586,20 @@ class MLP:
         float
             sum(w l) / sum(w).
         """
-        rows = spec.features(X, self._spec)
+        rows = spec.features(X, self._spec, sparse=True)
         row = spec.loss(loss, self._spec)
         targets = spec.targets(y, row, rows, self._spec)
         return self._evaluate(rows, targets, spec.sample_weights(sample_weight, len(rows)), row)
 
-    def _evaluate(self, rows: np.ndarray, targets: np.ndarray, weight: np.ndarray | None, loss: Any) -> float:
+    def _evaluate(
+        self, rows: Any, targets: Any, weight: np.ndarray | None, loss: Any, *, out: Any = None,
+        n_threads: int | None = None,
+    ) -> float:  # fmt: skip
+        """The loss on rows, and their outputs into `out` where that is given."""
         total = float(len(rows) if weight is None else weight.sum())
         value = 0.0
-        for program, block in self._blocks(len(rows), loss=loss):
-            program.forward(rows[block], None)
+        for program, block in self._blocks(len(rows), loss=loss, n_threads=n_threads):
+            program.forward(rows[block], None if out is None else out[block])
             value += program.loss(targets[block], None if weight is None else weight[block], total, gradient=False)
         return value
 
@@ -548,7 +618,7 @@ class MLP:
         gradient : ndarray, (n_params,)
             In the order of `flatten`.
         """
-        rows = spec.features(X, self._spec)
+        rows = spec.features(X, self._spec, sparse=True)
         row = spec.loss(loss, self._spec)
         targets = spec.targets(y, row, rows, self._spec)
         weight = spec.sample_weights(sample_weight, len(rows))
@@ -560,7 +630,8 @@ class MLP:
         total = float(len(rows) if weight is None else weight.sum())
         value, grads = 0.0, spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
         for program, block in self._blocks(len(rows), loss=loss, n_threads=n_threads):
-            program.forward(rows[block], None)
+            x = rows[block]  # a new array where rows are sparse; `backward` reads it again
+            program.forward(x, None)
             value += program.loss(targets[block], None if weight is None else weight[block], total, gradient=True)
             program.backward(grads, accumulate=True)
         return value, self._spec.flatten(grads)

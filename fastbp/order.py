@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 
-ORDER, INIT, DROPOUT = 0, 1, 2  # the fourth counter word; src/order.cpp says the same
+ORDER, INIT, DROPOUT, VALIDATION = 0, 1, 2, 3  # the fourth counter word; src/order.cpp says the same
 
 
 def philox(seed: int, epoch: int, use: int, step: int = 0) -> np.random.Philox:

@@ -232,9 +232,9 @@ class Warmup(Schedule):
     start: float = 0.0
 
     def at(self, steps: np.ndarray) -> np.ndarray:
-        first = float(_at(self.schedule, np.zeros(1))[0])
+        first = float(rates_at(self.schedule, np.zeros(1))[0])
         rising = self.start + (first - self.start) * (steps + 1) / (self.steps + 1)
-        return np.where(steps < self.steps, rising, _at(self.schedule, np.maximum(steps - self.steps, 0)))
+        return np.where(steps < self.steps, rising, rates_at(self.schedule, np.maximum(steps - self.steps, 0)))
 
 
 @dataclass(frozen=True)
@@ -289,12 +289,23 @@ class Sequence(Schedule):
         for k, (schedule, length) in enumerate(self.parts):
             last = k == len(self.parts) - 1
             here = (steps >= begin) if last else (steps >= begin) & (steps < begin + length)
-            out[here] = _at(schedule, steps[here] - begin)
+            out[here] = rates_at(schedule, steps[here] - begin)
             begin += 0 if last else length
         return out
 
 
-def _at(schedule: Rate, steps: np.ndarray) -> np.ndarray:
+def rates_at(schedule: Rate, steps: np.ndarray) -> np.ndarray:
+    """What a rate is at an array of steps.
+
+    Parameters
+    ----------
+    schedule : float, Schedule or callable
+    steps : ndarray of float64
+
+    Returns
+    -------
+    ndarray of float64
+    """
     if isinstance(schedule, Schedule):
         return schedule.at(steps)
     if callable(schedule):
@@ -339,7 +350,7 @@ class ReduceOnPlateau(Schedule):
             raise ValueError(f"ReduceOnPlateau: factor must be between 0 and 1, got {self.factor!r}")
 
     def at(self, steps: np.ndarray) -> np.ndarray:
-        return _at(self.lr, steps)
+        return rates_at(self.lr, steps)
 
     def after_epoch(self, seen: dict[str, float], loss: float, step: int) -> dict[str, float]:
         """What is remembered after an epoch's mean `loss`: the scale of the rate, the best loss, two counts."""

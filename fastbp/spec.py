@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import activations, initializers, losses, optimizers
+from fastbp import activations, data, initializers, losses, optimizers
 from fastbp.checks import boolean, integer, number
 from fastbp.errors import unknown_name
 from fastbp.rows import ANY, Activation, Loss
@@ -218,7 +218,7 @@ def optimizer(value: Any, spec: Spec, n_rows: int | None = None, batch_size: int
         raise TypeError(f"optimizer must be a name or one of {known}, got {value!r}")
     if isinstance(value, optimizers.LBFGS):
         if n_rows is None:
-            raise ValueError("optimizer: LBFGS chooses its own steps on all rows; only `fit` takes it")
+            raise ValueError("optimizer: LBFGS chooses its own steps on all rows: only `fit`, with X and y, takes it")
         return value
     name = type(value).__name__
     for scale in ("lr_scale", "decay_scale"):
@@ -324,7 +324,7 @@ def real_array(argument: str, value: Any) -> np.ndarray:
     masked = sys.modules.get("numpy.ma")  # not loaded: there is no masked array
     if masked is not None and isinstance(value, masked.MaskedArray):
         raise ValueError(f"{argument} is a masked array; fill it first, for example with {argument}.filled(0)")
-    if hasattr(value, "nnz") and hasattr(value, "toarray"):
+    if data.is_sparse(value):
         raise TypeError(f"{argument} is sparse; a dense array is wanted, for example {argument}.toarray()")
     try:
         array = np.asarray(value)
@@ -359,9 +359,14 @@ def matrix(argument: str, value: Any, n_columns: int, n_rows: int | None = None)
     return array
 
 
-def features(value: Any, spec: Spec, *, empty: bool = False) -> np.ndarray:
-    """X as a 2-D array, (n_samples, in_features)."""
-    X = matrix("X", value, spec.in_features)
+def features(value: Any, spec: Spec, *, empty: bool = False, sparse: bool = False) -> np.ndarray:
+    """X as a 2-D array, (n_samples, in_features); with `sparse` a CSR matrix will do, and looks like one."""
+    if sparse and data.is_sparse(value):
+        X = data.Sparse("X", value)
+        if X.shape[1] != spec.in_features:
+            raise ValueError(f"X has {X.shape[1]} column(s), the network has {spec.in_features}")
+    else:
+        X = matrix("X", value, spec.in_features)
     if len(X) == 0 and not empty:
         raise ValueError("X has no rows")
     return X
@@ -431,8 +436,8 @@ def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
     return y
 
 
-def sample_weights(value: Any, n: int) -> np.ndarray | None:
-    """Contiguous float64 weights, (n,): finite, at least 0, not all 0."""
+def sample_weights(value: Any, n: int, *, all_zero: bool = False) -> np.ndarray | None:
+    """Contiguous float64 weights, (n,): finite, at least 0, not all 0 unless told."""
     if value is None:
         return None
     weight = real_array("sample_weight", value)
@@ -440,9 +445,62 @@ def sample_weights(value: Any, n: int) -> np.ndarray | None:
         raise ValueError(f"sample_weight must have shape ({n},), got {weight.shape}")
     weight = np.ascontiguousarray(weight, dtype=np.float64)
     _refuse("sample_weight", weight, lambda block: ~((block >= 0) & np.isfinite(block)), "finite and at least 0")
-    if not weight.any():
+    if not all_zero and not weight.any():
         raise ValueError("sample_weight is zero for every sample")
     with np.errstate(over="ignore"):
         if not np.isfinite(weight.sum()):
             raise ValueError("sample_weight: the sum of the weights overflows; scale them down")
     return weight
+
+
+def validation(value: Any, loss: Loss, spec: Spec) -> data.Rows:
+    """``validation_data``: (X, y) or (X, y, sample_weight), checked as those of `fit`."""
+    if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
+        raise TypeError(f"validation_data must be a tuple (X, y) or (X, y, sample_weight), got {_kind(value)}")
+    return _rows("validation_data", value, loss, spec)
+
+
+def _rows(argument: str, value: Sequence[Any], loss: Loss, spec: Spec, *, all_zero: bool = False) -> data.Rows:
+    """(X, y) or (X, y, sample_weight) that came in one `argument`, checked; errors name it."""
+    try:
+        X = features(value[0], spec, sparse=True)
+        y = targets(value[1], loss, X, spec)
+        weight = sample_weights(value[2] if len(value) == 3 else None, len(X), all_zero=all_zero)
+        return data.Rows(X, y, weight)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{argument}: {error}") from None
+
+
+def batch(value: Any, loss: Loss, spec: Spec) -> data.Rows:
+    """What an iterator of batches gave, checked."""
+    if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
+        raise TypeError(f"X gives batches without y=, each a tuple (X, y) or (X, y, sample_weight); got {_kind(value)}")
+    return _rows("a batch", value, loss, spec, all_zero=True)
+
+
+def _kind(value: Any) -> str:
+    return f"{len(value)} items" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
+
+
+def validation_share(value: Any, n: int) -> float:
+    """``validation_split``: a share of n rows that leaves some on both sides."""
+    share = number("fit: validation_split", value, 0, 1)
+    if not 0 < share < 1:
+        raise ValueError(f"validation_split must lie between 0 and 1, both excluded, got {value!r}")
+    if n < 2:
+        raise ValueError(f"validation_split needs at least 2 rows, X has {n}")
+    return share
+
+
+def class_weight(value: Any, n_classes: int) -> Mapping[int, float] | str:
+    """``class_weight``: "balanced", or weights by class, finite and at least 0."""
+    if isinstance(value, str):
+        return choice("class_weight", value, ("balanced",))
+    if not isinstance(value, Mapping):
+        raise TypeError(f"class_weight must be a dict of weights by class or 'balanced', got {value!r}")
+    found = {}
+    for name, weight in value.items():
+        label = integer("class_weight: a class", name, 0, n_classes - 1)
+        found[label] = number(f"class_weight: the weight of class {label}", weight, 0)
+    return found

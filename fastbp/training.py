@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbp.backends import DONE, PARAMS_NOT_FINITE, Program, Rule, Trained, assign
 from fastbp.checks import integer, number
-from fastbp.errors import NonFiniteError
+from fastbp.errors import NonFiniteError, StopTraining
 from fastbp.history import History
 from fastbp.losses import LINKS
 from fastbp.rows import Optimizer
-from fastbp.schedules import ReduceOnPlateau
+from fastbp.schedules import ReduceOnPlateau, rates_at
 from fastbp.spec import Spec, aligned_zeros, first_where, non_finite
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fastbp import optimizers
+    from fastbp.callbacks import Watch
 
 CHUNK_SECONDS = 0.05
 SNAPSHOT_SECONDS = 0.5  # a snapshot copies all parameters: rarely enough to cost nothing
@@ -103,13 +102,14 @@ class TrainingState:
             self.average = params.copy()
         updates, phase = divmod(self.step - self.since, accumulate)
         scales = optimizer.scales(len(self.spec.layers))
+        reduced = self.reduction_of(optimizer)
         return Rule(
             optimizer.row,
             slots,
             [
                 optimizer.scalars(
                     self.step, steps, updates=self.updates + updates, phase=phase,
-                    lr_scale=lr_scale * self.plateau["scale"], decay_scale=decay_scale,
+                    lr_scale=lr_scale * reduced, decay_scale=decay_scale,
                 )
                 for lr_scale, decay_scale in scales
             ],
@@ -122,6 +122,10 @@ class TrainingState:
             phase,
             self.accumulated if accumulate > 1 else None,
         )  # fmt: skip
+
+    def reduction_of(self, optimizer: optimizers.Rule) -> float:
+        """The factor that `ReduceOnPlateau` has brought an optimizer's rate down by."""
+        return self.plateau["scale"] if isinstance(optimizer.lr, ReduceOnPlateau) else 1.0
 
     @property
     def buffers(self) -> dict[str, np.ndarray]:
@@ -203,17 +207,18 @@ def culprit(X: np.ndarray, dtype: np.dtype) -> str:
     return "; a smaller learning rate may help" if at is None else f"; X holds {X[at]} at row {at[0]}, column {at[1]}"
 
 
-class _Snapshot:
+class Snapshot:
     """Parameters and training state at one step, to go back to."""
 
-    def __init__(self, arrays: list[np.ndarray], step: int) -> None:
-        self.arrays = arrays
-        self.copies = [array.copy() for array in arrays]
-        self.step = step
+    def __init__(self, state: TrainingState, params: np.ndarray, partial: np.ndarray) -> None:
+        self.arrays = [params, *state.buffers.values(), state.count, state.place, partial]
+        self.copies = [array.copy() for array in self.arrays]
+        self.state, self.step, self.plateau = state, state.step, state.plateau
         self.time = time.perf_counter()
 
     def restore(self) -> None:
         assign(self.arrays, self.copies)
+        self.state.plateau = self.plateau
 
 
 @dataclass
@@ -230,11 +235,10 @@ class Run:
     optimizer: optimizers.Rule
     shuffle: bool
     stop_on_non_finite: bool
-    eval_every: int | None
-    evaluate: Callable[[], float]
+    watch: Watch | None  # None: nothing waits
 
     def go(self, steps: int) -> History:
-        """Train for `steps` steps.
+        """Train for `steps` steps, or until something stops the run.
 
         Raises
         ------
@@ -247,59 +251,113 @@ class Run:
         self._partial = np.zeros(2)
         self._loss: list[np.ndarray] = []  # of `History`, in pieces
         self._step: list[np.ndarray] = []
-        steps_per_epoch = -(-len(self.X) // self.batch_size)
-        # where in its epoch each step of this call lies, for `History.step`
-        first = state.step - int(state.place[1]) // self.batch_size
-
-        plateau = self.optimizer.lr if isinstance(self.optimizer.lr, ReduceOnPlateau) else None
-        end, chunk = state.step + steps, self._first_chunk()
-        snapshot = None
-        while state.step < end:
-            if self.stop_on_non_finite and (snapshot is None or snapshot.time + SNAPSHOT_SECONDS < time.perf_counter()):
-                snapshot = self._checked_snapshot(snapshot)
-            wanted = min(chunk, end - state.step)
-            if self.eval_every:
-                wanted = min(wanted, self.eval_every - state.step % self.eval_every)
-            if plateau:
-                wanted = min(wanted, steps_per_epoch - (state.step - first) % steps_per_epoch)
-            clock = time.perf_counter()
-            losses = np.empty(wanted // steps_per_epoch + 1)
-            done = self._train(wanted, losses, stop_on_params=False)
-            if done.status != DONE:
-                self._fail(snapshot)
-            if plateau and done.epochs:
-                seen = plateau.after_epoch(state.plateau, float(losses[0]), state.step)
-                if snapshot is not None and seen["scale"] != state.plateau["scale"]:
-                    snapshot = self._checked_snapshot(snapshot)  # a replay has one rate
-                state.plateau = seen
-            if self.eval_every:
-                if state.step % self.eval_every == 0:
-                    self._record(self.evaluate(), state.step)
-            else:
-                finished = (state.step - first) // steps_per_epoch
-                ends = np.arange(finished - done.epochs + 1, finished + 1)
-                self._record(losses[: done.epochs], first + ends * steps_per_epoch)
-            speed = wanted / max(time.perf_counter() - clock, 1e-9)
-            most = _MOST_VARYING if self._varies else 1 << 30
-            chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, most))
+        self._lr: list[np.ndarray] = []
+        watch, epochs_are_entries = self.watch, self.watch is None or not self.watch.eval_every
+        begin, end, chunk = state.step, state.step + steps, self._first_chunk()
+        snapshot, stopped = None, None
+        try:
+            if watch is not None:
+                watch.begin(self, steps)
+            while state.step < end:
+                if self.stop_on_non_finite and self._is_old(snapshot):
+                    snapshot = self._checked_snapshot(snapshot)
+                wanted = min(chunk, end - state.step)
+                if watch is not None:
+                    wanted = min(wanted, watch.steps_ahead())
+                plateau = self.optimizer.lr if isinstance(self.optimizer.lr, ReduceOnPlateau) else None
+                if plateau is not None:
+                    wanted = min(wanted, self.steps_to_epoch_end)
+                clock, before = time.perf_counter(), state.step
+                losses = np.empty(wanted // self.steps_per_epoch + 1)
+                done = self._train(wanted, losses, stop_on_params=False)
+                if done.status != DONE:
+                    self._fail(snapshot)
+                speed = (state.step - before) / max(time.perf_counter() - clock, 1e-9)
+                most = _MOST_VARYING if self._varies else 1 << 30
+                chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, most))
+                losses = losses[: done.epochs]
+                if plateau is not None and done.epochs:
+                    seen = plateau.after_epoch(state.plateau, float(losses[-1]), state.step)
+                    if snapshot is not None and seen["scale"] != state.plateau["scale"]:
+                        snapshot = self._checked_snapshot(snapshot)  # a replay has one rate
+                    state.plateau = seen
+                if epochs_are_entries and done.epochs:
+                    last = state.step - int(state.place[1]) // self.batch_size
+                    self.record(losses, last - self.steps_per_epoch * np.arange(done.epochs - 1, -1, -1))
+                if watch is not None and watch.arrived(losses):
+                    if snapshot is not None and watch.looks and not self.program.finite():
+                        self._fail(snapshot)
+                    if watch.may_write:
+                        snapshot = None  # of a run that may go another way now
+                    watch.tell()
+        except StopTraining as stop:
+            stopped = stop.reason if state.step < end else None
         if snapshot is not None and not self.program.finite():
             self._fail(snapshot)
-        if not self.eval_every and self._partial[1]:
-            self._record(self._partial[0] / self._partial[1], state.step)
+        unfinished = epochs_are_entries and bool(self._partial[1])
+        if unfinished:
+            self.record(self.mean_loss, state.step)
+        n_steps = state.step - begin
+        if watch is not None:
+            watch.finish(unfinished)
+        columns = {"lr": np.concatenate([np.empty(0), *self._lr])}
+        if watch is not None:
+            columns |= {name: np.array(column, np.float64) for name, column in watch.columns.items()}
         loss = np.concatenate([np.empty(0), *self._loss])
         step = np.concatenate([np.empty(0, np.int64), *self._step])
-        return History(loss, step, time.perf_counter() - began, steps)
+        return History(loss, step, time.perf_counter() - began, n_steps, columns, stopped)
 
-    def _record(self, loss: Any, step: Any) -> None:
+    # -------------------------------------------------------------- what `Watch` asks
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.X) // self.batch_size)
+
+    @property
+    def steps_to_epoch_end(self) -> int:
+        return self.steps_per_epoch - int(self.state.place[1]) // self.batch_size
+
+    @property
+    def mean_loss(self) -> float:
+        """Of this call's batches of the epoch begun, weighted by rows; NaN where it has none."""
+        total, rows = self._partial
+        return total / rows if rows else float("nan")
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self.optimizer.rate(self.state.step) * self.state.reduction_of(self.optimizer)
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.optimizer = replace(self.optimizer, lr=value)
+
+    def record(self, loss: Any, step: Any) -> None:
+        """Add entries to the history."""
         self._loss.append(np.atleast_1d(loss))
         self._step.append(np.atleast_1d(step))
+        self._lr.append(rates_at(self.optimizer.lr, self._step[-1] - 1.0) * self.state.reduction_of(self.optimizer))
+
+    def snapshot(self) -> Snapshot:
+        """What the network and its training are at this step."""
+        return Snapshot(self.state, self.params, self._partial)
+
+    # -------------------------------------------------------------- within
 
     def _train(self, steps: int, losses: np.ndarray, *, stop_on_params: bool) -> Trained:
+        """Make `steps` steps. What takes its rows from elsewhere does it in pieces."""
+        return self._train_on(self.X, self.y, self.weight, self.state.place, self._partial, steps, losses,
+                              shuffle=self.shuffle, batch_size=self.batch_size,
+                              stop_on_params=stop_on_params)  # fmt: skip
+
+    def _train_on(
+        self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, place: np.ndarray, partial: np.ndarray,
+        steps: int, losses: np.ndarray, *, shuffle: bool, batch_size: int, stop_on_params: bool,
+    ) -> Trained:  # fmt: skip
         state = self.state
         return self.program.train(
-            self.X, self.y, self.weight,
-            batch_size=self.batch_size, steps=steps, seed=state.seed, shuffle=self.shuffle,
-            count=state.count, place=state.place, partial=self._partial, losses=losses, rule=self._rule(steps),
+            X, y, weight, batch_size=batch_size, steps=steps, seed=state.seed, shuffle=shuffle,
+            count=state.count, place=place, partial=partial, losses=losses, rule=self._rule(steps),
             stop_on_loss=self.stop_on_non_finite, stop_on_params=stop_on_params,
         )  # fmt: skip
 
@@ -308,37 +366,43 @@ class Run:
         self._varies = any(scalar.strides[0] for group in rule.scalars for scalar in group)
         return rule
 
+    def _is_old(self, snapshot: Snapshot | None) -> bool:
+        return snapshot is None or snapshot.time + SNAPSHOT_SECONDS < time.perf_counter()
+
     def _first_chunk(self) -> int:
         flops = 6 * self.batch_size * self.state.spec.n_params
         return max(1, min(_FIRST_CHUNK_STEPS, int(_FIRST_CHUNK_FLOPS / flops)))
 
-    def _checked_snapshot(self, previous: _Snapshot | None) -> _Snapshot:
+    def _checked_snapshot(self, previous: Snapshot | None) -> Snapshot:
         if previous is not None and not self.program.finite():
             self._fail(previous)
-        state = self.state
-        buffers = [self.params, *state.buffers.values(), state.count, state.place, self._partial]
-        return _Snapshot(buffers, state.step)
+        return self.snapshot()
 
-    def _fail(self, snapshot: _Snapshot) -> None:
+    def _fail(self, snapshot: Snapshot) -> None:
         """Go back to the last step whose parameters are finite, and say what happened there."""
         state = self.state
         if not self.program.finite():
-            failed, overflow = state.step, True
+            failed, overflow, plateau = state.step, True, state.plateau
             snapshot.restore()
+            state.plateau = plateau  # of the epochs that a replay makes again
             # Where the data were changed meanwhile the replay may end otherwise, after a finite step too.
             if self._replay(failed - snapshot.step, stop_on_params=True) == PARAMS_NOT_FINITE:
                 bad = state.step
                 snapshot.restore()
+                state.plateau = plateau
                 self._replay(bad - 1 - snapshot.step, stop_on_params=False)
         else:
             overflow = False
         what = "a parameter" if overflow else "the loss"
         raise NonFiniteError(
             f"{what} became non-finite in the step after net.step == {state.step} (epoch {state.epoch}); "
-            f"the network holds the parameters of that step{culprit(self.X, state.spec.dtype)}",
+            f"the network holds the parameters of that step{self._culprit()}",
             state.step,
             state.epoch,
         )
+
+    def _culprit(self) -> str:
+        return culprit(self.X, self.state.spec.dtype)
 
     def _replay(self, steps: int, *, stop_on_params: bool) -> int:
         """Run `steps` steps again, in chunks, up to the first that fails; the status of the last."""

@@ -7,7 +7,7 @@ Arguments were checked by `fastbp.spec` and laid out by `fastbp.plan`; here they
 from cpython.contextvars cimport PyContextVar_Get
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
-from libc.stdint cimport int32_t, int64_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport getenv
 from libc.string cimport strcmp
 from libcpp cimport bool as cbool
@@ -49,6 +49,9 @@ cdef extern from "feed.hpp" namespace "fbp" nogil:
         char kind
         int itemsize
         cbool swapped
+
+cdef extern from "order.hpp" namespace "fbp" nogil:
+    void c_epoch_order "fbp::epoch_order"(uint64_t seed, uint64_t epoch, uint32_t n, uint32_t* order)
 
 cdef extern from "threads.hpp" namespace "fbp" nogil:
     void c_limit_threads "fbp::limit_threads"(int most)
@@ -224,6 +227,17 @@ def read_repeatedly(cnp.ndarray array, idx repeats):
     with nogil:
         total = c_read_repeatedly(data, n_bytes, repeats)
     return total
+
+
+# ------------------------------------------------------------------ the order of rows
+
+def epoch_order(uint64_t seed, uint64_t epoch, uint32_t n):
+    """`fastbp.order.epoch_order`, uint32."""
+    cdef cnp.ndarray order = np.empty(n, np.uint32)
+    cdef uint32_t* to = <uint32_t*> data_of(order)
+    with nogil:
+        c_epoch_order(seed, epoch, n, to)
+    return order
 
 
 # ------------------------------------------------------------------ threads

@@ -187,7 +187,7 @@ def run_document(path):
     return namespace, shown
 
 
-@pytest.mark.parametrize("page, outputs", [("README.md", 2), ("docs/looking.md", 2)])
+@pytest.mark.parametrize("page, outputs", [("README.md", 2), ("docs/looking.md", 2), ("docs/run.md", 4)])
 def test_the_code_of_a_page_runs_and_prints_what_stands_below_it(page, outputs):
     pytest.importorskip("matplotlib")
     assert run_document(ROOT / page)[1] == outputs

@@ -362,7 +362,7 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def test_a_network_that_another_thread_trains_is_not_saved(path):
     net, inside, go_on = trained(), threading.Event(), threading.Event()
-    net._evaluate = lambda *_: inside.set() or go_on.wait(60) or 0.0
+    net._evaluate = lambda *_, **more: inside.set() or go_on.wait(60) or 0.0
     X = test_state.DATA[:, :3]
     thread = threading.Thread(target=net.fit, args=(X, X[:, :2]), kwargs={"epochs": 1, "eval_every": net.step + 1})
     thread.start()
@@ -382,7 +382,7 @@ def test_the_thread_that_trains_saves_between_two_steps_and_the_run_goes_on_from
     X = test_state.DATA[:, :3]
     run = {"batch_size": 4, "optimizer": RULE}
     net = trained()
-    net._evaluate = lambda *_: net.save(path) or 0.0
+    net._evaluate = lambda *_, **more: net.save(path) or 0.0
     net.fit(X, X[:, :2], steps=7, eval_every=16, **run)  # saved at step 16 of 18
     loaded = load(path)
     assert loaded.step == 16

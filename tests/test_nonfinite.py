@@ -354,13 +354,13 @@ def test_a_replay_that_ends_otherwise_ends_the_run(backend, monkeypatch):
     """Another thread may change X between a run and its replay."""
     net = fastbp.MLP((3, 4, 1), seed=0, backend=backend)
     X, y = np.ones((8, 3), np.float32), np.ones((8, 1), np.float32)
-    restore = training._Snapshot.restore
+    restore = training.Snapshot.restore
 
     def spoil(snapshot):
         restore(snapshot)
         X.fill(np.nan)
 
-    monkeypatch.setattr(training._Snapshot, "restore", spoil)
+    monkeypatch.setattr(training.Snapshot, "restore", spoil)
     with pytest.raises(fastbp.NonFiniteError) as error:
         net.fit(X, y, batch_size=8, steps=4, shuffle=False, optimizer=fastbp.SGD(lr=3e38))
     assert np.isfinite(net.flatten()).all()

@@ -1,0 +1,188 @@
+"""The table of metrics. A new one is one row here.
+
+A metric is a function of targets, outputs and weights. One of *classes* gets the class of each row instead: the label
+or the largest of its targets, and the largest of its outputs; with one output, or `binary_cross_entropy`, whether each
+is above one half (logits: above 0). Rows of weight w count w times.
+
+- ``accuracy``: share of right answers.
+- ``balanced_accuracy``: mean over the classes that occur of the share of their rows that are right.
+- ``top_k``, as ``top_5``: share of rows whose class is among the k largest outputs.
+- ``r2``: 1 - (squared errors) / (squared distances from the mean), mean over outputs; as scikit-learn.
+- ``mae``, ``rmse``: mean absolute error, root of the mean squared error, over rows and outputs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastbp.errors import unknown_name
+from fastbp.rows import Loss
+
+Function = Callable[[np.ndarray, np.ndarray, "np.ndarray | None"], float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table.
+
+    Attributes
+    ----------
+    name : str
+    function : callable
+        (targets, outputs, weight or None) -> float.
+    better : {"max", "min"} or None
+        Which values are better; None: unknown, of a caller's own.
+    of : {"classes", "scores", "values"}
+        What the function gets: classes and classes; classes and outputs; targets and outputs.
+    """
+
+    name: str
+    function: Function
+    better: str | None
+    of: str
+
+
+def _mean(values: np.ndarray, weight: np.ndarray | None) -> float:
+    """Over rows (weighted) and outputs."""
+    rows = values if values.ndim == 1 else values.mean(axis=1, dtype=np.float64)
+    return float(np.average(rows, weights=weight))
+
+
+def _accuracy(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
+    return _mean(t == a, weight)
+
+
+def _balanced_accuracy(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
+    weight = np.ones(len(t)) if weight is None else weight
+    _, kind = np.unique(t, return_inverse=True)
+    total = np.bincount(kind, weight)
+    right = np.bincount(kind, weight * (t == a))
+    return float((right[total > 0] / total[total > 0]).mean())
+
+
+def _top(k: int) -> Function:
+    def top(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
+        own = a[np.arange(len(a)), t.astype(np.int64)][:, None]
+        # one of several equal ones is the last of them, and NaN is below all; a sum by `@` takes a tenth of `sum`
+        below = (a < own).astype(np.float32) @ np.ones(a.shape[1], np.float32)
+        return _mean(below >= a.shape[1] - k, weight)
+
+    return top
+
+
+def _r2(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
+    t = t.astype(np.float64)
+    error = np.average((t - a) ** 2, axis=0, weights=weight)
+    spread = np.average((t - np.average(t, axis=0, weights=weight)) ** 2, axis=0, weights=weight)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score = 1 - error / spread
+    return float(np.where(spread > 0, score, np.where(error > 0, 0.0, 1.0)).mean())  # of a constant, as scikit-learn
+
+
+def _mae(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
+    return _mean(abs(t - a.astype(np.float64)), weight)
+
+
+def _rmse(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
+    return _mean((t - a.astype(np.float64)) ** 2, weight) ** 0.5
+
+
+TABLE: dict[str, Metric] = {
+    row.name: row
+    for row in (
+        Metric("accuracy", _accuracy, "max", "classes"),
+        Metric("balanced_accuracy", _balanced_accuracy, "max", "classes"),
+        Metric("r2", _r2, "max", "values"),
+        Metric("mae", _mae, "min", "values"),
+        Metric("rmse", _rmse, "min", "values"),
+    )
+}
+
+
+def find(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> Metric:
+    """The row that an item of ``metrics=`` asks for: a name, ``top_k``, or a callable ``(y_true, y_pred) -> float``."""
+    if callable(value):
+        return _own(value)
+    top = re.fullmatch(r"top_([1-9]\d*)", value) if isinstance(value, str) else None
+    if top is not None:
+        metric = Metric(value, _top(int(top[1])), "max", "scores")
+        if int(top[1]) >= out_features:
+            raise ValueError(f"metrics: {value!r} needs more than {top[1]} outputs, this network has {out_features}")
+    elif isinstance(value, str) and value in TABLE:
+        metric = TABLE[value]
+    else:
+        raise unknown_name("metrics", value, [*TABLE, "top_5"], ValueError if isinstance(value, str) else TypeError)
+    if metric.of == "values" and y.ndim == 1:
+        raise ValueError(f"metrics: {value!r} compares outputs with targets, and y holds labels")
+    if metric.of != "values" and value != "accuracy" and _independent(loss) and out_features > 1:
+        raise ValueError(f"metrics: {value!r} needs one class for each row, {loss.name!r} has {out_features} labels")
+    return metric
+
+
+def _own(function: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
+    name = getattr(function, "__name__", type(function).__name__)
+
+    def call(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
+        value = function(t, a)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"metrics: {name} must give a number, got {value!r}") from None
+
+    return Metric(name, call, None, "values")
+
+
+def find_all(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> tuple[Metric, ...]:
+    """The rows that ``metrics=`` asks for, sure to suit the targets y that they will see."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise TypeError(f"metrics must be a sequence of names and callables such as ('accuracy',), got {value!r}")
+    found = tuple(find(item, loss, y, out_features) for item in value)
+    names = [metric.name for metric in found]
+    for name in names:
+        if name in ("loss", "lr", "step", "epoch") or names.count(name) > 1:
+            raise ValueError(f"metrics: two things would be called {name!r} in the history")
+    return found
+
+
+def _independent(loss: Loss) -> bool:
+    """Whether each output is a yes or no of its own."""
+    return loss.from_logits and not loss.labels
+
+
+def decide(values: np.ndarray, loss: Loss, *, logits: bool = False) -> np.ndarray:
+    """The class of each row of targets or outputs, (n,); (n, out_features) where each output is a label of its own."""
+    if values.ndim == 1:
+        return values
+    if _independent(loss) or (values.shape[1] == 1 and not loss.labels):
+        above = values > (0 if logits and loss.from_logits else 0.5)
+        return above[:, 0] if values.shape[1] == 1 else above
+    largest = values.argmax(axis=1)
+    largest[np.isnan(values[np.arange(len(values)), largest])] = -1  # of NaN: no class at all
+    return largest
+
+
+def measure(
+    metrics: Sequence[Metric], y: np.ndarray, outputs: np.ndarray, weight: np.ndarray | None, loss: Loss
+) -> dict[str, float]:
+    """Each metric by name.
+
+    Parameters
+    ----------
+    metrics : sequence of Metric
+    y : ndarray, (n,) labels or (n, out_features)
+    outputs : ndarray, (n, out_features)
+        As `MLP.predict` gives them.
+    weight : ndarray, (n,), or None
+    loss : Loss
+        Says whether outputs are logits, and of what.
+    """
+    kinds = {metric.of for metric in metrics}
+    true = decide(y, loss) if kinds & {"classes", "scores"} else None
+    chosen = decide(outputs, loss, logits=True) if "classes" in kinds else None
+    arguments = {"classes": (true, chosen), "scores": (true, outputs), "values": (y, outputs)}
+    return {metric.name: metric.function(*arguments[metric.of], weight) for metric in metrics}

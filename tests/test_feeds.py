@@ -1,0 +1,616 @@
+"""Where rows come from: splits, class weights, memory maps, CSR matrices, iterators of batches."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import tracemalloc
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import every_case
+
+import fastbp
+from fastbp import data, feeds
+
+ROOT = Path(fastbp.__file__).resolve().parents[1]
+rng = np.random.default_rng(5)
+N, N_IN, N_OUT = 53, 6, 3
+X = np.where(rng.uniform(size=(N, N_IN)) < 0.4, rng.normal(size=(N, N_IN)), 0).astype(np.float32)
+LABELS = rng.integers(0, N_OUT, N)
+Y = rng.normal(size=(N, N_OUT)).astype(np.float32)
+WEIGHT = rng.uniform(size=N)
+RULE = fastbp.SGD(lr=0.05, momentum=0.9)
+RUN = {"loss": "softmax_cross_entropy", "optimizer": RULE}
+
+
+def build(backend="auto", sizes=(N_IN, 7, N_OUT)):
+    return fastbp.MLP(sizes, activation="tanh", seed=3, backend=backend)
+
+
+def state(net):
+    return pickle.dumps(net.__getstate__()["state"]) + net.flatten().tobytes()
+
+
+def csr(array):
+    """A CSR matrix as scipy's look, without scipy."""
+    rows, columns = array.nonzero()
+    return types.SimpleNamespace(
+        format="csr", nnz=len(rows), toarray=None, shape=array.shape, data=array[rows, columns],
+        indices=columns.astype(np.int32), indptr=np.append(0, np.cumsum((array != 0).sum(1))).astype(np.int32),
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------ validation_split
+
+
+@pytest.fixture(params=["copied", "block by block"])
+def picking(request, monkeypatch):
+    if request.param == "block by block":
+        monkeypatch.setattr(data, "COPIED_BYTES", 0)
+        monkeypatch.setattr(feeds, "_BLOCK_BYTES", 500)  # a few batches
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_split_trains_on_some_rows_and_measures_the_others(backend, picking, shuffle):
+    options = RUN | {"batch_size": 8, "epochs": 3, "shuffle": shuffle}
+    net = build(backend)
+    history = net.fit(X, LABELS, validation_split=0.3, sample_weight=WEIGHT, **options)
+    kept = data.validation_rows(N, 0.3, LABELS, seed=3)
+    twin = build(backend)
+    same = twin.fit(X[~kept], LABELS[~kept], sample_weight=WEIGHT[~kept],
+                    validation_data=(X[kept], LABELS[kept], WEIGHT[kept]), **options)  # fmt: skip
+    assert state(net) == state(twin)
+    for a, b in zip((history.loss, history.val_loss, history.step), (same.loss, same.val_loss, same.step)):
+        assert np.array_equal(a, b)
+
+
+def test_rows_that_are_kept_reach_nothing_in_training(backend, picking):
+    kept = data.validation_rows(N, 0.3, LABELS, seed=3)
+    spoilt = np.where(kept[:, None], np.float32(1e6), X)
+    nets = [build(backend) for _ in range(2)]
+    for net, x in zip(nets, (X, spoilt)):
+        net.fit(x, LABELS, validation_split=0.3, epochs=2, **RUN)
+    assert state(nets[0]) == state(nets[1])
+
+
+def test_a_split_in_pieces_is_the_split_in_one(backend, picking):
+    net, twin = build(backend), build(backend)
+    for steps in (3, 5, 1, 12):
+        net.fit(X, LABELS, validation_split=0.3, steps=steps, batch_size=8, **RUN)
+    twin.fit(X, LABELS, validation_split=0.3, steps=21, batch_size=8, **RUN)
+    assert state(net) == state(twin)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.25, 0.5, 0.8, 0.99])
+def test_a_split_takes_its_share_of_each_class(share):
+    kinds = np.repeat([0, 1, 2, 7], [400, 90, 9, 1])
+    kept = data.validation_rows(500, share, kinds, seed=11)
+    assert kept.sum() == round(500 * share)
+    for kind in (0, 1, 2, 7):
+        assert abs(kept[kinds == kind].sum() - share * (kinds == kind).sum()) <= 1
+    assert np.array_equal(kept, data.validation_rows(500, share, kinds, seed=11))
+    assert not np.array_equal(kept, data.validation_rows(500, share, kinds, seed=12))
+
+
+@pytest.mark.parametrize("n, share", [(2, 0.01), (2, 0.99), (3, 0.5), (101, 0.5)])
+def test_a_split_leaves_rows_on_both_sides(n, share):
+    kept = data.validation_rows(n, share, None, seed=0)
+    assert 1 <= kept.sum() <= n - 1 and abs(kept.sum() - n * share) <= 1
+
+
+def test_a_split_of_numbers_is_a_plain_draw():
+    """0.25 of the rows over many seeds: each as often."""
+    often = sum(data.validation_rows(40, 0.25, None, seed).astype(int) for seed in range(400))
+    assert often.min() > 60 and often.max() < 140  # 100 wanted; 9 is a standard deviation
+    assert not data.names_classes(Y, labels=False) and not data.names_classes(Y[:, :1], labels=False)
+
+
+def test_a_column_of_two_values_names_classes():
+    y = (np.arange(60) % 6 == 0).astype(np.float32)[:, None]
+    assert data.names_classes(y, labels=False) and data.names_classes(2 * y - 1, labels=False)
+    history = build(sizes=(2, 1)).fit(rng.normal(size=(60, 2)), y, loss="binary_cross_entropy", epochs=1,
+                                      validation_split=0.5, metrics=[lambda t, a: t.sum()])  # fmt: skip
+    assert history.columns["val_<lambda>"][0] == 5
+
+
+# ------------------------------------------------------------------ class_weight
+
+
+def test_a_class_weight_is_a_sample_weight(backend):
+    for given, of_class in (({0: 2.0, 2: 0.5}, np.array([2, 1, 0.5])),
+                            ("balanced", N / (3 * np.bincount(LABELS)))):  # fmt: skip
+        for own in (None, WEIGHT):
+            net, twin = build(backend), build(backend)
+            net.fit(X, LABELS, epochs=2, class_weight=given, sample_weight=own, **RUN)
+            twin.fit(X, LABELS, epochs=2, sample_weight=of_class[LABELS] * (1 if own is None else own), **RUN)
+            assert state(net) == state(twin)
+
+
+def test_balanced_is_as_in_scikit_learn():
+    peer = pytest.importorskip("sklearn.utils.class_weight")
+    labels = np.array([0, 0, 0, 3, 3, 1])
+    found = data.class_weights("balanced", labels, 4)
+    assert np.allclose(found, peer.compute_sample_weight("balanced", labels), rtol=1e-15)
+
+
+def test_classes_are_weighed_where_targets_are_columns(backend):
+    net, twin = build(backend), build(backend)
+    net.fit(X, np.eye(3)[LABELS], epochs=1, class_weight={1: 3.0}, **RUN)
+    twin.fit(X, np.eye(3)[LABELS], epochs=1, sample_weight=np.array([1.0, 3, 1])[LABELS], **RUN)
+    assert state(net) == state(twin)
+
+
+def test_a_balanced_weight_counts_rows_that_are_trained_on_and_spares_validation(backend):
+    kept = data.validation_rows(N, 0.4, LABELS, seed=3)
+    net, twin = build(backend), build(backend)
+    history = net.fit(X, LABELS, epochs=2, class_weight="balanced", validation_split=0.4, **RUN)
+    same = twin.fit(X[~kept], LABELS[~kept], epochs=2, class_weight="balanced",
+                    validation_data=(X[kept], LABELS[kept]), **RUN)  # fmt: skip
+    assert state(net) == state(twin) and np.array_equal(history.val_loss, same.val_loss)
+    assert history.val_loss[-1] == net.evaluate(X[kept], LABELS[kept], loss=RUN["loss"])
+
+
+# ------------------------------------------------------------------ memory maps
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_DATA and sparse files")
+@pytest.mark.parametrize("verb", ["fit", "fit with a split", "predict and evaluate"])
+def test_a_memory_map_larger_than_memory_is_never_copied(tmp_path, verb):
+    """6 GB of a sparse file, in a process that may allocate 0.4 GB."""
+    call = {
+        "fit": "net.fit(X, y, steps=10, batch_size=8)",
+        "fit with a split": "history = net.fit(X, y, steps=10, batch_size=8, validation_split=1e-4)\n"
+                            "assert history.val_loss.shape == (1,) and history.val_loss >= 0",
+        "predict and evaluate": "part = slice(None, 50_000), slice(None)\n"
+                                "assert net.predict(X[part]).shape == (50_000, 2)\n"
+                                "assert net.evaluate(X[part], y[part], loss='mse') > 0",
+    }[verb]  # fmt: skip
+    program = f"""
+        import resource
+        import numpy as np, fastbp
+        n = 1_500_000
+        X = np.memmap({str(tmp_path / "X")!r}, np.float32, "w+", shape=(n, 1000))
+        y = np.memmap({str(tmp_path / "y")!r}, np.float32, "w+", shape=(n, 2))
+        X[::70_000] = 1
+        y[::70_000] = 1
+        X, y = (np.memmap(array.filename, np.float32, "r", shape=array.shape) for array in (X, y))
+        y[:1] + 0
+        net = fastbp.MLP((1000, 2), seed=0)
+        resource.setrlimit(resource.RLIMIT_DATA, (400 << 20, 400 << 20))
+        try:
+            X[:200_000].copy()
+        except MemoryError:
+            pass
+        else:
+            raise SystemExit("the limit does not hold")
+        {{call}}
+    """
+    body = textwrap.dedent(program).replace("{call}", call)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", body], env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+# ------------------------------------------------------------------ CSR
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(feeds, "_BLOCK_BYTES", 600)  # three batches of 8
+
+
+@pytest.mark.parametrize("options", [
+    {"epochs": 3, "batch_size": 8}, {"epochs": 3, "batch_size": 8, "shuffle": False}, {"steps": 17, "batch_size": 8},
+    {"epochs": 2, "batch_size": 100}, {"epochs": 2, "batch_size": 1}, {"epochs": 2, "sample_weight": WEIGHT},
+    {"epochs": 2, "validation_split": 0.3, "metrics": ["accuracy"]}, {"steps": 20, "batch_size": 8, "eval_every": 4},
+    {"epochs": 2, "class_weight": "balanced"}, {"epochs": 2, "seed": 9}, {"steps": 0},
+], ids=str)  # fmt: skip
+def test_csr_rows_train_as_the_dense_ones(backend, options, small_blocks):
+    net, twin = build(backend), build(backend)
+    history, same = net.fit(csr(X), LABELS, **RUN | options), twin.fit(X, LABELS, **RUN | options)
+    assert state(net) == state(twin)
+    assert np.array_equal(history.loss, same.loss) and np.array_equal(history.step, same.step)
+    assert history.columns.keys() == same.columns.keys()
+    assert all(np.array_equal(history.columns[name], same.columns[name]) for name in same.columns)
+
+
+def test_csr_rows_in_pieces_and_with_callbacks(backend, small_blocks):
+    net, twin = build(backend), build(backend)
+    for steps in (1, 4, 9, 2):
+        net.fit(csr(X), LABELS, steps=steps, batch_size=8, verbose=0, callbacks=[fastbp.TimeLimit(99)], **RUN)
+    twin.fit(X, LABELS, steps=16, batch_size=8, **RUN)
+    assert state(net) == state(twin)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i2", "u1", "?", ">f8"])
+def test_csr_matrices_of_any_dtype(dtype):
+    x = (X * 3).astype(dtype)
+    net, twin = build(), build()
+    net.fit(csr(x), LABELS, epochs=2, **RUN)
+    twin.fit(x, LABELS, epochs=2, **RUN)
+    assert state(net) == state(twin)
+    assert np.array_equal(net.predict(csr(x)), net.predict(x))
+
+
+def test_the_verbs_that_go_through_rows_take_csr(backend):
+    net = build(backend)
+    assert np.array_equal(net.predict(csr(X)), net.predict(X))
+    assert net.evaluate(csr(X), LABELS, loss=RUN["loss"]) == net.evaluate(X, LABELS, loss=RUN["loss"])
+    for a, b in zip(net.loss_and_grad(csr(X), Y, loss="mse"), net.loss_and_grad(X, Y, loss="mse")):
+        assert np.array_equal(a, b)
+    assert net.predict(csr(X[:0])).shape == (0, N_OUT)
+
+
+def test_scipys_own_matrices_are_taken():
+    sparse = pytest.importorskip("scipy.sparse")
+    net, twin = build(), build()
+    net.fit(sparse.csr_array(X), LABELS, epochs=2, **RUN)
+    twin.fit(sparse.csr_matrix(X)[np.arange(N)], LABELS, epochs=2, **RUN)
+    assert state(net) == state(twin)
+    twice = sparse.csr_array((np.ones(2), np.array([1, 1]), np.array([0, 2])), shape=(1, N_IN))
+    with pytest.raises(ValueError, match=r"X.*sum_duplicates"):
+        net.predict(twice)
+    twice.sum_duplicates()
+    assert np.array_equal(net.predict(twice), net.predict(twice.toarray()))
+
+
+def broken(**changes):
+    matrix = csr(X)
+    for name, change in changes.items():
+        setattr(matrix, name, change(getattr(matrix, name)))
+    return matrix
+
+
+@pytest.mark.parametrize(
+    "matrix, error, pattern",
+    [
+        (broken(format=lambda _: "csc"), TypeError, "X.*CSR.*tocsr"),
+        (broken(data=lambda values: values + 0j), TypeError, "X.*complex"),
+        (broken(indptr=lambda ends: ends[:-1]), ValueError, "X is no CSR matrix"),
+        (broken(indptr=lambda ends: ends + 1), ValueError, "X is no CSR matrix"),
+        (broken(indptr=lambda ends: np.append(0, ends[:0:-1])), ValueError, "X is no CSR matrix"),
+        (broken(indices=lambda columns: columns - 1), ValueError, "X is no CSR matrix"),
+        (broken(indices=lambda columns: columns + N_IN), ValueError, "X is no CSR matrix"),
+        (broken(data=lambda values: values[:-1]), ValueError, "X is no CSR matrix"),
+        (broken(indices=lambda columns: columns[::-1]), ValueError, "X.*unsorted"),
+        (broken(shape=lambda shape: (shape[0], 9)), ValueError, "X has 9 column"),
+    ],
+)
+def test_a_matrix_that_is_no_csr_is_refused(backend, matrix, error, pattern):
+    net = build(backend)
+    before = state(net)
+    for call in (lambda: net.fit(matrix, LABELS, steps=1, **RUN), lambda: net.predict(matrix)):
+        with pytest.raises(error, match=pattern):
+            call()
+    assert state(net) == before
+
+
+def test_a_step_that_overflows_in_csr_rows_is_found(backend, small_blocks):
+    x = X.copy()
+    x[29, 2] = np.inf
+    for rows in (x, csr(x)):
+        net = build(backend)
+        with pytest.raises(fastbp.NonFiniteError, match=r"X holds inf at row 29, column 2") as error:
+            net.fit(rows, LABELS, epochs=2, batch_size=8, shuffle=False, **RUN)
+        assert error.value.step == net.step == 3
+
+
+def test_csr_rows_are_made_dense_a_block_at_a_time():
+    """10,000 x 10,000 with a number in each row would be 400 MB."""
+    n = 10_000
+    matrix = types.SimpleNamespace(
+        format="csr", nnz=n, toarray=None, shape=(n, n), data=np.ones(n, np.float32),
+        indices=np.arange(n, dtype=np.int32), indptr=np.arange(n + 1, dtype=np.int32),
+    )  # fmt: skip
+    net = fastbp.MLP((n, 1), seed=0)
+    tracemalloc.start()
+    try:
+        net.fit(matrix, np.ones(n), batch_size=50, steps=100)
+        assert net.evaluate(matrix, np.ones(n), loss="mse") > 0
+        assert tracemalloc.get_traced_memory()[1] < 40e6
+    finally:
+        tracemalloc.stop()
+
+
+# ------------------------------------------------------------------ iterators of batches
+
+
+def batches(size=8, weight=None):
+    for start in range(0, N, size):
+        rows = slice(start, start + size)
+        yield (X[rows], LABELS[rows], *(() if weight is None else (weight[rows],)))
+
+
+class Again:
+    """Gives its batches anew each time."""
+
+    def __init__(self, *args):
+        self.args = args
+
+    def __iter__(self):
+        return batches(*self.args)
+
+
+def parameters(net):
+    return net.flatten().tobytes() + b"".join(slot.tobytes() for slot in net._state.to_dict()["slots"].values())
+
+
+@pytest.mark.parametrize("source", [list, Again, tuple], ids=lambda kind: kind.__name__)
+def test_batches_train_as_the_rows_in_order(backend, source):
+    given = Again(8, WEIGHT) if source is Again else source(batches(8, WEIGHT))
+    net, twin = build(backend), build(backend)
+    history = net.fit(given, epochs=3, **RUN)
+    same = twin.fit(X, LABELS, sample_weight=WEIGHT, batch_size=8, epochs=3, shuffle=False, **RUN)
+    assert parameters(net) == parameters(twin)
+    assert np.array_equal(history.loss, same.loss) and np.array_equal(history.step, same.step)
+    assert (net.step, net.epoch, history.n_steps) == (21, 3, 21) and history.stopped is None
+
+
+def test_batches_train_as_the_same_train_steps(backend):
+    net, twin = build(backend), build(backend)
+    sizes = [(0, 5), (5, 40), (40, 41), (3, 53)]  # of any size, also beyond `batch_size`
+    net.fit(((X[a:b], LABELS[a:b]) for a, b in sizes), epochs=1, batch_size=4, **RUN)
+    for a, b in sizes:
+        twin.train_step(X[a:b], LABELS[a:b], **RUN)
+    assert parameters(net) == parameters(twin)
+
+
+def test_no_more_is_taken_from_an_iterator_than_steps_asks_for(backend):
+    endless = (batch for _ in iter(int, 1) for batch in batches())
+    net, twin = build(backend), build(backend)
+    for steps in (3, 1, 0, 9):
+        net.fit(endless, steps=steps, **RUN)
+    twin.fit(X, LABELS, batch_size=8, shuffle=False, steps=13, **RUN)
+    assert parameters(net) == parameters(twin)
+
+
+def test_steps_go_round_batches_that_start_anew(backend):
+    net, twin = build(backend), build(backend)
+    history = net.fit(Again(), steps=16, **RUN)
+    same = twin.fit(X, LABELS, batch_size=8, shuffle=False, steps=16, **RUN)
+    assert parameters(net) == parameters(twin) and np.array_equal(history.loss, same.loss)
+    assert history.step.tolist() == [7, 14, 16] and net.epoch == 2
+    net = build(backend)
+    assert net.fit(Again(), steps=14, **RUN).step.tolist() == [7, 14] and net.epoch == 2  # the end of the pass is seen
+    net.fit(X, LABELS, steps=1, **RUN)
+    assert net._state.place.tolist() == [2, 32]
+
+
+def test_an_iterator_that_ends_early_says_so(backend):
+    net = build(backend)
+    history = net.fit(batches(), steps=99, **RUN)
+    assert history.n_steps == net.step == 7 and history.stopped == "X gave fewer batches than the 99 of steps="
+    assert net.fit(batches(), epochs=1, **RUN).stopped is None
+
+
+def test_what_waits_sees_each_pass(backend):
+    told = []
+
+    class Tells(fastbp.Callback):
+        def on_epoch_end(self, net, logs):
+            told.append((net.step, logs["loss"], logs["val_accuracy"]))
+
+    net, twin = build(backend), build(backend)
+    options = RUN | {"epochs": 3, "validation_data": (X, LABELS), "metrics": ["accuracy"]}
+    history = net.fit(Again(), callbacks=[Tells()], **options)
+    same = twin.fit(X, LABELS, batch_size=8, shuffle=False, **options)
+    assert np.array_equal(history.val_loss, same.val_loss)
+    assert told == list(zip(same.step, same.loss, same.metrics["val_accuracy"]))
+    every = build(backend).fit(Again(), eval_every=4, **options)
+    assert every.step.tolist() == [4, 8, 12, 16, 20]
+    first = build(backend).fit(X, LABELS, batch_size=8, shuffle=False, steps=4, **RUN)
+    assert every.loss[0] == first.loss[0] and every.val_loss.shape == (5,)
+
+
+def test_a_batch_may_be_made_in_a_buffer_that_is_used_again(backend):
+    def reuse():
+        x, y = np.empty((8, N_IN), np.float32), np.empty(8, np.int64)
+        for a, b in batches():
+            if len(a) == 8:
+                x[...], y[...] = a, b
+                yield x, y
+                x.fill(np.nan)
+
+    net, twin = build(backend), build(backend)
+    net.fit(reuse(), epochs=1, **RUN)
+    twin.fit(X[:48], LABELS[:48], batch_size=8, epochs=1, shuffle=False, **RUN)
+    assert parameters(net) == parameters(twin)
+
+
+def test_batches_may_be_sparse_and_weighed_by_class(backend):
+    net, twin = build(backend), build(backend)
+    net.fit([(csr(x), y) for x, y in batches()], epochs=2, class_weight={1: 4.0}, **RUN)
+    twin.fit(X, LABELS, batch_size=8, epochs=2, class_weight={1: 4.0}, shuffle=False, **RUN)
+    assert parameters(net) == parameters(twin)
+    net.fit([(X, LABELS, np.zeros(N))], epochs=1, **RUN | {"optimizer": fastbp.SGD(lr=0.1)})  # no gradient
+
+
+def threads():
+    return [one for one in threading.enumerate() if one.name == "fastbp batches" and one.is_alive()]
+
+
+class Oops(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [Oops(), KeyboardInterrupt(), SystemExit(), StopAsyncIteration()], ids=repr)
+@pytest.mark.parametrize("good", [0, 1, 5])
+def test_an_error_of_the_iterator_comes_out_and_its_thread_is_gone(backend, error, good):
+    def failing():
+        for k, batch in enumerate(batches()):
+            if k == good:
+                raise error
+            yield batch
+
+    net = build(backend)
+    with pytest.raises(type(error)) as caught:
+        net.fit(failing(), epochs=1, **RUN)
+    assert caught.value is error and net.step == good and not threads()
+    twin = build(backend)
+    twin.fit(X, LABELS, steps=good, batch_size=8, shuffle=False, **RUN)
+    assert parameters(net) == parameters(twin) or good == 0
+    net.fit(X, LABELS, epochs=1, **RUN)
+
+
+@pytest.mark.parametrize("moment", [1, 2, 6])
+def test_a_run_that_ends_early_ends_the_thread_too(backend, moment):
+    class Stops(fastbp.Callback):
+        def __init__(self, error):
+            self.error = error
+
+        def on_eval(self, net, logs):
+            if net.step == moment:
+                raise self.error
+
+    for error in (fastbp.StopTraining(), Oops(), KeyboardInterrupt()):
+        net = build(backend)
+        endless = (batch for _ in iter(int, 1) for batch in batches())
+        try:
+            net.fit(endless, steps=10**9, eval_every=1, callbacks=[Stops(error)], **RUN)
+        except (Oops, KeyboardInterrupt):
+            pass
+        assert net.step == moment and not threads()
+
+
+def test_ctrl_c_ends_a_run_that_waits_for_its_iterator():
+    program = """
+        import os, signal, threading, time
+        import numpy as np, fastbp
+
+        def slow():
+            for k in range(50):
+                yield np.ones((4, 3)), np.ones((4, 1))
+                if k == 2:
+                    os.kill(os.getpid(), signal.SIGINT)
+                    time.sleep(0.3)
+
+        net = fastbp.MLP((3, 2, 1), seed=0)
+        try:
+            net.fit(slow(), steps=50)
+        except KeyboardInterrupt:
+            print(net.step <= 3, threading.active_count(), net.fit(np.ones((4, 3)), np.ones(4), steps=2).n_steps)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=os.environ | {"PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True, timeout=60)  # fmt: skip
+    assert done.stdout == "True 1 2\n", done.stderr
+
+
+def test_at_most_a_few_batches_are_fetched_ahead():
+    fetched = []
+
+    def source():
+        for _ in range(60):
+            fetched.append(1)
+            yield X[:4], LABELS[:4]
+
+    net, ahead = build(), []
+
+    class Looks(fastbp.Callback):
+        def on_eval(self, net, logs):
+            time.sleep(0.002)
+            ahead.append(len(fetched) - net.step)
+
+    net.fit(source(), steps=60, eval_every=1, callbacks=[Looks()], **RUN)
+    assert max(ahead) <= feeds.AHEAD + 2  # in the queue, one that waits for a place there, one looked at for the end
+
+
+@pytest.mark.parametrize("kept", [1 << 26, 500], ids=["all kept", "snapshots often"])
+@pytest.mark.parametrize("bad", [0, 5, 6, 7, 9, 13])
+def test_a_batch_whose_update_overflows_is_found_by_a_replay(backend, bad, kept, monkeypatch):
+    """In the first pass or the second. The others weigh nothing, and change nothing."""
+    monkeypatch.setattr(feeds, "_KEPT_BYTES", kept)
+    given = [(x, 1e4 * np.eye(3)[y], np.full(len(x), float(k == bad))) for k, (x, y) in enumerate([*batches()] * 2)]
+    passes = iter([given[:7], given[7:]])
+
+    class Twice:
+        def __iter__(self):
+            return iter(next(passes))
+
+    net, twin = build(backend), build(backend)
+    with pytest.raises(fastbp.NonFiniteError, match="a parameter became") as error:
+        net.fit(Twice(), epochs=2, optimizer=fastbp.SGD(lr=3e38))
+    assert error.value.step == net.step == bad
+    assert net._state.place.tolist() == [bad // 7, bad % 7]
+    assert np.array_equal(net.flatten(), twin.flatten())
+
+
+def test_batches_kept_for_a_replay_are_few(backend, monkeypatch):
+    monkeypatch.setattr(feeds, "_KEPT_BYTES", 3000)
+    found = []
+
+    class Looks(fastbp.Callback):
+        def on_eval(self, net, logs):
+            found.append(net._run._kept_bytes)
+
+    endless = (batch for _ in iter(int, 1) for batch in batches())
+    build(backend).fit(endless, steps=300, eval_every=75, callbacks=[Looks()], **RUN)
+    assert len(found) == 4 and max(found) < 3000 + 8 * (4 * N_IN + 8)  # and one batch
+
+
+def test_a_batch_that_is_not_finite_is_named(backend):
+    x = X.copy()
+    x[29, 2] = np.inf
+    net = build(backend)
+    with pytest.raises(fastbp.NonFiniteError, match="X holds inf at row 5, column 2") as error:  # of its batch
+        net.fit([(x[k : k + 8], LABELS[k : k + 8]) for k in range(0, N, 8)], epochs=2, **RUN)
+    assert error.value.step == net.step == 3
+    twin = build(backend)
+    twin.fit(X, LABELS, steps=3, batch_size=8, shuffle=False, **RUN)
+    assert parameters(net) == parameters(twin)
+
+
+WRONG = {
+    "an array alone": (X, {}, TypeError, "y must hold numbers, got None"),
+    "no iterable": (3, {}, TypeError, "y must hold numbers, got None.*int"),
+    "a sparse matrix alone": (csr(X), {}, TypeError, "y must hold numbers"),
+    "epochs of a generator": (batches(), {"epochs": 2}, ValueError, "epochs=2"),
+    "no tuple": ([X], {}, TypeError, r"\(X, y\).*ndarray"),
+    "a tuple of four": ([(X, LABELS, WEIGHT, 1)], {}, TypeError, r"\(X, y\).*4 items"),
+    "a batch of other columns": ([(X[:, 1:], LABELS)], {}, ValueError, "a batch: X has 5 column"),
+    "a batch of a wrong label": ([(X, LABELS + 1)], {}, ValueError, "a batch: y must be class labels"),
+    "a batch without rows": ([(X[:0], LABELS[:0])], {}, ValueError, "a batch: X has no rows"),
+    "no batches": ([], {}, ValueError, "X gives no batches"),
+    "sample_weight": (Again(), {"sample_weight": WEIGHT}, ValueError, "sample_weight.*batches"),
+    "validation_split": (Again(), {"validation_split": 0.2}, ValueError, "validation_split.*batches"),
+    "balanced": (Again(), {"class_weight": "balanced"}, ValueError, "balanced.*batches"),
+    "metrics": (Again(), {"metrics": ["accuracy"]}, ValueError, "metrics.*validation_data"),
+    "epochs and steps": (Again(), {"steps": 2}, ValueError, "epochs and steps"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_batches_are_refused(backend, what):
+    source, options, error, pattern = WRONG[what]
+    net = build(backend)
+    before = net.flatten()
+    with pytest.raises(error, match=pattern):
+        net.fit(source, **RUN | {"epochs": 1} | options)
+    assert np.array_equal(net.flatten(), before) and net.step == 0 and not threads()
+
+
+def test_signals_leave_no_thread_and_a_network_that_can_be_used():
+    """Ctrl-C at many moments of runs over batches and CSR rows."""
+    r = np.random.default_rng(0)
+    old = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for k in range(400 if every_case else 40):
+            net, source = build(), Again() if k % 2 else csr(X)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, r.uniform(1e-4, 0.02))
+                net.fit(source, None if k % 2 else LABELS, epochs=5000, **RUN)
+            except KeyboardInterrupt:
+                pass
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            assert not threads() and np.isfinite(net.flatten()).all()
+            if k % 2 == 0:  # 2 steps an epoch
+                assert net._state.place.tolist() == [net.step // 2, 32 * (net.step % 2)]
+            net.fit(X, LABELS, epochs=1, **RUN)
+    finally:
+        signal.signal(signal.SIGALRM, old)
