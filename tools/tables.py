@@ -4,13 +4,16 @@
 Another table is an entry of FILES: the name of a file in docs/ and a function that gives its text.
 """
 
+import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from fastbp import activations, losses
+from fastbp import activations, losses, optimizers, schedules
 from fastbp.rows import ANY, Activation, Loss, function
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -132,12 +135,122 @@ def losses_page() -> str:
     ) + "\n"
 
 
+def described(kind: type) -> tuple[str, str]:
+    """The summary and the formula of a class, as its docstring has them before its parameters."""
+    text = inspect.cleandoc(kind.__doc__).partition("\n\nParameters")[0].replace("``", "`")
+    summary, _, formula = (" ".join(part.split()) for part in text.partition("\n\n"))
+    return summary, formula
+
+
+def defaults(kind: type) -> str:
+    """Arguments of a class by position, as one writes them."""
+    given = inspect.signature(kind).parameters.values()
+    shown = [re.sub(r": [^=]+ = ", "=", str(p)) for p in given if p.kind is p.POSITIONAL_OR_KEYWORD]
+    return f"`{kind.__name__}({', '.join(re.sub(': .*', '', one) for one in shown)})`"
+
+
+def rows_of(kind: type) -> list[str]:
+    """Names of the rows that a class may call for: those of its row's family."""
+    family = kind().row.family
+    return [row.name for row in optimizers.TABLE.values() if row.family == family]
+
+
+def optimizer(kind: type, seen: set[str]) -> list[str]:
+    parts = [f"## {kind.__name__}", *filter(None, described(kind))]
+    for name in rows_of(kind):
+        row = optimizers.TABLE[name]
+        if name in seen:
+            parts.append(f"Its row is `{name}`, above.")
+            continue
+        seen.add(name)
+        slots = f"slots {', '.join(f'`{slot}`' for slot in row.state)}" if row.state else "no slots"
+        steps = "\n".join(f"{target} = {expression}" for target, expression in row.update)
+        parts += [f"Row `{name}`, {slots}:", f"```text\n{steps}\n```"]
+    return parts
+
+
+def optimizers_page() -> str:
+    kinds = [kind for kind in optimizers.BY_NAME.values() if kind is not optimizers.LBFGS]
+    seen: set[str] = set()
+    table_of = lambda all_of: [[defaults(kind), described(kind)[0]] for kind in all_of]  # noqa: E731
+    plans = schedules.Schedule.__subclasses__()
+    return paragraphs(
+        "# Optimizers and schedules",
+        "`optimizer=` takes a name in small letters, which stands for the defaults, or an object:"
+        " `fastbp.Adam(1e-3, clip_norm=1.0)`.",
+        table(["optimizer", "what it is"], table_of(optimizers.BY_NAME.values())),
+        "![A parameter on its way to 0 under each optimizer](optimizers.svg)",
+        "The picture follows p from 1 for 160 steps, with p as its own gradient. Dashed: the size of each step. The"
+        f" learning rate is 0.02, but of {', '.join(f'{name} {lr:g}' for name, lr in WALK_RATES.items())}.",
+        "Beside their own hyper-parameters all but LBFGS take these, by keyword:",
+        "```text\n" + inspect.cleandoc(optimizers.Rule.__doc__).partition("----------\n")[2] + "\n```",
+        " ".join(inspect.cleandoc(optimizers.Rule.__doc__).split("\n\n")[1].replace("``", "`").split()),
+        "Each row below is shown as it stands in `fastbp/optimizers.py`: the text that NumPy evaluates and that `make"
+        " rows` renders for C++, run on each parameter p with gradient g. tests/test_optimizers.py pins values of"
+        " PyTorch 2.13 (of optax 0.2.8 for Lion) for every row.",
+        *(text for kind in kinds for text in optimizer(kind, seen)),
+        "# Schedules",
+        "In place of a number, `lr` takes one of `fastbp.schedules`, or any callable of the step. Steps are those of"
+        " `net.step`, counted from 0.",
+        table(["schedule", "what it is"], table_of(plans)),
+        "![The learning rate of each schedule over 160 steps](schedules.svg)",
+    ) + "\n"
+
+
 # ------------------------------------------------------------------ pictures
 
-Curves = tuple[str, np.ndarray, np.ndarray]  # name, function, derivative, over Z
-Z = np.linspace(-4, 4, 161)
+Curves = tuple[str, np.ndarray, np.ndarray]  # name, function, derivative, over the frame's xs
 WIDTH, HEIGHT, GAP, COLUMNS = 176, 154, 26, 4
-TOP, BOTTOM = 5.0, -2.0
+
+
+class Frame(NamedTuple):
+    """What the panels of a picture have in common."""
+
+    xs: np.ndarray
+    bottom: float
+    top: float
+    ticks: tuple[float, float]  # the mark on each axis
+    key: tuple[str, str]  # of the line, and of the dashed line
+
+
+Z = np.linspace(-4, 4, 161)
+STEPS = np.arange(161.0)
+OVER_Z = Frame(Z, -2.0, 5.0, (1, 1), ("function", "derivative by z"))
+OVER_STEPS = Frame(STEPS, -0.25, 1.1, (100, 1), ("p over 160 steps", "step, as a share of the largest"))
+OF_RATES = Frame(STEPS, -0.1, 1.1, (100, 1), ("rate over 160 steps", ""))
+
+
+WALK_RATES = {"RAdam": 0.04, "Adagrad": 0.2, "Adadelta": 1.0, "Lion": 0.01, "Rprop": 0.01}   # the others have 0.02
+
+
+def walk(kind: type) -> Curves:
+    """A parameter from 1 on, with itself as its gradient."""
+    rule = kind(lr=WALK_RATES.get(kind.__name__, 0.02))
+    row, p = rule.row, [1.0]
+    slots = dict.fromkeys(row.state, 0.0)
+    for k in range(len(STEPS) - 1):
+        scalars = {name: float(value[0]) for name, value in zip(row.scalars, rule.scalars(k, 1))}
+        names = {"p": p[-1], "g": p[-1], **slots, **scalars}
+        for target, text in row.update_text:
+            names[target] = float(function(text, tuple(names))(**names))
+        slots = {name: names[name] for name in row.state}
+        p.append(names["p"])
+    moved = np.abs(np.diff(p, append=p[-1]))
+    return kind.__name__, np.array(p), moved / moved.max()
+
+
+RATES = (
+    schedules.Constant(0.8), schedules.Step(1.0, every=40, factor=0.5), schedules.Exponential(1.0, 0.98),
+    schedules.InverseTime(1.0, decay=0.05), schedules.Polynomial(1.0, steps=120, power=2.0), schedules.Cosine(1.0, 120),
+    schedules.Cosine(1.0, 30, restarts=True, growth=2.0), schedules.OneCycle(1.0, 150),
+    schedules.Warmup(schedules.Cosine(1.0, 120), 40), schedules.Piecewise([50, 100], [1.0, 0.4, 0.1]),
+    schedules.Sequence([(0.3, 50), (schedules.Exponential(1.0, 0.96), None)]),
+)  # fmt: skip
+
+
+def rate(schedule: schedules.Schedule) -> Curves:
+    name = type(schedule).__name__ + (", with restarts" if getattr(schedule, "restarts", False) else "")
+    return name, schedule.at(STEPS), np.full_like(STEPS, np.nan)
 
 
 def activation_curves(row: Activation) -> Curves:
@@ -153,37 +266,40 @@ def loss_curves(row: Loss) -> Curves:
     return row.name, value, grad
 
 
-def place(z: float, y: float) -> tuple[float, float]:
+def place(frame: Frame, x: float, y: float) -> tuple[float, float]:
     """In a panel, in pixels."""
-    return (z - Z[0]) / (Z[-1] - Z[0]) * WIDTH, (TOP - y) / (TOP - BOTTOM) * HEIGHT
+    left, right = frame.xs[0], frame.xs[-1]
+    return (x - left) / (right - left) * WIDTH, (frame.top - y) / (frame.top - frame.bottom) * HEIGHT
 
 
-def polylines(values: np.ndarray, style: str) -> str:
+def polylines(frame: Frame, values: np.ndarray, style: str) -> str:
     """A curve; it leaves the panel where it must, and breaks where it jumps."""
-    values = np.broadcast_to(values, Z.shape)
+    values = np.broadcast_to(values, frame.xs.shape)
     runs: list[list[str]] = [[]]
-    for k, (z, y) in enumerate(zip(Z, values)):
-        inside = BOTTOM <= y <= TOP
+    for k, (x, y) in enumerate(zip(frame.xs, values)):
+        inside = frame.bottom <= y <= frame.top
         if not inside or (k and abs(y - values[k - 1]) > 0.25):
             runs.append([])
         if inside:
-            runs[-1].append("{:.1f},{:.1f}".format(*place(z, y)))
+            runs[-1].append("{:.1f},{:.1f}".format(*place(frame, x, y)))
     return "".join(f'<polyline points="{" ".join(run)}" {style}/>\n' for run in runs if len(run) > 1)
 
 
-def picture(title: str, panels: Sequence[Curves]) -> str:
-    """A panel for each row: the function as a line, its derivative dashed, over -4..4 by -2..5."""
+def picture(title: str, panels: Sequence[Curves], frame: Frame = OVER_Z) -> str:
+    """A panel for each row: the function as a line, its derivative dashed."""
     rows = -(-len(panels) // COLUMNS)
     width, height = COLUMNS * (WIDTH + GAP) + GAP, rows * (HEIGHT + 2 * GAP) + 2 * GAP
     solid, dashed = 'stroke="#1f77b4" stroke-width="2"', 'stroke="#d62728" stroke-width="1.5" stroke-dasharray="4 3"'
     axis = 'stroke="#999999" stroke-width="0.8"'
-    (zero_x, zero_y), (one_x, one_y) = place(0, 0), place(1, 1)
+    (zero_x, zero_y), (one_x, one_y) = place(frame, 0, 0), place(frame, *frame.ticks)
+    line, dashes = frame.key
+    second = f'<path d="M160 0h24" {dashed}/>' if dashes else ""
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
         f' font-family="sans-serif" font-size="12" fill="none">\n<title>{title}</title>\n'
         f'<rect width="{width}" height="{height}" fill="white"/>\n'
-        f'<g transform="translate({GAP} {GAP})"><path d="M0 0h24" {solid}/><path d="M120 0h24" {dashed}/>'
-        '<g fill="#333333"><text x="30" y="4">function</text><text x="150" y="4">derivative by z</text></g></g>\n'
+        f'<g transform="translate({GAP} {GAP})"><path d="M0 0h24" {solid}/>{second}'
+        f'<g fill="#333333"><text x="30" y="4">{line}</text><text x="190" y="4">{dashes}</text></g></g>\n'
     ]
     for k, (name, values, slope) in enumerate(panels):
         x, y = GAP + k % COLUMNS * (WIDTH + GAP), 3 * GAP + k // COLUMNS * (HEIGHT + 2 * GAP)
@@ -192,7 +308,7 @@ def picture(title: str, panels: Sequence[Curves]) -> str:
             f'<rect width="{WIDTH}" height="{HEIGHT}" stroke="#dddddd"/>\n'
             f'<path d="M0 {zero_y:.1f}H{WIDTH}M{zero_x:.1f} 0V{HEIGHT}" {axis}/>\n'
             f'<path d="M{one_x:.1f} {zero_y - 3:.1f}v6M{zero_x - 3:.1f} {one_y:.1f}h6" {axis}/>\n'
-            f"{polylines(slope, dashed)}{polylines(values, solid)}</g>\n"
+            f"{polylines(frame, slope, dashed)}{polylines(frame, values, solid)}</g>\n"
         )
     return "".join([*parts, "</svg>\n"])
 
@@ -201,6 +317,10 @@ FILES: dict[str, Callable[[], str]] = {
     "activations.md": activations_page,
     "activations.svg": lambda: picture("Activations", [activation_curves(row) for row in activations.TABLE.values()]),
     "losses.md": losses_page,
+    "optimizers.md": optimizers_page,
+    "optimizers.svg": lambda: picture("Optimizers", [
+        walk(kind) for kind in optimizers.BY_NAME.values() if kind is not optimizers.LBFGS], OVER_STEPS),
+    "schedules.svg": lambda: picture("Schedules", [rate(schedule) for schedule in RATES], OF_RATES),
     "losses.svg": lambda: picture("Losses", [loss_curves(row) for row in losses.TABLE.values()]),
 }
 
