@@ -1,0 +1,62 @@
+"""Speed bars: what an optimizer, and what is done around it, costs beside a step of plain SGD.
+
+Time of this process, interleaved, the best of several: other processes on the machine count for little.
+"""
+
+import time
+from dataclasses import replace
+
+import pytest
+
+import fastbp
+from fastbp import bench, schedules
+
+ROUNDS, CALL_SECONDS = 7, 0.25
+CELLS = {workload.name: workload for workload in bench.WORKLOADS}
+LR = bench.LR
+
+BARS = [  # cell, what, its optimizer, at most so many times a step of SGD
+    *(("784-128-10 b32", what, rule, 1.05) for what, rule in (
+        ("weight decay", fastbp.SGD(LR, weight_decay=1e-3)),
+        ("clipping by value", fastbp.SGD(LR, clip_value=1.0)),
+        ("rates per layer", fastbp.SGD(LR, lr_scale=(1.0, 0.5))),
+        ("cosine", fastbp.SGD(schedules.Cosine(LR, 10**6))),
+        ("callable", fastbp.SGD(lambda step: LR / (1 + 1e-6 * step))),
+    )),
+    ("784-128-10 b32", "momentum", fastbp.SGD(LR, momentum=0.9), 1.15),
+    ("784-128-10 b128", "momentum", fastbp.SGD(LR, momentum=0.9), 1.05),
+    ("1024x3 b512", "momentum", fastbp.SGD(LR, momentum=0.9), 1.04),
+    ("784-128-10 b32", "Adam", fastbp.Adam(LR), 1.3),
+    ("784-128-10 b128", "Adam", fastbp.Adam(LR), 1.1),
+    ("1024x3 b512", "Adam", fastbp.Adam(LR), 1.07),
+    ("784-128-10 b32", "dropout", fastbp.SGD(LR), 1.1),
+]  # fmt: skip
+
+
+def seconds_a_step(problem, networks, steps):
+    """The least of each network's rounds, interleaved."""
+    w, best = problem.workload, {}
+    for _ in range(ROUNDS):
+        for what, (net, rule) in networks.items():
+            start = time.process_time()
+            net.fit(problem.X, problem.y, loss=w.loss, optimizer=rule, batch_size=w.batch, steps=steps, shuffle=False,
+                    n_threads=1)  # fmt: skip
+            best[what] = min(best.get(what, 1e9), (time.process_time() - start) / steps)
+    return best
+
+
+@pytest.mark.parametrize("cell, what, rule, most", BARS, ids=[f"{what}, {cell}" for cell, what, _, _ in BARS])
+def test_what_an_optimizer_costs(cell, what, rule, most, capsys):
+    problem = bench.Problem(replace(CELLS[cell], rows=max(CELLS[cell].batch, 2048)))
+    dropout = 0.5 if what == "dropout" else 0.0
+
+    def network(rate):
+        return fastbp.MLP(problem.workload.sizes, activation="relu", init=problem.weights, seed=0, dropout=rate)
+
+    networks = {"SGD": (network(0.0), fastbp.SGD(LR)), what: (network(dropout), rule)}
+    steps = bench.steps_in(CALL_SECONDS, bench.CONTENDERS["fastbp"](problem))
+    best = seconds_a_step(problem, networks, steps)
+    ratio = best[what] / best["SGD"]
+    with capsys.disabled():
+        print(f"\n{cell}: {what} {best[what] * 1e6:.1f} us, {ratio:.3f} of SGD's {best['SGD'] * 1e6:.1f}", end=" ")
+    assert ratio <= most
