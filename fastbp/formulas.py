@@ -1,7 +1,8 @@
 """Formulas beside their numbers, as text, HTML or LaTeX: for `fastbp.trace`.
 
 A formula is a Python expression in a string, such as ``"a_0 @ W_1 + b_1"``: the words of the rows (`fastbp.rows`),
-``@``, ``.T`` and the sums `SUM` (of everything), `SUM_ROWS` (over the rows of a batch), `SUM_OUTPUTS` (of each row).
+``@``, ``.T``, the sums `SUM` (of everything), `SUM_ROWS` (over the rows of a batch), `SUM_OUTPUTS` (of each row), and
+`FIRST_HALF`, `SECOND_HALF` and `JOINED` of the columns.
 One walk over its tree, by `Writer`, serves the three styles. A style only says how it spells a name, an array, an
 operator, a call.
 
@@ -55,8 +56,13 @@ class Equation:
 
     def named(self) -> list[Any]:
         """The values of the names in `right`."""
-        names = {node.id for node in ast.walk(ast.parse(self.right)) if isinstance(node, ast.Name)}
-        return [value for name, value in self.values.items() if name in names]
+        named = names(self.right)
+        return [value for name, value in self.values.items() if name in named]
+
+
+def names(expression: str) -> set[str]:
+    """The names in an expression, those of functions among them."""
+    return {node.id for node in ast.walk(ast.parse(expression)) if isinstance(node, ast.Name)}
 
 
 # ------------------------------------------------------------------ numbers

@@ -187,6 +187,10 @@ class Trace:
         yield from self._phase("Forward", shown, self._forward)
         yield "Loss", self._loss()
         yield from self._phase("Backward", shown[::-1], self._backward)
+        yield (
+            f"Update, scalars of {self.rule.name}",
+            [Equation(name, "", value) for name, value in self.scalars.items()],
+        )
         yield from self._phase("Update", shown, self._update)
         yield "Loss after the step", [Equation("new_L", "", self.loss_after)]
 
@@ -230,49 +234,92 @@ class Trace:
         ]
 
     def _loss_names(self) -> dict[str, str]:
-        """What the names in a loss's row are called here."""
-        last = len(self.layers)
-        return {"z": f"z_{last}" if self.loss.from_logits else f"a_{last}", "t": "t", "lse": "lse"}
+        """What the names in a loss's row are called here; of a pair of outputs m is the first, as s the second."""
+        return {"z": "m" if self.loss.grad_s else self._output_name()}
 
-    def _loss_parts(self) -> tuple[dict[str, Any], list[Equation], str, str]:
-        """Values by name; what is shown before the loss; the factor and the divisor of a row's loss."""
-        names, row = self._loss_names(), self.loss
-        values = {names["z"]: self.layers[-1].a, "t": self.t}
-        before = [Equation("t", "", self.t)]
+    def _output_name(self) -> str:
+        return f"{'z' if self.loss.from_logits else 'a'}_{len(self.layers)}"
+
+    def _of_loss(self, expression: str, f: str) -> str:
+        """An expression of the loss's row, or where it is long a call of `f` with all that the loss depends on."""
+        row, names = self.loss, self._loss_names()
+        settings = (setting.name for setting in row.settings if row.chosen[setting.name] is not None)
+        arguments = (names["z"], "t", *({row.third} - {"_"}), *settings)
+        return _short(expression, names, f"{f}({', '.join(arguments)})")
+
+    def _loss_grads(self) -> dict[str, str]:
+        """The loss's derivatives but for weights and means: what by, and the formula."""
+        row = self.loss
+        by = {self._loss_names()["z"]: row.grad} | ({"s": row.grad_s} if row.grad_s else {})
+        return {name: self._of_loss(expression, "df") for name, expression in by.items()}
+
+    def _loss_numbers(self) -> Iterator[Equation]:
+        """The loss's settings, and those of its constants that a formula names."""
+        row, k = self.loss, self.t.shape[1]
+        shown = [self._of_loss(row.value, "f"), *self._loss_grads().values()]
+        named = set().union(*map(formulas.names, shown))
+        numbers, constants = dict(zip(row.numbers_named, row.numbers(k))), dict(row.constants)
+        for name, value in numbers.items():
+            if name in named or row.chosen.get(name) is not None:
+                yield Equation(name, constants.get(name, ""), value, {**numbers, "k": k})
+
+    def _loss_parts(self) -> tuple[list[Equation], dict[str, Any], str, str]:
+        """What is shown before the loss; values by name; the factor and the divisor of a row's loss."""
+        row, output, name = self.loss, self.layers[-1].a, self._output_name()
+        values, before = {name: output}, [Equation("t", "", self.t)]
+        if row.grad_s:
+            m, s = np.split(output, 2, axis=1)
+            before.append(Equation("m", f"FIRST_HALF({name})", m, values))
+            before.append(Equation("s", f"SECOND_HALF({name})", s, values))
         if row.statistic == "lse":
-            z = names["z"]
-            values["lse"] = np.logaddexp.reduce(self.layers[-1].z, axis=1, keepdims=True)
-            before.append(Equation("lse", f"LOG(SUM_OUTPUTS(EXP({z})))", values["lse"], values))
-        divisor = len(self.x) if self.sample_weight is None else float(self.sample_weight.sum())
-        divisor *= round(1 / row.scale(self.t.shape[1]))
-        over = f" / {divisor}" if divisor != 1 else ""
-        if self.sample_weight is None:
-            return values, before, "", over
-        values["w"] = self.sample_weight[:, None]
-        return values, [*before, Equation("w", "", values["w"])], "w * ", over
+            lse = np.logaddexp.reduce(output, axis=1, keepdims=True)
+            before.append(Equation("lse", f"LOG(SUM_OUTPUTS(EXP({name})))", lse, values))
+        before += self._loss_numbers()
+        total, factor = len(self.x), ""
+        if self.sample_weight is not None:
+            total, factor = float(self.sample_weight.sum()), "w * "
+            before.append(Equation("w", "", self.sample_weight[:, None]))
+        if (weights := row.chosen["output_weights"]) is not None:
+            factor += "v * "
+            before.append(Equation("v", "", np.array([weights], output.dtype)))
+        divisor = total * round(1 / row.scale(output.shape[1]))
+        values = values | {equation.left: equation.value for equation in before}
+        return before, values, factor, f" / {divisor}" if divisor != 1 else ""
 
     def _loss(self) -> list[Equation]:
-        values, before, factor, divisor = self._loss_parts()
-        value = _short(self.loss.value, self._loss_names(), f"f({self._loss_names()['z']}, t)")
-        called = {"f": self.loss.name}
-        return [*before, Equation("L", f"SUM({factor}({value})){divisor}", self.loss_before, values, called)]
+        before, values, factor, divisor = self._loss_parts()
+        formula = f"SUM({factor}({self._of_loss(self.loss.value, 'f')})){divisor}"
+        return [*before, Equation("L", formula, self.loss_before, values, {"f": self.loss.name})]
+
+    def _loss_gradient(self, left: str, g: np.ndarray) -> list[Equation]:
+        """dL/da of the last layer; of a loss with two outputs for a target from its two halves."""
+        _, values, factor, divisor = self._loss_parts()
+        name, grads = self.loss.name, self._loss_grads()
+
+        def equation(left: str, grad: str, value: np.ndarray, called: str) -> Equation:
+            return Equation(left, f"{factor}({grad}){divisor}", value, values, {"df": called})
+
+        if not self.loss.grad_s:
+            (grad,) = grads.values()
+            return [equation(left, grad, g, f"{name}'")]
+        halves = zip(grads.items(), np.split(g, 2, axis=1))
+        pair = [equation(f"grad_{by}", grad, half, f"{name}'_{by}") for (by, grad), half in halves]
+        return [*pair, Equation(left, "JOINED(grad_m, grad_s)", g, {half.left: half.value for half in pair})]
 
     def _backward(self, index: int) -> list[Equation]:
         k, layer, row = index + 1, self.layers[index], self.layers[index].activation
         if k < len(self.layers):
             above = self.layers[k]
             values = {f"delta_{k + 1}": above.delta, f"W_{k + 1}": above.weight.value}
-            g = Equation(f"g_{k}", f"delta_{k + 1} @ W_{k + 1}.T", layer.g, values)
+            g = [Equation(f"g_{k}", f"delta_{k + 1} @ W_{k + 1}.T", layer.g, values)]
         else:
-            values, _, factor, divisor = self._loss_parts()
-            grad = _short(self.loss.grad, self._loss_names(), f"df({self._loss_names()['z']}, t)")
-            g = Equation(f"g_{k}", f"{factor}({grad}){divisor}", layer.g, values, {"df": f"{self.loss.name}'"})
+            g = self._loss_gradient(f"g_{k}", layer.g)
         names = {"g": f"g_{k}", "a": f"a_{k}", "z": f"z_{k}"}
         delta = _short(row.backward, names, f"g_{k} * df(z_{k})")
         values = {f"g_{k}": layer.g, f"a_{k}": layer.a, f"z_{k}": layer.z}
         product = {f"a_{index}": self._input(index), f"delta_{k}": layer.delta}
         equations = [
-            g,
+            *g,
             Equation(f"delta_{k}", delta, layer.delta, values, {"df": f"{row.name}'"}),
             Equation(f"grad_W_{k}", f"a_{index}.T @ delta_{k}", layer.weight.grad, product),
         ]
@@ -293,13 +340,14 @@ class Trace:
         known = {"p": (name, parameter.value), "g": (f"grad_{name}", parameter.grad), **state}
         known |= {scalar: (scalar, value) for scalar, value in self.scalars.items()}
         after = {"p": parameter.new, **parameter.new_slots}
-        for (target, expression), (_, text) in zip(self.rule.update, self.rule.update_text):
+        last = {target: place for place, (target, _) in enumerate(self.rule.update)}
+        for place, ((target, expression), (_, text)) in enumerate(zip(self.rule.update, self.rule.update_text)):
             names = {key: shown for key, (shown, _) in known.items()}
             values = {shown: value for shown, value in known.values()}
-            if target not in after:  # a step on the way, which nothing keeps
-                made = function(text, tuple(known))(*(value for _, value in known.values()))
-            else:
+            if target in after and place == last[target]:
                 made = after[target]
+            else:  # a step on the way, which nothing keeps
+                made = function(text, tuple(known))(*(value for _, value in known.values()))
             left = f"new_{names[target].removeprefix('new_')}"
             yield Equation(left, _renamed(expression, names), made, values)
             known[target] = (left, made)

@@ -2,20 +2,22 @@
 
 import ast
 import copy
+import itertools
 import pickle
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from test_gradients import targets
+from conftest import every_case
+from targets import targets
 from test_known_answers import MAZUR_T, MAZUR_X, mazur
 from tolerance import assert_close
 
 import fastbp
 from fastbp import SGD, activations, losses
-from fastbp.formulas import GAP, Equation, Html, Latex, Text, Writer, grid
-from fastbp.rows import Activation, function
+from fastbp.formulas import GAP, Equation, Html, Latex, Text, Writer, grid, names
+from fastbp.rows import VOCABULARY, Activation, Loss, function
 
 RULES = [
     SGD(0.1), SGD(0.1, weight_decay=0.01), SGD(0.1, 0.9), fastbp.Adam(weight_decay=0.01), fastbp.Adam(amsgrad=True),
@@ -24,15 +26,41 @@ RULES = [
     SGD(0.1, 0.9, nesterov=True, weight_decay=0.01),
 ]  # fmt: skip
 
+CHOSEN = [
+    losses.huber(delta=2.0), losses.quantile(quantile=0.9), losses.tweedie(power=1.25), losses.focal(alpha=0.25),
+    losses.mse(outputs="sum"), losses.mse(output_weights=(1, 0, 2.5, 0.5)), losses.gaussian_nll(eps=0.5),
+    losses.mse(outputs="sum", output_weights=(0.25, 3, 1, 0)), losses.softmax_cross_entropy(label_smoothing=0.1),
+    losses.gaussian_nll(output_weights=(3, 0.5)), losses.half_squared_error(outputs="mean"),
+]  # fmt: skip
+WORDS = {*VOCABULARY, "SUM", "SUM_ROWS", "SUM_OUTPUTS", "FIRST_HALF", "SECOND_HALF", "JOINED"}
+
+
+def pairs(these, those):
+    """Each of these with each of those, or unless every case is wanted each with one of the others."""
+    if every_case:
+        return list(itertools.product(these, those))
+    many = max(len(these), len(those))
+    return list(itertools.islice(zip(itertools.cycle(these), itertools.cycle(those)), many))
+
+
+ACTIVATION_AND_LOSS = pairs(activations.TABLE, losses.TABLE)
+
+
+def called(loss):
+    """A loss with what is chosen of it, for the name of a test."""
+    return f"{loss.name}({', '.join(f'{name}={value}' for name, value in loss.given)})"
+
 
 def problem(loss="mse", sizes=(3, 5, 4), n=6, dtype=np.float64, **network):
-    rng = np.random.default_rng(len(sizes))
-    if losses.TABLE[loss].from_logits:
+    rng, row = np.random.default_rng(len(sizes)), losses.TABLE.get(loss, loss)
+    if row.from_logits:
         network["output_activation"] = "identity"
     net = fastbp.MLP(sizes, dtype=dtype, seed=1, **network)
-    for bias in net.biases:
+    for weight, bias in zip(net.weights, net.biases):
+        weight /= 2  # an exponential of an exponential is soon too large
         bias[...] = rng.normal(size=bias.shape) / 2
-    return net, rng.normal(size=(n, sizes[0])), targets(rng, loss, n, sizes[-1])
+    known = row.name if row.name in losses.TABLE else "mse"
+    return net, rng.normal(size=(n, sizes[0])), targets(rng, known, n, sizes[-1])
 
 
 def bits(array):
@@ -71,11 +99,17 @@ def check_against_the_verbs(net, X, t, loss, rule, weight=None):
     return steps
 
 
-@pytest.mark.parametrize("loss", losses.TABLE)
-@pytest.mark.parametrize("activation", activations.TABLE)
+@pytest.mark.parametrize("activation, loss", ACTIVATION_AND_LOSS)
 def test_a_trace_is_a_train_step_for_every_activation_and_loss(activation, loss, kernels, dtype):
     net, X, t = problem(loss, activation=activation, output_activation=activation, dtype=dtype, backend=kernels)
     check_against_the_verbs(net, X, t, loss, SGD(0.1))
+
+
+@pytest.mark.parametrize("loss", CHOSEN, ids=called)
+def test_a_trace_is_a_train_step_for_a_loss_with_settings(loss, backend, dtype):
+    net, X, t = problem(loss, activation="tanh", output_activation="tanh", dtype=dtype, backend=backend)
+    steps = check_against_the_verbs(net, X, t, loss, SGD(0.1), np.arange(6) / 2)
+    assert steps.loss == loss and steps.loss_before != net.trace(X, t, loss=loss.name, lr=0.1).loss_before
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
@@ -178,14 +212,31 @@ def test_a_trace_is_a_value():
 # ------------------------------------------------------------------ the formulas give the numbers
 
 
-def f_and_df(steps, name):
+def f_and_df(steps, called):
     """A row's forward and its derivative, or a loss's value and gradient: `f` and `df` of the formulas."""
     rows = {layer.activation.name: layer.activation for layer in steps.layers}
+    name, _, by = called.partition("'")
     if name not in rows:
         loss = steps.loss
-        return function(loss.value_text, loss.names), function(loss.grad_text, loss.names)
+        assert name == loss.name
+        return of_loss(loss, loss.value_text), of_loss(loss, loss.grad_s_text if by == "_s" else loss.grad_text)
     forward, back = function(rows[name].forward_text, ("z",)), function(rows[name].backward_text, ("g", "a", "z"))
     return forward, lambda z: back(np.ones_like(z), forward(z), z)
+
+
+def of_loss(row, text):
+    """A function of what a formula hands to a loss that it calls by name: z, t, s, and the settings that are not None.
+
+    All that is taken from the row beside them are its constants, which are made from the settings handed over.
+    """
+    settings = [setting.name for setting in row.settings if row.chosen[setting.name] is not None]
+
+    def f(z, t, *others):
+        third = others[: len(others) - len(settings)]
+        given = row.plain(**dict(zip(settings, others[len(third) :], strict=True)))
+        return function(text, row.names)(z, t, *(third or (0.0,)), *given.numbers(t.shape[1]))
+
+    return f
 
 
 def evaluated(steps, equation):
@@ -194,10 +245,11 @@ def evaluated(steps, equation):
     words = {
         **{name: function(row.forward_text, ("z",)) for name, row in activations.TABLE.items()},
         **_NUMPY_WORDS, "SUM": np.sum, "SUM_ROWS": lambda v: v.sum(axis=0), "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
-        "SUM_OUTPUTS": lambda v: v.sum(axis=1, keepdims=True),
+        "SUM_OUTPUTS": lambda v: v.sum(axis=1, keepdims=True), "JOINED": lambda *parts: np.concatenate(parts, axis=1),
+        "FIRST_HALF": lambda v: v[:, : v.shape[1] // 2], "SECOND_HALF": lambda v: v[:, v.shape[1] // 2 :],
     }  # fmt: skip
     if equation.called:
-        words["f"], words["df"] = f_and_df(steps, next(iter(equation.called.values())).removesuffix("'"))
+        words["f"], words["df"] = f_and_df(steps, next(iter(equation.called.values())))
     return eval(equation.right, words, dict(equation.values))
 
 
@@ -205,23 +257,110 @@ def equations(steps, limit=8):
     return [item for _, content in steps._sections(limit) for item in content if isinstance(item, Equation)]
 
 
+def check_formulas(steps):
+    """Each formula gives the number beside it, from numbers that have been shown before; gives the left sides."""
+    seen, shown = equations(steps), {"x": steps.x, "k": steps.t.shape[1]}
+    for layer, step in enumerate(steps.layers, 1):
+        for name, part in ((f"W_{layer}", step.weight), (f"b_{layer}", step.bias)):
+            shown |= {name: part.value} | {f"{slot}__{name}": value for slot, value in part.slots.items()}
+    for equation in seen:
+        if equation.right:
+            assert_close(evaluated(steps, equation), equation.value, np.float64, k=100, scale=4, what=equation.left)
+            named = names(equation.right) & set(equation.values)
+            assert all(np.array_equal(shown[name], equation.values[name]) for name in named), equation
+            assert names(equation.right) - named <= {"f", "df", "sigmoid", *activations.TABLE} | WORDS
+        shown[equation.left] = equation.value
+    return [equation.left for equation in seen]
+
+
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-@pytest.mark.parametrize("loss", losses.TABLE)
-@pytest.mark.parametrize("activation", activations.TABLE)
+@pytest.mark.parametrize("activation, loss", ACTIVATION_AND_LOSS)
 def test_each_formula_gives_the_number_beside_it(activation, loss, weighted, backend):
     net, X, t = problem(loss, activation=activation, output_activation=activation, backend=backend)
     rule = RULES[-1]
     net.fit(X, t, loss=loss, optimizer=rule, steps=2)
     steps = net.trace(X, t, loss=loss, optimizer=rule, sample_weight=np.arange(6) / 2 if weighted else None)
-    seen = equations(steps)
-    for equation in seen:
-        if equation.right:
-            assert_close(evaluated(steps, equation), equation.value, np.float64, k=100, scale=4, what=equation.left)
-    lefts = [equation.left for equation in seen]
+    lefts = check_formulas(steps)
     wanted = "a_0 z_1 a_1 z_2 a_2 t L g_2 delta_2 grad_W_2 grad_b_2 g_1 delta_1 grad_W_1 grad_b_1".split()
     assert [left for left in lefts if left in wanted] == wanted
     wanted = "new_grad_W_2 new_velocity__W_2 new_W_2 new_grad_b_2 new_velocity__b_2 new_b_2 new_L".split()
     assert lefts[-len(wanted) :] == wanted
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("loss", CHOSEN, ids=called)
+def test_each_formula_of_a_loss_with_settings_gives_the_number_beside_it(loss, weighted, backend):
+    net, X, t = problem(loss, activation="tanh", output_activation="tanh", backend=backend)
+    steps = net.trace(X, t, loss=loss, lr=0.1, sample_weight=np.arange(6) / 2 if weighted else None)
+    lefts = check_formulas(steps)
+    shown = {equation.left: equation.value for equation in equations(steps)}
+    given = dict(loss.given)
+    given.pop("outputs", None)
+    weights = given.pop("output_weights", None)
+    assert {name: shown[name] for name in given} == given
+    assert ("v" in lefts) == (weights is not None) and np.array_equal(shown.get("v", [weights]), [weights])
+    assert ("grad_s" in lefts) == (loss.name == "gaussian_nll")
+
+
+def test_a_short_row_of_two_outputs_for_a_target_is_written_out():
+    row = Loss("pair", "(z - t) * (z - t) * s", "2 * (z - t) * s", grad_s="(z - t) * (z - t)", outputs="mean")
+    net = problem(row, output_activation="tanh")[0]
+    steps = net.trace(np.ones((2, 3)), np.ones((2, 2)), loss=row, sample_weight=[1, 2])
+    check_formulas(steps)
+    text = str(steps)
+    for line in ("m = first_half(a2)", "L = sum(w * (m - t) * (m - t) * s) / 6", "grad_m = w * 2 * (m - t) * s / 6",
+                 "grad_s = w * (m - t) * (m - t) / 6"):  # fmt: skip
+        assert f"\n  {line}\n" in text
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.row.name)
+def test_each_formula_of_an_optimizer_gives_the_number_beside_it(rule, backend):
+    net, X, t = problem(activation="tanh", backend=backend)
+    net.fit(X, t, optimizer=rule, batch_size=len(X), steps=7)  # RAdam's first steps are of another kind
+    steps = net.trace(X, t, optimizer=rule)
+    check_formulas(steps)
+    shown = {equation.left: equation.value for equation in equations(steps)}
+    assert {name: shown[name] for name in rule.row.scalars} == steps.scalars
+    page = steps.to_text()
+    assert all(line == line.rstrip() and line.isascii() for line in page.splitlines())
+    assert all(re.search(rf"^  {name} = ", page, re.MULTILINE) for name in rule.row.scalars)
+    Balance(steps.to_html())
+    check_latex(steps.to_latex())
+
+
+def test_the_formulas_of_a_loss_with_settings_in_words():
+    def shown(loss):
+        writer, steps = Writer(Text(), 4, 8), problem(loss)[0].trace(np.ones((1, 3)), np.eye(4)[:1], loss=loss)
+        return {writer.left(each)[0]: writer.formula(each)[0] for each in equations(steps) if each.right}
+
+    assert shown("kl_divergence")["L"] == "sum(t * (log(t if t > 0 else 1) + lse - z2))"
+    assert shown(losses.kl_divergence(outputs="mean"))["g2"] == "(exp(z2 - lse) - t) / 4"
+    huber = shown(losses.huber(delta=2.0))
+    assert (huber["L"], huber["g2"]) == ("sum(huber(a2, t, delta)) / 4", "min(max(a2 - t, -delta), delta) / 4")
+    weighted = shown(losses.mse(outputs="sum", output_weights=(1, 2, 0, 1)))
+    assert (weighted["L"], weighted["g2"]) == ("sum(v * (a2 - t) * (a2 - t))", "v * 2 * (a2 - t)")
+    assert shown("focal")["L"] == "sum(focal(z2, t, gamma)) / 4"
+    assert shown(losses.focal(alpha=0.5))["g2"] == "focal'(z2, t, gamma, alpha) / 4"
+
+
+def test_the_loss_of_two_outputs_for_a_target_in_words():
+    net = problem("gaussian_nll")[0]
+    text = str(net.trace(np.ones((1, 3)), np.ones((1, 2)), loss="gaussian_nll"))
+    for line in ("m = first_half(z2)", "s = second_half(z2)", "eps = 1e-06", "L = sum(gaussian_nll(m, t, s, eps)) / 2",
+                 "grad_m = gaussian_nll'_m(m, t, s, eps) / 2", "grad_s = gaussian_nll'_s(m, t, s, eps) / 2",
+                 "g2 = joined(grad_m, grad_s)"):  # fmt: skip
+        assert f"\n  {line}\n" in text
+
+
+def test_label_smoothing_in_words():
+    net, X, t = problem("softmax_cross_entropy")
+    lines = str(net.trace(X, t, loss=losses.softmax_cross_entropy(label_smoothing=0.1))).splitlines()
+    first = lines.index("  label_smoothing = 0.1")
+    assert lines[first + 1 : first + 7] == [
+        "  kept = 1 - label_smoothing", "       = 1 - 0.1", "       = 0.9",
+        "  spread = label_smoothing / k", "         = 0.1 / 4", "         = 0.025",
+    ]  # fmt: skip
+    assert "  L = sum((t * kept + spread) * (lse - z2)) / 6" in lines
 
 
 def test_a_formula_of_a_row_is_that_of_the_table_or_its_name():
@@ -307,8 +446,7 @@ def check_latex(text):
     assert "_" not in "".join(re.findall(r"\\text(?:bf)?\{([^}]*)\}", bare))  # MathJax has no \_ there
 
 
-@pytest.mark.parametrize("loss", losses.TABLE)
-@pytest.mark.parametrize("activation", activations.TABLE)
+@pytest.mark.parametrize("activation, loss", [*ACTIVATION_AND_LOSS, *(("tanh", loss) for loss in CHOSEN)])
 def test_every_form_of_every_row_is_well_made(activation, loss):
     net, X, t = problem(loss, activation=activation, output_activation=activation)
     steps = net.trace(X, t, loss=loss, optimizer=RULES[-1], sample_weight=np.ones(6))
@@ -399,8 +537,6 @@ def test_parentheses_stand_where_they_are_needed_and_nowhere_else(expression, te
 
 
 def test_every_word_of_the_rows_can_be_written():
-    from fastbp.rows import VOCABULARY
-
     for word, arity in VOCABULARY.items():
         arguments = ["z > 0"] * (word == "WHERE") + ["z"] * (arity - (word == "WHERE"))
         equation = Equation("y", f"{word}({', '.join(arguments)})", 0.0)
