@@ -10,6 +10,7 @@ template <> constexpr bool inlined<activation_identity> = true;
 template <> constexpr bool inlined<activation_relu> = true;
 template <> constexpr bool inlined<optimizer_sgd> = true;
 template <> constexpr bool inlined<optimizer_sgd_decay> = true;
+template <> constexpr bool inlined<optimizer_sgd_clipped> = true;
 template <> constexpr bool inlined<optimizer_sgd_momentum> = true;
 template <> constexpr bool inlined<optimizer_adam> = true;
 // Backwards also these: two or three operations on `a`, where a call takes as long as a small tile.

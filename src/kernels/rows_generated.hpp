@@ -1,6 +1,6 @@
 // Rendered by `make rows` from the tables of fastbp/: edit those, not this file.
 // Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; engine.pyx takes FBP_ROWS alone.
-#define FBP_ROWS 0xc527b689u
+#define FBP_ROWS 0x1d13243bu
 #ifdef FBP_INLINE
 
 struct activation_identity {
@@ -473,6 +473,20 @@ struct optimizer_sgd_decay {
   }
 };
 
+struct optimizer_sgd_clipped {
+  enum { states = 0, scalars = 3 };
+  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
+    const Constant<V> R{}; (void)R, (void)state;
+    const V lr = scalar[0];
+    const V weight_decay = scalar[1];
+    const V clip_value = scalar[2];
+    g = MAX(MIN(g, clip_value), -clip_value);
+    g = g + weight_decay * p;
+    p = p - lr * g;
+    return p;
+  }
+};
+
 struct optimizer_sgd_momentum {
   enum { states = 1, scalars = 3 };
   template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {
@@ -773,5 +787,5 @@ struct optimizer_rprop {
 };
 
 #define FBP_OPTIMIZERS(ROW) \
-  ROW(sgd) ROW(sgd_decay) ROW(sgd_momentum) ROW(sgd_nesterov) ROW(adam) ROW(adam_amsgrad) ROW(nadam) ROW(radam) ROW(rmsprop) ROW(rmsprop_momentum) ROW(rmsprop_centered) ROW(rmsprop_centered_momentum) ROW(adagrad) ROW(adadelta) ROW(lion) ROW(rprop)
+  ROW(sgd) ROW(sgd_decay) ROW(sgd_clipped) ROW(sgd_momentum) ROW(sgd_nesterov) ROW(adam) ROW(adam_amsgrad) ROW(nadam) ROW(radam) ROW(rmsprop) ROW(rmsprop_momentum) ROW(rmsprop_centered) ROW(rmsprop_centered_momentum) ROW(adagrad) ROW(adadelta) ROW(lion) ROW(rprop)
 #endif
