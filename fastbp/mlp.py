@@ -63,6 +63,8 @@ class MLP:
         The whole buffers behind the views. Rows are padded; what is written into padding is ignored.
     step : int
         Training steps done.
+    frozen : tuple of (bool, bool)
+        For each layer whether training leaves its weight and its bias alone: see `freeze`.
     n_params : int
         Parameters, padding not counted.
 

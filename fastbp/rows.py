@@ -392,7 +392,7 @@ class Optimizer:
     scalars : tuple of str
         Numbers of a step, the same for every parameter; filled by Python for the steps to come.
     update : tuple of (name, expression)
-        Assignments to ``g``, a slot or ``p``; ``p`` last.
+        Assignments to ``g``, a slot or ``p``.
     """
 
     name: str

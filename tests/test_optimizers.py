@@ -679,6 +679,9 @@ def test_a_plateau_lowers_the_rate_at_epoch_ends_and_goes_on_in_the_next_call(ba
     before = whole.weights[0][0, 0]
     whole.fit(X, t, optimizer=rule, batch_size=8, steps=1, loss="half_squared_error")
     assert whole.weights[0][0, 0] == before - 0.5 * 0.125 * before
+    before = whole.weights[0][0, 0]  # another rate knows nothing of it
+    whole.fit(X, t, optimizer=fastbp.SGD(0.5), batch_size=8, steps=1, loss="half_squared_error")
+    assert whole.weights[0][0, 0] == before - 0.5 * before
 
 
 @pytest.mark.parametrize("make, error, message", [
