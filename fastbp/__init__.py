@@ -3,7 +3,6 @@
 import typing as _typing
 
 from fastbp import losses
-from fastbp.callbacks import Callback, Checkpoint, EarlyStopping, TimeLimit
 from fastbp.config import backend, set_backend, show_config
 from fastbp.errors import FormatError, NonFiniteError, StopTraining
 from fastbp.history import History
@@ -12,6 +11,7 @@ from fastbp.optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, 
 from fastbp.threads import register as _register
 
 if _typing.TYPE_CHECKING:
+    from fastbp.callbacks import Callback, Checkpoint, EarlyStopping, TimeLimit
     from fastbp.gradients import check_gradients
 
 __all__ = [
@@ -24,12 +24,18 @@ __all__ = [
 _register()
 
 
+_ON_FIRST_USE = {  # names, and the modules that have them
+    **dict.fromkeys(("Callback", "Checkpoint", "EarlyStopping", "TimeLimit"), "fastbp.callbacks"),
+    "check_gradients": "fastbp.gradients",
+}
+
+
 def __getattr__(name: str) -> object:
     """Parts that load on first use."""
     import importlib
 
-    if name == "check_gradients":
-        return importlib.import_module("fastbp.gradients").check_gradients
+    if name in _ON_FIRST_USE:
+        return getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
     if name in ("ops", "plot", "schedules"):
         return importlib.import_module(f"fastbp.{name}")
     if name == "__version__":

@@ -1,4 +1,4 @@
-"""Checks of single numbers, for hyper-parameters and for `fastbp.spec`.
+"""Checks of single numbers, for hyper-parameters and for `fastbp.spec`; values that are checked once.
 
 The message names the argument, what came and what is wanted. What is no number at all is a TypeError, what lies
 outside is a ValueError.
@@ -8,9 +8,50 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import FrozenInstanceError, fields
+from typing import Any, ClassVar
 
 import numpy as np
+
+
+class Settings:
+    """Checked values with names, which do not change: for ``@dataclass(eq=False, repr=False)``.
+
+    What is here once, `dataclass` would compile anew for each class: that was half of what importing fastbp took.
+    """
+
+    CHECKS: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {}  # (argument, value) -> value, by a field's name
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            check = self.CHECKS.get(field.name)
+            if check is not None:
+                setattr(self, field.name, check(f"{type(self).__name__}: {field.name}", getattr(self, field.name)))
+        self._sealed = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if "_sealed" in self.__dict__:
+            raise FrozenInstanceError(f"cannot assign to field {name!r}")
+        self.__dict__[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def _values_of_fields(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, field.name) for field in fields(self))  # type: ignore[arg-type]
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._values_of_fields() == other._values_of_fields()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._values_of_fields()))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))  # type: ignore[arg-type]
+        return f"{type(self).__name__}({shown})"
 
 
 def integer(argument: str, value: Any, low: int, high: int | None = None) -> int:

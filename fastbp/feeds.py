@@ -20,7 +20,6 @@ from fastbp import backends, spec
 from fastbp.backends import DONE, Program, Trained
 from fastbp.data import Lazy, Rows, class_weights, is_sparse, names_classes, validation_rows
 from fastbp.errors import StopTraining
-from fastbp.metrics import decide
 from fastbp.order import epoch_order
 from fastbp.rows import Loss
 from fastbp.spec import Spec
@@ -311,6 +310,13 @@ class Examples:
         return partial(BatchesRun, prefetch=stack.enter_context(Prefetch(self.source)), lend=lend)
 
 
+def _classes(y: Any, loss: Loss) -> np.ndarray:
+    """The class that each target names."""
+    from fastbp.metrics import decide
+
+    return decide(y, loss).astype(np.int64)
+
+
 def examples(
     network: Spec, loss: Loss, X: Any, y: Any, sample_weight: Any, class_weight: Any, validation_data: Any,
     validation_split: Any, *, batch_size: Any, epochs: Any, steps: Any, shuffle: bool, seed: int,
@@ -327,7 +333,7 @@ def examples(
     n_classes = max(network.out_features, 2)
     kinds = None
     if class_weight is not None or validation_split is not None:
-        kinds = decide(rows.y, loss).astype(np.int64) if names_classes(rows.y, loss.labels) else None
+        kinds = _classes(rows.y, loss) if names_classes(rows.y, loss.labels) else None
     if class_weight is not None:
         class_weight = spec.class_weight(class_weight, n_classes)
         if kinds is None:
@@ -379,7 +385,7 @@ def _batches(
         if weights is not None:
             if not names_classes(rows.y, loss.labels):
                 raise ValueError("class_weight: the y of a batch names no classes")
-            of_class = class_weights(weights, decide(rows.y, loss).astype(np.int64), max(network.out_features, 2))
+            of_class = class_weights(weights, _classes(rows.y, loss), max(network.out_features, 2))
             rows = rows._replace(weight=of_class * (1 if rows.weight is None else rows.weight))
         X = rows.X[:] if isinstance(rows.X, Lazy) else rows.X.copy()
         return Rows(X, rows.y.copy(), None if rows.weight is None else rows.weight.copy())

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp import backends, config, feeds, losses, order, spec
-from fastbp.callbacks import make_watch
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.optimizers import LBFGS, SGD
@@ -393,8 +392,13 @@ class MLP:
             seed=new_seed, apart=self._apart,
         )  # fmt: skip
         rule = spec.optimizer(optimizer, self._spec, examples.n_rows, examples.batch_size)
-        evaluate = partial(self._evaluate, loss=run_loss, n_threads=n_threads)
-        watch = make_watch(self, examples, run_loss, evaluate, metrics, callbacks, progress, verbose, eval_every)
+        watch = None
+        waits = metrics, callbacks, progress, verbose, eval_every, examples.validation
+        if any(given is not unasked for given, unasked in zip(waits, ((), None, False, 0, None, None))):
+            from fastbp.callbacks import make_watch
+
+            evaluate = partial(self._evaluate, loss=run_loss, n_threads=n_threads)
+            watch = make_watch(self, examples, run_loss, evaluate, metrics, callbacks, progress, verbose, eval_every)
         if by_lbfgs:
             if watch is not None and not watch.only_evaluates:
                 raise ValueError("optimizer: LBFGS takes no validation, metrics, callbacks, progress or verbose")

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.checks import boolean, integer, number
+from fastbp.checks import Settings, boolean, integer, number
 from fastbp.rows import Optimizer
 from fastbp.schedules import Rate, ReduceOnPlateau, Schedule, rate_or_schedule, rates
 
@@ -185,12 +185,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {  # of a hyper-parameter, by it
     "lr": rate_or_schedule,
     **dict.fromkeys(("momentum", "alpha", "rho"), lambda a, v: number(a, v, 0, 1)),
     **dict.fromkeys(("weight_decay", "eps", "lr_decay", "initial_accumulator_value", "momentum_decay", "l1",
-                     "bias_lr_scale", "bias_decay_scale"), lambda a, v: number(a, v, 0)),
+                     "gtol", "ftol", "bias_lr_scale", "bias_decay_scale"), lambda a, v: number(a, v, 0)),
     **dict.fromkeys(("nesterov", "amsgrad", "centered"), boolean),
     **dict.fromkeys(("max_norm", "clip_value", "clip_norm"), _optional(0, math.inf, "(]")),
     **dict.fromkeys(("lr_scale", "decay_scale"), _scales),
     "average": _optional(0, 1, "[)"),
-    "accumulate": lambda a, v: integer(a, v, 1),
+    **dict.fromkeys(("accumulate", "history_size", "max_evaluations"), lambda a, v: integer(a, v, 1)),
     "betas": _pair((0, 1, "[)"), (0, 1, "[)")),
     "etas": _pair((0, 1, "()"), (1, math.inf, "(]")),
     "step_sizes": _pair((0, math.inf, "(]"), (0, math.inf, "(]")),
@@ -219,8 +219,8 @@ class Steps:
         return 1.0 if beta ** (self.updates + 1) < 2**-54 else 1 - np.power(beta, self.t)
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Rule:
+@dataclass(kw_only=True, eq=False, repr=False)
+class Rule(Settings):
     """What every optimizer takes beside its own hyper-parameters, by keyword.
 
     In each update the gradient is first the mean over `accumulate` batches, then clipped by `clip_norm`, then by
@@ -259,14 +259,11 @@ class Rule:
     bias_lr_scale: float = 1.0
     bias_decay_scale: float = 1.0
 
+    CHECKS = _CHECKS
+
     weight_decay = 0.0  # where a rule has none
     full_batch = False  # whether a step needs all rows
     counts_updates = False  # whether scalars depend on the number of the update
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = _CHECKS[field.name](f"{type(self).__name__}: {field.name}", getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
 
     @property
     def row(self) -> Optimizer:
@@ -352,7 +349,7 @@ class Rule:
         return [np.broadcast_to(np.asarray(value, np.float64), steps) for value in values]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(eq=False, repr=False)
 class SGD(Rule):
     """Stochastic gradient descent, with the conventions of ``torch.optim.SGD``.
 
@@ -401,7 +398,7 @@ def _moments(betas: tuple[float, float], steps: Steps) -> dict[str, float | np.n
     }  # fmt: skip
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(eq=False, repr=False)
 class Adam(Rule):
     """Adam (Kingma and Ba, 2015), with the conventions of ``torch.optim.Adam``; decay is coupled.
 
@@ -437,7 +434,7 @@ class Adam(Rule):
         return _moments(self.betas, steps) | {"kept": 1.0}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(eq=False, repr=False)
 class AdamW(Adam):
     """Adam with decoupled decay (Loshchilov and Hutter, 2019), as ``torch.optim.AdamW``.
 
@@ -468,7 +465,7 @@ def _nadam_momentum(beta: float, decay: float, t: np.ndarray) -> np.ndarray:
     return beta * (1 - 0.5 * np.power(0.96, t * decay))
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(eq=False, repr=False)
 class NAdam(Rule):
     """Adam with Nesterov's momentum (Dozat, 2016), as ``torch.optim.NAdam``; decay is coupled.
 
@@ -514,7 +511,7 @@ class NAdam(Rule):
         return np.where(t > most, 0.0, known[np.minimum(t, len(known)).astype(np.int64) - 1])
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(eq=False, repr=False)
 class RAdam(Rule):
     """Adam with a rectified variance (Liu et al., 2020), as ``torch.optim.RAdam``; decay is coupled.
 
@@ -554,7 +551,7 @@ class RAdam(Rule):
         return _moments(self.betas, steps) | {"rectified": rectified}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(eq=False, repr=False)
 class RMSprop(Rule):
     """RMSprop (Tieleman and Hinton, 2012), as ``torch.optim.RMSprop``; decay is coupled.
 
@@ -588,7 +585,7 @@ class RMSprop(Rule):
         return {"rest": 1 - self.alpha}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(eq=False, repr=False)
 class Adagrad(Rule):
     """Adagrad (Duchi et al., 2011), as ``torch.optim.Adagrad``; decay is coupled.
 
@@ -625,7 +622,7 @@ class Adagrad(Rule):
         return {"lr": steps.lr / slower, "initial": self.initial_accumulator_value}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(eq=False, repr=False)
 class Adadelta(Rule):
     """Adadelta (Zeiler, 2012), as ``torch.optim.Adadelta``; decay is coupled.
 
@@ -655,7 +652,7 @@ class Adadelta(Rule):
         return {"rest": 1 - self.rho}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(eq=False, repr=False)
 class Lion(Rule):
     """Lion (Chen et al., 2023), as ``optax.lion``; decay is decoupled.
 
@@ -683,7 +680,7 @@ class Lion(Rule):
         return {"beta1": beta1, "rest1": 1 - beta1, "beta2": beta2, "rest2": 1 - beta2}
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(eq=False, repr=False)
 class Rprop(Rule):
     """Resilient back-propagation (Riedmiller and Braun, 1993), as ``torch.optim.Rprop``: steps from signs alone.
 
@@ -723,8 +720,8 @@ class Rprop(Rule):
         return {"smaller": smaller, "larger": larger, "least": least, "most": most}
 
 
-@dataclass(frozen=True)
-class LBFGS:
+@dataclass(eq=False, repr=False)
+class LBFGS(Settings):
     """Limited-memory BFGS (Liu and Nocedal, 1989): SciPy's L-BFGS-B, in float64, on all rows at once; for `fit` alone.
 
     A step of `fit` is one of its iterations, and an epoch. It ends earlier where it has converged. It needs SciPy.
@@ -741,16 +738,12 @@ class LBFGS:
         Of loss and gradient, at most.
     """
 
+    CHECKS = _CHECKS
+
     history_size: int = 10
     gtol: float = 1e-5
     ftol: float = 2.2e-9
     max_evaluations: int = 15_000
-
-    def __post_init__(self) -> None:
-        for name in ("history_size", "max_evaluations"):
-            object.__setattr__(self, name, integer(f"LBFGS: {name}", getattr(self, name), 1))
-        for name in ("gtol", "ftol"):
-            object.__setattr__(self, name, number(f"LBFGS: {name}", getattr(self, name), 0))
 
 
 BY_NAME: dict[str, type] = {

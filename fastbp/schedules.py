@@ -15,32 +15,14 @@ from __future__ import annotations
 import math
 from collections import abc
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastbp.checks import boolean, integer, number
+from fastbp.checks import Settings, boolean, integer, number
 
 Rate: TypeAlias = "float | Schedule | Callable[[int], float]"
-
-
-class Schedule:
-    """A rate as a function of the step. Subclasses are frozen dataclasses with a method ``at(steps)``."""
-
-    def at(self, steps: np.ndarray) -> np.ndarray:
-        """The rates at an array of steps, float64 of at least 0."""
-        raise NotImplementedError
-
-    def __call__(self, step: int) -> float:
-        return float(self.at(np.array([step], np.float64))[0])
-
-    def __post_init__(self) -> None:
-        for field in fields(self):  # type: ignore[arg-type]
-            check = _CHECKS.get(field.name)
-            if check is not None:
-                value = check(f"{type(self).__name__}: {field.name}", getattr(self, field.name))
-                object.__setattr__(self, field.name, value)
 
 
 def rate_or_schedule(argument: str, value: Any) -> Rate:
@@ -66,6 +48,19 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {  # of a field, by its name
 }
 
 
+class Schedule(Settings):
+    """A rate as a function of the step. Subclasses are values with a method ``at(steps)``."""
+
+    CHECKS = _CHECKS
+
+    def at(self, steps: np.ndarray) -> np.ndarray:
+        """The rates at an array of steps, float64 of at least 0."""
+        raise NotImplementedError
+
+    def __call__(self, step: int) -> float:
+        return float(self.at(np.array([step], np.float64))[0])
+
+
 def rates(rate: Rate, first: int, count: int) -> float | np.ndarray:
     """What `rate` is at the steps ``first, ..., first + count - 1``; a number where it is the same at each."""
     if not callable(rate):
@@ -86,7 +81,7 @@ def _asked(rate: Callable[[int], float], step: int) -> float:
 # ------------------------------------------------------------------ the table
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Constant(Schedule):
     """``lr``, always."""
 
@@ -96,7 +91,7 @@ class Constant(Schedule):
         return np.full(steps.shape, self.lr)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Step(Schedule):
     """``lr * factor ** (step // every)``; torch's StepLR."""
 
@@ -108,7 +103,7 @@ class Step(Schedule):
         return self.lr * np.power(self.factor, steps // self.every)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Exponential(Schedule):
     """``lr * factor ** (step / every)``; optax's exponential_decay, with ``every=1`` torch's ExponentialLR."""
 
@@ -120,7 +115,7 @@ class Exponential(Schedule):
         return self.lr * np.power(self.factor, steps / self.every)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class InverseTime(Schedule):
     """``lr / (1 + decay * step / every) ** power``; with ``power=0.5`` by the square root of the steps."""
 
@@ -133,7 +128,7 @@ class InverseTime(Schedule):
         return self.lr / np.power(1 + self.decay * steps / self.every, self.power)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Polynomial(Schedule):
     """From ``lr`` to ``end`` over ``steps`` steps as ``(1 - step / steps) ** power``, ``end`` from there on."""
 
@@ -147,7 +142,7 @@ class Polynomial(Schedule):
         return self.end + (self.lr - self.end) * np.power(left, self.power)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Cosine(Schedule):
     """Half a cosine from ``lr`` to ``end`` over ``steps`` steps (Loshchilov and Hutter, 2017).
 
@@ -181,7 +176,7 @@ class Cosine(Schedule):
         return self.end + (self.lr - self.end) * (1 + np.cos(np.pi * place)) / 2
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class OneCycle(Schedule):
     """Up and down once, each by half a cosine (Smith and Topin, 2019); torch's OneCycleLR, two phases.
 
@@ -215,7 +210,7 @@ class OneCycle(Schedule):
         return np.where(steps < top, rising, falling)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Warmup(Schedule):
     """A straight line from ``start`` to where `schedule` begins over ``steps`` steps, then `schedule` from its step 0.
 
@@ -237,7 +232,7 @@ class Warmup(Schedule):
         return np.where(steps < self.steps, rising, rates_at(self.schedule, np.maximum(steps - self.steps, 0)))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Piecewise(Schedule):
     """``rates[k]`` from step ``boundaries[k - 1]`` on; one more rate than there are boundaries."""
 
@@ -253,14 +248,14 @@ class Piecewise(Schedule):
             )
         if any(b >= c for b, c in zip(boundaries, boundaries[1:])):
             raise ValueError(f"Piecewise: boundaries must rise, got {boundaries}")
-        object.__setattr__(self, "boundaries", boundaries)
-        object.__setattr__(self, "rates", values)
+        self.boundaries, self.rates = boundaries, values
+        super().__post_init__()
 
     def at(self, steps: np.ndarray) -> np.ndarray:
         return np.array(self.rates)[np.searchsorted(np.array(self.boundaries), steps, side="right")]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Sequence(Schedule):
     """Schedules one after the other, each counted from its own first step.
 
@@ -282,7 +277,8 @@ class Sequence(Schedule):
             parts.append((rate_or_schedule(f"Sequence: parts[{k}]", part[0]), steps))
         if not parts:
             raise ValueError("Sequence: parts must hold at least one (schedule, steps)")
-        object.__setattr__(self, "parts", tuple(parts))
+        self.parts = tuple(parts)
+        super().__post_init__()
 
     def at(self, steps: np.ndarray) -> np.ndarray:
         out, begin = np.empty(steps.shape), 0
@@ -313,7 +309,7 @@ def rates_at(schedule: Rate, steps: np.ndarray) -> np.ndarray:
     return np.full(steps.shape, schedule)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class ReduceOnPlateau(Schedule):
     """``lr``, times ``factor`` each time the loss of `fit`'s epochs has stopped falling; torch's, in mode "min".
 
@@ -334,6 +330,8 @@ class ReduceOnPlateau(Schedule):
         The rate is not reduced below this.
     """
 
+    CHECKS = {**Schedule.CHECKS, "lr": rate_or_schedule}
+
     lr: Any
     factor: float = 0.1
     patience: int = 10
@@ -342,12 +340,8 @@ class ReduceOnPlateau(Schedule):
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        given = rate_or_schedule("ReduceOnPlateau: lr", self.lr)
-        object.__setattr__(self, "lr", 0.0)
+        number("ReduceOnPlateau: factor", self.factor, 0, 1, ends="()")
         super().__post_init__()
-        object.__setattr__(self, "lr", given)
-        if not 0 < self.factor < 1:
-            raise ValueError(f"ReduceOnPlateau: factor must be between 0 and 1, got {self.factor!r}")
 
     def at(self, steps: np.ndarray) -> np.ndarray:
         return rates_at(self.lr, steps)

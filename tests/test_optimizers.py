@@ -695,7 +695,7 @@ def test_a_plateau_lowers_the_rate_at_epoch_ends_and_goes_on_in_the_next_call(ba
     (lambda: schedules.Piecewise([3, 3], [1, 2, 3]), ValueError, "boundaries must rise"),
     (lambda: schedules.Sequence([]), ValueError, "at least one"),
     (lambda: schedules.Sequence([(0.1, None), (0.2, 3)]), TypeError, "parts.0. steps"),
-    (lambda: schedules.ReduceOnPlateau(0.1, factor=1.0), ValueError, "factor must be between"),
+    (lambda: schedules.ReduceOnPlateau(0.1, factor=1.0), ValueError, "ReduceOnPlateau: factor must be"),
     (lambda: fastbp.SGD(schedules.Constant(float("nan"))), ValueError, "Constant: lr"),
     (lambda: fastbp.SGD("fast"), TypeError, "SGD: lr must be a number"),
     (lambda: fastbp.Adam(betas=(0.9, 1.0)), ValueError, r"Adam: betas\[1\] must be finite and in \[0, 1\)"),

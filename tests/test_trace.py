@@ -20,7 +20,8 @@ from fastbp.formulas import GAP, Equation, Html, Latex, Text, Writer, grid, name
 from fastbp.rows import VOCABULARY, Activation, Loss, function
 
 RULES = [
-    SGD(0.1), SGD(0.1, weight_decay=0.01), SGD(0.1, clip_value=0.01), SGD(0.1, 0.9), fastbp.Adam(weight_decay=0.01), fastbp.Adam(amsgrad=True),
+    SGD(0.1), SGD(0.1, weight_decay=0.01), SGD(0.1, clip_value=0.01),
+    SGD(0.1, 0.9), fastbp.Adam(weight_decay=0.01), fastbp.Adam(amsgrad=True),
     fastbp.NAdam(), fastbp.RAdam(), fastbp.RMSprop(), fastbp.RMSprop(momentum=0.9), fastbp.RMSprop(centered=True),
     fastbp.RMSprop(centered=True, momentum=0.9), fastbp.Adagrad(), fastbp.Adadelta(), fastbp.Lion(), fastbp.Rprop(),
     SGD(0.1, 0.9, nesterov=True, weight_decay=0.01),
