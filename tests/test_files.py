@@ -753,10 +753,12 @@ def test_hostile_files_are_refused_within_100_ms(content, path):
     for name, file in [*raw_headers(content), *hostile.items(), *large.items()]:
         path.write_bytes(file)
         assert len(file) < 2**19
-        start = time.process_time()
-        with pytest.raises(FormatError):
-            load(path)
-        slowest[name] = time.process_time() - start
+        slowest[name] = 1.0
+        for _ in range(3):  # the least: other processes take caches away, and what CPUs have in common
+            start = time.process_time()
+            with pytest.raises(FormatError):
+                load(path)
+            slowest[name] = min(slowest[name], time.process_time() - start)
     worst = max(slowest, key=slowest.get)
     assert slowest[worst] < 0.100, f"{worst}: {slowest[worst] * 1e3:.0f} ms"
 
