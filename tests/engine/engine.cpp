@@ -20,7 +20,7 @@ using namespace fbp;
 // Rows of the tables of fastbp/, by their places.
 enum { RELU = 1, TANH = 2 };
 enum { HALF_SQUARED_ERROR = 1 };
-enum { SGD = 0, SGD_MOMENTUM = 2 };
+enum { SGD = 0, SGD_MOMENTUM = 3 };
 constexpr double LR = 0.02, MOMENTUM = 0.9;
 constexpr idx STEPS = 4;
 int n_threads = 1;
