@@ -48,7 +48,7 @@ class MLP:
     backend : str, default "auto"
     dropout : float or sequence of float, default 0.0
         The share of each hidden layer's outputs that a training step sets to 0, the others being scaled up (Srivastava
-        et al., 2014): one for all, or one per hidden layer, below 1, in steps of 2**-16. Which they are is a function
+        et al., 2014): one for all, or one per hidden layer, in steps of 2**-16, below 1. Which they are is a function
         of the seed and ``net.step``. It acts in `fit` and `train_step` alone.
     input_dropout : float, default 0.0
         The same of the input.

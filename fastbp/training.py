@@ -264,8 +264,7 @@ class Run:
                 wanted = min(chunk, end - state.step)
                 if watch is not None:
                     wanted = min(wanted, watch.steps_ahead())
-                plateau = self.optimizer.lr if isinstance(self.optimizer.lr, ReduceOnPlateau) else None
-                if plateau is not None:
+                if isinstance(self.optimizer.lr, ReduceOnPlateau):
                     wanted = min(wanted, self.steps_to_epoch_end)
                 clock, before = time.perf_counter(), state.step
                 losses = np.empty(wanted // self.steps_per_epoch + 1)
@@ -276,11 +275,10 @@ class Run:
                 most = _MOST_VARYING if self._varies else 1 << 30
                 chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, most))
                 losses = losses[: done.epochs]
-                if plateau is not None and done.epochs:
-                    seen = plateau.after_epoch(state.plateau, float(losses[-1]), state.step)
-                    if snapshot is not None and seen["scale"] != state.plateau["scale"]:
-                        snapshot = self._checked_snapshot(snapshot)  # a replay has one rate
-                    state.plateau = seen
+                scale = state.plateau["scale"]
+                self._watch_plateau(losses)
+                if snapshot is not None and state.plateau["scale"] != scale:
+                    snapshot = self._checked_snapshot(snapshot)  # a replay has one rate
                 if epochs_are_entries and done.epochs:
                     last = state.step - int(state.place[1]) // self.batch_size
                     self.record(losses, last - self.steps_per_epoch * np.arange(done.epochs - 1, -1, -1))
@@ -366,6 +364,12 @@ class Run:
         self._varies = any(scalar.strides[0] for group in rule.scalars for scalar in group)
         return rule
 
+    def _watch_plateau(self, losses: np.ndarray) -> None:
+        """Tell `ReduceOnPlateau` the mean losses of epochs that have ended."""
+        if isinstance(self.optimizer.lr, ReduceOnPlateau):
+            for loss in losses:
+                self.state.plateau = self.optimizer.lr.after_epoch(self.state.plateau, float(loss), self.state.step)
+
     def _is_old(self, snapshot: Snapshot | None) -> bool:
         return snapshot is None or snapshot.time + SNAPSHOT_SECONDS < time.perf_counter()
 
@@ -382,14 +386,12 @@ class Run:
         """Go back to the last step whose parameters are finite, and say what happened there."""
         state = self.state
         if not self.program.finite():
-            failed, overflow, plateau = state.step, True, state.plateau
+            failed, overflow = state.step, True
             snapshot.restore()
-            state.plateau = plateau  # of the epochs that a replay makes again
             # Where the data were changed meanwhile the replay may end otherwise, after a finite step too.
             if self._replay(failed - snapshot.step, stop_on_params=True) == PARAMS_NOT_FINITE:
                 bad = state.step
                 snapshot.restore()
-                state.plateau = plateau
                 self._replay(bad - 1 - snapshot.step, stop_on_params=False)
         else:
             overflow = False
@@ -409,7 +411,9 @@ class Run:
         end = self.state.step + steps
         chunk = self._first_chunk()
         while self.state.step < end:
-            done = self._train(min(chunk, end - self.state.step), np.empty(chunk + 1), stop_on_params=stop_on_params)
+            losses = np.empty(chunk + 1)
+            done = self._train(min(chunk, end - self.state.step), losses, stop_on_params=stop_on_params)
+            self._watch_plateau(losses[: done.epochs])
             if done.status != DONE:
                 return done.status
         return DONE
