@@ -405,6 +405,7 @@ class MLP:
         lease = lent(examples.batch_size)
         with self._exclusive(), ExitStack() as stack:
             program = stack.enter_context(lease)
+            rule.rate(self._state.step)  # may raise, before anything has changed
             self._state.seed = new_seed
             self._state.link = run_loss.link
             run = examples.run(stack, lent)(
@@ -475,7 +476,6 @@ class MLP:
             self._spec, len(rows), backend=self._backend, loss=row, rule=rule, trains=self._trains
         )
         with self._exclusive():
-            self._state.link = row.link
             with self._programs.lent(plan) as program:
                 done = program.train(
                     rows, targets, weight, batch_size=len(rows), steps=1, seed=self.seed, shuffle=False,
@@ -483,6 +483,7 @@ class MLP:
                     rule=self._state.rule(rule, 1, self._params, accumulate=rule.accumulate),
                     stop_on_loss=True, stop_on_params=False,
                 )  # fmt: skip
+            self._state.link = row.link
             if weight is None:
                 self._remember_step(plan, x, y, loss, optimizer)
         if done.status != backends.DONE:

@@ -79,10 +79,14 @@ class TrainingState:
                 self.place[:] = self.place[0] + 1, 0
             self.data_shape = (n_rows, batch_size)
 
+    def enter_family(self, family: str) -> None:
+        """An optimizer is about to train; slots and updates of another family are dropped."""
+        if self.family != family:
+            self.family, self.slots, self.updates, self.since = family, {}, 0, self.step
+
     def slots_of(self, row: Optimizer) -> list[np.ndarray]:
         """The row's slots, padded as the parameters; another family's are dropped, missing ones start at zero."""
-        if self.family != row.family:
-            self.family, self.slots, self.updates, self.since = row.family, {}, 0, self.step
+        self.enter_family(row.family)
         for name in row.state:
             if name not in self.slots:
                 self.slots[name] = aligned_zeros(self.spec.buffer_size, self.spec.dtype)

@@ -700,6 +700,20 @@ def test_a_plateau_lowers_the_rate_at_epoch_ends_and_goes_on_in_the_next_call(ba
     assert whole.weights[0][0, 0] == before - 0.5 * 0.125 * before
 
 
+@pytest.mark.parametrize("rate", [lambda step: -1.0, lambda step: None, lambda step: 1 / 0])
+def test_a_rate_that_is_none_changes_nothing(rate, backend):
+    X, t = np.ones((8, 2)), np.eye(2)[np.arange(8) % 2]
+    net = fastbp.MLP((2, 3, 2), seed=1, backend=backend)
+    net.fit(X, t, optimizer="adam", steps=3)
+    before = pickle.dumps(net)
+    for optimizer in (fastbp.SGD(rate), fastbp.Adam(rate, average=0.5, accumulate=2)):
+        options = {"loss": "softmax_cross_entropy", "optimizer": optimizer}
+        for call in (partial(net.fit, seed=5, steps=3, **options), partial(net.train_step, **options)):
+            with pytest.raises((ValueError, TypeError, ZeroDivisionError)):
+                call(X, t)
+            assert pickle.dumps(net) == before
+
+
 @pytest.mark.parametrize("make, error, message", [
     (lambda: schedules.Step(0.1, every=0), ValueError, "Step: every must be at least 1"),
     (lambda: schedules.Step(-0.1, every=1), ValueError, "Step: lr"),
@@ -849,3 +863,17 @@ def test_lbfgs_is_left_with_a_finished_iteration(backend):
     assert twin.flatten().tobytes() == net.flatten().tobytes() and net.step > 0
     with pytest.raises(ValueError, match="dropout"):
         fastbp.MLP((2, 3, 1), dropout=0.5, backend=backend).fit(X, t, optimizer="lbfgs", steps=3)
+
+
+def test_lbfgs_is_another_family_for_what_comes_before_and_after(backend):
+    """Its iterations are no updates of Adam, and gradients that wait for an update wait in vain."""
+    X, t = np.random.default_rng(1).normal(size=(2, 9, 3))
+    rule, net = fastbp.Adam(accumulate=3), fastbp.MLP((3, 4, 3), seed=0, backend=backend)
+    for _ in range(4):
+        net.train_step(X, t, optimizer=rule)
+    net.fit(X, t, optimizer="lbfgs", steps=1)
+    fresh = fastbp.MLP((3, 4, 3), seed=0, backend=backend)
+    fresh.unflatten(net.flatten())
+    for _ in range(5):
+        assert net.train_step(X, t, optimizer=rule) == fresh.train_step(X, t, optimizer=rule)
+    assert net.flatten().tobytes() == fresh.flatten().tobytes()
