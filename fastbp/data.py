@@ -92,7 +92,7 @@ class Sparse(Lazy):
             found = self.indices[block[0] : block[-1]]
             if found.size and not (0 <= found.min() and found.max() < columns):
                 raise ValueError(wrong)
-            ascends = np.diff(found) > 0
+            ascends = found[1:] > found[:-1]  # not a difference, which wraps around where indices have no sign
             begins = block[1:-1] - block[0] - 1  # the steps from the last of a row to the first of the next
             ascends[begins[(begins >= 0) & (begins < len(ascends))]] = True
             if not ascends.all():

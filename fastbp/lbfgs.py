@@ -59,6 +59,7 @@ def fit(
         return value, np.where(trained, gradient, 0).astype(np.float64)
 
     def finish(intermediate_result) -> None:
+        state.enter_family("lbfgs")
         made, value = kept.copy(), float(intermediate_result.fun)
         spec.unflatten_into(made, intermediate_result.x)
         assign([kept, state.count, state.place], [made, state.count + 1, (state.epoch + 1, 0)])

@@ -37,8 +37,9 @@ class Metric:
         (targets, outputs, weight or None) -> float.
     better : {"max", "min"} or None
         Which values are better; None: unknown, of a caller's own.
-    of : {"classes", "scores", "values"}
-        What the function gets: classes and classes; classes and outputs; targets and outputs.
+    of : {"classes", "scores", "values", "all"}
+        What the function gets: classes and classes; classes and outputs; targets and outputs, of a loss with two
+        outputs for each target the first of them; targets and all outputs.
     """
 
     name: str
@@ -119,6 +120,8 @@ def find(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> Metric:
         raise unknown_name("metrics", value, [*TABLE, "top_5"], ValueError if isinstance(value, str) else TypeError)
     if metric.of == "values" and y.ndim == 1:
         raise ValueError(f"metrics: {value!r} compares outputs with targets, and y holds labels")
+    if metric.of != "values" and loss.grad_s:
+        raise ValueError(f"metrics: {value!r} compares classes, and {loss.name!r} has none")
     if metric.of != "values" and value != "accuracy" and _independent(loss) and out_features > 1:
         raise ValueError(f"metrics: {value!r} needs one class for each row, {loss.name!r} has {out_features} labels")
     return metric
@@ -134,7 +137,7 @@ def _own(function: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
         except (TypeError, ValueError):
             raise TypeError(f"metrics: {name} must give a number, got {value!r}") from None
 
-    return Metric(name, call, None, "values")
+    return Metric(name, call, None, "all")
 
 
 def find_all(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> tuple[Metric, ...]:
@@ -184,5 +187,6 @@ def measure(
     kinds = {metric.of for metric in metrics}
     true = decide(y, loss) if kinds & {"classes", "scores"} else None
     chosen = decide(outputs, loss, logits=True) if "classes" in kinds else None
-    arguments = {"classes": (true, chosen), "scores": (true, outputs), "values": (y, outputs)}
+    first = outputs[:, : loss.targets(outputs.shape[1])]
+    arguments = {"classes": (true, chosen), "scores": (true, outputs), "values": (y, first), "all": (y, outputs)}
     return {metric.name: metric.function(*arguments[metric.of], weight) for metric in metrics}

@@ -47,7 +47,7 @@ class MLP:
     backend : str, default "auto"
     dropout : float or sequence of float, default 0.0
         The share of each hidden layer's outputs that a training step sets to 0, the others being scaled up (Srivastava
-        et al., 2014): one for all, or one per hidden layer, below 1, in steps of 2**-16. Which they are is a function
+        et al., 2014): one for all, or one per hidden layer, in steps of 2**-16, below 1. Which they are is a function
         of the seed and ``net.step``. It acts in `fit` and `train_step` alone.
     input_dropout : float, default 0.0
         The same of the input.
@@ -411,6 +411,7 @@ class MLP:
         lease = lent(examples.batch_size)
         with self._exclusive(), ExitStack() as stack:
             program = stack.enter_context(lease)
+            rule.rate(self._state.step)  # may raise, before anything has changed
             self._state.seed = new_seed
             self._state.link = run_loss.link
             run = examples.run(stack, lent)(
@@ -481,7 +482,6 @@ class MLP:
             self._spec, len(rows), backend=self._backend, loss=row, rule=rule, trains=self._trains
         )
         with self._exclusive():
-            self._state.link = row.link
             with self._programs.lent(plan) as program:
                 done = program.train(
                     rows, targets, weight, batch_size=len(rows), steps=1, seed=self.seed, shuffle=False,
@@ -489,6 +489,7 @@ class MLP:
                     rule=self._state.rule(rule, 1, self._params, accumulate=rule.accumulate),
                     stop_on_loss=True, stop_on_params=False,
                 )  # fmt: skip
+            self._state.link = row.link
             if weight is None:
                 self._remember_step(plan, x, y, loss, optimizer)
         if done.status != backends.DONE:

@@ -176,7 +176,7 @@ def _optional(low: float, high: float, ends: str) -> Callable[[str, Any], Any]:
 def _scales(argument: str, value: Any) -> tuple[float, ...] | None:
     if value is None:
         return None
-    if isinstance(value, (str, bytes)) or not isinstance(value, (tuple, list, np.ndarray)):
+    if not isinstance(value, (tuple, list, np.ndarray)) or getattr(value, "ndim", 1) == 0:
         raise TypeError(f"{argument} must be one factor per layer, got {value!r}")
     return tuple(number(f"{argument}[{k}]", factor, 0) for k, factor in enumerate(value))
 
@@ -190,7 +190,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {  # of a hyper-parameter, by it
     **dict.fromkeys(("max_norm", "clip_value", "clip_norm"), _optional(0, math.inf, "(]")),
     **dict.fromkeys(("lr_scale", "decay_scale"), _scales),
     "average": _optional(0, 1, "[)"),
-    **dict.fromkeys(("accumulate", "history_size", "max_evaluations"), lambda a, v: integer(a, v, 1)),
+    **dict.fromkeys(("accumulate", "history_size", "max_evaluations"), lambda a, v: integer(a, v, 1, 2**62)),
     "betas": _pair((0, 1, "[)"), (0, 1, "[)")),
     "etas": _pair((0, 1, "()"), (1, math.inf, "(]")),
     "step_sizes": _pair((0, math.inf, "(]"), (0, math.inf, "(]")),

@@ -37,6 +37,21 @@ def rate_or_schedule(argument: str, value: Any) -> Rate:
     return value if callable(value) else number(argument, value, 0)
 
 
+def _inner_rate(argument: str, value: Any) -> Rate:
+    """A rate within another schedule."""
+    if isinstance(value, ReduceOnPlateau):
+        raise ValueError(f"{argument}: ReduceOnPlateau would not hear of epochs there; it goes around other schedules, "
+                         f"as in ReduceOnPlateau(Warmup(0.1, 100)); got {value!r}")  # fmt: skip
+    return rate_or_schedule(argument, value)
+
+
+def _items(argument: str, value: Any) -> tuple[Any, ...]:
+    single = isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) == 0
+    if single or not isinstance(value, (abc.Sequence, np.ndarray)):
+        raise TypeError(f"{argument} must be a sequence, got {value!r}")
+    return tuple(value)
+
+
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {  # of a field, by its name
     **dict.fromkeys(("lr", "end", "start", "least", "factor", "decay", "threshold"), lambda a, v: number(a, v, 0)),
     **dict.fromkeys(("growth", "power", "start_divisor", "end_divisor"), lambda a, v: number(a, v, 0, ends="(]")),
@@ -44,7 +59,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {  # of a field, by its name
     **dict.fromkeys(("patience", "cooldown"), lambda a, v: integer(a, v, 0)),
     "rise": lambda a, v: number(a, v, 0, 1),
     "restarts": boolean,
-    "schedule": rate_or_schedule,
+    "schedule": _inner_rate,
 }
 
 
@@ -240,8 +255,9 @@ class Piecewise(Schedule):
     rates: abc.Sequence[float]
 
     def __post_init__(self) -> None:
-        boundaries = tuple(integer(f"Piecewise: boundaries[{k}]", b, 1) for k, b in enumerate(self.boundaries))
-        values = tuple(number(f"Piecewise: rates[{k}]", r, 0) for k, r in enumerate(self.rates))
+        given, values = _items("Piecewise: boundaries", self.boundaries), _items("Piecewise: rates", self.rates)
+        boundaries = tuple(integer(f"Piecewise: boundaries[{k}]", b, 1) for k, b in enumerate(given))
+        values = tuple(number(f"Piecewise: rates[{k}]", r, 0) for k, r in enumerate(values))
         if len(values) != len(boundaries) + 1:
             raise ValueError(
                 f"Piecewise: rates must be one more than boundaries, got {len(values)} and {len(boundaries)}"
@@ -269,12 +285,13 @@ class Sequence(Schedule):
 
     def __post_init__(self) -> None:
         parts = []
-        for k, part in enumerate(self.parts):
+        given = _items("Sequence: parts", self.parts)
+        for k, part in enumerate(given):
             if not isinstance(part, (tuple, list)) or len(part) != 2:
                 raise TypeError(f"Sequence: parts[{k}] must be (schedule, steps), got {part!r}")
-            last = k == len(self.parts) - 1
+            last = k == len(given) - 1
             steps = None if last and part[1] is None else integer(f"Sequence: parts[{k}] steps", part[1], 1)
-            parts.append((rate_or_schedule(f"Sequence: parts[{k}]", part[0]), steps))
+            parts.append((_inner_rate(f"Sequence: parts[{k}]", part[0]), steps))
         if not parts:
             raise ValueError("Sequence: parts must hold at least one (schedule, steps)")
         self.parts = tuple(parts)
@@ -330,7 +347,7 @@ class ReduceOnPlateau(Schedule):
         The rate is not reduced below this.
     """
 
-    CHECKS = {**Schedule.CHECKS, "lr": rate_or_schedule}
+    CHECKS = {**Schedule.CHECKS, "lr": _inner_rate}
 
     lr: Any
     factor: float = 0.1
@@ -349,7 +366,7 @@ class ReduceOnPlateau(Schedule):
     def after_epoch(self, seen: dict[str, float], loss: float, step: int) -> dict[str, float]:
         """What is remembered after an epoch's mean `loss`: the scale of the rate, the best loss, two counts."""
         seen = dict(seen)
-        if loss < seen["best"] * (1 - self.threshold * np.sign(seen["best"])) or math.isinf(seen["best"]):
+        if loss < seen["best"] * (1 - self.threshold * np.sign(seen["best"])) or loss < seen["best"] == math.inf:
             seen |= {"best": loss, "bad": 0}
         else:
             seen["bad"] += 1

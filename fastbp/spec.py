@@ -265,15 +265,19 @@ def make_spec(
     return spec
 
 
+_ALL_DROPPED = 1 - 2**-17  # what is rounded to 1, in steps of 2**-16: nothing would be left to scale up
+
+
 def dropout_rates(dropout: Any, input_dropout: Any, n_hidden: int) -> tuple[float, ...]:
     """The share of its inputs that each layer drops, or () where none does; below 1."""
-    if isinstance(dropout, (Sequence, np.ndarray)) and not isinstance(dropout, (str, bytes)):
+    one = isinstance(dropout, (str, bytes)) or getattr(dropout, "ndim", 1) == 0
+    if isinstance(dropout, (Sequence, np.ndarray)) and not one:
         if len(dropout) != n_hidden:
             raise ValueError(f"dropout: {len(dropout)} given for {n_hidden} hidden layer(s)")
-        hidden = [number(f"dropout[{k}]", rate, 0, 1, ends="[)") for k, rate in enumerate(dropout)]
+        hidden = [number(f"dropout[{k}]", rate, 0, _ALL_DROPPED, ends="[)") for k, rate in enumerate(dropout)]
     else:
-        hidden = [number("dropout", dropout, 0, 1, ends="[)")] * n_hidden
-    rates = (number("input_dropout", input_dropout, 0, 1, ends="[)"), *hidden)
+        hidden = [number("dropout", dropout, 0, _ALL_DROPPED, ends="[)")] * n_hidden
+    rates = (number("input_dropout", input_dropout, 0, _ALL_DROPPED, ends="[)"), *hidden)
     return rates if any(rates) else ()
 
 

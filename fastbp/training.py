@@ -79,10 +79,14 @@ class TrainingState:
                 self.place[:] = self.place[0] + 1, 0
             self.data_shape = (n_rows, batch_size)
 
+    def enter_family(self, family: str) -> None:
+        """An optimizer is about to train; slots and updates of another family are dropped."""
+        if self.family != family:
+            self.family, self.slots, self.updates, self.since = family, {}, 0, self.step
+
     def slots_of(self, row: Optimizer) -> list[np.ndarray]:
         """The row's slots, padded as the parameters; another family's are dropped, missing ones start at zero."""
-        if self.family != row.family:
-            self.family, self.slots, self.updates, self.since = row.family, {}, 0, self.step
+        self.enter_family(row.family)
         for name in row.state:
             if name not in self.slots:
                 self.slots[name] = aligned_zeros(self.spec.buffer_size, self.spec.dtype)
@@ -264,8 +268,7 @@ class Run:
                 wanted = min(chunk, end - state.step)
                 if watch is not None:
                     wanted = min(wanted, watch.steps_ahead())
-                plateau = self.optimizer.lr if isinstance(self.optimizer.lr, ReduceOnPlateau) else None
-                if plateau is not None:
+                if isinstance(self.optimizer.lr, ReduceOnPlateau):
                     wanted = min(wanted, self.steps_to_epoch_end)
                 clock, before = time.perf_counter(), state.step
                 losses = np.empty(wanted // self.steps_per_epoch + 1)
@@ -276,11 +279,10 @@ class Run:
                 most = _MOST_VARYING if self._varies else 1 << 30
                 chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, most))
                 losses = losses[: done.epochs]
-                if plateau is not None and done.epochs:
-                    seen = plateau.after_epoch(state.plateau, float(losses[-1]), state.step)
-                    if snapshot is not None and seen["scale"] != state.plateau["scale"]:
-                        snapshot = self._checked_snapshot(snapshot)  # a replay has one rate
-                    state.plateau = seen
+                scale = state.plateau["scale"]
+                self._watch_plateau(losses)
+                if snapshot is not None and state.plateau["scale"] != scale:
+                    snapshot = self._checked_snapshot(snapshot)  # a replay has one rate
                 if epochs_are_entries and done.epochs:
                     last = state.step - int(state.place[1]) // self.batch_size
                     self.record(losses, last - self.steps_per_epoch * np.arange(done.epochs - 1, -1, -1))
@@ -366,6 +368,12 @@ class Run:
         self._varies = any(scalar.strides[0] for group in rule.scalars for scalar in group)
         return rule
 
+    def _watch_plateau(self, losses: np.ndarray) -> None:
+        """Tell `ReduceOnPlateau` the mean losses of epochs that have ended."""
+        if isinstance(self.optimizer.lr, ReduceOnPlateau):
+            for loss in losses:
+                self.state.plateau = self.optimizer.lr.after_epoch(self.state.plateau, float(loss), self.state.step)
+
     def _is_old(self, snapshot: Snapshot | None) -> bool:
         return snapshot is None or snapshot.time + SNAPSHOT_SECONDS < time.perf_counter()
 
@@ -382,14 +390,12 @@ class Run:
         """Go back to the last step whose parameters are finite, and say what happened there."""
         state = self.state
         if not self.program.finite():
-            failed, overflow, plateau = state.step, True, state.plateau
+            failed, overflow = state.step, True
             snapshot.restore()
-            state.plateau = plateau  # of the epochs that a replay makes again
             # Where the data were changed meanwhile the replay may end otherwise, after a finite step too.
             if self._replay(failed - snapshot.step, stop_on_params=True) == PARAMS_NOT_FINITE:
                 bad = state.step
                 snapshot.restore()
-                state.plateau = plateau
                 self._replay(bad - 1 - snapshot.step, stop_on_params=False)
         else:
             overflow = False
@@ -409,7 +415,9 @@ class Run:
         end = self.state.step + steps
         chunk = self._first_chunk()
         while self.state.step < end:
-            done = self._train(min(chunk, end - self.state.step), np.empty(chunk + 1), stop_on_params=stop_on_params)
+            losses = np.empty(chunk + 1)
+            done = self._train(min(chunk, end - self.state.step), losses, stop_on_params=stop_on_params)
+            self._watch_plateau(losses[: done.epochs])
             if done.status != DONE:
                 return done.status
         return DONE

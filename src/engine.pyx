@@ -496,7 +496,7 @@ cdef class TrainStep:
 
     cdef readonly Program program
     cdef Forced forced
-    cdef object lock, loss, optimizer, state, since
+    cdef object lock, loss, optimizer, state, since, link
     cdef dict slots
     cdef object kept                        # what `rule` points into
     cdef cnp.ndarray count
@@ -514,6 +514,7 @@ cdef class TrainStep:
         self.slots, self.count, self.kept = state.slots, state.count, rule
         self.rule = program.rule_of(rule)
         self.since = state.since                # from which step on updates are counted
+        self.link = state.link
         self.scalars_at = (<int64_t*> data_of(self.count))[0]
         self.scalars_end = self.scalars_at + <idx> len(rule.scalars[0][0])
         self.x_type, self.y_type, self.y_ndim = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), cnp.PyArray_NDIM(y)
@@ -577,6 +578,8 @@ cdef class TrainStep:
                 and is_plain(y, self.y_type, self.y_ndim, self.rows, self.y_cols)):
             return None
         if self.state.slots is not self.slots or not self.values_fit(y) or self.overlaps(x) or self.overlaps(y):
+            return None
+        if self.state.accumulate != 1 or self.state.link != self.link:   # of a fit in between
             return None
         if not self.move_scalars((<int64_t*> data_of(self.count))[0]):
             return None

@@ -168,6 +168,28 @@ def test_new_slots_are_seen():
     assert same(net, other)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_what_another_run_leaves_is_seen(optimizer):
+    """Gradients that wait for an update wait in vain; predict_proba goes by the last loss."""
+    by_name, (x, y), (_, labels) = fastbp.optimizers.BY_NAME[optimizer], data(), data("softmax_cross_entropy")
+    others = (
+        {"y": labels, "loss": "softmax_cross_entropy", "optimizer": optimizer},
+        {"y": y, "optimizer": by_name(accumulate=3)},
+    )
+    for other in others:
+        short, long = network(), network()
+        for _ in range(2):
+            for net in (short, long):
+                for _ in range(2):
+                    net.train_step(x, y, optimizer=optimizer)
+            assert repr(short._state.to_dict()) == repr(long._state.to_dict())
+            assert short._train_step_again is not None
+            for net in (short, long):
+                net.fit(x, steps=1, **other)
+            long_way(long)
+        assert same(short, long)
+
+
 def test_what_is_forced_later_is_seen(monkeypatch):
     net, (x, y) = network(), data()
 

@@ -280,6 +280,7 @@ def broken(**changes):
         (broken(indices=lambda columns: columns + N_IN), ValueError, "X is no CSR matrix"),
         (broken(data=lambda values: values[:-1]), ValueError, "X is no CSR matrix"),
         (broken(indices=lambda columns: columns[::-1]), ValueError, "X.*unsorted"),
+        (broken(indices=lambda columns: np.append([1, 0], columns[2:]).astype(np.uint32)), ValueError, "X.*unsorted"),
         (broken(shape=lambda shape: (shape[0], 9)), ValueError, "X has 9 column"),
     ],
 )

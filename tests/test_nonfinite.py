@@ -8,6 +8,7 @@ import pytest
 
 import fastbp
 from fastbp import SGD, NonFiniteError, training
+from fastbp.schedules import ReduceOnPlateau
 
 N = 11
 RNG = np.random.default_rng(3)
@@ -196,6 +197,32 @@ def test_an_unseen_overflow_is_found_at_its_step_however_the_run_is_cut(backend,
     cut_into(monkeypatch, chunk, snapshot)
     whole, single = (overflow_unseen(backend, dtype, "tiny", "first weight", steps) for steps in (700, 1))
     assert whole == single
+
+
+class Passes:
+    """Batches of two rows; the last of the third pass has a finite loss and gradients of NaN."""
+
+    def __init__(self):
+        self.n = 0
+
+    def __iter__(self):
+        self.n += 1
+        for x in (1.0, 2.0, np.inf if self.n == 3 else 3.0):
+            yield np.array([[x, 1.0], [0.5, -1.0]]), np.ones((2, 1))
+
+
+@pytest.mark.parametrize("chunk, snapshot", CHUNKS)
+def test_a_plateau_is_that_of_the_step_gone_back_to(backend, monkeypatch, chunk, snapshot):
+    """That epoch has not ended, though its loss was finite."""
+    cut_into(monkeypatch, chunk, snapshot)
+    rule = SGD(ReduceOnPlateau(0.1, factor=0.5, patience=3))
+    net, twin = (fastbp.MLP((2, 3, 1), activation="tanh", seed=1, backend=backend) for _ in range(2))
+    with pytest.raises(NonFiniteError) as error:
+        net.fit(Passes(), optimizer=rule, epochs=9)
+    assert error.value.step == 8
+    twin.fit(Passes(), optimizer=rule, steps=8)
+    assert twin._state.plateau["best"] < np.inf
+    assert frozen(net) == frozen(twin)
 
 
 BAD_X = {  # a value that is not finite in the network's dtype, and how the message shows it

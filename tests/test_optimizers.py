@@ -558,7 +558,10 @@ def test_dropout_has_the_same_bits_for_a_seed_whatever_the_threads_pieces_and_ca
 
 
 @pytest.mark.parametrize("arguments, error, message", [
-    ({"dropout": 1.0}, ValueError, r"dropout must be finite and in \[0, 1\)"),
+    ({"dropout": 1.0}, ValueError, r"dropout must be finite and in \[0, 0.999992\)"),
+    ({"dropout": 1 - 2**-17}, ValueError, "dropout"),  # rounded to 1: all of them, to be scaled up by 1 / 0
+    ({"dropout": np.array(0.5)}, TypeError, "dropout must be a number"),
+    ({"input_dropout": 0.999999}, ValueError, "input_dropout"),
     ({"dropout": -0.1}, ValueError, "dropout"),
     ({"dropout": "half"}, TypeError, "dropout must be a number"),
     ({"dropout": [0.1]}, ValueError, "1 given for 2 hidden"),
@@ -566,9 +569,19 @@ def test_dropout_has_the_same_bits_for_a_seed_whatever_the_threads_pieces_and_ca
     ({"input_dropout": float("nan")}, ValueError, "input_dropout"),
     ({"input_dropout": True}, TypeError, "input_dropout"),
 ])  # fmt: skip
-def test_a_rate_that_drops_all_or_nothing_is_refused(arguments, error, message):
+def test_a_rate_that_drops_all_or_is_none_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         fastbp.MLP((3, 4, 4, 1), **arguments)
+
+
+@pytest.mark.parametrize("out", [2, 9])  # transposed, and not
+def test_a_norm_that_overflows_is_no_norm_of_zero(out, kernels, dtype):
+    """Weights scaled down to 0 would pass for right ones."""
+    net = fastbp.MLP((3, out), init=[np.ones((3, out))], dtype=dtype, backend=kernels, bias=False)
+    net.weights[0][:, 1] = np.sqrt(np.finfo(dtype).max)
+    net.update(fastbp.SGD(max_norm=1.0))
+    assert np.isnan(net.weights[0][:, 1]).all()
+    assert_close(net.weights[0][:, 0], np.full(3, 3**-0.5), dtype, k=3)
 
 
 # ------------------------------------------------------------------ schedules
@@ -659,6 +672,14 @@ def test_reduce_on_plateau_is_that_of_torch():
             assert 0.3 * seen["scale"] == pytest.approx(rule.param_groups[0]["lr"])
 
 
+def test_a_loss_that_is_not_finite_is_never_the_best_of_a_plateau():
+    rule, seen = schedules.ReduceOnPlateau(0.3, factor=0.5, patience=1), {
+        "scale": 1.0, "best": math.inf, "bad": 0, "wait": 0}  # fmt: skip
+    for loss in (math.nan, math.inf, 3.0, math.nan, 2.0):
+        seen = rule.after_epoch(seen, loss, 0)
+    assert seen == {"scale": 0.5, "best": 2.0, "bad": 0, "wait": 0}
+
+
 def test_a_plateau_lowers_the_rate_at_epoch_ends_and_goes_on_in_the_next_call(backend):
     X, t = np.ones((8, 1)), np.zeros((8, 1))
 
@@ -684,6 +705,20 @@ def test_a_plateau_lowers_the_rate_at_epoch_ends_and_goes_on_in_the_next_call(ba
     assert whole.weights[0][0, 0] == before - 0.5 * before
 
 
+@pytest.mark.parametrize("rate", [lambda step: -1.0, lambda step: None, lambda step: 1 / 0])
+def test_a_rate_that_is_none_changes_nothing(rate, backend):
+    X, t = np.ones((8, 2)), np.eye(2)[np.arange(8) % 2]
+    net = fastbp.MLP((2, 3, 2), seed=1, backend=backend)
+    net.fit(X, t, optimizer="adam", steps=3)
+    before = pickle.dumps(net)
+    for optimizer in (fastbp.SGD(rate), fastbp.Adam(rate, average=0.5, accumulate=2)):
+        options = {"loss": "softmax_cross_entropy", "optimizer": optimizer}
+        for call in (partial(net.fit, seed=5, steps=3, **options), partial(net.train_step, **options)):
+            with pytest.raises((ValueError, TypeError, ZeroDivisionError)):
+                call(X, t)
+            assert pickle.dumps(net) == before
+
+
 @pytest.mark.parametrize("make, error, message", [
     (lambda: schedules.Step(0.1, every=0), ValueError, "Step: every must be at least 1"),
     (lambda: schedules.Step(-0.1, every=1), ValueError, "Step: lr"),
@@ -695,7 +730,13 @@ def test_a_plateau_lowers_the_rate_at_epoch_ends_and_goes_on_in_the_next_call(ba
     (lambda: schedules.Piecewise([3, 3], [1, 2, 3]), ValueError, "boundaries must rise"),
     (lambda: schedules.Sequence([]), ValueError, "at least one"),
     (lambda: schedules.Sequence([(0.1, None), (0.2, 3)]), TypeError, "parts.0. steps"),
+    (lambda: schedules.Sequence(5), TypeError, "Sequence: parts must be a sequence, got 5"),
+    (lambda: schedules.Piecewise(5, [0.1]), TypeError, "Piecewise: boundaries must be a sequence, got 5"),
+    (lambda: schedules.Piecewise([3], np.array(0.1)), TypeError, "Piecewise: rates must be a sequence"),
     (lambda: schedules.ReduceOnPlateau(0.1, factor=1.0), ValueError, "ReduceOnPlateau: factor must be"),
+    (lambda: schedules.Warmup(schedules.ReduceOnPlateau(0.1), 5), ValueError, "Warmup: schedule: ReduceOnPlateau"),
+    (lambda: schedules.Sequence([(schedules.ReduceOnPlateau(0.1), None)]), ValueError, "parts.0.: ReduceOnPlateau"),
+    (lambda: schedules.ReduceOnPlateau(schedules.ReduceOnPlateau(0.1)), ValueError, "ReduceOnPlateau: lr"),
     (lambda: fastbp.SGD(schedules.Constant(float("nan"))), ValueError, "Constant: lr"),
     (lambda: fastbp.SGD("fast"), TypeError, "SGD: lr must be a number"),
     (lambda: fastbp.Adam(betas=(0.9, 1.0)), ValueError, r"Adam: betas\[1\] must be finite and in \[0, 1\)"),
@@ -709,7 +750,9 @@ def test_a_plateau_lowers_the_rate_at_epoch_ends_and_goes_on_in_the_next_call(ba
     (lambda: fastbp.SGD(clip_norm=0), ValueError, "SGD: clip_norm must be finite and above 0"),
     (lambda: fastbp.SGD(average=1), ValueError, "SGD: average"),
     (lambda: fastbp.SGD(accumulate=0), ValueError, "accumulate"),
+    (lambda: fastbp.SGD(accumulate=2**70), ValueError, "accumulate"),
     (lambda: fastbp.SGD(lr_scale=0.5), TypeError, "SGD: lr_scale must be one factor per layer"),
+    (lambda: fastbp.SGD(lr_scale=np.array(1.0)), TypeError, "SGD: lr_scale must be one factor per layer"),
     (lambda: fastbp.SGD(lr_scale=(1, -1)), ValueError, r"SGD: lr_scale\[1\]"),
     (lambda: fastbp.LBFGS(gtol=-1), ValueError, "LBFGS: gtol"),
     (lambda: fastbp.LBFGS(2.5), TypeError, "LBFGS: history"),
@@ -825,3 +868,17 @@ def test_lbfgs_is_left_with_a_finished_iteration(backend):
     assert twin.flatten().tobytes() == net.flatten().tobytes() and net.step > 0
     with pytest.raises(ValueError, match="dropout"):
         fastbp.MLP((2, 3, 1), dropout=0.5, backend=backend).fit(X, t, optimizer="lbfgs", steps=3)
+
+
+def test_lbfgs_is_another_family_for_what_comes_before_and_after(backend):
+    """Its iterations are no updates of Adam, and gradients that wait for an update wait in vain."""
+    X, t = np.random.default_rng(1).normal(size=(2, 9, 3))
+    rule, net = fastbp.Adam(accumulate=3), fastbp.MLP((3, 4, 3), seed=0, backend=backend)
+    for _ in range(4):
+        net.train_step(X, t, optimizer=rule)
+    net.fit(X, t, optimizer="lbfgs", steps=1)
+    fresh = fastbp.MLP((3, 4, 3), seed=0, backend=backend)
+    fresh.unflatten(net.flatten())
+    for _ in range(5):
+        assert net.train_step(X, t, optimizer=rule) == fresh.train_step(X, t, optimizer=rule)
+    assert net.flatten().tobytes() == fresh.flatten().tobytes()

@@ -193,6 +193,11 @@ def test_metrics_are_what_a_hand_computes():
     assert of("accuracy", yes, np.array([[-1.0], [0.2], [-0.1], [0.4]]), loss=bce) == 2 / 4  # logits: above 0
     assert of("accuracy", yes, np.array([[0.4], [0.6], [0.1], [0.4]]), loss=mse) == 3 / 4  # above one half
     assert of("accuracy", np.eye(2), np.array([[1.0, 1], [-1, 1]]), loss=bce) == 3 / 4  # each output by itself
+    pairs = fastbp.losses.TABLE["gaussian_nll"]  # means and log-variances: the means are compared
+    for name in ("mae", "rmse", "r2"):
+        assert of(name, y, np.hstack([a, a + 9]), loss=pairs) == of(name, y, a, loss=mse)
+    with pytest.raises(ValueError, match="metrics: 'accuracy' compares classes, and 'gaussian_nll' has none"):
+        of("accuracy", y, np.hstack([a, a]), loss=pairs)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -226,7 +226,8 @@ class Program:
                 view[i][...] = values[name]
             if p.ndim == 2 and np.isfinite(rule.max_norm):
                 norm = np.sqrt((p * p).sum(axis=0))
-                p *= np.where(norm > rule.max_norm, rule.max_norm / norm, 1).astype(p.dtype)
+                bound = rule.max_norm + (norm - norm)  # NaN where the norm overflows: 0 would pass for a right answer
+                p *= np.where(norm > rule.max_norm, bound / norm, 1).astype(p.dtype)
             if rule.average is not None:
                 mean = views[1 + len(row.state)][i]
                 mean += spec.dtype.type(1 - spec.dtype.type(rule.decay)) * (p - mean)

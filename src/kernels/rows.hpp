@@ -86,7 +86,7 @@ template <class T> static void limit_norms(T* weight, idx ldw, idx in, idx out, 
   typedef Vec<T> V;
   const auto factor = [&](V sum) {
     const V norm = SQRT(sum), bound = splat<V>(most);
-    return WHERE(norm > bound, bound / norm, R<V>(1));
+    return WHERE(norm > bound, (bound + (sum - sum)) / norm, R<V>(1));   // NaN where the sum overflows, not 0
   };
   if (transposed) {
     for (T* row = weight; row < weight + out * ldw; row += ldw) {
