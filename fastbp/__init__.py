@@ -7,7 +7,8 @@ from fastbp.mlp import MLP
 from fastbp.optimizers import SGD
 from fastbp.threads import register as _register
 
-__all__ = ["MLP", "SGD", "History", "NonFiniteError", "backend", "ops", "set_backend", "show_config"]
+_OWN = ("Activation", "Loss", "Optimizer", "activation", "loss")  # of fastbp.own
+__all__ = ["MLP", "SGD", "History", "NonFiniteError", "backend", "ops", "set_backend", "show_config", *_OWN]
 
 _register()
 
@@ -18,6 +19,8 @@ def __getattr__(name: str) -> object:
 
     if name == "ops":
         return importlib.import_module("fastbp.ops")
+    if name in _OWN:
+        return getattr(importlib.import_module("fastbp.own"), name)
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("fastbp")
     raise AttributeError(f"module 'fastbp' has no attribute {name!r}")

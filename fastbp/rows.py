@@ -16,12 +16,15 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from typing import TypeAlias
 
 import numpy as np
 
 VOCABULARY = {  # word -> number of arguments; MAX and MIN propagate NaN as numpy.maximum does
     "EXP": 1, "EXPM1": 1, "LOG": 1, "LOG1P": 1, "TANH": 1, "SQRT": 1, "ABS": 1, "MAX": 2, "MIN": 2, "WHERE": 3,
 }
+# Words that a row brings along: a user's functions of one number each, or of two.
+Words: TypeAlias = tuple[tuple[str, Callable[..., float]], ...]
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.USub)
 _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
@@ -29,8 +32,9 @@ _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 class _Renderer(ast.NodeTransformer):
     """Walks one expression: refuses what is not in the vocabulary, wraps each number in R()."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], words: Words) -> None:
         self.names = frozenset(names)
+        self.words = VOCABULARY | {word: n_arguments(function) for word, function in words}
         self.used: set[str] = set()
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
@@ -56,15 +60,15 @@ class _Renderer(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         word = node.func.id if isinstance(node.func, ast.Name) else None
-        if word not in VOCABULARY:
-            raise ValueError(f"{ast.unparse(node.func)} is not one of {', '.join(VOCABULARY)}")
-        if len(node.args) != VOCABULARY[word] or node.keywords:
-            raise ValueError(f"{word} takes {VOCABULARY[word]} argument(s)")
+        if word not in self.words:
+            raise ValueError(f"{ast.unparse(node.func)} is not one of {', '.join(self.words)}")
+        if len(node.args) != self.words[word] or node.keywords:
+            raise ValueError(f"{word} takes {self.words[word]} argument(s)")
         node.args = [self.visit(argument) for argument in node.args]
         return node
 
 
-def render(expression: str, names: Iterable[str]) -> tuple[str, frozenset[str]]:
+def render(expression: str, names: Iterable[str], words: Words = ()) -> tuple[str, frozenset[str]]:
     """Check one expression and give its shared text.
 
     Parameters
@@ -73,6 +77,8 @@ def render(expression: str, names: Iterable[str]) -> tuple[str, frozenset[str]]:
         For example ``"WHERE(z > 0, z, EXPM1(z))"``.
     names : iterable of str
         The variables that it may use.
+    words : tuple of (word, function)
+        What it may call beside the vocabulary.
 
     Returns
     -------
@@ -86,7 +92,7 @@ def render(expression: str, names: Iterable[str]) -> tuple[str, frozenset[str]]:
     ValueError
         The expression does not parse or leaves the vocabulary.
     """
-    renderer = _Renderer(names)
+    renderer = _Renderer(names, words)
     try:
         tree = renderer.visit(ast.parse(expression, mode="eval"))
     except (SyntaxError, ValueError) as error:
@@ -94,17 +100,34 @@ def render(expression: str, names: Iterable[str]) -> tuple[str, frozenset[str]]:
     return ast.unparse(ast.fix_missing_locations(tree)), frozenset(renderer.used)
 
 
-_NUMPY_WORDS = {
+WORDS = {  # over NumPy arrays
     "EXP": np.exp, "EXPM1": np.expm1, "LOG": np.log, "LOG1P": np.log1p, "TANH": np.tanh, "SQRT": np.sqrt,
     "ABS": np.abs, "MAX": np.maximum, "MIN": np.minimum, "WHERE": np.where,
-    "R": float,  # a Python float takes the dtype of the array beside it
 }  # fmt: skip
 
 
+def n_arguments(function: Callable[..., float]) -> int:
+    return function.__code__.co_argcount
+
+
+def _over_arrays(function: Callable[..., float]) -> Callable[..., np.ndarray]:
+    """A function of numbers, element by element. What `math` refuses is NaN, as it is in compiled code."""
+
+    def one(*numbers: float) -> float:
+        try:
+            return function(*numbers)
+        except (ArithmeticError, ValueError):
+            return float("nan")
+
+    each = np.frompyfunc(one, n_arguments(function), 1)
+    return lambda *arrays: np.asarray(each(*arrays)).astype(np.result_type(*arrays, np.float16))
+
+
 @cache
-def function(text: str, names: tuple[str, ...]) -> Callable[..., np.ndarray]:
+def function(text: str, names: tuple[str, ...], words: Words = ()) -> Callable[..., np.ndarray]:
     """A rendered expression as a function of its names, over NumPy arrays."""
-    return eval(f"lambda {', '.join(names)}: {text}", dict(_NUMPY_WORDS))  # nothing but the vocabulary passes `render`
+    known = WORDS | {"R": float} | {word: _over_arrays(own) for word, own in words}
+    return eval(f"lambda {', '.join(names)}: {text}", known)  # nothing but the vocabulary passes `render`
 
 
 @dataclass(frozen=True)
@@ -121,29 +144,32 @@ class Activation:
         backward pass is read off the names: where only ``a`` appears, ``z`` is never stored.
     pinned : tuple of (z, a, da/dz)
         Values from outside (see `fastbp.activations`).
+    words : tuple of (word, function)
+        Functions of numbers that the expressions call beside the vocabulary: a user's, see `fastbp.own`.
     """
 
     name: str
     forward: str
     backward: str
     pinned: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
+    words: Words = field(default=(), repr=False)
 
     @cached_property
     def forward_text(self) -> str:
-        return render(self.forward, ["z"])[0]
+        return render(self.forward, ["z"], self.words)[0]
 
     @cached_property
     def backward_text(self) -> str:
-        return render(self.backward, ["g", "a", "z"])[0]
+        return render(self.backward, ["g", "a", "z"], self.words)[0]
 
     @cached_property
     def keeps_z(self) -> bool:
-        return "z" in render(self.backward, ["g", "a", "z"])[1]
+        return "z" in render(self.backward, ["g", "a", "z"], self.words)[1]
 
     @cached_property
     def dead_at_zero(self) -> bool:
         """Whether the derivative is 0 wherever the output is 0, read off the row."""
-        return not self.keeps_z and bool(function(self.backward_text, ("g", "a"))(g=1.0, a=0.0) == 0)
+        return not self.keeps_z and bool(function(self.backward_text, ("g", "a"), self.words)(1.0, 0.0) == 0)
 
     @property
     def is_identity(self) -> bool:
@@ -171,6 +197,8 @@ class Loss:
         What a target may be, both ends included.
     pinned : tuple of (z row, t row, loss, gradient row)
         Values from outside for one sample.
+    words : tuple of (word, function)
+        As for `Activation`.
     """
 
     name: str
@@ -182,6 +210,7 @@ class Loss:
     labels: bool = False
     domain: tuple[float, float] = (-float("inf"), float("inf"))
     pinned: tuple[tuple[Sequence[float], Sequence[float], float, Sequence[float]], ...] = field(default=(), repr=False)
+    words: Words = field(default=(), repr=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -189,11 +218,11 @@ class Loss:
 
     @cached_property
     def value_text(self) -> str:
-        return render(self.value, self.names)[0]
+        return render(self.value, self.names, self.words)[0]
 
     @cached_property
     def grad_text(self) -> str:
-        return render(self.grad, self.names)[0]
+        return render(self.grad, self.names, self.words)[0]
 
     def scale(self, out_features: int) -> float:
         """The factor of one row's sum over outputs."""

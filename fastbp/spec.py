@@ -18,7 +18,7 @@ import numpy as np
 
 from fastbp import activations, initializers, losses, optimizers
 from fastbp.errors import unknown_name
-from fastbp.rows import Activation, Loss
+from fastbp.rows import Activation, Loss, Optimizer
 
 NARROW_OUTPUTS = 4  # an output layer of at most this many is kept transposed; src/engine.hpp says the same
 LINE = 64  # bytes of a cache line: rows of owned matrices fill whole lines
@@ -207,7 +207,9 @@ def loss(value: Any, spec: Spec) -> Loss:
 def optimizer(value: Any) -> optimizers.SGD:
     if isinstance(value, str):
         return optimizers.BY_NAME[choice("optimizer", value, optimizers.BY_NAME)]()
-    if not isinstance(value, tuple(optimizers.BY_NAME.values())):
+    if isinstance(value, Optimizer):
+        raise TypeError(f"optimizer {value.name!r} is a rule without its numbers: call it, as in {value.name}(lr=0.01)")
+    if not isinstance(getattr(value, "row", None), Optimizer):
         known = ", ".join(kind.__name__ for kind in optimizers.BY_NAME.values())
         raise TypeError(f"optimizer must be a name or one of {known}, got {value!r}")
     return value

@@ -12,7 +12,7 @@ from pathlib import Path
 LAYERS = (  # from the bottom up
     "errors rows order figures",
     "activations losses optimizers initializers history",
-    "spec",
+    "spec own",
     "backends",
     "threads",
     "config",

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def _forward(row, z):
-    return function(row.forward_text, ("z",))(z)
+    return function(row.forward_text, ("z",), row.words)(z)
 
 
 def _backward(row, g, a, z):
     # WHERE with a constant on one side may widen the dtype
-    return function(row.backward_text, ("g", "a", "z"))(g, a, z).astype(g.dtype, copy=False)
+    return function(row.backward_text, ("g", "a", "z"), row.words)(g, a, z).astype(g.dtype, copy=False)
 
 
 def _loss_terms(row, z, t):
@@ -34,7 +34,7 @@ def _loss_terms(row, z, t):
         arguments = (z, t, lse)
     else:
         arguments = (z, t)
-    return function(row.value_text, row.names)(*arguments), function(row.grad_text, row.names)(*arguments)
+    return tuple(function(text, row.names, row.words)(*arguments) for text in (row.value_text, row.grad_text))
 
 
 _quiet = np.errstate(all="ignore")  # overflow is looked for, not warned about
