@@ -351,7 +351,6 @@ class Optimizer(rows.Optimizer):
     state: tuple[str, ...] = ()
     scalars: tuple[str, ...] = ("lr",)
     update: tuple[tuple[str, str], ...] = ()
-    words: rows.Words = ()
 
     def __post_init__(self) -> None:
         families = {row.family for row in optimizers.TABLE.values()}

@@ -110,7 +110,7 @@ def n_arguments(function: Callable[..., float]) -> int:
     return function.__code__.co_argcount
 
 
-def _over_arrays(function: Callable[..., float]) -> Callable[..., np.ndarray]:
+def over_arrays(function: Callable[..., float]) -> Callable[..., np.ndarray]:
     """A function of numbers, element by element. What `math` refuses is NaN, as it is in compiled code."""
 
     def one(*numbers: float) -> float:
@@ -126,7 +126,7 @@ def _over_arrays(function: Callable[..., float]) -> Callable[..., np.ndarray]:
 @cache
 def function(text: str, names: tuple[str, ...], words: Words = ()) -> Callable[..., np.ndarray]:
     """A rendered expression as a function of its names, over NumPy arrays."""
-    known = WORDS | {"R": float} | {word: _over_arrays(own) for word, own in words}
+    known = WORDS | {"R": float} | {word: over_arrays(own) for word, own in words}
     return eval(f"lambda {', '.join(names)}: {text}", known)  # nothing but the vocabulary passes `render`
 
 

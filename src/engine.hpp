@@ -23,6 +23,14 @@ template <class T> using BackwardRow = void (*)(T* delta, const T* a, const T* z
 template <class T> using UpdateRow = void (*)(T* p, T* const* slots, idx ld, const T* g, idx ldg, idx rows, idx cols,
                                               const T* scalars);
 
+// A user's own loss, pointwise: value and grad of n elements, whole vectors at a time. See src/own.hpp.
+template <class T> using OwnLossRow = void (*)(const T* z, const T* t, const T* lse, T* value, T* grad, idx n);
+template <class T> struct OwnLoss {
+  OwnLossRow<T> row;
+  bool uses_lse;
+  T* scratch;             // five times the outputs of a batch, each to the end of the widest vector
+};
+
 // Returns the sum over samples of share * (sum over outputs of the loss); grad = share * its derivative.
 template <class T> struct Loss {
   idx rows, cols;         // samples, outputs
@@ -32,6 +40,7 @@ template <class T> struct Loss {
   const int32_t* label;   // (rows,)
   const double* share;    // (rows,) and zeros to the end of the vector
   T* grad;                // null: not wanted
+  const OwnLoss<T>* own;  // null for a row of the tables
 };
 template <class T> using LossRow = double (*)(const Loss<T>& loss);
 
@@ -117,6 +126,7 @@ template <class T> struct TinyBatches {           // `steps` batches of `rows` r
   bool stop_on_loss;
   T* products;                                  // (n_params to a whole vector, lanes): scratch
   T* gradient;                                  // (n_params to a whole vector): scratch
+  const OwnLoss<T>* own_loss;
 };
 template <class T> using TinyKernel = idx (*)(const TinyBatches<T>& run, double* losses);
 
@@ -141,6 +151,8 @@ template <class T> struct Kernels {
   const ActivationKernels<T>* activation;       // these three are indexed as the tables of fastbp/
   const LossRow<T>* loss;
   const OptimizerKernels<T>* optimizer;
+  ActivationKernels<T> called_activation;       // the kernels of a user's own rows, which are called: their row
+  OptimizerKernels<T> called_optimizer;         // functions are null here
 };
 
 struct Isa {

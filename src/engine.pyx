@@ -61,12 +61,15 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         idx out, ldw, weight, bias
         cbool transposed
         int activation
+        uintptr_t own_forward, own_backward
         cbool keeps_z, skips_zeros
     cdef struct Shape:
         const LayerShape* layers
         int n_layers
         idx batch
         int loss
+        uintptr_t own_loss
+        cbool own_loss_uses_lse
         double loss_scale
         int optimizer
         cbool fused
@@ -80,6 +83,7 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         idx stride
     cdef struct Rule:
         int row
+        uintptr_t own
         void* slots[4]
         Scalar scalars[8]
         int n_scalars
@@ -266,27 +270,29 @@ cdef class Program:
     cdef readonly object plan
     cdef readonly cnp.ndarray params
     cdef dict optimizer_index
+    cdef object own_rows                    # keeps what the addresses of a user's rows point to
     cdef size_t n_layers
 
     def __cinit__(self, plan, cnp.ndarray params, isa, list layers, int loss, double loss_scale,
-                  dict optimizer_index):
+                  dict optimizer_index, own_rows, tuple own_loss):
         cdef vector[LayerShape] shapes
         cdef LayerShape one
-        for one.in_, one.out, one.ldw, one.transposed, one.weight, one.bias, one.activation, one.keeps_z, \
-                one.skips_zeros in layers:
+        for one.in_, one.out, one.ldw, one.transposed, one.weight, one.bias, one.activation, one.own_forward, \
+                one.own_backward, one.keeps_z, one.skips_zeros in layers:
             shapes.push_back(one)
         cdef Shape shape
         shape.layers = shapes.data()
         shape.n_layers = <int> shapes.size()
         shape.batch = plan.batch
         shape.loss = loss
+        shape.own_loss, shape.own_loss_uses_lse = own_loss
         shape.loss_scale = loss_scale
         shape.optimizer = -1
         shape.fused = plan.fused
         shape.n_threads, shape.gated = plan.n_threads, plan.gated
         self.plan = plan
         self.params = params
-        self.optimizer_index = optimizer_index
+        self.optimizer_index, self.own_rows = optimizer_index, own_rows
         self.n_layers = shapes.size()
         self.program = make_program(find_isa(isa)[0], <int> cnp.PyArray_ITEMSIZE(params), shape, data_of(params))
 
@@ -297,7 +303,8 @@ cdef class Program:
         cdef Rule rule
         cdef cnp.ndarray a
         cdef int k
-        rule.row = self.optimizer_index[row.name]
+        rule.row = self.optimizer_index.get(row, -1)
+        rule.own = 0 if rule.row >= 0 else self.own_rows.update(row)
         for k in range(4):
             rule.slots[k] = NULL
         for k in range(len(slots)):

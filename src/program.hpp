@@ -16,6 +16,7 @@ struct LayerShape {
   bool transposed;        // weight, activations and deltas: the NARROW family
   idx weight, bias;       // offsets in the parameter buffer, in elements; bias -1 where there is none
   int activation;         // row of the table, -1 for the identity
+  uintptr_t own_forward, own_backward;   // row functions of a user's own activation, or 0
   bool keeps_z;
   bool skips_zeros;       // an input of exactly 0 moves neither output nor, at its row of the weight, anything back
 };
@@ -25,6 +26,8 @@ struct Shape {
   int n_layers;
   idx batch;              // rows that the workspace holds
   int loss;               // row of the table, -1 where there is none
+  uintptr_t own_loss;     // an OwnLossRow instead, or 0
+  bool own_loss_uses_lse;
   double loss_scale;      // of one row's sum over outputs
   int optimizer;          // row of the table, -1 where there is none
   bool fused;
@@ -39,6 +42,7 @@ struct Scalar {           // a number of each step; stride 0 where it is constan
 
 struct Rule {             // an optimizer's row with what it works on
   int row;
+  uintptr_t own;          // an UpdateRow instead, or 0
   void* slots[MAX_SLOTS]; // whole buffers in the layout of the parameters, or null
   Scalar scalars[MAX_SCALARS];
   int n_scalars;

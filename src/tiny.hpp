@@ -4,13 +4,14 @@
 #include <vector>
 
 #include "memory.hpp"
-#include "program.hpp"
+#include "own.hpp"
 
 namespace fbp {
 
 // An optimizer's rule at one step.
 template <class T> struct Step {
   const OptimizerKernels<T>* row;
+  OptimizerKernels<T> own;   // what `row` points to for a user's own rule
   T* slots[MAX_SLOTS];   // whole buffers in the layout of the parameters, or null
   T scalars[MAX_SCALARS];
 };
@@ -34,7 +35,7 @@ class Shares {
 template <class T> class Tiny {
  public:
   static bool suits(const Shape& shape);
-  Tiny(const Kernels<T>& kernels, const Shape& shape);
+  Tiny(const Kernels<T>& kernels, const Shape& shape, LossRow<T> loss, const OwnLoss<T>* own_loss);
   void enter(const T* params, T* const* slots);
   void leave(T* params, T* const* slots) const;
   // Makes sure that the batch of `rows` rows from row `start` on, in `order` where there is one, lies ready, and gives
@@ -51,6 +52,7 @@ template <class T> class Tiny {
 
   const Kernels<T>& kernels_;
   const LossRow<T> loss_row_;
+  const OwnLoss<T>* const own_loss_;
   const std::vector<LayerShape> shapes_;
   idx n_params_, ld_;                   // ld_: of the group's transposed rows
   Buffer<T> params_, slots_[MAX_SLOTS], gradient_, products_, units_, x_, t_;

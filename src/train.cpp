@@ -107,6 +107,8 @@ template <class T> class Network final : public Program {
 
   const Kernels<T>& kernels_;
   T* const params_;
+  Buffer<T> own_loss_scratch_;
+  const OwnLoss<T> own_loss_;
   const LossRow<T> loss_row_;       // null where the plan has no loss
   const bool fused_, gated_;
   const int n_threads_;
@@ -130,7 +132,9 @@ template <class T> class Network final : public Program {
 template <class T>
 Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     : kernels_(kernels_of<T>(isa)), params_(params),
-      loss_row_(shape.loss < 0 ? nullptr : kernels_.loss[shape.loss]), fused_(shape.fused), gated_(shape.gated),
+      own_loss_scratch_(shape.own_loss ? 5 * own_loss_part(shape.batch, shape.layers[shape.n_layers - 1].out) : 0),
+      own_loss_{reinterpret_cast<OwnLossRow<T>>(shape.own_loss), shape.own_loss_uses_lse, own_loss_scratch_.data()},
+      loss_row_(shape.own_loss ? own_loss_row<T> : shape.loss < 0 ? nullptr : kernels_.loss[shape.loss]), fused_(shape.fused), gated_(shape.gated),
       n_threads_(std::min<int>(shape.n_threads, MAX_THREADS)),
       ld_input_(padded<T>(shape.layers[0].in)),
       gathered_(shape.batch * ld_input_), shares_(shape.batch, shape.loss_scale) {
@@ -141,7 +145,7 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     const idx ld = padded<T>(s.transposed ? shape.batch : s.out);
     const size_t size = static_cast<size_t>(s.transposed ? s.out : shape.batch) * ld;
     layers_.push_back({s, params + s.weight, s.bias < 0 ? nullptr : params + s.bias,
-                       s.activation < 0 ? kernels_.identity : kernels_.activation[s.activation],
+                       activation_of(kernels_, s),
                        ld, Buffer<T>(s.keeps_z ? size : 0), Buffer<T>(size), Buffer<T>(size), Buffer<int32_t>(s.in),
                        Buffer<T>(s.transposed ? 0 : (s.in + SINGLE_INPUTS - 1) / SINGLE_INPUTS * ld),
                        DIRECT, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}});
@@ -151,12 +155,12 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
   for (const Layer<T>& l : layers_) most_parts = std::max(most_parts, share_backward(l, DIRECT, shape.batch).parts);
   ld_panel_ = most_out * kernels_.panel_columns;
   panels_ = Buffer<T>(most_parts * ld_panel_);
-  if (shape.loss >= 0) {
+  if (loss_row_) {
     target_ = Buffer<T>(layers_.back().a.size());
     label_ = Buffer<int32_t>(shape.batch);
   }
   if (!shape.fused) grads_ = Buffer<T>(n_params);
-  if (Tiny<T>::suits(shape)) tiny_.reset(new Tiny<T>(kernels_, shape));
+  if (Tiny<T>::suits(shape)) tiny_.reset(new Tiny<T>(kernels_, shape, loss_row_, &own_loss_));
 }
 
 // ------------------------------------------------------------------ many steps
@@ -245,7 +249,11 @@ idx Network<T>::train_batch(const Data& data, idx start, const uint32_t* order, 
 }
 
 template <class T> void Network<T>::set_step(const Rule& rule, idx k, Step<T>& step) const {
-  step.row = &kernels_.optimizer[rule.row];
+  step.row = rule.own ? &step.own : &kernels_.optimizer[rule.row];
+  if (rule.own) {
+    step.own = kernels_.called_optimizer;
+    step.own.update = reinterpret_cast<UpdateRow<T>>(rule.own);
+  }
   for (int s = 0; s < MAX_SLOTS; s++) step.slots[s] = static_cast<T*>(rule.slots[s]);
   set_scalars(rule, k, step);
 }
@@ -299,7 +307,7 @@ double Network<T>::batch_loss(const Source& y, bool is_label, const double* weig
   const double* share = shares_.of(weight, start, order, rows_, total);
   return loss_row_({rows_, last.shape.out, last.shape.transposed, last.a.data(), last.ld,
                                      is_label ? nullptr : target_.data(), last.ld, label_.data(), share,
-                                     gradient ? last.delta.data() : nullptr});
+                                     gradient ? last.delta.data() : nullptr, &own_loss_});
 }
 
 // For rows_ rows; the input is not bound, it moves with each batch.

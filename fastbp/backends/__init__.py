@@ -7,6 +7,7 @@ batch. Programs are not shared between threads; `fastbp.plan.Programs` hands the
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import operator
 from collections import deque
 from collections.abc import Callable
@@ -165,13 +166,14 @@ def assign(arrays: list[np.ndarray], values: list[Any]) -> None:
 class _Row:
     module: str
     dtypes: tuple[str, ...] | None  # None: every floating-point dtype
-    tables_only: bool  # serves the rows of the tables, not a user's own
+    needs_numba: str  # "always", for "own rows", which the tables do not hold, or "never"
     what: str
 
 
 _TABLE = {  # in the order in which "auto" takes them
-    "cython": _Row("fastbp.backends.compiled", ("float32", "float64"), True, "C++ kernels through Cython"),
-    "reference": _Row("fastbp.backends.reference", None, False, "NumPy, the oracle of the tests"),
+    "cython": _Row("fastbp.backends.compiled", ("float32", "float64"), "own rows", "C++ kernels through Cython"),
+    "reference": _Row("fastbp.backends.reference", None, "never", "NumPy, the oracle of the tests"),
+    "numba": _Row("fastbp.backends.jit", ("float32", "float64"), "always", "compiled for the network at hand by Numba"),
 }
 NAMES = tuple(_TABLE)
 
@@ -190,7 +192,14 @@ def missing(name: str) -> str | None:
     """Why a backend cannot be used here, or None."""
     if name == "cython" and engine() is None:
         return "the extension fastbp._engine was not built"
+    if _TABLE[name].needs_numba == "always" and not has_numba():
+        return "Numba is not installed: pip install fastbp[numba]"
     return None
+
+
+def has_numba() -> bool:
+    """Whether Numba can be imported; it is not imported for that."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def describe(name: str) -> str:
@@ -204,8 +213,9 @@ def _refusal(name: str, dtype: np.dtype, own_rows: list[str]) -> str | None:
     row = _TABLE[name]
     if row.dtypes is not None and dtype.name not in row.dtypes:
         return missing(name) or f"it lacks dtype {dtype}"
-    if row.tables_only and own_rows:
-        return missing(name) or f"it has no kernel for {', '.join(map(repr, own_rows))}, which the tables do not hold"
+    if row.needs_numba == "own rows" and own_rows and not has_numba():
+        what = f"it needs Numba for {', '.join(map(repr, own_rows))}, which the tables do not hold"
+        return missing(name) or f"{what}: pip install fastbp[numba]"
     return missing(name)
 
 

@@ -16,11 +16,12 @@ from collections.abc import Callable
 
 import numpy as np
 from llvmlite import binding, ir
-from numba.core import cgutils, types
+from numba import carray, njit  # noqa: F401 - carray is for generated code
+from numba.core import cgutils, config, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, models, overload, register_jitable, register_model
 
-from fastbp.rows import VOCABULARY, WORDS
+from fastbp.rows import VOCABULARY, WORDS, n_arguments, over_arrays
 
 _FLAGS = ("contract",)  # multiplications and additions may be fused; NaN, infinities and -0 stay what they are
 _FEATURES = binding.get_host_cpu_features()
@@ -278,6 +279,15 @@ def _(context, builder, sig, args):
     return args[0] if sig[0] == sig[1] else builder.fptrunc(args[0], context.get_value_type(sig[0]))
 
 
+def lanes_of(vector: np.ndarray) -> int:
+    return len(vector)
+
+
+@_known(lanes_of, Vector, gives=lambda v: types.intp)
+def _(context, builder, sig, args):
+    return ir.Constant(ir.IntType(64), sig[1].lanes)
+
+
 def one_lane(vector: np.ndarray, k: int) -> float:
     return vector[k]
 
@@ -298,6 +308,27 @@ def with_lane(vector: np.ndarray, k: int, number: float) -> np.ndarray:
 def _(context, builder, sig, args):
     number = context.cast(builder, args[2], types.unliteral(sig[3]), sig[0].element)
     return builder.insert_element(args[0], number, args[1])
+
+
+def over_lanes(function: Callable[..., float]) -> Callable:
+    """A user's function of one or two numbers, as one of vectors."""
+    one = njit(error_model="numpy")(function)
+
+    def each(x):
+        y = x
+        for k in range(lanes_of(x)):
+            y = with_lane(y, k, one(one_lane(x, k)))
+        return y
+
+    def each_pair(x, t):
+        y = x
+        for k in range(lanes_of(x)):
+            y = with_lane(y, k, one(one_lane(x, k), one_lane(t, k)))
+        return y
+
+    if config.DISABLE_JIT:
+        return over_arrays(function)
+    return register_jitable(each if n_arguments(function) == 1 else each_pair)
 
 
 # ------------------------------------------------------------------ words without a series

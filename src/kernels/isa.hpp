@@ -69,7 +69,9 @@ template <class T> constexpr Kernels<T> kernels() {
           {nullptr, nullptr, FBP_ACTIVATION_KERNELS(activation_identity)},
           Tables<T>::activation,
           Tables<T>::loss,
-          Tables<T>::optimizer};
+          Tables<T>::optimizer,
+          {nullptr, nullptr, FBP_ACTIVATION_KERNELS(ByCall)},
+          {nullptr, FBP_OPTIMIZER_KERNELS(ByCall)}};
 }
 }  // namespace
 

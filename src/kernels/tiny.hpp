@@ -61,7 +61,7 @@ template <class T, class Row> static idx tiny_train(const TinyBatches<T>& run, d
   const TinyLayer<T>*first_layer = run.layers, *last = run.layers + run.n_layers - 1;
   const auto width = [](const TinyLayer<T>& layer) { return &tiny_widths<T>::table[layer.out - 1]; };
   T *const params = run.params, *const products = run.products;
-  Loss<T> loss{0, last->out, true, last->a, lanes<T>, run.t, run.ldt, run.label, nullptr, last->delta};
+  Loss<T> loss{0, last->out, true, last->a, lanes<T>, run.t, run.ldt, run.label, nullptr, last->delta, run.own_loss};
   V scalar[MAX_SCALARS];
   if constexpr (inlined<Row>) FBP_UNROLL for (int s = 0; s < Row::scalars; s++) scalar[s] = splat<V>(run.scalars[s]);
   alignas(64) T masked[TINY_WIDTH * lanes<T>];
