@@ -31,6 +31,7 @@ from numba.core.ccallback import CFunc
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 from numba.core.typing.ctypes_utils import to_ctypes
+from numba.extending import register_jitable
 
 from fastbp.backends import lanes
 from fastbp.rows import Words
@@ -107,13 +108,22 @@ class _Disk(_Cache):
             pass
 
 
-def module(text: str, words: Words = ()) -> python_types.ModuleType:
-    """Source as a module, in which the words of `fastbp.backends.lanes` are known and `words` beside them."""
+def module(text: str, words: Words = (), *more: python_types.ModuleType) -> python_types.ModuleType:
+    """Source as a module, in which the names of `fastbp.backends.lanes` are known, of `more`, and `words`.
+
+    Its functions know one another in compiled code.
+    """
     made = python_types.ModuleType(f"fastbp_generated_{hashlib.sha256(text.encode()).hexdigest()[:16]}")
-    vars(made).update({name: value for name, value in vars(lanes).items() if not name.startswith("_")})
+    for known in (lanes, *more):
+        vars(made).update({name: value for name, value in vars(known).items() if not name.startswith("_")})
+    own = set(vars(made))
     vars(made).update({word: lanes.over_lanes(function) for word, function in words})
     made.source, made.words = text, words
     exec(compile(text, f"<{made.__name__}>", "exec"), vars(made))
+    if compiles:
+        for name in set(vars(made)) - own:
+            if isinstance(getattr(made, name), python_types.FunctionType):
+                register_jitable(getattr(made, name))
     sys.modules.setdefault(made.__name__, made)  # where code from the disk looks for it
     return made
 

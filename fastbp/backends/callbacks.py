@@ -5,7 +5,6 @@ src/engine.hpp. There is no compiler on the user's machine, and there need be no
 from __future__ import annotations
 
 import functools
-import re
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numba.core import types
 from numba.core.typing import signature
 
 from fastbp.backends import cache, lanes
+from fastbp.backends.generate import filled, plain, scalar_lines, update_lines
 from fastbp.rows import Activation, Loss, Optimizer
 
 _FORWARD = """
@@ -35,17 +35,17 @@ def backward(delta_at, a_at, z_at, ld, rows, cols):
 """
 _UPDATE = """
 def update(p_at, slots_at, ld, g_at, ldg, rows, cols, scalars_at):
-    n = (rows - 1) * ld + (cols + {lanes} - 1) // {lanes} * {lanes}
-    p_array = carray(p_at, (n,))
-    g_array = carray(g_at, ((rows - 1) * ldg + (cols + {lanes} - 1) // {lanes} * {lanes},))
-    {slots}
+    width = (cols + {lanes} - 1) // {lanes} * {lanes}
+    n = (rows - 1) * ld + width
+    params, grads = carray(p_at, (n,)), carray(g_at, ((rows - 1) * ldg + width,))
+    slots, scalars = ({slots}), carray(scalars_at, ({n_scalars},))
     {scalars}
     for m in range(rows):
         for k in range(0, cols, {lanes}):
             at = m * ld + k
-            p, g = load(p_array, at, {lanes}), load(g_array, m * ldg + k, {lanes})
-            {update}
-            store(p_array, at, like(p, g))
+            p, g = load(params, at, {lanes}), load(grads, m * ldg + k, {lanes})
+            {lines}
+            store(params, at, p)
 """
 _LOSS = """
 def each(z_at, t_at, lse_at, value_at, grad_at, n):
@@ -56,18 +56,6 @@ def each(z_at, t_at, lse_at, value_at, grad_at, n):
         store(value_array, at, like({value}, z))
         store(grad_array, at, like({grad}, z))
 """
-
-
-def plain(text: str) -> str:
-    """A rendered expression with its numbers as they are: beside a vector they take its type."""
-    return re.sub(r"\bR\(([^()]*)\)", r"(\1)", text)
-
-
-def update_lines(row: Optimizer, slot_at: str) -> list[str]:
-    """The assignments of a rule on vectors p and g, and on slots that are loaded and stored at an index."""
-    loads = [f"{name} = load({name}_array, {slot_at}, LANES)" for name in row.state]
-    stores = [f"store({name}_array, {slot_at}, {name})" for name in row.state]
-    return [*loads, *(f"{target} = like({plain(text)}, g)" for target, text in row.update_text), *stores]
 
 
 @functools.lru_cache(maxsize=256)
@@ -86,10 +74,11 @@ def row_functions(row: Any, dtype: np.dtype) -> tuple[Any, ...]:
         text = _LOSS.format(lanes=n, value=plain(row.value_text), grad=plain(row.grad_text))
         wanted = {"each": types.void(p, p, p, p, p, idx)}
     else:
-        slots = "; ".join(f"{name}_array = carray(slots_at[{k}], (n,))" for k, name in enumerate(row.state)) or "pass"
-        scalars = "; ".join(f"{name} = splat(scalars_at[{k}], {n})" for k, name in enumerate(row.scalars)) or "pass"
-        lines = [line.replace("LANES", str(n)) for line in update_lines(row, "at")]
-        text = _UPDATE.format(lanes=n, slots=slots, scalars=scalars, update="; ".join(lines))
+        slots = "".join(f"carray(slots_at[{k}], (n,)), " for k in range(len(row.state)))
+        text = filled(
+            _UPDATE, lanes=n, slots=slots, n_scalars=len(row.scalars), scalars=scalar_lines(row, n),
+            lines=update_lines(row, n),
+        )  # fmt: skip
         wanted = {"update": types.void(p, types.CPointer(p), idx, p, idx, idx, idx, p)}
     made = cache.module(text, getattr(row, "words", ()))
     return tuple(cache.callback(made, name, signature(sig.return_type, *sig.args)) for name, sig in wanted.items())

@@ -155,9 +155,9 @@ def _(context, builder, sig, args):
 # ------------------------------------------------------------------ memory
 
 
-def load(array: np.ndarray, at: int, lanes: int) -> np.ndarray:
-    """`lanes` elements from index `at` on."""
-    return array[at : at + lanes].copy()
+def load(array: np.ndarray, at: int, lanes: int = 0) -> np.ndarray:
+    """`lanes` elements from index `at` on: as many as the widest vector has, unless told."""
+    return array[at : at + (lanes or VECTOR_BYTES // array.itemsize)].copy()
 
 
 def store(array: np.ndarray, at: int, vector: np.ndarray) -> None:
@@ -169,6 +169,7 @@ def _pointer(context, builder, array_type, array, at):
     return builder.gep(data, [at])
 
 
+@_known(load, types.Array, types.Integer, gives=lambda a, at: Vector(a.dtype, VECTOR_BYTES * 8 // a.dtype.bitwidth))
 @_known(load, types.Array, types.Integer, types.Integer,
         gives=lambda a, at, n: Vector(a.dtype, n.literal_value) if isinstance(n, types.Literal) else None)  # fmt: skip
 def _(context, builder, sig, args):
@@ -230,6 +231,81 @@ for _function, _first in ((evens, 0), (odds, 1)):
         return _every_other(builder, *args, sig[0].lanes, first)
 
 
+def transpose(source: np.ndarray, at: int, ld: int, target: np.ndarray, to: int, ld_to: int, lanes: int = 0) -> None:
+    """A square block of `lanes` rows, its rows `ld` elements apart, into another one as columns."""
+    lanes = lanes or VECTOR_BYTES // source.itemsize
+    for k in range(lanes):
+        target[to + k : to + k + (lanes - 1) * ld_to + 1 : ld_to] = source[at + k * ld : at + k * ld + lanes]
+
+
+@_known(transpose, types.Array, types.Integer, types.Integer, types.Array, types.Integer, types.Integer,
+        gives=lambda *kinds: types.none)  # fmt: skip
+@_known(transpose, types.Array, types.Integer, types.Integer, types.Array, types.Integer, types.Integer, types.Integer,
+        gives=lambda *kinds: types.none if isinstance(kinds[-1], types.Literal) else None)  # fmt: skip
+def _(context, builder, sig, args):
+    int64, lanes = ir.IntType(64), VECTOR_BYTES * 8 // sig[1].dtype.bitwidth
+    if len(sig) > 7:
+        lanes = sig[7].literal_value
+    source, at, ld, target, to, ld_to = args[:6]
+    vector = ir.VectorType(context.get_value_type(sig[1].dtype), lanes)
+
+    def row(array_type, array, first, apart, k):
+        index = builder.add(first, builder.mul(apart, ir.Constant(int64, k)))
+        return builder.bitcast(_pointer(context, builder, array_type, array, index), vector.as_pointer())
+
+    align = sig[1].dtype.bitwidth // 8
+    rows = [builder.load(row(sig[1], source, at, ld, k), align=align) for k in range(lanes)]
+    for _ in range(lanes.bit_length() - 1):
+        pairs = list(zip(rows[::2], rows[1::2]))
+        rows = [_every_other(builder, *pair, lanes, first) for first in (0, 1) for pair in pairs]
+    for k, value in enumerate(rows):
+        builder.store(value, row(sig[4], target, to, ld_to, k), align=align)
+
+
+def weigh(vector: np.ndarray, array: np.ndarray, at: int, ld: int, n: int) -> np.ndarray:
+    """Lane k is the sum over the lanes of `vector` times the k-th of n vectors, `ld` elements apart; others are 0."""
+    sums = np.zeros_like(vector)
+    for k in range(n):
+        sums[k] = total(vector * load(array, at + k * ld, len(vector)))
+    return sums
+
+
+@_known(weigh, Vector, types.Array, types.Integer, types.Integer, types.Integer,
+        gives=lambda v, *kinds: v if isinstance(kinds[-1], types.Literal) else None)  # fmt: skip
+def _(context, builder, sig, args):
+    weight, array, at, ld, _ = args
+    n, lanes = sig[5].literal_value, sig[0].lanes
+    vectors = []
+    for k in range(n):
+        index = builder.add(at, builder.mul(ld, ir.Constant(ir.IntType(64), k)))
+        place = builder.bitcast(_pointer(context, builder, sig[2], array, index), weight.type.as_pointer())
+        value = builder.load(place, align=sig[2].dtype.bitwidth // 8)
+        vectors.append(builder.fmul(weight, value, flags=_FLAGS))
+    nothing = ir.Constant(weight.type, [0.0] * lanes)
+    while lanes > 1:
+        vectors += [nothing] * (len(vectors) % 2)
+        lanes //= 2
+        halves = [vectors[::2], vectors[1::2]] if len(vectors) > 1 else [vectors, [nothing]]
+        vectors = [
+            builder.fadd(*(_every_other(builder, a, b, sig[0].lanes, first) for first in (0, 1)), flags=_FLAGS)
+            for a, b in zip(*halves)
+        ]
+    return vectors[0]
+
+
+def multiply_high(a: int, b: int) -> int:
+    """The upper 64 bits of a product of unsigned integers."""
+    return int(a) * int(b) >> 64
+
+
+@_known(multiply_high, types.Integer, types.Integer, gives=lambda a, b: types.uint64)
+def _(context, builder, sig, args):
+    wide = ir.IntType(128)
+    both = (context.cast(builder, value, given, types.uint64) for value, given in zip(args, sig[1:]))
+    product = builder.mul(*(builder.zext(value, wide) for value in both))
+    return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+
 def total(vector: np.ndarray) -> float:
     """The sum over the lanes, of neighbours first, as the C++ kernels add them up."""
     while len(vector) > 1:
@@ -257,6 +333,16 @@ def _(context, builder, sig, args):
     wide = Vector(types.int64, sig[2].lanes)
     lane = ir.Constant(context.get_value_type(wide), list(range(wide.lanes)))
     return builder.icmp_signed("<", lane, _splat(context, builder, args[0], sig[1], wide))
+
+
+def lane_index(vector: np.ndarray) -> np.ndarray:
+    """0, 1, 2, ... in a vector like the other."""
+    return np.arange(len(vector), dtype=vector.dtype)
+
+
+@_known(lane_index, Vector, gives=lambda v: v)
+def _(context, builder, sig, args):
+    return ir.Constant(args[0].type, [float(k) for k in range(sig[0].lanes)])
 
 
 def wide(vector: np.ndarray) -> np.ndarray:

@@ -1,0 +1,489 @@
+"""The text of a network's kernels, for Numba: plain functions over `fastbp.backends.lanes`, made for its rows.
+
+Two families. `tiles` is for any network: a batch's rows one after the other, products in register tiles, sizes read
+when it runs, so that all networks of the same rows share one compilation. `columns` trains small ones: a sample per
+lane, sizes and offsets in the text, so that the compiler unrolls loops and keeps in registers what fits.
+
+Nothing here knows a row by its name. Parameters lie as `fastbp.spec` lays them out; padding may hold anything.
+"""
+
+from __future__ import annotations
+
+import re
+from textwrap import dedent, indent
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastbp.plan import Plan
+    from fastbp.rows import Optimizer, Words
+    from fastbp.spec import Layer, Spec
+
+SMALL_WIDTH = 32  # up to here `columns`
+GROUP = 256  # rows that `columns` gathers at once, at least a batch
+AT_ONCE = 8  # sums side by side
+
+
+def filled(template: str, **parts: object) -> str:
+    """A template with its parts in place; a part that has a line of its own keeps that line's indentation."""
+    lines = []
+    for line in dedent(template).strip("\n").splitlines():
+        alone = re.fullmatch(r"( *)\{(\w+)\}", line)
+        lines.append(indent(str(parts[alone[2]]), alone[1]) if alone else line.format(**parts))
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+# ------------------------------------------------------------------ rows
+
+
+def plain(text: str, row: object = None, place: object = "") -> str:
+    """A rendered expression with its numbers as they are: beside a vector they take its type.
+
+    Words of the row's own get its place in the network for an ending.
+    """
+    for word, _ in getattr(row, "words", ()):
+        text = re.sub(rf"\b{word}\(", f"{word}_{place}(", text)
+    return re.sub(r"\bR\(([^()]*)\)", r"(\1)", text)
+
+
+def words(plan: Plan) -> Words:
+    """What the text calls of the rows' own."""
+    rows = [*enumerate(plan.spec.activations), ("loss", plan.loss)]
+    return tuple((f"{word}_{place}", own) for place, row in rows if row for word, own in row.words)
+
+
+def scalar_lines(row: Optimizer, lanes: int) -> str:
+    return "\n".join(f"{name} = splat(scalars[{k}], {lanes})" for k, name in enumerate(row.scalars))
+
+
+def update_lines(row: Optimizer, lanes: int) -> str:
+    """The rule on vectors p and g, its slots at index `at`."""
+    lines = [f"{name} = load(slots[{k}], at, {lanes})" for k, name in enumerate(row.state)]
+    lines += [f"{target} = like({plain(text)}, g)" for target, text in row.update_text]
+    lines += [f"store(slots[{k}], at, {name})" for k, name in enumerate(row.state)]
+    return "\n".join(lines)
+
+
+def update(row: Optimizer, lanes: int) -> str:
+    return filled(
+        """
+        def change(params, slots, scalars, at, g):
+            p = load(params, at, {lanes})
+            {scalars}
+            {lines}
+            store(params, at, p)
+        """,
+        lanes=lanes, scalars=scalar_lines(row, lanes), lines=update_lines(row, lanes),
+    )  # fmt: skip
+
+
+def _pointwise(plan: Plan) -> str:
+    """The rows of activations and loss as functions of vectors."""
+    text = ""
+    for k, row in enumerate(plan.spec.activations):
+        text += f"def forward_{k}(z):\n    return like({plain(row.forward_text, row, k)}, z)\n"
+        text += f"def backward_{k}(g, a, z):\n    return like({plain(row.backward_text, row, k)}, g)\n"
+    if plan.loss:
+        text += f"def loss_value(z, t, lse):\n    return like({plain(plan.loss.value_text, plan.loss, 'loss')}, z)\n"
+        text += f"def loss_grad(z, t, lse):\n    return like({plain(plan.loss.grad_text, plan.loss, 'loss')}, z)\n"
+    return text
+
+
+# ------------------------------------------------------------------ a run of steps
+
+_TRAIN = """
+def train(params, slots, X, y, weight, order, work, run, seed, count, place, partial, losses, table):
+    share, scalars, known = work.share, work.scalars, work.known
+    epochs, value, shared, gathered, group_end = 0, 0.0, 0, 0, -1
+    for step in range(run.steps):
+        epoch, start = place[0], place[1]
+        rows = min(run.batch, run.n - start)
+        if run.shuffled and (known[0] != epoch or known[1] != seed or known[2] != run.n):
+            fill_order(seed, epoch, run.n, order)
+            known[0], known[1], known[2] = epoch, seed, run.n
+            group_end = -1
+        for k in range(len(scalars)):
+            scalars[k] = table[k, step * run.moving]
+        if run.weighted or rows != shared:
+            fill_share(share, weight, start, rows, {scale}, run, order)
+            shared = rows
+        {step}
+        partial[0] += value * rows
+        partial[1] += rows
+        count[0] += 1
+        place[1] = start + rows
+        if start + rows == run.n:
+            losses[epochs] = partial[0] / partial[1]
+            epochs += 1
+            partial[0], partial[1], place[0], place[1] = 0.0, 0.0, epoch + 1, 0
+        if run.stop_on_params and not finite(params, work.shape):
+            return step + 1, 2, epochs, value
+    return run.steps, 0, epochs, value
+"""
+
+
+def _train(plan: Plan, step: str) -> str:
+    return filled(_TRAIN, scale=repr(plan.loss.scale(plan.spec.out_features)), step=step)
+
+
+# ------------------------------------------------------------------ tiles
+
+_LAYER = "n_in, n_out, ldw, weight, bias, transposed, ld = work.shape[{k}]\n"
+_FORWARD = """
+affine({x}, params, weight, ldw, transposed, bias, work.z[{k}], ld, rows, n_in, n_out)
+for m in range(rows):
+    for at in range(m * ld, m * ld + n_out, LANES):
+        store(work.a[{k}], at, forward_{k}(load(work.z[{k}], at)))
+"""
+_BACKWARD = """
+for m in range(rows):
+    for at in range(m * ld, m * ld + n_out, LANES):
+        g, a = load(work.delta[{k}], at), load(work.a[{k}], at)
+        store(work.delta[{k}], at, backward_{k}(g, a, load(work.z[{k}], at)))
+"""
+_GRADIENT = """
+grad_weight({x}, work.delta[{k}], ld, transposed, 0, n_out if transposed else n_in, grads, weight, ldw, rows, n_in, n_out)
+if bias >= 0:
+    grad_bias(work.delta[{k}], ld, grads, bias, rows, n_out)
+"""
+_CHANGES = """
+def change_rows(params, slots, scalars, first, ldw, rows, cols, grads, at):
+    for m in range(rows):
+        for n in range(0, cols, LANES):
+            change(params, slots, scalars, first + m * ldw + n, load(grads, at + m * ldw + n))
+def change_layer(params, slots, scalars, layer, x, ldx, delta, rows, scratch):
+    # some rows of the gradient at a time, so that they are used while they are in the cache
+    n_in, n_out, ldw, weight, bias, transposed, ld = layer
+    n_rows, n_cols = (n_out, n_in) if transposed else (n_in, n_out)
+    for begin in range(0, n_rows, 8):
+        end = min(n_rows, begin + 8)
+        grad_weight(x, ldx, delta, ld, transposed, begin, end, scratch, 0, ldw, rows, n_in, n_out)
+        change_rows(params, slots, scalars, weight + begin * ldw, ldw, end - begin, n_cols, scratch, 0)
+    if bias >= 0:
+        grad_bias(delta, ld, scratch, 0, rows, n_out)
+        change_rows(params, slots, scalars, bias, 0, 1, n_out, scratch, 0)
+def change_all(params, slots, scalars, grads, shape):
+    for n_in, n_out, ldw, weight, bias, transposed, ld in shape:
+        n_rows, n_cols = (n_out, n_in) if transposed else (n_in, n_out)
+        change_rows(params, slots, scalars, weight, ldw, n_rows, n_cols, grads, weight)
+        if bias >= 0:
+            change_rows(params, slots, scalars, bias, 0, 1, n_out, grads, bias)
+"""
+_LOSS = """
+def loss(work, rows, labels):
+    n_in, n_out, ldw, weight, bias, transposed, ld = work.shape[{last}]
+    a, t, delta, share = work.a[{last}], work.t, work.delta[{last}], work.share
+    value = 0.0
+    for m in range(rows):
+        part = share[m]
+        shift = lse = nothing(a)
+        {statistic}
+        sum = wide(nothing(a))
+        for n in range(0, n_out, LANES):
+            real, z = below(n_out - n, shift), load(a, m * ld + n) - shift
+            if labels:
+                target = WHERE(lane_index(shift) == t[m * ld] - n, like(1.0, shift), 0.0)
+            else:
+                target = load(t, m * ld + n)
+            sum = sum + wide(WHERE(real, loss_value(z, target, lse), 0.0))
+            if part == 0:
+                store(delta, m * ld + n, nothing(a))
+            else:
+                store(delta, m * ld + n, WHERE(real, loss_grad(z, target, lse) * part, 0.0))
+        if part != 0:
+            value += part * total(sum)
+    return value
+"""
+_LSE = """
+most = a[m * ld]
+for n in range(n_out):
+    if a[m * ld + n] > most or a[m * ld + n] != a[m * ld + n]:
+        most = a[m * ld + n]
+shift, exponentials = like(most, shift), nothing(a)
+for n in range(0, n_out, LANES):
+    exponentials = exponentials + WHERE(below(n_out - n, shift), EXP(load(a, m * ld + n) - shift), 0.0)
+lse = LOG(like(total(exponentials), shift))
+"""
+
+
+def tiles(plan: Plan, lanes: int) -> str:
+    """`forward`, `backward`, and where the plan has them `loss`, `change_all`, `train`."""
+    last = len(plan.spec.layers) - 1
+    inputs = ["work.x, work.ldx", *(f"work.a[{k}], work.shape[{k}][6]" for k in range(last))]
+    forward = backward = fused = ""
+    for k, x in enumerate(inputs):
+        forward += _LAYER.format(k=k) + filled(_FORWARD, x=x, k=k)
+    for k, x in reversed(list(enumerate(inputs))):
+        lines = _LAYER.format(k=k) + ("" if plan.spec.activations[k].is_identity else filled(_BACKWARD, k=k))
+        to = f"work.delta[{k - 1}], work.shape[{k - 1}][6]" if k else "work.grad_input, work.ldx"
+        below = f"grad_input(work.delta[{k}], ld, params, weight, ldw, transposed, work.panel, {to}, rows, n_in, n_out)\n"
+        backward += lines + (below if k else f"if inputs:\n    {below}") + filled(_GRADIENT, x=x, k=k)
+        fused += lines + (below if k else "")
+        fused += f"change_layer(params, slots, scalars, work.shape[{k}], {x}, work.delta[{k}], rows, work.panel)\n"
+    text = f"LANES = {lanes}\n" + _pointwise(plan)
+    text += "def forward(params, work, rows):\n" + indent(forward, "    ")
+    text += "def backward(params, work, grads, rows, inputs):\n" + indent(backward, "    ")
+    if plan.loss:
+        text += filled(_LOSS, last=last, statistic=_LSE.strip() if plan.loss.statistic else "")
+    if plan.optimizer:
+        text += update(plan.optimizer, lanes) + _CHANGES
+        if plan.fused:
+            text += "def move(params, slots, scalars, work, rows):\n" + indent(fused, "    ")
+        else:
+            text += "def move(params, slots, scalars, work, rows):\n    backward(params, work, work.grads, rows, False)\n"
+            text += "    change_all(params, slots, scalars, work.grads, work.shape)\n"
+    if plan.loss and plan.optimizer:
+        text += _train(plan, dedent(f"""
+            gather(X, y, run, order, start, rows, work.x, work.ldx, work.t, work.shape[{last}][6])
+            forward(params, work, rows)
+            value = loss(work, rows, run.labels)
+            if run.stop_on_loss and not value - value == 0:
+                return step, 1, epochs, value
+            move(params, slots, scalars, work, rows)
+        """).strip())  # fmt: skip
+    return text
+
+
+def update_alone(row: Optimizer, lanes: int) -> str:
+    """`update`: one step with gradients given."""
+    text = "def update(params, slots, scalars, grads, shape, count):\n"
+    text += "    change_all(params, slots, scalars, grads, shape)\n    count[0] += 1\n"
+    return f"LANES = {lanes}\n" + update(row, lanes) + _CHANGES + text
+
+
+# ------------------------------------------------------------------ columns
+
+
+def suits_columns(plan: Plan) -> bool:
+    return bool(plan.fused and plan.loss and plan.optimizer and max(plan.spec.sizes) <= SMALL_WIDTH)
+
+
+def lanes_for(batch: int, widest: int) -> int:
+    """As few lanes as hold the batch; a group of as many samples else."""
+    return min(widest, max(4, 1 << (batch - 1).bit_length()))
+
+
+def slot_of(batch: int, lanes: int) -> int:
+    """Columns that a batch takes: whole vectors."""
+    return -(-batch // lanes) * lanes
+
+
+class _Columns:
+    """Writes the step of one network; `c` is the column of the first of the samples at hand."""
+
+    def __init__(self, plan: Plan, widest: int) -> None:
+        self.plan, self.spec = plan, plan.spec
+        self.lanes = lanes_for(plan.batch, widest)
+        self.one_group = plan.batch <= self.lanes  # all samples of a batch at once
+        slot = slot_of(plan.batch, self.lanes)
+        self.ldx = max(1, GROUP // slot) * slot
+
+    def source(self, k: int) -> tuple[str, str, int]:
+        """The input of layer k: array, index of its first unit, distance of units."""
+        return ("x", "c", self.ldx) if k == 0 else (f"a{k - 1}", "0", self.lanes)
+
+    def sums(self, n_in: int, n_out: int, source: tuple[str, str, int], weight: str, start: str, finish: str) -> str:
+        """Unit j = start + sum over i of source[i] * weight[i, j]; `finish` says what becomes of v, the sums of j."""
+        array, first, ld = source
+
+        def some(at: str, n: int) -> str:
+            units = range(n)
+            lines = [f"v{r} = {start.format(j=f'({at} + {r})')}" for r in units]
+            lines.append(f"for i in range({n_in}):")
+            lines.append(f"    u = load({array}, {first} + i * {ld}, {self.lanes})")
+            lines += [f"    v{r} = v{r} + u * params[{weight.format(i='i', j=f'({at} + {r})')}]" for r in units]
+            for r in units:
+                lines.append(finish.format(j=f"({at} + {r})", v=f"v{r}"))
+            return "\n".join(lines) + "\n"
+
+        whole = n_out // AT_ONCE * AT_ONCE
+        text = f"for j in range(0, {whole}, {AT_ONCE}):\n" + indent(some("j", AT_ONCE), "    ") if whole else ""
+        return text + (some(str(whole), n_out - whole) if whole < n_out else "")
+
+    @staticmethod
+    def weight(layer: Layer) -> tuple[int, int]:
+        """Distances of inputs and of outputs in the weight."""
+        return (1, layer.ldw) if layer.transposed else (layer.ldw, 1)
+
+    def forward(self, k: int, layer: Layer) -> str:
+        by_in, by_out = self.weight(layer)
+        start = "nothing" if layer.bias is None else f"like(params[{layer.bias} + {{j}}], nothing)"
+        keep = f"store(z{k}, {{j}} * {self.lanes}, {{v}})\n" if layer.activation.keeps_z else ""
+        return self.sums(
+            layer.in_features, layer.out_features, self.source(k),
+            f"{layer.weight} + {{i}} * {by_in} + {{j}} * {by_out}", start,
+            keep + f"store(a{k}, {{j}} * {self.lanes}, forward_{k}({{v}}))",
+        )  # fmt: skip
+
+    def loss(self) -> str:
+        last, row, n_out = len(self.spec.layers) - 1, self.plan.loss, self.spec.out_features
+        target = f"load(t, n * {self.ldx} + c, {self.lanes})"
+        if row.labels:
+            target = f"WHERE(load(t, c, {self.lanes}) == n, like(1.0, nothing), 0.0) if labels else {target}"
+        statistic = filled(
+            """
+            for n in range(1, {n_out}):
+                shift = MAX(load(a{k}, n * {lanes}, {lanes}), shift)
+            exponentials = nothing
+            for n in range({n_out}):
+                exponentials = exponentials + EXP(load(a{k}, n * {lanes}, {lanes}) - shift)
+            lse = LOG(exponentials)
+            """, n_out=n_out, k=last, lanes=self.lanes,
+        ) if row.statistic else ""  # fmt: skip
+        return filled(
+            """
+            part = load(share, m, {lanes})
+            counts, part_of_grad = part != 0.0, narrow(part, nothing)
+            sum = lse = nothing
+            shift = {shift}
+            {statistic}
+            for n in range({n_out}):
+                z = load(a{k}, n * {lanes}, {lanes}) - shift
+                target = {target}
+                sum = sum + loss_value(z, target, lse)
+                store(d{k}, n * {lanes}, WHERE(counts, loss_grad(z, target, lse) * part_of_grad, 0.0))
+            value += total(wide(WHERE(counts, sum, 0.0)) * part)
+            """,
+            k=last, lanes=self.lanes, n_out=n_out, target=target, statistic=statistic.strip("\n"),
+            shift=f"load(a{last}, 0, {self.lanes})" if row.statistic else "nothing",
+        )  # fmt: skip
+
+    def backward(self, k: int, layer: Layer) -> str:
+        """delta of the layer below from old weights, then the gradient of this layer's."""
+        text = ""
+        if not layer.activation.is_identity:
+            text += filled(
+                """
+                for j in range(0, {n}, {lanes}):
+                    store(d{k}, j, backward_{k}(load(d{k}, j, {lanes}), load(a{k}, j, {lanes}), load(z{k}, j, {lanes})))
+                """, k=k, n=layer.out_features * self.lanes, lanes=self.lanes)  # fmt: skip
+        text += self.without_others(f"d{k}", layer)
+        if k:
+            by_in, by_out = self.weight(layer)
+            text += self.sums(
+                layer.out_features, layer.in_features, (f"d{k}", "0", self.lanes),
+                f"{layer.weight} + {{j}} * {by_in} + {{i}} * {by_out}", "nothing",
+                f"store(d{k - 1}, {{j}} * {self.lanes}, {{v}})",
+            )  # fmt: skip
+        return text + self.gradient(k, layer)
+
+    def without_others(self, units: str, layer: Layer) -> str:
+        """Lanes past the batch hold an input of 0; with a bias something may overflow there, and inf * 0 is NaN."""
+        return filled(
+            """
+            if rows - m < {lanes}:
+                for j in range(0, {n}, {lanes}):
+                    store({units}, j, WHERE(below(rows - m, nothing), load({units}, j, {lanes}), 0.0))
+            """, units=units, n=layer.out_features * self.lanes, lanes=self.lanes)  # fmt: skip
+
+    def put(self, at: str, g: str) -> str:
+        """What becomes of a piece of the gradient."""
+        if self.one_group:
+            return f"change(params, slots, scalars, {at}, {g})"
+        return f"store(grads, {at}, {g} + (load(grads, {at}, {self.lanes}) if m else nothing))"
+
+    def gradient(self, k: int, layer: Layer) -> str:
+        array, first, ld = self.source(k)
+        n_in, n_out, lanes = layer.in_features, layer.out_features, self.lanes
+        unit = f"load({{}}, {{}} + {{}} * {{}}, {lanes})".format
+        text = ""
+        if layer.transposed:
+            for begin, end, n in ((0, n_in // lanes * lanes, lanes), (n_in // lanes * lanes, n_in, n_in % lanes)):
+                if begin < end:
+                    g = f"weigh({unit(f'd{k}', 0, 'o', lanes)}, {array}, {first} + i * {ld}, {ld}, {n})"
+                    text += f"for o in range({n_out}):\n    for i in range({begin}, {end}, {lanes}):\n"
+                    text += f"        {self.put(f'{layer.weight} + o * {layer.ldw} + i', g)}\n"
+        if n_out <= min(4, lanes):  # sums across the lanes
+            if not layer.transposed:
+                g = f"weigh({unit(array, first, 'i', ld)}, d{k}, 0, {lanes}, {n_out})"
+                text += f"for i in range({n_in}):\n    {self.put(f'{layer.weight} + i * {layer.ldw}', g)}\n"
+            if layer.bias is not None:
+                text += self.put(f"{layer.bias}", f"weigh(like(1.0, nothing), d{k}, 0, {lanes}, {n_out})") + "\n"
+            return text
+        # an output per lane: delta is turned round
+        text += filled(
+            """
+            for j in range(0, {n}, {lanes}):
+                transpose(d{k}, j * {lanes}, {lanes}, turned, j, {n}, {lanes})
+            """, n=slot_of(n_out, lanes), lanes=lanes, k=k)  # fmt: skip
+        some = 4
+        pieces = [(i, min(some, n_in - i)) for i in (0, n_in // some * some) if i < n_in]
+        for begin, n in [] if layer.transposed else pieces:
+            end = n_in // some * some if n == some and begin == 0 else n_in
+            rows = range(n)
+            text += filled(
+                """
+                for i in range({begin}, {end}, {n}):
+                    for j in range(0, {out}, {lanes}):
+                        {zero}
+                        for s in range({lanes}):
+                            d = load(turned, s * {out} + j, {lanes})
+                            {add}
+                        {put}
+                """,
+                begin=begin, end=end, n=n, out=slot_of(n_out, lanes), lanes=lanes,
+                zero="\n".join(f"g{r} = nothing" for r in rows),
+                add="\n".join(f"g{r} = g{r} + d * {array}[{first} + (i + {r}) * {ld} + s]" for r in rows),
+                put="\n".join(self.put(f"{layer.weight} + (i + {r}) * {layer.ldw} + j", f"g{r}") for r in rows),
+            )  # fmt: skip
+        if layer.bias is not None:
+            text += filled(
+                """
+                for j in range(0, {out}, {lanes}):
+                    g = nothing
+                    for s in range({lanes}):
+                        g = g + load(turned, s * {out} + j, {lanes})
+                    {put}
+                """, out=slot_of(n_out, lanes), lanes=lanes, put=self.put(f"{layer.bias} + j", "g"))  # fmt: skip
+        return text
+
+    def text(self) -> str:
+        layers = self.spec.layers
+        names = "".join(f"z{k}, a{k}, d{k} = work.z[{k}], work.a[{k}], work.delta[{k}]\n" for k in range(len(layers)))
+        group = "".join(self.forward(k, layer) + self.without_others(f"a{k}", layer) for k, layer in enumerate(layers))
+        group += self.loss()
+        stop = "if stop and not value - value == 0:\n    return value\n"
+        back = "".join(self.backward(k, layer) for k, layer in reversed(list(enumerate(layers))))
+        if self.one_group:
+            group = "m, c = 0, column\n" + group + stop + back
+        else:
+            group = f"for m in range(0, rows, {self.lanes}):\n    c = column + m\n" + indent(group + back, "    ")
+            group += stop
+            for layer in layers:
+                rows, cols = layer.in_features, layer.out_features
+                rows, cols = (cols, rows) if layer.transposed else (rows, cols)
+                parts = [(layer.weight, rows, cols)]
+                parts += [] if layer.bias is None else [(layer.bias, 1, layer.out_features)]
+                for first, n_rows, n_cols in parts:
+                    group += f"for at in range({first}, {first + n_rows * layer.ldw}, {layer.ldw}):\n"
+                    group += f"    for n in range(at, at + {n_cols}, {self.lanes}):\n"
+                    group += f"        change(params, slots, scalars, n, load(grads, n, {self.lanes}))\n"
+        body = names + "x, t, share, grads, turned = work.x, work.t, work.share, work.grads, work.panel\n"
+        body += f"nothing, value = like(0.0, load(x, column, {self.lanes})), 0.0\n" + group + "return value\n"
+        text = _pointwise(self.plan) + update(self.plan.optimizer, self.lanes)
+        text += "def take(params, slots, scalars, work, column, rows, labels, stop):\n" + indent(body, "    ")
+        slot = slot_of(self.plan.batch, self.lanes)
+        most = self.ldx // slot
+        return text + _train(self.plan, dedent(f"""
+            if start >= group_end or start < gathered:
+                gathered, group_end = start, min(run.n, start + {most} * run.batch)
+                gather_columns(X, y, run, order, start, group_end, work.x, {self.ldx}, work.t, {slot})
+            column = (start - gathered) // run.batch * {slot}
+            value = take(params, slots, scalars, work, column, rows, run.labels, run.stop_on_loss)
+            if run.stop_on_loss and not value - value == 0:
+                return step, 1, epochs, value
+        """).strip())  # fmt: skip
+
+
+def columns(plan: Plan, widest: int) -> str:
+    """`train` alone."""
+    return _Columns(plan, widest).text()
+
+
+def column_sizes(plan: Plan, widest: int) -> dict[str, int]:
+    """Elements of the work arrays of `columns`."""
+    made = _Columns(plan, widest)
+    wide = slot_of(max(plan.spec.sizes), made.lanes)
+    return {
+        "x": plan.spec.in_features * made.ldx, "t": plan.spec.out_features * made.ldx, "unit": wide * made.lanes,
+        "panel": wide * made.lanes, "share": slot_of(plan.batch, made.lanes),
+    }  # fmt: skip
