@@ -36,7 +36,6 @@ from numba.extending import register_jitable
 from fastbp.backends import lanes
 from fastbp.rows import Words
 
-_OPTIONS = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy", "boundscheck": False}
 _MOST_FILES = 1000  # the oldest give way
 compiles = not config.DISABLE_JIT
 
@@ -123,7 +122,7 @@ def module(text: str, words: Words = (), *more: python_types.ModuleType) -> pyth
     if compiles:
         for name in set(vars(made)) - own:
             if isinstance(getattr(made, name), python_types.FunctionType):
-                register_jitable(getattr(made, name))
+                register_jitable(**lanes.OPTIONS)(getattr(made, name))
     sys.modules.setdefault(made.__name__, made)  # where code from the disk looks for it
     return made
 
@@ -138,7 +137,7 @@ def function(made: python_types.ModuleType, name: str, arguments: tuple) -> Call
     plain = getattr(made, name)
     if not compiles:
         return np.errstate(all="ignore")(plain)
-    dispatcher = numba.njit(**_OPTIONS)(plain)
+    dispatcher = numba.njit(nogil=True, **lanes.OPTIONS)(plain)
     dispatcher._cache = _disk(made, name) or dispatcher._cache
     dispatcher.compile(arguments)
     return dispatcher
@@ -151,7 +150,7 @@ def callback(made: python_types.ModuleType, name: str, signature) -> object:
         kinds = [to_ctypes(kind) for kind in (signature.return_type, *signature.args)]
         pointer = ctypes.CFUNCTYPE(*kinds)(np.errstate(all="ignore")(plain))
         return python_types.SimpleNamespace(address=ctypes.cast(pointer, ctypes.c_void_p).value, kept=pointer)
-    made_of = CFunc(plain, (signature.args, signature.return_type), {}, dict(_OPTIONS))
+    made_of = CFunc(plain, (signature.args, signature.return_type), {}, dict(lanes.OPTIONS))
     made_of._cache = _disk(made, name) or made_of._cache
     made_of.compile()
     return made_of

@@ -76,16 +76,13 @@ def update(row: Optimizer, lanes: int) -> str:
     )  # fmt: skip
 
 
-def _pointwise(plan: Plan) -> str:
-    """The rows of activations and loss as functions of vectors."""
-    text = ""
-    for k, row in enumerate(plan.spec.activations):
-        text += f"def forward_{k}(z):\n    return like({plain(row.forward_text, row, k)}, z)\n"
-        text += f"def backward_{k}(g, a, z):\n    return like({plain(row.backward_text, row, k)}, g)\n"
-    if plan.loss:
-        text += f"def loss_value(z, t, lse):\n    return like({plain(plan.loss.value_text, plan.loss, 'loss')}, z)\n"
-        text += f"def loss_grad(z, t, lse):\n    return like({plain(plan.loss.grad_text, plan.loss, 'loss')}, z)\n"
-    return text
+def _pointwise(plan: Plan, k: int) -> dict[str, str]:
+    """The expressions of layer k's activation and of the loss, as parts of templates: in g, a, z, t and lse."""
+    row, loss = plan.spec.activations[k], plan.loss
+    parts = {"forward": plain(row.forward_text, row, k), "backward": plain(row.backward_text, row, k)}
+    if loss:
+        parts |= {"value": plain(loss.value_text, loss, "loss"), "grad": plain(loss.grad_text, loss, "loss")}
+    return {name: f"like({text}, z)" for name, text in parts.items()}
 
 
 # ------------------------------------------------------------------ a run of steps
@@ -94,9 +91,10 @@ _TRAIN = """
 def train(params, slots, X, y, weight, order, work, run, seed, count, place, partial, losses, table):
     share, scalars, known = work.share, work.scalars, work.known
     epochs, value, shared, gathered, group_end = 0, 0.0, 0, 0, -1
+    {names}
     for step in range(run.steps):
         epoch, start = place[0], place[1]
-        rows = min(run.batch, run.n - start)
+        rows = run.n - start if run.n - start < run.batch else run.batch
         if run.shuffled and (known[0] != epoch or known[1] != seed or known[2] != run.n):
             fill_order(seed, epoch, run.n, order)
             known[0], known[1], known[2] = epoch, seed, run.n
@@ -121,8 +119,8 @@ def train(params, slots, X, y, weight, order, work, run, seed, count, place, par
 """
 
 
-def _train(plan: Plan, step: str) -> str:
-    return filled(_TRAIN, scale=repr(plan.loss.scale(plan.spec.out_features)), step=step)
+def _train(plan: Plan, step: str, names: str = "") -> str:
+    return filled(_TRAIN, scale=repr(plan.loss.scale(plan.spec.out_features)), step=step, names=names)
 
 
 # ------------------------------------------------------------------ tiles
@@ -132,13 +130,14 @@ _FORWARD = """
 affine({x}, params, weight, ldw, transposed, bias, work.z[{k}], ld, rows, n_in, n_out)
 for m in range(rows):
     for at in range(m * ld, m * ld + n_out, LANES):
-        store(work.a[{k}], at, forward_{k}(load(work.z[{k}], at)))
+        z = load(work.z[{k}], at)
+        store(work.a[{k}], at, {forward})
 """
 _BACKWARD = """
 for m in range(rows):
     for at in range(m * ld, m * ld + n_out, LANES):
-        g, a = load(work.delta[{k}], at), load(work.a[{k}], at)
-        store(work.delta[{k}], at, backward_{k}(g, a, load(work.z[{k}], at)))
+        g, a, z = load(work.delta[{k}], at), load(work.a[{k}], at), load(work.z[{k}], at)
+        store(work.delta[{k}], at, {backward})
 """
 _GRADIENT = """
 grad_weight({x}, work.delta[{k}], ld, transposed, 0, n_out if transposed else n_in, grads, weight, ldw, rows, n_in, n_out)
@@ -155,7 +154,7 @@ def change_layer(params, slots, scalars, layer, x, ldx, delta, rows, scratch):
     n_in, n_out, ldw, weight, bias, transposed, ld = layer
     n_rows, n_cols = (n_out, n_in) if transposed else (n_in, n_out)
     for begin in range(0, n_rows, 8):
-        end = min(n_rows, begin + 8)
+        end = begin + 8 if begin + 8 < n_rows else n_rows
         grad_weight(x, ldx, delta, ld, transposed, begin, end, scratch, 0, ldw, rows, n_in, n_out)
         change_rows(params, slots, scalars, weight + begin * ldw, ldw, end - begin, n_cols, scratch, 0)
     if bias >= 0:
@@ -171,7 +170,7 @@ def change_all(params, slots, scalars, grads, shape):
 _LOSS = """
 def loss(work, rows, labels):
     n_in, n_out, ldw, weight, bias, transposed, ld = work.shape[{last}]
-    a, t, delta, share = work.a[{last}], work.t, work.delta[{last}], work.share
+    a, delta, share = work.a[{last}], work.delta[{last}], work.share
     value = 0.0
     for m in range(rows):
         part = share[m]
@@ -181,14 +180,14 @@ def loss(work, rows, labels):
         for n in range(0, n_out, LANES):
             real, z = below(n_out - n, shift), load(a, m * ld + n) - shift
             if labels:
-                target = WHERE(lane_index(shift) == t[m * ld] - n, like(1.0, shift), 0.0)
+                t = WHERE(lane_index(shift) == work.t[m * ld] - n, like(1.0, shift), 0.0)
             else:
-                target = load(t, m * ld + n)
-            sum = sum + wide(WHERE(real, loss_value(z, target, lse), 0.0))
+                t = load(work.t, m * ld + n)
+            sum = sum + wide(WHERE(real, {value}, 0.0))
             if part == 0:
                 store(delta, m * ld + n, nothing(a))
             else:
-                store(delta, m * ld + n, WHERE(real, loss_grad(z, target, lse) * part, 0.0))
+                store(delta, m * ld + n, WHERE(real, {grad} * part, 0.0))
         if part != 0:
             value += part * total(sum)
     return value
@@ -211,19 +210,20 @@ def tiles(plan: Plan, lanes: int) -> str:
     inputs = ["work.x, work.ldx", *(f"work.a[{k}], work.shape[{k}][6]" for k in range(last))]
     forward = backward = fused = ""
     for k, x in enumerate(inputs):
-        forward += _LAYER.format(k=k) + filled(_FORWARD, x=x, k=k)
+        forward += _LAYER.format(k=k) + filled(_FORWARD, x=x, k=k, **_pointwise(plan, k))
     for k, x in reversed(list(enumerate(inputs))):
-        lines = _LAYER.format(k=k) + ("" if plan.spec.activations[k].is_identity else filled(_BACKWARD, k=k))
+        lines = _LAYER.format(k=k) + ("" if plan.spec.activations[k].is_identity else filled(_BACKWARD, k=k, **_pointwise(plan, k)))
         to = f"work.delta[{k - 1}], work.shape[{k - 1}][6]" if k else "work.grad_input, work.ldx"
         below = f"grad_input(work.delta[{k}], ld, params, weight, ldw, transposed, work.panel, {to}, rows, n_in, n_out)\n"
         backward += lines + (below if k else f"if inputs:\n    {below}") + filled(_GRADIENT, x=x, k=k)
         fused += lines + (below if k else "")
         fused += f"change_layer(params, slots, scalars, work.shape[{k}], {x}, work.delta[{k}], rows, work.panel)\n"
-    text = f"LANES = {lanes}\n" + _pointwise(plan)
+    text = f"LANES = {lanes}\n"
     text += "def forward(params, work, rows):\n" + indent(forward, "    ")
     text += "def backward(params, work, grads, rows, inputs):\n" + indent(backward, "    ")
     if plan.loss:
-        text += filled(_LOSS, last=last, statistic=_LSE.strip() if plan.loss.statistic else "")
+        text += filled(_LOSS, last=last, statistic=_LSE.strip() if plan.loss.statistic else "",
+                       **_pointwise(plan, last))
     if plan.optimizer:
         text += update(plan.optimizer, lanes) + _CHANGES
         if plan.fused:
@@ -292,7 +292,7 @@ class _Columns:
             lines.append(f"    u = load({array}, {first} + i * {ld}, {self.lanes})")
             lines += [f"    v{r} = v{r} + u * params[{weight.format(i='i', j=f'({at} + {r})')}]" for r in units]
             for r in units:
-                lines.append(finish.format(j=f"({at} + {r})", v=f"v{r}"))
+                lines += [f"z = v{r}", finish.format(j=f"({at} + {r})")]
             return "\n".join(lines) + "\n"
 
         whole = n_out // AT_ONCE * AT_ONCE
@@ -307,18 +307,19 @@ class _Columns:
     def forward(self, k: int, layer: Layer) -> str:
         by_in, by_out = self.weight(layer)
         start = "nothing" if layer.bias is None else f"like(params[{layer.bias} + {{j}}], nothing)"
-        keep = f"store(z{k}, {{j}} * {self.lanes}, {{v}})\n" if layer.activation.keeps_z else ""
+        keep = f"store(z{k}, {{j}} * {self.lanes}, z)\n" if layer.activation.keeps_z else ""
         return self.sums(
             layer.in_features, layer.out_features, self.source(k),
             f"{layer.weight} + {{i}} * {by_in} + {{j}} * {by_out}", start,
-            keep + f"store(a{k}, {{j}} * {self.lanes}, forward_{k}({{v}}))",
+            keep + f"store(a{k}, {{j}} * {self.lanes}, {_pointwise(self.plan, k)['forward']})",
         )  # fmt: skip
 
     def loss(self) -> str:
         last, row, n_out = len(self.spec.layers) - 1, self.plan.loss, self.spec.out_features
-        target = f"load(t, n * {self.ldx} + c, {self.lanes})"
+        target = f"load(work.t, n * {self.ldx} + c, {self.lanes})"
         if row.labels:
-            target = f"WHERE(load(t, c, {self.lanes}) == n, like(1.0, nothing), 0.0) if labels else {target}"
+            label = f"WHERE(load(work.t, c, {self.lanes}) == n, like(1.0, nothing), 0.0)"
+            target = f"{label} if run.labels else {target}"
         statistic = filled(
             """
             for n in range(1, {n_out}):
@@ -338,13 +339,13 @@ class _Columns:
             {statistic}
             for n in range({n_out}):
                 z = load(a{k}, n * {lanes}, {lanes}) - shift
-                target = {target}
-                sum = sum + loss_value(z, target, lse)
-                store(d{k}, n * {lanes}, WHERE(counts, loss_grad(z, target, lse) * part_of_grad, 0.0))
+                t = {target}
+                sum = sum + {value}
+                store(d{k}, n * {lanes}, WHERE(counts, {grad} * part_of_grad, 0.0))
             value += total(wide(WHERE(counts, sum, 0.0)) * part)
             """,
             k=last, lanes=self.lanes, n_out=n_out, target=target, statistic=statistic.strip("\n"),
-            shift=f"load(a{last}, 0, {self.lanes})" if row.statistic else "nothing",
+            shift=f"load(a{last}, 0, {self.lanes})" if row.statistic else "nothing", **_pointwise(self.plan, last),
         )  # fmt: skip
 
     def backward(self, k: int, layer: Layer) -> str:
@@ -354,15 +355,18 @@ class _Columns:
             text += filled(
                 """
                 for j in range(0, {n}, {lanes}):
-                    store(d{k}, j, backward_{k}(load(d{k}, j, {lanes}), load(a{k}, j, {lanes}), load(z{k}, j, {lanes})))
-                """, k=k, n=layer.out_features * self.lanes, lanes=self.lanes)  # fmt: skip
+                    g, a, z = load(d{k}, j, {lanes}), load(a{k}, j, {lanes}), load(z{k}, j, {lanes})
+                    store(d{k}, j, {backward})
+                """,
+                k=k, n=layer.out_features * self.lanes, lanes=self.lanes, **_pointwise(self.plan, k),
+            )  # fmt: skip
         text += self.without_others(f"d{k}", layer)
         if k:
             by_in, by_out = self.weight(layer)
             text += self.sums(
                 layer.out_features, layer.in_features, (f"d{k}", "0", self.lanes),
                 f"{layer.weight} + {{j}} * {by_in} + {{i}} * {by_out}", "nothing",
-                f"store(d{k - 1}, {{j}} * {self.lanes}, {{v}})",
+                f"store(d{k - 1}, {{j}} * {self.lanes}, z)",
             )  # fmt: skip
         return text + self.gradient(k, layer)
 
@@ -370,7 +374,7 @@ class _Columns:
         """Lanes past the batch hold an input of 0; with a bias something may overflow there, and inf * 0 is NaN."""
         return filled(
             """
-            if rows - m < {lanes}:
+            if rows < m + {lanes}:
                 for j in range(0, {n}, {lanes}):
                     store({units}, j, WHERE(below(rows - m, nothing), load({units}, j, {lanes}), 0.0))
             """, units=units, n=layer.out_features * self.lanes, lanes=self.lanes)  # fmt: skip
@@ -441,7 +445,7 @@ class _Columns:
         names = "".join(f"z{k}, a{k}, d{k} = work.z[{k}], work.a[{k}], work.delta[{k}]\n" for k in range(len(layers)))
         group = "".join(self.forward(k, layer) + self.without_others(f"a{k}", layer) for k, layer in enumerate(layers))
         group += self.loss()
-        stop = "if stop and not value - value == 0:\n    return value\n"
+        stop = "if run.stop_on_loss and not value - value == 0:\n    return step, 1, epochs, value\n"
         back = "".join(self.backward(k, layer) for k, layer in reversed(list(enumerate(layers))))
         if self.one_group:
             group = "m, c = 0, column\n" + group + stop + back
@@ -457,21 +461,23 @@ class _Columns:
                     group += f"for at in range({first}, {first + n_rows * layer.ldw}, {layer.ldw}):\n"
                     group += f"    for n in range(at, at + {n_cols}, {self.lanes}):\n"
                     group += f"        change(params, slots, scalars, n, load(grads, n, {self.lanes}))\n"
-        body = names + "x, t, share, grads, turned = work.x, work.t, work.share, work.grads, work.panel\n"
-        body += f"nothing, value = like(0.0, load(x, column, {self.lanes})), 0.0\n" + group + "return value\n"
-        text = _pointwise(self.plan) + update(self.plan.optimizer, self.lanes)
-        text += "def take(params, slots, scalars, work, column, rows, labels, stop):\n" + indent(body, "    ")
         slot = slot_of(self.plan.batch, self.lanes)
-        most = self.ldx // slot
-        return text + _train(self.plan, dedent(f"""
+        step = filled(
+            """
             if start >= group_end or start < gathered:
-                gathered, group_end = start, min(run.n, start + {most} * run.batch)
-                gather_columns(X, y, run, order, start, group_end, work.x, {self.ldx}, work.t, {slot})
+                gathered, group_end = start, start + {most} * run.batch
+                if group_end > run.n:
+                    group_end = run.n
+                gather_columns(X, y, run, order, start, group_end, work.x, {ldx}, work.t, {slot})
             column = (start - gathered) // run.batch * {slot}
-            value = take(params, slots, scalars, work, column, rows, run.labels, run.stop_on_loss)
-            if run.stop_on_loss and not value - value == 0:
-                return step, 1, epochs, value
-        """).strip())  # fmt: skip
+            value = 0.0
+            {group}
+            """,
+            most=self.ldx // slot, ldx=self.ldx, slot=slot, group=group,
+        )  # fmt: skip
+        names += "x, grads, turned = work.x, work.grads, work.panel\n"
+        names += f"nothing = like(0.0, load(x, 0, {self.lanes}))\n"
+        return update(self.plan.optimizer, self.lanes) + _train(self.plan, step, names)
 
 
 def columns(plan: Plan, widest: int) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numba
 import numpy as np
+from numba.core.registry import cpu_target
 
 from fastbp.backends import DONE, Family, LayerPlan, Trained, cache, generate, kernels
 from fastbp.backends.lanes import VECTOR_BYTES
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from fastbp.plan import Plan
     from fastbp.rows import Words
 
+# Numba knows what it is to compile: that takes a third of a second once, and belongs to the import.
+for _context in (cpu_target.typing_context, cpu_target.target_context):
+    _context.refresh()
 _ORDER = "def fill(seed, epoch, n, order):\n    fill_order(seed, epoch, n, order)\n"
 _STAGED_ELEMENTS = 1 << 20  # data that kernels cannot read as they lie are copied, so many elements at a time
 FAMILIES = {

@@ -14,8 +14,9 @@ from numba.core import config
 from numba.extending import register_jitable
 
 from fastbp import order as order_of_rows
-from fastbp.backends.lanes import WHERE, below, lanes_of, like, load, multiply_high, store, total, transpose
+from fastbp.backends.lanes import OPTIONS, WHERE, below, lanes_of, like, load, multiply_high, store, total, transpose
 
+compiled = register_jitable(**OPTIONS)
 FEW = 4  # below so many rows whole rows of the weight go by, not tiles; twice that for the way back
 
 
@@ -34,7 +35,7 @@ class Run(NamedTuple):
     moving: int  # 1 where each step has scalars of its own
 
 
-@register_jitable
+@compiled
 def nothing(array):
     return like(0.0, load(array, 0))
 
@@ -42,7 +43,7 @@ def nothing(array):
 # ------------------------------------------------------------------ products
 
 
-@register_jitable
+@compiled
 def product(a, a_at, a_row, a_step, b, b_at, ldb, start, start_at, c, c_at, ldc, rows, depth, cols):
     """c = a @ b + start: `a` has any strides; `start`, a row, is left out where start_at is -1."""
     lanes = lanes_of(load(b, b_at))
@@ -110,7 +111,7 @@ def product(a, a_at, a_row, a_step, b, b_at, ldb, start, start_at, c, c_at, ldc,
             n += lanes
 
 
-@register_jitable
+@compiled
 def by_rows(x, x_at, w, w_at, ldw, start, start_at, z, z_at, depth, cols):
     """One row of x @ w + start, by whole rows of w, eight at a time: for few rows memory is what counts."""
     lanes = lanes_of(load(w, w_at))
@@ -134,7 +135,7 @@ def by_rows(x, x_at, w, w_at, ldw, start, start_at, z, z_at, depth, cols):
         k += 1
 
 
-@register_jitable
+@compiled
 def dots(a, lda, b, b_at, ldb, start, start_at, c, ldc, rows, depth, cols):
     """c[m, n] = sum of a[m, k] * b[n, k], + start[n]."""
     lanes = lanes_of(load(a, 0))
@@ -163,7 +164,7 @@ def dots(a, lda, b, b_at, ldb, start, start_at, c, ldc, rows, depth, cols):
 # ------------------------------------------------------------------ a layer
 
 
-@register_jitable
+@compiled
 def affine(x, ldx, params, weight, ldw, transposed, bias, z, ld, rows, n_in, n_out):
     """z = x @ weight + bias."""
     if transposed:
@@ -175,7 +176,7 @@ def affine(x, ldx, params, weight, ldw, transposed, bias, z, ld, rows, n_in, n_o
         product(x, 0, ldx, 1, params, weight, ldw, params, bias, z, 0, ld, rows, n_in, n_out)
 
 
-@register_jitable
+@compiled
 def grad_input(delta, ldd, params, weight, ldw, transposed, panel, to, ld, rows, n_in, n_out):
     """to = delta @ weight.T"""
     if transposed:
@@ -194,7 +195,7 @@ def grad_input(delta, ldd, params, weight, ldw, transposed, panel, to, ld, rows,
     return product(delta, 0, ldd, 1, panel, 0, ld, delta, -1, to, 0, ld, rows, n_out, n_in)
 
 
-@register_jitable
+@compiled
 def grad_weight(x, ldx, delta, ldd, transposed, begin, end, to, to_at, ldw, rows, n_in, n_out):
     """Rows begin..end of the weight's gradient, as it is kept."""
     if transposed:
@@ -203,7 +204,7 @@ def grad_weight(x, ldx, delta, ldd, transposed, begin, end, to, to_at, ldw, rows
         product(x, begin, 1, ldx, delta, 0, ldd, delta, -1, to, to_at, ldw, end - begin, rows, n_out)
 
 
-@register_jitable
+@compiled
 def grad_bias(delta, ldd, to, to_at, rows, n_out):
     for n in range(0, n_out, lanes_of(nothing(delta))):
         value = nothing(delta)
@@ -212,7 +213,7 @@ def grad_bias(delta, ldd, to, to_at, rows, n_out):
         store(to, to_at + n, value)
 
 
-@register_jitable
+@compiled
 def finite(params, shape):
     """Whether all parameters are: x - x is 0 for these and NaN for the others."""
     for n_in, n_out, ldw, weight, bias, transposed, _ in shape:
@@ -232,7 +233,7 @@ def finite(params, shape):
 # ------------------------------------------------------------------ rows of the data
 
 
-@register_jitable
+@compiled
 def fill_order(seed, epoch, n, order):
     """As `fastbp.order.epoch_order`: Philox4x64-10, then Fisher-Yates."""
     for i in range(n):
@@ -265,13 +266,13 @@ if config.DISABLE_JIT:  # Python's integers do not wrap
         order[:n] = order_of_rows.epoch_order(int(seed), int(epoch), n)
 
 
-@register_jitable
+@compiled
 def row_of(place, run, order):
     """Where the row at a place of the epoch lies in the data at hand."""
     return order[place] if run.shuffled else place - run.first
 
 
-@register_jitable
+@compiled
 def fill_share(share, weight, start, rows, scale, run, order):
     """Each row's part of the loss: weight * scale / (sum of weights), 0 where all weights are."""
     whole = 0.0
@@ -285,7 +286,7 @@ def fill_share(share, weight, start, rows, scale, run, order):
         share[m] = 0.0
 
 
-@register_jitable
+@compiled
 def gather(X, y, run, order, start, rows, x, ldx, t, ldt):
     """Rows of the batch, one after the other; a label is a row of its own length, 1."""
     n_in, n_out = X.shape[1], y.shape[1]
@@ -297,13 +298,13 @@ def gather(X, y, run, order, start, rows, x, ldx, t, ldt):
             t[m * ldt + n] = y[r, n]
 
 
-@register_jitable
+@compiled
 def gather_columns(X, y, run, order, start, end, x, ldx, t, slot):
     """Rows start..end as columns: each batch begins at a multiple of `slot`, and what is left of its slot is 0."""
     n_in, n_out = X.shape[1], y.shape[1]
     at = 0
     while start < end:
-        rows = min(run.batch, end - start)
+        rows = end - start if end - start < run.batch else run.batch
         for m in range(rows):
             r = row_of(start + m, run, order)
             for i in range(n_in):

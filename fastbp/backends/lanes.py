@@ -23,6 +23,8 @@ from numba.extending import lower_builtin, models, overload, register_jitable, r
 
 from fastbp.rows import VOCABULARY, WORDS, n_arguments, over_arrays
 
+# Of all that is compiled: plain C arithmetic, and no counting of references, as nothing is allocated.
+OPTIONS = {"fastmath": {"contract"}, "error_model": "numpy", "boundscheck": False, "_nrt": False}
 _FLAGS = ("contract",)  # multiplications and additions may be fused; NaN, infinities and -0 stay what they are
 _FEATURES = binding.get_host_cpu_features()
 VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
@@ -414,7 +416,7 @@ def over_lanes(function: Callable[..., float]) -> Callable:
 
     if config.DISABLE_JIT:
         return over_arrays(function)
-    return register_jitable(each if n_arguments(function) == 1 else each_pair)
+    return register_jitable(**OPTIONS)(each if n_arguments(function) == 1 else each_pair)
 
 
 # ------------------------------------------------------------------ words without a series
@@ -589,9 +591,9 @@ def _series(dtype: type) -> dict[str, Callable]:
             half_f2 = f * f * 0.5
             return s * (half_f2 + s * s * log1p_tail(s * s)) - half_f2
 
-    minus_f = register_jitable(log1p_minus_f)
+    minus_f = register_jitable(**OPTIONS)(log1p_minus_f)
 
-    @register_jitable
+    @register_jitable(**OPTIONS)
     def finish(x, pole, e, f):
         y = e * ln2_hi + (f + (minus_f(f) + e * ln2_lo))
         outside = WHERE(x < pole, like(nan, x), like(-inf, x))
@@ -613,8 +615,8 @@ def _choose(word: str, x: types.Type) -> Callable | None:
     return None
 
 
-overload(EXP, jit_options={"forceinline": True})(lambda x: _choose("EXP", x))
-overload(EXPM1, jit_options={"forceinline": True})(lambda x: _choose("EXPM1", x))
-overload(LOG, jit_options={"forceinline": True})(lambda x: _choose("LOG", x))
-overload(LOG1P, jit_options={"forceinline": True})(lambda x: _choose("LOG1P", x))
-overload(TANH, jit_options={"forceinline": True})(lambda x: _choose("TANH", x))
+overload(EXP, jit_options=OPTIONS | {"forceinline": True})(lambda x: _choose("EXP", x))
+overload(EXPM1, jit_options=OPTIONS | {"forceinline": True})(lambda x: _choose("EXPM1", x))
+overload(LOG, jit_options=OPTIONS | {"forceinline": True})(lambda x: _choose("LOG", x))
+overload(LOG1P, jit_options=OPTIONS | {"forceinline": True})(lambda x: _choose("LOG1P", x))
+overload(TANH, jit_options=OPTIONS | {"forceinline": True})(lambda x: _choose("TANH", x))
