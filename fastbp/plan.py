@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from fastbp import activations, backends, config, losses, optimizers, threads
-from fastbp.rows import Loss, Optimizer
+from fastbp.rows import Activation, Loss, Optimizer
 from fastbp.spec import Spec
 
 _TABLES = (activations.TABLE, losses.TABLE, optimizers.TABLE)
@@ -31,6 +31,11 @@ class Plan:
     gated: bool = True  # by what a thread has to do at least
 
 
+def own_rows(rows: Iterable[Activation | Loss | Optimizer]) -> list[str]:
+    """Names of the rows that the tables do not hold."""
+    return [row.name for row in rows if not any(table.get(row.name) == row for table in _TABLES)]
+
+
 def make_plan(
     spec: Spec,
     batch: int,
@@ -49,8 +54,7 @@ def make_plan(
         A forced backend or ISA is not there.
     """
     rows = (*spec.activations, *(row for row in (loss, optimizer) if row is not None))
-    own = [row.name for row in rows if not any(table.get(row.name) == row for table in _TABLES)]
-    name = backends.resolve(config.requested_backend(backend), spec.dtype, own)
+    name = backends.resolve(config.requested_backend(backend), spec.dtype, own_rows(rows))
     isa = backends.engine().choose_isa(config.requested_isa()) if name == "cython" else None
     return Plan(spec, batch, name, isa, loss, optimizer, fused, threads.requested(n_threads), not threads.forced())
 

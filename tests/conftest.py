@@ -1,6 +1,7 @@
 """What every test file shares: the backends, ISAs and dtypes to run on, and how hard to try."""
 
 import os
+import zlib
 
 # Before NumPy is loaded. The reference's products are small: on two busy cores BLAS threads only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -33,11 +34,24 @@ def need_extension():
         pytest.fail(reason) if official else pytest.skip(reason)
 
 
+def need_numba():
+    if not backends.has_numba():
+        reason = "Numba is not installed: pip install fastbp[numba]"
+        pytest.fail(reason) if official else pytest.skip(reason)
+
+
+def need(name):
+    """Skip the test where a backend is not there, or fail where it must be."""
+    if name == "cython":
+        need_extension()
+    if name == "numba":
+        need_numba()
+
+
 @pytest.fixture(params=backends.NAMES)
 def backend(request):
     """The name of each backend."""
-    if request.param == "cython":
-        need_extension()
+    need(request.param)
     return request.param
 
 
@@ -49,12 +63,12 @@ def isa(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture(params=["reference", *(f"cython {name}" for name in ISAS)])
+@pytest.fixture(params=["reference", *(f"cython {name}" for name in ISAS), "numba"])
 def kernels(request, monkeypatch):
     """The name of each backend, of the compiled one with each ISA forced in turn."""
     name, _, forced = request.param.partition(" ")
-    if name == "cython":
-        need_extension()
+    need(name)
+    if forced:
         monkeypatch.setenv("FASTBP_ISA", forced)
     return name
 
@@ -62,3 +76,18 @@ def kernels(request, monkeypatch):
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request):
     return np.dtype(request.param)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Of each test that runs on every backend one case is for Numba, which compiles for each network anew."""
+    if every_case:
+        return
+    on_numba = {}
+    for item in items:
+        chosen = getattr(item, "callspec", None) and [item.callspec.params.get(name) for name in ("backend", "kernels")]
+        if chosen and "numba" in chosen:
+            on_numba.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left = {id(item) for same in on_numba.values() for item in same}
+    left -= {id(min(same, key=lambda item: zlib.crc32(item.nodeid.encode()))) for same in on_numba.values()}
+    config.hook.pytest_deselected(items=[item for item in items if id(item) in left])
+    items[:] = [item for item in items if id(item) not in left]

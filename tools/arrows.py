@@ -17,7 +17,7 @@ LAYERS = (  # from the bottom up
     "threads",
     "config",
     "plan",
-    "training ops explain",
+    "training ops explain choose",
     "mlp",
     "__init__",
     "bench",

@@ -219,6 +219,11 @@ def _refusal(name: str, dtype: np.dtype, own_rows: list[str]) -> str | None:
     return missing(name)
 
 
+def usable(dtype: np.dtype, own_rows: list[str]) -> tuple[str, ...]:
+    """The backends that can serve a request."""
+    return tuple(name for name in NAMES if _refusal(name, dtype, own_rows) is None)
+
+
 def resolve(requested: str, dtype: np.dtype, own_rows: list[str]) -> str:
     """The backend that serves a request: the named one, or for ``"auto"`` the first that can.
 
@@ -234,12 +239,12 @@ def resolve(requested: str, dtype: np.dtype, own_rows: list[str]) -> str:
     RuntimeError
         The named backend cannot serve; the message says why and names those that can.
     """
-    usable = [name for name in NAMES if _refusal(name, dtype, own_rows) is None]
+    names = usable(dtype, own_rows)
     if requested == "auto":
-        return usable[0]
-    if requested not in usable:
+        return names[0]
+    if requested not in names:
         reason = _refusal(requested, dtype, own_rows)
-        raise RuntimeError(f"backend {requested!r}: {reason}; there is: {', '.join(usable)}")
+        raise RuntimeError(f"backend {requested!r}: {reason}; there is: {', '.join(names)}")
     return requested
 
 
