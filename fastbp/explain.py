@@ -101,7 +101,7 @@ class Explanation:
             "network": f"{'-'.join(map(str, spec.sizes))}, {spec.dtype}, {spec.n_params:,} parameters",
             "step": ", ".join([f"{plan.batch:,} rows", *(row.name for row in (plan.loss, plan.optimizer) if row)]),
             "backend": plan.backend,
-            "isa": plan.isa or "NumPy's own",
+            "isa": plan.isa or {"numba": "this CPU's, by LLVM"}.get(plan.backend, "NumPy's own"),
             "threads": self.sharing,
             "workspace": f"{self.workspace_bytes:,} bytes" if self.workspace_bytes else "allocated by each step",
             "arithmetic": f"{self.flops:,} FLOP a step",

@@ -139,7 +139,7 @@ def _check_text(row: Any, kind: str, field: str, names: Iterable[str]) -> None:
         raise ValueError(f"{kind} {row.name!r}: {field}: {error}") from None
 
 
-_STEP = 1e-5  # of a finite difference, relative to the place
+_STEP = 1e-5  # of a finite difference, relative to the place or to 0.01
 _SLACK = 1e-5  # what a derivative may be off, relative to itself or to 1
 
 
@@ -150,7 +150,7 @@ def _check_slope(
 
     Places where f is not finite, and kinks, where the differences to both sides disagree, say nothing.
     """
-    h = _STEP * np.maximum(1, np.abs(z))
+    h = _STEP * np.maximum(0.01, np.abs(z))
     with np.errstate(all="ignore"):
         low, middle, high = f(z - h), f(z), f(z + h)
         left, right, wanted = (middle - low) / h, (high - middle) / h, (high - low) / (2 * h)

@@ -18,7 +18,7 @@ from fastbp.rows import Activation, Loss, Optimizer
 _FORWARD = """
 def forward(z_at, a_at, ld, rows, cols):
     n = (rows - 1) * ld + (cols + {lanes} - 1) // {lanes} * {lanes}
-    z_array, a_array = carray(z_at, (n,)), carray(a_at, (n,))
+    z_array, a_array = memory(z_at, n), memory(a_at, n)
     for m in range(rows):
         for at in range(m * ld, m * ld + cols, {lanes}):
             z = load(z_array, at, {lanes})
@@ -27,7 +27,7 @@ def forward(z_at, a_at, ld, rows, cols):
 _BACKWARD = """
 def backward(delta_at, a_at, z_at, ld, rows, cols):
     n = (rows - 1) * ld + (cols + {lanes} - 1) // {lanes} * {lanes}
-    delta, a_array, z_array = carray(delta_at, (n,)), carray(a_at, (n,)), carray({z_at}, (n,))
+    delta, a_array, z_array = memory(delta_at, n), memory(a_at, n), memory({z_at}, n)
     for m in range(rows):
         for at in range(m * ld, m * ld + cols, {lanes}):
             g, a, z = load(delta, at, {lanes}), load(a_array, at, {lanes}), load(z_array, at, {lanes})
@@ -37,8 +37,8 @@ _UPDATE = """
 def update(p_at, slots_at, ld, g_at, ldg, rows, cols, scalars_at):
     width = (cols + {lanes} - 1) // {lanes} * {lanes}
     n = (rows - 1) * ld + width
-    params, grads = carray(p_at, (n,)), carray(g_at, ((rows - 1) * ldg + width,))
-    slots, scalars = ({slots}), carray(scalars_at, ({n_scalars},))
+    params, grads = memory(p_at, n), memory(g_at, (rows - 1) * ldg + width)
+    slots, scalars = ({slots}), memory(scalars_at, {n_scalars})
     {scalars}
     for m in range(rows):
         for k in range(0, cols, {lanes}):
@@ -49,8 +49,8 @@ def update(p_at, slots_at, ld, g_at, ldg, rows, cols, scalars_at):
 """
 _LOSS = """
 def each(z_at, t_at, lse_at, value_at, grad_at, n):
-    z_array, t_array, lse_array = carray(z_at, (n,)), carray(t_at, (n,)), carray(lse_at, (n,))
-    value_array, grad_array = carray(value_at, (n,)), carray(grad_at, (n,))
+    z_array, t_array, lse_array = memory(z_at, n), memory(t_at, n), memory(lse_at, n)
+    value_array, grad_array = memory(value_at, n), memory(grad_at, n)
     for at in range(0, n, {lanes}):
         z, t, lse = load(z_array, at, {lanes}), load(t_array, at, {lanes}), load(lse_array, at, {lanes})
         store(value_array, at, like({value}, z))
@@ -74,7 +74,7 @@ def row_functions(row: Any, dtype: np.dtype) -> tuple[Any, ...]:
         text = _LOSS.format(lanes=n, value=plain(row.value_text), grad=plain(row.grad_text))
         wanted = {"each": types.void(p, p, p, p, p, idx)}
     else:
-        slots = "".join(f"carray(slots_at[{k}], (n,)), " for k in range(len(row.state)))
+        slots = "".join(f"memory(slots_at[{k}], n), " for k in range(len(row.state)))
         text = filled(
             _UPDATE, lanes=n, slots=slots, n_scalars=len(row.scalars), scalars=scalar_lines(row, n),
             lines=update_lines(row, n),

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import carray, njit  # noqa: F401 - carray is for generated code
+from numba import carray, njit
 from numba.core import cgutils, config, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, models, overload, register_jitable, register_model
@@ -107,6 +107,11 @@ def _broadcast(*args: types.Type) -> Vector | None:
     return vectors.pop() if len(vectors) == 1 else None
 
 
+def _of_lanes(element: types.Number, lanes: types.Integer) -> Vector | None:
+    """A vector of so many lanes, where that is a number in the text."""
+    return Vector(element, lanes.literal_value) if isinstance(lanes, types.Literal) else None
+
+
 def _mask(*args: types.Type) -> Mask | None:
     vector = _broadcast(*args)
     return vector and Mask(vector.element, vector.lanes)
@@ -167,13 +172,14 @@ def store(array: np.ndarray, at: int, vector: np.ndarray) -> None:
 
 
 def _pointer(context, builder, array_type, array, at):
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.gep(data, [at])
+    if isinstance(array_type, types.Array):
+        array = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(array, [at])
 
 
 @_known(load, types.Array, types.Integer, gives=lambda a, at: Vector(a.dtype, VECTOR_BYTES * 8 // a.dtype.bitwidth))
-@_known(load, types.Array, types.Integer, types.Integer,
-        gives=lambda a, at, n: Vector(a.dtype, n.literal_value) if isinstance(n, types.Literal) else None)  # fmt: skip
+@_known(load, types.Array, types.Integer, types.Integer, gives=lambda a, at, n: _of_lanes(a.dtype, n))
+@_known(load, types.CPointer, types.Integer, types.Integer, gives=lambda a, at, n: _of_lanes(a.dtype, n))
 def _(context, builder, sig, args):
     vector = context.get_value_type(sig[0])
     at = builder.bitcast(_pointer(context, builder, sig[1], *args[:2]), vector.as_pointer())
@@ -181,9 +187,20 @@ def _(context, builder, sig, args):
 
 
 @_known(store, types.Array, types.Integer, Vector, gives=lambda a, at, v: types.none)
+@_known(store, types.CPointer, types.Integer, Vector, gives=lambda a, at, v: types.none)
 def _(context, builder, sig, args):
     at = builder.bitcast(_pointer(context, builder, sig[1], *args[:2]), args[2].type.as_pointer())
     builder.store(args[2], at, align=sig[1].dtype.bitwidth // 8)
+
+
+def memory(pointer: object, n: int) -> np.ndarray:
+    """What C code calls with: a pointer to n elements, which `load` and `store` take as it is."""
+    return carray(pointer, (n,))
+
+
+@_known(memory, types.CPointer, types.Integer, gives=lambda p, n: p)
+def _(context, builder, sig, args):
+    return args[0]
 
 
 def splat(number: float, lanes: int) -> np.ndarray:
@@ -191,8 +208,7 @@ def splat(number: float, lanes: int) -> np.ndarray:
     return np.full(lanes, number, np.asarray(number).dtype)
 
 
-@_known(splat, types.Float, types.Integer,
-        gives=lambda x, n: Vector(x, n.literal_value) if isinstance(n, types.Literal) else None)  # fmt: skip
+@_known(splat, types.Float, types.Integer, gives=_of_lanes)
 def _(context, builder, sig, args):
     return _splat(context, builder, args[0], sig[1], sig[0])
 

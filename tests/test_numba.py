@@ -1,0 +1,456 @@
+"""Numba: rows of the user's own on every backend, the words in compiled code, the cache on disk, and where it is not
+installed. That its kernels are right is what the other files test on every backend.
+"""
+
+import copy
+import math
+import os
+import pickle
+import stat
+import textwrap
+import threading
+
+import numpy as np
+import pytest
+from conftest import every_case, need
+from test_process import python
+from tolerance import assert_close
+
+import fastbp
+from fastbp import activations, backends, losses, optimizers, own, rows
+
+RNG = np.random.default_rng(5)
+X, PLACES = RNG.normal(size=(37, 5)), np.linspace(-9, 9, 181)
+numba_only = pytest.mark.skipif(not backends.has_numba(), reason="Numba is not installed")
+
+
+def twin(row):
+    """A row of the tables as one of the user's own."""
+    if isinstance(row, rows.Activation):
+        return fastbp.Activation(f"my_{row.name}", row.forward, row.backward)
+    if isinstance(row, rows.Loss):
+        fields = "value grad outputs statistic from_logits labels domain".split()
+        return fastbp.Loss(f"my_{row.name}", **{field: getattr(row, field) for field in fields})
+    return fastbp.Optimizer(f"my_{row.name}", state=row.state, scalars=row.scalars, update=row.update)
+
+
+@fastbp.activation(derivative=lambda a: 1 - a * a)
+def tanh_of_mine(z):
+    return math.tanh(z)
+
+
+@fastbp.activation(derivative=lambda z: 1 / (1 + abs(z)) ** 2)
+def softsign(z):
+    if z > 0:
+        return z / (1 + z)
+    return z / (1 - z)
+
+
+@fastbp.loss(derivative=lambda z, t: 4 * (z - t) ** 3)
+def fourth_power(z, t):
+    return (z - t) ** 4
+
+
+# ------------------------------------------------------------------ rows as they are made
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: fastbp.Activation("relu", "z"), "activation 'relu': fastbp has one of this name"),
+        (lambda: fastbp.Activation("swish", "z"), "activation 'swish': fastbp has one of this name"),
+        (lambda: fastbp.Activation("two words", "z"), "name must be a Python name.*'two words'"),
+        (lambda: fastbp.Activation("class", "z"), "name must be a Python name.*'class'"),
+        (lambda: fastbp.Activation("q", "z ** 2"), "activation 'q': forward: expression.*Pow"),
+        (lambda: fastbp.Activation("q", "sin(z)"), "forward: .*sin is not one of EXP"),
+        (lambda: fastbp.Activation("q", "z", "g * t"), "backward: .*unknown name 't'"),
+        (lambda: fastbp.Activation("q", "z * z", "g * z"), "backward is wrong at z = 0.001: it gives 0.001, .* 0.002"),
+        (lambda: fastbp.Activation("q", "z * EXP(-z * z)", "g * z"), r"wrong at z = 0: it gives 0, .* give 1$"),
+        (lambda: fastbp.Activation("q", "EXP(z)", "g * EXP(z) * (1 + 0 / z)"), "wrong at z = 0: it gives nan"),
+        (lambda: fastbp.Activation("q", "LOG(-1 - z * z)"), "finite and smooth nowhere"),
+        (lambda: fastbp.Loss("mse", "z - t"), "loss 'mse': fastbp has one of this name"),
+        (lambda: fastbp.Loss("q", "z - t", outputs="max"), "outputs must be 'mean' or 'sum', got 'max'"),
+        (lambda: fastbp.Loss("q", "z - t", statistic="max"), "statistic must be None or 'lse'"),
+        (lambda: fastbp.Loss("q", "lse - z"), "unknown name 'lse'"),
+        (lambda: fastbp.Loss("q", "t * (lse - z)", statistic="lse"), "grad must be given"),
+        (lambda: fastbp.Loss("q", "(z - t) * (z - t)", "z - t"), "grad is wrong at z = .*, t = "),
+        (lambda: fastbp.Loss("q", "t * (lse - z)", "EXP(z - lse) - 2 * t", statistic="lse", labels=True), "grad is wrong"),
+        (lambda: fastbp.Optimizer("sgd", update=[("p", "p - lr * g")]), "optimizer 'sgd': fastbp has one"),
+        (lambda: fastbp.Optimizer("q", family="sgd", update=[("p", "p - lr * g")]), "family 'sgd' is fastbp's"),
+        (lambda: fastbp.Optimizer("q"), "update must end with an assignment to p"),
+        (lambda: fastbp.Optimizer("q", update=[("p", "p - lr * v")]), "update of p: .*unknown name 'v'"),
+        (lambda: fastbp.Optimizer("q", update=[("lr", "lr"), ("p", "p")]), "assigns to 'lr'"),
+        (lambda: fastbp.Optimizer("q", state=["p"], update=[("p", "p")]), "different names"),
+        (lambda: fastbp.Optimizer("q", state=["EXP"], update=[("p", "p")]), "a slot or scalar must be a Python name"),
+        (lambda: fastbp.Optimizer("q", state=list("abcde"), update=[("p", "p")]), "at most 4 slots"),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_is_refused_where_it_is_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: fastbp.Activation("q", 3), "forward must be a string, got 3"),
+        (lambda: fastbp.Activation(3, "z"), "name must be a string, got 3"),
+        (lambda: fastbp.activation(derivative=3), "derivative must be a Python function, got 3"),
+        (lambda: fastbp.activation(derivative=lambda x: x), r"must take \(z\) or \(a\), it takes \(x\)"),
+        (lambda: fastbp.activation(derivative=lambda z: z)(lambda x: x), r"the function must take \(z\)"),
+        (lambda: fastbp.Optimizer("q", update=[("p", "p")])(rate=1), "takes exactly lr; got rate"),
+        (lambda: fastbp.Optimizer("q", update=[("p", "p")])(lr="x"), "lr must be a number, got 'x'"),
+        (lambda: fastbp.MLP((2, 1)).fit(X[:, :2], X[:, 0], steps=1, optimizer=twin(optimizers.TABLE["sgd"])),
+         r"a rule without its numbers: call it, as in my_sgd\(lr=0.01\)"),
+    ],
+)  # fmt: skip
+def test_what_has_the_wrong_kind_is_a_type_error(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", activations.TABLE)
+def test_a_derivative_that_is_made_is_that_of_the_table(name):
+    row = activations.TABLE[name]
+    made = fastbp.Activation("mine", row.forward)
+    z = np.append(PLACES, 0.0)  # at 0 too: the slope to the left, as the tables have it
+    wanted, got = (
+        rows.function(one.backward_text, ("g", "a", "z"))(np.ones_like(z), rows.function(row.forward_text, ("z",))(z), z)
+        for one in (row, made)
+    )
+    assert_close(got, wanted, np.float64, k=64)
+
+
+@pytest.mark.parametrize("name", [name for name, row in losses.TABLE.items() if not row.statistic])
+def test_the_gradient_of_a_loss_that_is_made_is_that_of_the_table(name):
+    row = losses.TABLE[name]
+    z, t = PLACES, np.linspace(0, 1, len(PLACES))
+    got = rows.function(rows.render(own.slope(row.value, "z"), row.names)[0], row.names)(z, t)
+    assert_close(got, rows.function(row.grad_text, row.names)(z, t), np.float64, k=64)
+
+
+def test_rows_pickle_and_are_their_own_copies():
+    mish = fastbp.Activation("my_mish", "z * TANH(LOG1P(EXP(z)))")
+    rule = twin(optimizers.TABLE["sgd_momentum"])
+    for row in (mish, twin(losses.TABLE["mse"]), rule, rule(lr=0.1, weight_decay=0, momentum=0.9)):
+        assert pickle.loads(pickle.dumps(row)) == row
+    for row in (softsign, fourth_power):
+        assert pickle.loads(pickle.dumps(row)) is row and copy.deepcopy(row) is row
+    net = fastbp.MLP((5, 4, 1), activation=[softsign], seed=1, backend="reference")
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert np.array_equal(net.predict(X), other.predict(X))
+
+
+def test_a_row_of_local_functions_says_why_it_is_not_pickled():
+    @fastbp.activation(derivative=lambda z: 2 * z)
+    def square(z):
+        return z * z
+
+    with pytest.raises(pickle.PicklingError, match="square.*at the top of an importable module"):
+        pickle.dumps(fastbp.MLP((5, 4, 1), activation=square))
+
+
+def test_what_math_refuses_is_nan():
+    @fastbp.activation(derivative=lambda z: 1 / z)
+    def logarithm(z):
+        return math.log(z)
+
+    with np.errstate(all="raise"):
+        a = rows.function(logarithm.forward_text, ("z",), logarithm.words)(np.array([1.0, 0.0, -1.0], np.float32))
+    assert a.dtype == np.float32 and a[0] == 0 and np.isnan(a[1:]).all()
+
+
+# ------------------------------------------------------------------ rows on every backend
+
+SHAPES = [(5, 3, 2), (5, 20, 4), (5, 40, 17)]  # tiny, narrow, wide outputs
+CASES = [
+    (activation, loss, rule)
+    for k, activation in enumerate([*map(twin, activations.TABLE.values()), tanh_of_mine, softsign])
+    for loss in [[*map(twin, losses.TABLE.values()), fourth_power][k % 5]]
+    for rule in [[*map(twin, optimizers.TABLE.values())][k % 4]]
+]
+
+
+@pytest.mark.parametrize("activation, loss, rule", CASES, ids=lambda row: row.name)
+def test_own_rows_train_as_on_the_reference(activation, loss, rule, backend, dtype):
+    if backend == "numba" and not every_case and activation not in (softsign, CASES[2][0]):
+        pytest.skip("one of expressions and one of functions stand for the others: each compiles for seconds")
+    optimizer = rule(**dict(zip(rule.scalars, (0.05, 0.01, 0.9))))
+    shapes = SHAPES[1:2] if backend == "numba" else SHAPES
+    for sizes, batch, weight in zip(shapes, (8, 37, 1), (None, RNG.integers(0, 3, 37), None)):
+        y = RNG.dirichlet(np.ones(sizes[-1]), 37)
+        if loss.labels and batch == 8:
+            y = RNG.integers(0, sizes[-1], 37)
+        found = []
+        for name in (backend, "reference"):
+            net = fastbp.MLP(sizes, activation=activation, seed=3, backend=name, dtype=dtype)
+            history = net.fit(X, y, loss=loss, optimizer=optimizer, batch_size=batch, steps=9, sample_weight=weight)
+            net.backward_update(net.forward(X) - X[:, : 1], optimizer)
+            found.append((net.flatten(), net.predict(X), history.loss))
+        for got, wanted in zip(*found):
+            assert_close(got, wanted, dtype, k=9 * (sum(sizes) + batch))
+
+
+def test_an_own_rule_takes_its_numbers_from_functions_of_the_step(backend):
+    rule = twin(optimizers.TABLE["sgd"])
+    y = X[:, :1]
+    one, other = (fastbp.MLP((5, 3, 1), seed=1, dtype=np.float64, backend=backend) for _ in range(2))
+    one.fit(X, y, optimizer=rule(lr=lambda step: 0.1 / (1 + step)), batch_size=37, steps=4)
+    for step in range(4):
+        other.fit(X, y, optimizer=fastbp.SGD(lr=0.1 / (1 + step)), batch_size=37, steps=1)
+    assert_close(one.flatten(), other.flatten(), np.float64, k=40)
+
+
+def test_auto_takes_the_engine_for_own_rows_where_numba_is(monkeypatch):
+    mish = fastbp.Activation("my_mish", "z * TANH(LOG1P(EXP(z)))")
+    wanted = "cython" if backends.has_numba() and backends.missing("cython") is None else "reference"
+    assert backends.resolve("auto", np.dtype(np.float32), [mish.name]) == wanted
+    monkeypatch.setattr(backends, "has_numba", lambda: False)
+    assert backends.resolve("auto", np.dtype(np.float32), [mish.name]) == "reference"
+
+
+WITHOUT = """
+    import sys
+    sys.modules["numba"] = None   # an import fails
+    import numpy as np, fastbp
+    mish = fastbp.Activation("my_mish", "z * TANH(LOG1P(EXP(z)))")
+    net = fastbp.MLP((2, 3, 1), activation=mish, seed=1)
+    net.fit(np.ones((4, 2)), np.ones(4), steps=3)
+    for backend in ("cython", "numba"):
+        try:
+            fastbp.MLP((2, 3, 1), activation=mish, backend=backend).predict(np.ones((4, 2)))
+        except RuntimeError as error:
+            print(error)
+    fastbp.MLP((2, 3, 1), seed=1).compile()
+    print("numba" in str(fastbp.config.config()["backend numba"]))
+"""
+
+
+def test_without_numba_all_else_works_and_the_message_says_what_to_install():
+    lines = python(textwrap.dedent(WITHOUT)).splitlines()
+    assert len(lines) == 3 and lines[2] == "True"
+    for line in lines[:2]:
+        assert "pip install fastbp[numba]" in line and "reference" in line
+    assert backends.missing("cython") is not None or "'my_mish'" in lines[0]
+
+
+def test_numba_is_imported_when_it_is_first_needed():
+    script = "import sys, fastbp; fastbp.MLP((2, 1)).predict([[1, 2]]); print({'numba', 'fastbp.own'} & set(sys.modules))"
+    assert python(script).strip() == "set()"
+
+
+# ------------------------------------------------------------------ compiled words
+
+ULPS = 4
+WORDS = {"EXP": np.exp, "EXPM1": np.expm1, "LOG": np.log, "LOG1P": np.log1p, "TANH": np.tanh, "SQRT": np.sqrt}
+
+
+@numba_only
+@pytest.mark.parametrize("word", WORDS)
+def test_words_are_within_4_ulps(word, dtype):
+    """Of what long double gives; `make ulp` measures the same series in C++ over all floats."""
+    from numba import typeof
+
+    from fastbp.backends import cache
+
+    n = 64 // dtype.itemsize
+    made = cache.module(f"def f(x, y):\n    for k in range(0, len(x), {n}):\n        store(y, k, {word}(load(x, k, {n})))\n")
+    scales = (1e-30, 1e-8, 1e-3, 1, 10, 100, 700)
+    rng = np.random.default_rng(0)
+    info = np.finfo(dtype)
+    ends = [0, -0.0, np.inf, -np.inf, np.nan, info.tiny, -info.tiny, info.smallest_subnormal, info.max, -info.max, -1, 1]
+    x = np.concatenate([*(rng.normal(size=20_000) * scale for scale in scales), ends * n]).astype(dtype)
+    y = np.empty_like(x)
+    cache.function(made, "f", (typeof(x), typeof(y)))(x, y)
+    with np.errstate(all="ignore"):
+        exact = WORDS[word](x.astype(np.longdouble))
+        wanted = exact.astype(dtype)
+        finite = np.isfinite(wanted)
+        ulps = np.abs(y[finite] - exact[finite]) / np.spacing(np.abs(wanted[finite]))
+    assert ulps.max() <= ULPS
+    assert np.array_equal(y[~finite], wanted[~finite], equal_nan=True)
+    assert np.array_equal(np.signbit(y[x == 0]), np.signbit(wanted[x == 0]))
+
+
+@numba_only
+def test_the_order_of_rows_is_philoxs():
+    from fastbp.backends import jit
+    from fastbp.order import epoch_order
+
+    for seed, epoch, n in ((0, 0, 1), (2**64 - 1, 3, 2), (7, 2**40, 100), (12345, 1, 1000)):
+        order = np.zeros(n, np.int64)
+        program = fastbp.plan.program(fastbp.plan.make_plan(fastbp.MLP((1, 1))._spec, 1, backend="numba"), np.zeros(64))
+        program._call(jit._ORDER, "fill", np.uint64(seed), epoch, n, order)
+        assert np.array_equal(order, epoch_order(seed, epoch, n))
+
+
+# ------------------------------------------------------------------ the cache
+
+TRAIN = """
+    import sys, numpy as np, fastbp
+    X = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    net = fastbp.MLP((2, 3, 1), activation="tanh", seed=1, backend="numba")
+    net.fit(X, X[:, 0], steps=10, batch_size=4)
+    from fastbp.backends import jit
+    kept = [f._cache_hits for f in net._programs._idle.popitem()[1][0]._functions.values() if hasattr(f, "_cache_hits")]
+    print(sum(sum(hits.values()) for hits in kept), net.flatten().tobytes().hex())
+"""
+
+
+def trained(folder, **environment):
+    """Cache hits of a process, and the bits it trained."""
+    hits, bits = python(textwrap.dedent(TRAIN), XDG_CACHE_HOME=str(folder), **environment).split()
+    return int(hits), bits
+
+
+@numba_only
+def test_compiled_code_is_kept_in_a_private_folder_and_garbage_is_compiled_again(tmp_path):
+    first, bits = trained(tmp_path)
+    folder = tmp_path / "fastbp"
+    files = sorted(folder.iterdir())
+    assert first == 0 and files
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and all(not f.stat().st_mode & 0o077 for f in files)
+    assert trained(tmp_path) == (1, bits)
+    for file in files:  # cut off, turned over, and empty
+        file.write_bytes(file.read_bytes()[:-100])
+    assert trained(tmp_path) == (0, bits) and trained(tmp_path) == (1, bits)
+    for file in sorted(folder.iterdir()):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    assert trained(tmp_path) == (0, bits)
+
+
+@numba_only
+def test_a_folder_that_others_may_write_to_is_not_used(tmp_path):
+    (tmp_path / "fastbp").mkdir()
+    (tmp_path / "fastbp").chmod(0o777)
+    hits, _ = trained(tmp_path)
+    assert hits == 0 and not any((tmp_path / "fastbp").iterdir())
+    file = tmp_path / "file"
+    file.write_text("")
+    assert trained(file)[0] == 0  # no folder can be made there
+
+
+@numba_only
+def test_two_processes_may_compile_at_once(tmp_path):
+    found = []
+    both = [threading.Thread(target=lambda: found.append(trained(tmp_path))) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert len({bits for _, bits in found}) == 1 and trained(tmp_path) == (1, found[0][1])
+
+
+PLAIN = """
+    import numpy as np, fastbp
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(13, 3)), rng.integers(0, 5, 13)
+    mish = fastbp.Activation("my_mish", "z * TANH(LOG1P(EXP(z)))")
+    for sizes, backend in (((3, 4, 5), "numba"), ((3, 40, 5), "numba"), ((3, 9, 5), "cython")):
+        if fastbp.backends.missing(backend):
+            continue
+        for given, loss in ((y, "softmax_cross_entropy"), (np.eye(5)[y], "mse")):
+            nets = [fastbp.MLP(sizes, activation=mish, seed=1, backend=b, dtype=float) for b in (backend, "reference")]
+            for net in nets:
+                net.fit(X, given, loss=loss, steps=5, batch_size=4, optimizer=fastbp.SGD(0.1, momentum=0.5))
+                net.backward_update(net.forward(X) - 1)
+            print(np.abs(nets[0].flatten() - nets[1].flatten()).max())
+"""
+
+
+@numba_only
+def test_with_numba_disabled_the_same_text_runs_in_python():
+    worst = list(map(float, python(textwrap.dedent(PLAIN), NUMBA_DISABLE_JIT="1").split()))
+    assert len(worst) == (6 if backends.missing("cython") is None else 4)
+    assert_close(worst, np.zeros(len(worst)), np.float64, k=100, scale=1)
+
+
+# ------------------------------------------------------------------ threads and forks
+
+
+@numba_only
+def test_two_threads_train_at_once_and_the_bits_are_those_of_one():
+    def train():
+        net = fastbp.MLP((5, 9, 1), activation="tanh", seed=1, backend="numba")
+        net.fit(X, X[:, 0], steps=2000, batch_size=8)
+        return net.flatten().tobytes()
+
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(train())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3 and set(found) == {train()}
+
+
+@numba_only
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_goes_on_with_compiled_code():
+    out = python(textwrap.dedent("""
+        import os, numpy as np, fastbp
+        X = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+        net = fastbp.MLP((2, 3, 1), seed=1, backend="numba")
+        net.fit(X, X[:, 0], steps=10)
+        if os.fork() == 0:
+            net.fit(X, X[:, 0], steps=10)
+            new = fastbp.MLP((2, 4, 1), seed=1, backend="numba")   # compiled here
+            new.fit(X, X[:, 0], steps=10)
+            print(net.flatten().sum(), flush=True)
+            os._exit(0)
+        assert os.wait()[1] == 0
+        net.fit(X, X[:, 0], steps=10)
+        print(net.flatten().sum())
+    """))  # fmt: skip
+    child, parent = out.split()
+    assert child == parent
+
+
+# ------------------------------------------------------------------ compile
+
+
+@pytest.mark.parametrize("name", ["reference", "cython", "numba"])
+def test_compile_with_a_name_stays_with_it(name):
+    need(name)
+    net = fastbp.MLP((3, 4, 1), seed=1)
+    before = net.flatten()
+    assert net.compile(name, batch_size=7, loss="mse") > 0
+    assert net.backend == name and pickle.loads(pickle.dumps(net)).backend == name
+    assert net.step == 0 and np.array_equal(net.flatten(), before)
+
+
+@numba_only
+def test_compile_without_a_name_takes_the_faster(monkeypatch):
+    from fastbp import choose
+
+    need("cython")
+    seconds = {"cython": 1e-3, "numba": 2e-3}
+    monkeypatch.setattr(choose, "_seconds", lambda candidate, steps: steps * seconds[candidate.backend])
+    for faster, slower in (("cython", "numba"), ("numba", "cython")):
+        seconds[faster], seconds[slower] = 1e-3, 2e-3
+        net = fastbp.MLP((3, 4, 2), activation=softsign, seed=1)
+        net.compile(loss="softmax_cross_entropy", batch_size=4)
+        assert net.backend == faster
+
+
+def test_compile_takes_what_can_serve(capsys):
+    net = fastbp.MLP((3, 4, 1), dtype=np.float16)
+    net.compile()
+    assert net.backend == "reference"
+    with pytest.raises(RuntimeError, match="lacks dtype float16"):
+        net.compile("cython") if backends.missing("cython") is None else net.compile("numba")
+    assert net.backend == "reference"
+    with pytest.raises(ValueError, match="backend.*did you mean 'numba'"):
+        net.compile("nunba")
+
+
+@numba_only
+def test_explain_tells_the_family(capsys):
+    for sizes, family in (((3, 4, 1), "columns"), ((3, 40, 1), "tiles")):
+        fastbp.MLP(sizes, backend="numba").explain()
+        out = capsys.readouterr().out
+        assert "backend     numba" in out and out.count(family) >= 2 and "NumPy's own" not in out
+
+
