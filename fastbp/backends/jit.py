@@ -124,7 +124,7 @@ class Program:
         )  # fmt: skip
         ldx = padded(spec.in_features, size)
         widest_in = max(ldx, *lds)
-        panel = max(max(layer.out_features * widest_in for layer in spec.layers),
+        panel = max(max(padded(layer.out_features, size) * widest_in for layer in spec.layers),
                     8 * max(layer.ldw for layer in spec.layers))  # fmt: skip
         a = tuple(self._zeros(plan.batch * ld) for ld in lds)
         z = tuple(
