@@ -220,6 +220,8 @@ class Activation(_Own, rows.Activation):
         WHERE``. `WHERE` evaluates both sides.
     backward : str, optional
         dL/dz in ``g`` (= dL/da), ``a`` (= forward) and ``z``. Derived from `forward` unless given.
+    pinned, words
+        As `fastbp.rows.Activation` has them: values from outside, functions beside the words (see `activation`).
 
     Raises
     ------
@@ -266,7 +268,7 @@ class Loss(_Own, rows.Loss):
         How the outputs of a sample reduce.
     statistic : {None, "lse"}
         ``lse`` is log(sum(exp(z))) over the outputs of a sample. The value must not change where all z move alike.
-    from_logits, labels, domain
+    from_logits, labels, domain, pinned, words
         As `fastbp.rows.Loss` has them.
 
     Raises
@@ -339,6 +341,8 @@ class Optimizer(rows.Optimizer):
         Slots beside each parameter, at most 4; 0 at the start.
     scalars : tuple of str
         Numbers of a step, at most 8.
+    family : str, optional
+        Rows of one family go on with each other's slots; a row is its own unless told.
 
     Examples
     --------

@@ -225,7 +225,7 @@ class Loss:
         return render(self.grad, self.names, self.words)[0]
 
     def scale(self, out_features: int) -> float:
-        """The factor of one row's sum over outputs."""
+        """The factor of one row's sum over its `out_features` outputs."""
         return 1.0 / out_features if self.outputs == "mean" else 1.0
 
 
