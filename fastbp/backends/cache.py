@@ -28,6 +28,7 @@ import numpy as np
 from numba.core import compiler, config
 from numba.core.caching import _Cache
 from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 from numba.core.typing.ctypes_utils import to_ctypes
@@ -107,6 +108,7 @@ class _Disk(_Cache):
             pass
 
 
+@global_compiler_lock  # another thread that compiles would read what is taught to Numba here half written
 def module(text: str, words: Words = (), *more: python_types.ModuleType) -> python_types.ModuleType:
     """Source as a module, in which the names of `fastbp.backends.lanes` are known, of `more`, and `words`.
 

@@ -409,10 +409,10 @@ class _Columns:
             for j in range(0, {n}, {lanes}):
                 transpose(d{k}, j * {lanes}, {lanes}, turned, j, {n}, {lanes})
             """, n=slot_of(n_out, lanes), lanes=lanes, k=k)  # fmt: skip
-        some = 4
-        pieces = [(i, min(some, n_in - i)) for i in (0, n_in // some * some) if i < n_in]
-        for begin, n in [] if layer.transposed else pieces:
-            end = n_in // some * some if n == some and begin == 0 else n_in
+        whole = n_in // 4 * 4
+        for begin, end, n in ((0, whole, 4), (whole, n_in, n_in - whole)):
+            if layer.transposed or begin == end:
+                continue
             rows = range(n)
             text += filled(
                 """
