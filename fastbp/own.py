@@ -27,8 +27,8 @@ MOST_SLOTS, MOST_SCALARS = 4, 8  # MAX_SLOTS and MAX_SCALARS of src/engine.hpp
 
 # ------------------------------------------------------------------ derivatives of expressions
 
-# Of f(u), of f(u, v), and of a choice by comparing x with y. At a kink it is the slope to the left, so that sums of kinks
-# that cancel have the slope they should; relu has 0 there. A NaN in u hands du on.
+# Of f(u), of f(u, v), and of a choice by comparing x with y. At a kink it is the slope to the left, so that sums of
+# kinks that cancel have the slope they should; relu has 0 there. A NaN in u hands du on.
 _SLOPES = {
     "EXP": "du * EXP(u)", "EXPM1": "du * EXP(u)", "LOG": "du / u", "LOG1P": "du / (1 + u)",
     "TANH": "du * (1 - TANH(u) * TANH(u))", "SQRT": "du * 0.5 / SQRT(u)",
@@ -159,7 +159,8 @@ def _check_slope(
         slack = _SLACK * size + 8 * np.finfo(np.float64).eps * np.abs(middle) / h
         wrong = smooth & ~(np.abs(got - wanted) <= slack)  # NaN is wrong
     if not smooth.any():
-        raise ValueError(f"{what} cannot be checked: the values are finite and smooth nowhere from {z.min()} to {z.max()}")
+        places = f"from {z.min()} to {z.max()}"
+        raise ValueError(f"{what} cannot be checked: the values are finite and smooth nowhere {places}")
     if wrong.any():
         worst = tuple(np.argwhere(wrong)[0])
         where = ", ".join(f"{name} = {float(values[worst]):.6g}" for name, values in places.items())
@@ -180,7 +181,7 @@ def _by_name(module: str, name: str) -> Any:
 
 
 class _Own:
-    """A row holds nothing that changes: copies are itself. One made of functions is pickled by its name, as they are."""
+    """A row holds nothing that changes: a copy is itself. One of functions is pickled by its name, as they are."""
 
     name: str
     words: rows.Words
@@ -368,7 +369,8 @@ class Optimizer(rows.Optimizer):
             raise ValueError(f"{what}: family {self.family!r} is fastbp's; its slots mean something else")
         names = ("p", "g", *self.state, *self.scalars)
         for name in names:
-            if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name in rows.VOCABULARY:
+            fits = isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name)
+            if not fits or name in rows.VOCABULARY:
                 raise ValueError(f"{what}: a slot or scalar must be a Python name, got {name!r}")
         if len(set(names)) < len(names):
             raise ValueError(f"{what}: p, g, state and scalars must have different names, got {', '.join(names)}")

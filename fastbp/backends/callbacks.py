@@ -13,7 +13,7 @@ from numba.core.typing import signature
 
 from fastbp.backends import cache, lanes
 from fastbp.backends.generate import filled, plain, scalar_lines, update_lines
-from fastbp.rows import Activation, Loss, Optimizer
+from fastbp.rows import Activation, Loss
 
 _FORWARD = """
 def forward(z_at, a_at, ld, rows, cols):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastbp.plan import Plan
     from fastbp.rows import Optimizer, Words
-    from fastbp.spec import Layer, Spec
+    from fastbp.spec import Layer
 
 SMALL_WIDTH = 32  # up to here `columns`
 GROUP = 256  # rows that `columns` gathers at once, at least a batch
@@ -140,7 +140,8 @@ for m in range(rows):
         store(work.delta[{k}], at, {backward})
 """
 _GRADIENT = """
-grad_weight({x}, work.delta[{k}], ld, transposed, 0, n_out if transposed else n_in, grads, weight, ldw, rows, n_in, n_out)
+end = n_out if transposed else n_in
+grad_weight({x}, work.delta[{k}], ld, transposed, 0, end, grads, weight, ldw, rows, n_in, n_out)
 if bias >= 0:
     grad_bias(work.delta[{k}], ld, grads, bias, rows, n_out)
 """
@@ -212,9 +213,12 @@ def tiles(plan: Plan, lanes: int) -> str:
     for k, x in enumerate(inputs):
         forward += _LAYER.format(k=k) + filled(_FORWARD, x=x, k=k, **_pointwise(plan, k))
     for k, x in reversed(list(enumerate(inputs))):
-        lines = _LAYER.format(k=k) + ("" if plan.spec.activations[k].is_identity else filled(_BACKWARD, k=k, **_pointwise(plan, k)))
+        lines = _LAYER.format(k=k)
+        if not plan.spec.activations[k].is_identity:
+            lines += filled(_BACKWARD, k=k, **_pointwise(plan, k))
         to = f"work.delta[{k - 1}], work.shape[{k - 1}][6]" if k else "work.grad_input, work.ldx"
-        below = f"grad_input(work.delta[{k}], ld, params, weight, ldw, transposed, work.panel, {to}, rows, n_in, n_out)\n"
+        below = f"grad_input(work.delta[{k}], ld, params, weight, ldw, transposed, work.panel, {to}, rows, n_in, n_out)"
+        below += "\n"
         backward += lines + (below if k else f"if inputs:\n    {below}") + filled(_GRADIENT, x=x, k=k)
         fused += lines + (below if k else "")
         fused += f"change_layer(params, slots, scalars, work.shape[{k}], {x}, work.delta[{k}], rows, work.panel)\n"
@@ -229,7 +233,8 @@ def tiles(plan: Plan, lanes: int) -> str:
         if plan.fused:
             text += "def move(params, slots, scalars, work, rows):\n" + indent(fused, "    ")
         else:
-            text += "def move(params, slots, scalars, work, rows):\n    backward(params, work, work.grads, rows, False)\n"
+            text += "def move(params, slots, scalars, work, rows):\n"
+            text += "    backward(params, work, work.grads, rows, False)\n"
             text += "    change_all(params, slots, scalars, work.grads, work.shape)\n"
     if plan.loss and plan.optimizer:
         text += _train(plan, dedent(f"""

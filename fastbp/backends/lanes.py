@@ -464,7 +464,7 @@ _pairs(MIN, _broadcast, lambda builder, vector, a, b: _select_nan(builder, a, b,
 for _then in (Vector, types.Number):
     for _else in (Vector, types.Number):
 
-        @_known(WHERE, Mask, _then, _else, gives=lambda mask, a, b: _broadcast(a, b) or Vector(mask.element, mask.lanes))
+        @_known(WHERE, Mask, _then, _else, gives=lambda m, a, b: _broadcast(a, b) or Vector(m.element, m.lanes))
         def _(context, builder, sig, args):
             both = (_splat(context, builder, value, given, sig[0]) for value, given in zip(args[1:], sig[2:]))
             return builder.select(args[0], *both)
@@ -480,7 +480,7 @@ for _function, _intrinsic in ((SQRT, "llvm.sqrt"), (ABS, "llvm.fabs")):
         return builder.call(function, args)
 
 
-# ------------------------------------------------------------------ words with a series, as src/kernels/math.hpp has them
+# ------------------------------------------------------------------ words with a series, as in src/kernels/math.hpp
 
 
 def _bits(vector: np.ndarray) -> np.ndarray:
