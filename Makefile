@@ -33,7 +33,7 @@ step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
-.PHONY: help demo test test-all bench figures rows check check-ruff check-mypy check-arrows check-gcc check-clang asan tsan arm64 ulp clean
+.PHONY: help demo test test-all bench figures pictures rows check check-ruff check-mypy check-arrows check-gcc check-clang asan tsan arm64 ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
 	@echo 'make demo       set everything up in .venv and run the BP demo'
@@ -45,7 +45,8 @@ help:
 	@echo 'make ulp        accuracy of exp, tanh, ... of each ISA, over all arguments'
 	@echo 'make bench      every workload beside what is installed of its peers, into build/bench.json; the speed bars'
 	@echo 'make figures    what it measured into README.md, docs/threads.md and their pictures'
-	@echo 'make rows       render src/kernels/rows_generated.hpp from the tables'
+	@echo 'make pictures   docs/training.svg and the pictures of docs/looking.md, from the code on the pages'
+	@echo 'make rows       render src/kernels/rows_generated.hpp and the pages of docs/ from the tables'
 	@echo 'make clean      remove .venv, build/ and what else was made'
 	@echo 'Choose with PYTHON=python3.12, CXX=clang++, TESTS="tests/test_x.py -k name".'
 
@@ -75,9 +76,13 @@ figures: $(VENV)/installed $(VENV)/bench-tools
 	@test ! -e build/threads.json || $(PY) -m fastbp bench --from build/threads.json --against build/bench.json \
 		--markdown docs/threads.md --scaling docs/threads.svg
 
+pictures: $(VENV)/installed $(VENV)/plot-tools
+	@$(PY) tools/pictures.py
+
 # Needs no compiled module: its output is compiled.
 rows: $(VENV)/build-tools
 	@$(PY) -c "from fastbp.rows import main; main()"
+	@PYTHONPATH=. $(PY) tools/tables.py
 
 # --- the environment, in stages; each stage is a stamp file ---
 

@@ -7,6 +7,7 @@ The stages stand in the order of the original: 0 the data, 1 the network and its
 the training step, 3 the loop. Run it with ``python examples/bp_demo.py``.
 """
 
+import sys
 import time
 
 import numpy as np
@@ -75,3 +76,8 @@ again = network()
 start = time.perf_counter()
 again.fit(X, Y_, loss=loss_mse, optimizer=optimizer, batch_size=BATCH_SIZE, steps=STEPS, shuffle=False)
 print(f"fit: {(time.perf_counter() - start) / STEPS * 1e6:.2f} microseconds a step")
+
+# ---- The picture (needs matplotlib), where a file is named for it: `python examples/bp_demo.py bp_demo.png`
+
+if len(sys.argv) > 1:
+    history.plot().figure.savefig(sys.argv[1])

@@ -7,6 +7,7 @@ two ways: `forward`, `backward`, `update`, which leave the gradients in your han
 """
 
 import copy
+import sys
 
 import numpy as np
 
@@ -75,3 +76,17 @@ squares = fastbp.MLP((1, 16, 1), activation="tanh", dtype=np.float64, seed=1)
 squares.fit(X, y, loss="half_squared_error", optimizer=optimizer, batch_size=len(X), steps=STEPS, shuffle=False)
 for name, trained in (("Huber", net), ("squares", squares)):
     print(f"largest distance from the clean sine, {name}: {np.abs(trained.predict(X) - clean).max():.3f}")
+
+# ---- The picture (needs matplotlib), where a file is named for it: `python examples/own_gradient.py own_gradient.png`
+
+if len(sys.argv) > 1:
+    from matplotlib import pyplot as plt
+
+    figure, ax = plt.subplots(layout="constrained")
+    ax.plot(X, y, "o", color="#999999", ms=4, label="the data, six points of them wild")
+    ax.plot(X, clean, color="black", lw=1, label="the clean sine")
+    ax.plot(X, net.predict(X), color="#0072B2", lw=2, label="Huber's loss")
+    ax.plot(X, squares.predict(X), "--", color="#D55E00", lw=2, label="half the squared error")
+    ax.set(xlabel="x", ylabel="y")
+    ax.legend(frameon=False)
+    figure.savefig(sys.argv[1])

@@ -3,6 +3,8 @@
 The output is a logit. `binary_cross_entropy` takes it as it is; the sigmoid for the probabilities comes afterwards.
 """
 
+import sys
+
 import numpy as np
 
 import fastbp
@@ -19,3 +21,8 @@ for (x0, x1), wanted, p in zip(X, y, probability):
     print(f" {x0}  {x1}       {wanted}            {p:.4f}       {int(p > 0.5)}")
 print(f"loss {history.loss[0]:.4f} -> {history.loss[-1]:.4f}")
 print(f"{history.n_steps} steps in {history.seconds * 1e3:.1f} ms")
+
+# ---- The picture (needs matplotlib), where a file is named for it: `python examples/xor.py xor.png`
+
+if len(sys.argv) > 1:
+    fastbp.plot.decision_boundary(net, X, y).figure.savefig(sys.argv[1])

@@ -1,14 +1,25 @@
 """fastbp: trains dense networks by back-propagation on CPUs, with compiled kernels and a NumPy reference."""
 
+import typing as _typing
+
+from fastbp import losses
 from fastbp.config import backend, set_backend, show_config
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.mlp import MLP
-from fastbp.optimizers import SGD
+from fastbp.optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
 from fastbp.threads import register as _register
 
 _OWN = ("Activation", "Loss", "Optimizer", "activation", "loss")  # of fastbp.own
-__all__ = ["MLP", "SGD", "History", "NonFiniteError", "backend", "ops", "set_backend", "show_config", *_OWN]
+
+if _typing.TYPE_CHECKING:
+    from fastbp.gradients import check_gradients
+
+__all__ = [
+    "LBFGS", "MLP", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "History", "Lion", "NAdam", "NonFiniteError",
+    "RAdam", "RMSprop", "Rprop", "backend", "check_gradients", "losses", "ops", "plot", "schedules", "set_backend",
+    "show_config", *_OWN,
+]  # fmt: skip
 
 _register()
 
@@ -17,8 +28,10 @@ def __getattr__(name: str) -> object:
     """Parts that load on first use."""
     import importlib
 
-    if name == "ops":
-        return importlib.import_module("fastbp.ops")
+    if name == "check_gradients":
+        return importlib.import_module("fastbp.gradients").check_gradients
+    if name in ("ops", "plot", "schedules"):
+        return importlib.import_module(f"fastbp.{name}")
     if name in _OWN:
         return getattr(importlib.import_module("fastbp.own"), name)
     if name == "__version__":

@@ -82,6 +82,7 @@ def bench(*arguments: str) -> None:
     parser.add_argument("--full", action="store_true", help="every cell and every peer, more rounds")
     parser.add_argument("--cells", type=_told(bench.cells), help=f"numbers of cells, as 0,3,5: {cells}")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--optimizer", choices=tuple(bench.RULES), default="sgd")
     parser.add_argument("--contenders", type=_told(bench.contenders), help=f"some of {', '.join(bench.CONTENDERS)}")
     parser.add_argument("--threads", type=_told(_threads), default=1, help="that each contender may use; 1 unless told")
     parser.add_argument("--rounds", type=_told(_rounds), help="interleaved rounds")
@@ -112,6 +113,8 @@ def bench(*arguments: str) -> None:
 
 
 def _measure(options: argparse.Namespace) -> Record:
+    from dataclasses import replace
+
     from fastbp import bench
 
     if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > options.threads:
@@ -119,6 +122,7 @@ def _measure(options: argparse.Namespace) -> Record:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads :])
         os.execv(sys.executable, sys.orig_argv)
     workloads = options.cells or (bench.WORKLOADS if options.full else bench.WORKLOADS[:8])
+    workloads = [replace(workload, optimizer=options.optimizer) for workload in workloads]
     names = options.contenders or (tuple(bench.CONTENDERS) if options.full else bench.QUICK)
     rounds = options.rounds or (7 if options.full else 3)
     report = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731

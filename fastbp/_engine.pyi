@@ -49,9 +49,11 @@ class Program:
         layers: list[_Layer],
         loss: int,  # row of the table, -1 for none
         loss_scale: float,
+        settings: list[float],  # fastbp.rows.Loss.numbers
+        output_weights: list[float],  # empty: none
         optimizer_index: dict[Optimizer, int],
         own_rows: object,  # gives the address of an own rule's function: `update(row)`
-        own_loss: tuple[int, bool],  # function of an own loss or 0, whether it uses lse
+        own_loss: tuple[int, bool, bool],  # function of an own loss or 0, whether it uses lse, whether outputs are pairs
     ) -> Self: ...
     def train(
         self,
@@ -123,6 +125,7 @@ class TrainStep:
         y: _Callers,
         low: float,  # what targets may be
         high: float,
+        between: bool,  # else the two ends alone
         state: TrainingState,
         slots: list[_Own],
         scalars: list[NDArray[np.float64]],

@@ -25,16 +25,17 @@ from fastbp import backends, config, spec
 from fastbp.explain import flops
 from fastbp.figures import ALONE, PACKAGES, Cell, Record
 from fastbp.mlp import MLP
-from fastbp.optimizers import SGD
+from fastbp.optimizers import SGD, Adam
 
 LR = 1e-3
+RULES = {"sgd": SGD(LR), "adam": Adam(LR)}
 CHECKED_STEPS = 3
 CALL_SECONDS = 0.2  # shorter calls make a whole run look slower than it is: JAX starts one, fastbp takes a snapshot
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One cell: plain SGD on a network, float32 unless told."""
+    """One cell: a network and its optimizer, plain SGD unless told."""
 
     sizes: tuple[int, ...]
     batch: int
@@ -42,13 +43,14 @@ class Workload:
     loss: str
     rows: int
     bias: bool = True
+    optimizer: str = "sgd"  # a name of `RULES`
 
     @property
     def name(self) -> str:
         sizes = "-".join(map(str, self.sizes))
         if len(set(self.sizes)) == 1:
             sizes = f"{self.sizes[0]}x{len(self.sizes) - 1}"
-        return f"{sizes} b{self.batch}"
+        return f"{sizes} b{self.batch}" + ("" if self.optimizer == "sgd" else f" {self.optimizer}")
 
     @property
     def mathematics(self) -> str:
@@ -114,7 +116,7 @@ def fastbp_alone(problem: Problem) -> Contender:
 
 def fastbp_cython(problem: Problem, backend: str = "cython", n_threads: int | None = None) -> Contender:
     net, w = problem.network(backend), problem.workload
-    how = {"loss": w.loss, "optimizer": SGD(LR), "batch_size": w.batch, "shuffle": False}
+    how = {"loss": w.loss, "optimizer": RULES[w.optimizer], "batch_size": w.batch, "shuffle": False}
     how["n_threads"] = n_threads or problem.n_threads
     return Contender(lambda steps: net.fit(problem.X, problem.y, steps=steps, **how), lambda: list(net.weights))
 
@@ -131,9 +133,22 @@ def numpy_by_hand(problem: Problem) -> Contender:
     w = problem.workload
     weights = [weight.copy() for weight in problem.weights]
     biases = [np.zeros(weight.shape[1], problem.dtype) for weight in weights]
+    slots = [np.zeros((2, *p.shape), problem.dtype) for p in (*weights, *biases)]
     state = {"step": 0}
     forward = {"identity": lambda z: z, "tanh": np.tanh, "relu": lambda z: np.maximum(z, 0)}[w.activation]
     derivative = {"identity": lambda a: 1, "tanh": lambda a: 1 - a * a, "relu": lambda a: a > 0}[w.activation]
+
+    def update(p: np.ndarray, g: np.ndarray, slot: np.ndarray) -> None:
+        if w.optimizer == "sgd":
+            p -= problem.dtype.type(LR) * g
+            return
+        (beta1, beta2), eps, t = RULES["adam"].betas, RULES["adam"].eps, state["step"]
+        mean, square = slot
+        mean *= beta1
+        mean += (1 - beta1) * g
+        square *= beta2
+        square += (1 - beta2) * g * g
+        p -= LR / (1 - beta1**t) * mean / (np.sqrt(square) * (1 / math.sqrt(1 - beta2**t)) + eps)
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -152,9 +167,9 @@ def numpy_by_hand(problem: Problem) -> Contender:
                 delta = (a[-1] - problem.y[rows]) * problem.dtype.type(2 / a[-1].size)
             for k in reversed(range(len(weights))):
                 below = (delta @ weights[k].T) * derivative(a[k]) if k else None
-                weights[k] -= problem.dtype.type(LR) * (a[k].T @ delta)
+                update(weights[k], a[k].T @ delta, slots[k])
                 if w.bias:
-                    biases[k] -= problem.dtype.type(LR) * delta.sum(axis=0)
+                    update(biases[k], delta.sum(axis=0), slots[len(weights) + k])
                 delta = below
 
     return Contender(run, lambda: weights)
@@ -170,6 +185,8 @@ def scikit_learn(problem: Problem) -> Contender:
     w = problem.workload
     if not w.bias:
         raise NotImplementedError("it has no network without biases")
+    if w.optimizer == "adam":
+        raise NotImplementedError("its Adam adds eps before the correction of the second moment")
     kind = MLPClassifier if w.loss == _CE else MLPRegressor
     lr = LR if w.loss == _CE else 2 * LR / w.sizes[-1]
     net = kind(hidden_layer_sizes=w.sizes[1:-1], activation=w.activation, solver="sgd", alpha=0, batch_size=w.batch,
@@ -209,7 +226,9 @@ def _torch(problem: Problem, compiled: bool) -> Contender:
         if k < len(problem.weights) - 1 and w.activation != "identity":
             layers.append({"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}[w.activation]())
     net = torch.nn.Sequential(*layers)
-    optimizer = torch.optim.SGD(net.parameters(), lr=LR)
+    optimizer = {  # `fused` is torch's fastest
+        "sgd": lambda p: torch.optim.SGD(p, lr=LR), "adam": lambda p: torch.optim.Adam(p, lr=LR, fused=True)
+    }[w.optimizer](net.parameters())  # fmt: skip
     loss_of = torch.nn.functional.cross_entropy if w.loss == _CE else torch.nn.functional.mse_loss
     X, y = torch.from_numpy(problem.X), torch.from_numpy(problem.y)
     state = {"step": 0}
@@ -264,42 +283,54 @@ def _jax(problem: Problem, scan: bool) -> Contender:
             return jnp.mean(jax.nn.logsumexp(a, axis=1) - jnp.take_along_axis(a, t[:, None], axis=1)[:, 0])
         return jnp.mean((a - t) ** 2)
 
-    def update(params: Any, x: Any, t: Any) -> Any:
-        return jax.tree_util.tree_map(lambda p, g: p - LR * g, params, jax.grad(loss)(params, x, t))
+    if w.optimizer == "sgd":
+
+        def update(state: Any, x: Any, t: Any) -> Any:
+            gradient = jax.grad(loss)(state[0], x, t)
+            return jax.tree_util.tree_map(lambda p, g: p - LR * g, state[0], gradient), state[1]
+
+        initial = lambda params: ()  # noqa: E731
+    else:
+        import optax
+
+        rule = {"adam": optax.adam}[w.optimizer](LR)
+        initial = rule.init
+
+        def update(state: Any, x: Any, t: Any) -> Any:
+            step, slots = rule.update(jax.grad(loss)(state[0], x, t), state[1])
+            return optax.apply_updates(state[0], step), slots
 
     n = problem.n_batches
     X = jnp.asarray(problem.X[: n * w.batch].reshape(n, w.batch, -1))
     y = jnp.asarray(problem.y[: n * w.batch].reshape((n, w.batch) + problem.y.shape[1:]))
-    state = {
-        "params": [(jnp.asarray(weight), jnp.zeros(weight.shape[1], problem.dtype)) for weight in problem.weights],
-        "step": 0,
-    }
+    params = [(jnp.asarray(weight), jnp.zeros(weight.shape[1], problem.dtype)) for weight in problem.weights]
+    state = {"trained": (params, initial(params)), "step": 0}
     one = jax.jit(update, donate_argnums=0)
     batches = [] if scan else [(X[b], y[b]) for b in range(n)]  # cutting them out costs more than a small step
 
     def run_steps(steps: int) -> None:
         for _ in range(steps):
-            state["params"] = one(state["params"], *batches[state["step"] % n])
+            state["trained"] = one(state["trained"], *batches[state["step"] % n])
             state["step"] += 1
-        jax.block_until_ready(state["params"])
+        jax.block_until_ready(state["trained"])
 
     compiled: dict[int, Any] = {}
 
     def run_scan(steps: int) -> None:
         if steps not in compiled:
 
-            def whole(params: Any, start: Any) -> Any:
+            def whole(trained: Any, start: Any) -> Any:
                 def body(carry: Any, k: Any) -> Any:
                     b = (start + k) % n
                     return update(carry, X[b], y[b]), None
 
-                return jax.lax.scan(body, params, jnp.arange(steps))[0]
+                return jax.lax.scan(body, trained, jnp.arange(steps))[0]
 
-            compiled[steps] = jax.jit(whole).lower(state["params"], 0).compile()
-        state["params"] = jax.block_until_ready(compiled[steps](state["params"], state["step"]))
+            compiled[steps] = jax.jit(whole).lower(state["trained"], 0).compile()
+        state["trained"] = jax.block_until_ready(compiled[steps](state["trained"], state["step"]))
         state["step"] += steps
 
-    return Contender(run_scan if scan else run_steps, lambda: [np.asarray(weight) for weight, _ in state["params"]])
+    return Contender(run_scan if scan else run_steps, lambda: [np.asarray(weight) for weight, _ in state["trained"][0]])
 
 
 def jax_step(problem: Problem) -> Contender:
@@ -317,6 +348,8 @@ def tensorflow_v1(problem: Problem) -> Contender:
 
     tf.disable_eager_execution()
     w = problem.workload
+    if w.optimizer != "sgd":
+        raise NotImplementedError("only with plain SGD, as in the original program")
     graph = tf.Graph()
     with graph.as_default():
         x = tf.placeholder(problem.dtype.name, (None, w.sizes[0]))

@@ -43,11 +43,11 @@ def prepared(net: MLP, names: tuple[str, ...] | None, work: dict[str, Any]) -> l
 def _candidate(net: MLP, name: str, work: dict[str, Any]) -> Candidate:
     n, loss = work["batch_size"], work["loss"]
     X = np.zeros((n, net.sizes[0]), net.dtype)
-    low, high = loss.domain
     if loss.labels:
         y: np.ndarray = np.zeros(n, np.int64)
     else:
-        y = np.full((n, net.sizes[-1]), min(max(0.0, low), high), net.dtype)
+        target = next(t for t in (0.0, 0.5, 1.0, *loss.domain.closed(net.dtype)) if loss.domain.holds(t))
+        y = np.full((n, loss.targets(net.sizes[-1])), target, net.dtype)
     net._backend = name
 
     def train(steps: int) -> None:

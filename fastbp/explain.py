@@ -1,11 +1,11 @@
-"""What a plan chose and what a training step costs, for `MLP.explain`.
+"""What a network is, what a plan chose and what a training step costs, for `MLP.summary` and `MLP.explain`.
 
 How each layer is computed comes from the program itself: the rules stand in the backends and are not told again here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastbp.backends import LayerPlan, Program
@@ -96,10 +96,8 @@ class Explanation:
         return sum(layer.n_bytes for layer in self.layers)
 
     def __str__(self) -> str:
-        plan, spec = self.plan, self.plan.spec
-        facts = {
-            "network": f"{'-'.join(map(str, spec.sizes))}, {spec.dtype}, {spec.n_params:,} parameters",
-            "step": ", ".join([f"{plan.batch:,} rows", *(row.name for row in (plan.loss, plan.optimizer) if row)]),
+        plan = self.plan
+        facts = _what(plan) | {
             "backend": plan.backend,
             "isa": plan.isa or {"numba": "this CPU's, by LLVM"}.get(plan.backend, "NumPy's own"),
             "threads": self.sharing,
@@ -107,11 +105,7 @@ class Explanation:
             "arithmetic": f"{self.flops:,} FLOP a step",
             "memory": f"{self.n_bytes:,} bytes a step, or {self.flops / self.n_bytes:.2g} FLOP per byte",
         }
-        table = [tuple(_COLUMNS), *(layer.cells() for layer in self.layers)]
-        widths = [max(map(len, column)) for column in zip(*table)]
-        form = "  ".join(f"{{:{align}{width}}}" for align, width in zip(_COLUMNS.values(), widths))
-        lines = [f"{name:<12}{fact}" for name, fact in facts.items()]
-        return "\n".join([*lines, "", *(form.format(*cells).rstrip() for cells in table)])
+        return _page(facts, _COLUMNS, (layer.cells() for layer in self.layers))
 
 
 def explain(program: Program) -> Explanation:
@@ -120,3 +114,37 @@ def explain(program: Program) -> Explanation:
     costs = zip(plan.spec.layers, program.describe(plan.batch), flops(plan.spec.sizes, plan.batch), moved(plan))
     layers = (LayerCost(layer.in_features, layer.out_features, layer.activation.name, *cost) for layer, *cost in costs)
     return Explanation(plan, tuple(layers), program.sharing, program.workspace_bytes)
+
+
+_SUMMARY = {"layer": ">", "weight": ">", "bias": ">", "activation": "<", "parameters": ">", "FLOP": ">", "bytes": ">"}
+
+
+def summary(plan: Plan) -> str:
+    """The network and a step in numbers, layer by layer and in all: what `MLP.summary` prints."""
+    spec = plan.spec
+    counts = [(layer.in_features + spec.bias) * layer.out_features for layer in spec.layers]
+    costs = list(zip(counts, flops(spec.sizes, plan.batch), moved(plan)))
+    rows = []
+    for k, (layer, cost) in enumerate(zip(spec.layers, costs)):
+        shape = f"{layer.in_features} x {layer.out_features}", f"{layer.out_features}" if spec.bias else "-"
+        rows.append((f"{k}", *shape, layer.activation.name, *(f"{number:,}" for number in cost)))
+    rows.append(("all", "", "", "", *(f"{sum(column):,}" for column in zip(*costs))))
+    return _page(_what(plan), _SUMMARY, rows)
+
+
+def _what(plan: Plan) -> dict[str, str]:
+    """The network and its step, as facts of a `_page`."""
+    spec = plan.spec
+    return {
+        "network": f"{'-'.join(map(str, spec.sizes))}, {spec.dtype}, {spec.n_params:,} parameters",
+        "step": ", ".join([f"{plan.batch:,} rows", *(row.name for row in (plan.loss, plan.optimizer) if row)]),
+    }
+
+
+def _page(facts: Mapping[str, str], columns: Mapping[str, str], rows: Iterable[tuple[str, ...]]) -> str:
+    """Facts, one a line, and a table below; `columns` gives each its alignment."""
+    table = [tuple(columns), *rows]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    form = "  ".join(f"{{:{align}{width}}}" for align, width in zip(columns.values(), widths))
+    lines = [f"{name:<12}{fact}" for name, fact in facts.items()]
+    return "\n".join([*lines, "", *(form.format(*cells).rstrip() for cells in table)])

@@ -229,61 +229,87 @@ class Record:
             raise ValueError("the record to compare with holds none of these cells with one thread")
         n_threads = speedups[0][0].n_threads
         label = f"speed with {n_threads} threads, as a multiple of the speed with one (log scale)"
-        with _chart(path, [cell for cell, _ in speedups], label, OURS.label, [0.1, 0.3, 0.5, 1, 2, 4, 8]) as axes:
+        with _page(path, len(speedups)) as axes:
             for name, peer in {**PEERS, "fastbp": OURS}.items():
                 _scatter(axes, peer, [(faster.get(name), y) for y, (_, faster) in enumerate(speedups)])
             for y, (_, faster) in enumerate(speedups):
                 axes.text(1.01, y, f"{faster['fastbp']:.2f}x", va="center", transform=axes.get_yaxis_transform())
             axes.axvline(n_threads, color="#999999", lw=1, ls=":", zorder=2)
+            _dress(axes, [cell for cell, _ in speedups], label, OURS.label, [0.1, 0.3, 0.5, 1, 2, 4, 8])
 
     def picture(self, path: str) -> None:
-        """Draw for every cell what each peer takes as a multiple of fastbp's time, on a logarithmic axis.
+        """Write what `draw` draws to a file.
 
         Parameters
         ----------
         path : str
             The ending says the format: .svg, .png, .pdf.
         """
-        label = "time of a step, as a multiple of fastbp's (log scale)"
-        with _chart(path, self.cells, label, "best peer") as axes:
-            for name in self.peers:
-                points = [(cell.over(name) if name in cell.best else None, y) for y, cell in enumerate(self.cells)]
-                _scatter(axes, PEERS[name], points)
-            for y, cell in enumerate(self.cells):
-                if cell.best_peer:
-                    ratio = cell.over(cell.best_peer)
-                    _scatter(axes, PEERS[cell.best_peer]._replace(label=""), [(ratio, y)], zorder=4)  # what is below it
-                    axes.plot((1, ratio), (y, y), color="#999999", lw=1.5, solid_capstyle="butt", zorder=2)
-                    axes.text(1.01, y, f"{ratio:.2f}x", va="center", transform=axes.get_yaxis_transform())
-            axes.text(1, -0.7, OURS.label, ha="center", color="#333333")
+        with _page(path, len(self.cells)) as axes:
+            self.draw(axes)
+
+    def draw(self, axes: Any) -> None:
+        """Draw for every cell what each peer takes as a multiple of fastbp's time, on a logarithmic axis.
+
+        Parameters
+        ----------
+        axes : matplotlib Axes
+            Gets no legend; what is to stand in one has its label.
+        """
+        for name in self.peers:
+            points = [(cell.over(name) if name in cell.best else None, y) for y, cell in enumerate(self.cells)]
+            _scatter(axes, PEERS[name], points)
+        for y, cell in enumerate(self.cells):
+            if cell.best_peer:
+                ratio = cell.over(cell.best_peer)
+                _scatter(axes, PEERS[cell.best_peer]._replace(label=""), [(ratio, y)], zorder=4)  # what is below it
+                axes.plot((1, ratio), (y, y), color="#999999", lw=1.5, solid_capstyle="butt", zorder=2)
+                axes.text(1.01, y, f"{ratio:.2f}x", va="center", transform=axes.get_yaxis_transform())
+        _head(axes, 1, OURS.label, axes.get_xaxis_transform(), ha="center", color="#333333")
+        _dress(axes, self.cells, "time of a step, as a multiple of fastbp's (log scale)", "best peer")
+
+
+def size(n_lines: int) -> tuple[float, float]:
+    """Inches of a figure of so many cells."""
+    return 9, 1.6 + 0.3 * n_lines
 
 
 @contextmanager
-def _chart(path: str, cells: list[Cell], xlabel: str, side: str, ticks: list[float] | None = None) -> Iterator[Any]:
-    """Axes with a line for each cell, the first on top, and a ratio across; written to `path` in the end.
+def _page(path: str, n_lines: int) -> Iterator[Any]:
+    """Axes in a figure with a legend, written to `path` in the end."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastbp", "font.size": 9}):
+        figure = Figure(figsize=size(n_lines), layout="constrained")
+        yield figure.add_subplot()
+        figure.legend(loc="outside upper center", ncols=len(PEERS) + 1, frameon=False)
+        figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
+
+
+def _dress(axes: Any, cells: list[Cell], xlabel: str, side: str, ticks: list[float] | None = None) -> None:
+    """A line for each cell, the first on top, and a ratio across.
 
     `side` heads the numbers that stand beside the lines.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastbp", "font.size": 9}):
-        figure = Figure(figsize=(9, 1.6 + 0.3 * len(cells)), layout="constrained")
-        axes = figure.add_subplot(xscale="log", xlabel=xlabel)
-        axes.axvline(1, color="#333333", lw=1.2, zorder=2)
-        yield axes
-        axes.text(1.01, -0.7, side, color="#666666", transform=axes.get_yaxis_transform())
-        axes.set_yticks(range(len(cells)), [f"{cell.name}  ({cell.mathematics})" for cell in cells])
-        axes.invert_yaxis()
-        axes.xaxis.set_major_locator(FixedLocator(ticks) if ticks else LogLocator(subs=(1, 3)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter("{x:g}x")
-        axes.grid(axis="x", color="#e8e8e8")
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        figure.legend(loc="outside upper center", ncols=len(PEERS) + 1, frameon=False)
-        figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
+    axes.set(xscale="log", xlabel=xlabel)
+    axes.axvline(1, color="#333333", lw=1.2, zorder=2)
+    _head(axes, 1.01, side, axes.transAxes, color="#666666")
+    axes.set_yticks(range(len(cells)), [f"{cell.name}  ({cell.mathematics})" for cell in cells])
+    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.xaxis.set_major_locator(FixedLocator(ticks) if ticks else LogLocator(subs=(1, 3)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}x")
+    axes.grid(axis="x", color="#e8e8e8")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _head(axes: Any, x: float, text: str, transform: Any, **how: Any) -> None:
+    """A word above the axes."""
+    axes.annotate(text, (x, 1), xycoords=transform, xytext=(0, 3), textcoords="offset points", **how)
 
 
 def _scatter(axes: Any, peer: Peer, points: list[tuple[float | None, int]], zorder: int = 3) -> None:

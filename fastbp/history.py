@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 
 @dataclass(frozen=True)
@@ -23,13 +28,64 @@ class History:
         Wall time of the call.
     n_steps : int
         Steps done in this call.
+    columns : dict of str to ndarray of float64, (n_entries,)
+        What else is known of each entry, by name.
     """
 
     loss: np.ndarray = field(repr=False)
     step: np.ndarray = field(repr=False)
     seconds: float
     n_steps: int
+    columns: dict[str, np.ndarray] = field(repr=False, default_factory=dict)
 
     def __repr__(self) -> str:
         last = f", last loss {self.loss[-1]:g}" if len(self.loss) else ""
         return f"History({self.n_steps} steps in {self.seconds:.3g} s{last})"
+
+    def to_dict(self) -> dict[str, list]:
+        """All columns as lists of numbers, as `json` takes them.
+
+        Returns
+        -------
+        dict of str to list, (n_entries,)
+            ``"step"``, ``"loss"``, and what else is known of each entry, by name.
+        """
+        return {name: column.tolist() for name, column in self._all_columns().items()}
+
+    def to_frame(self) -> DataFrame:
+        """All columns as a pandas DataFrame, a row for each entry; its index is the step.
+
+        Returns
+        -------
+        pandas.DataFrame
+
+        Raises
+        ------
+        ImportError
+            pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise ImportError("History.to_frame needs pandas: pip install fastbp[pandas]") from None
+        return pandas.DataFrame(self._all_columns()).set_index("step")
+
+    def plot(self, ax: Axes | None = None, *, log: bool | None = None) -> Axes:
+        """Draw the curves of the run: `fastbp.plot.history` of this history.
+
+        Parameters
+        ----------
+        ax, log
+            As there.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            Of the loss.
+        """
+        from fastbp import plot
+
+        return plot.history(self, ax, log=log)
+
+    def _all_columns(self) -> dict[str, Any]:
+        return {"step": self.step, "loss": self.loss, **self.columns}

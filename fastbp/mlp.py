@@ -8,15 +8,19 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import backends, config, order, spec
+from fastbp import backends, config, losses, order, spec
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
+from fastbp.optimizers import LBFGS, SGD
 from fastbp.plan import Plan, Programs, make_plan
 from fastbp.training import Run, TrainingState, culprit
+
+if TYPE_CHECKING:
+    from fastbp.trace import Trace
 
 _BLOCK_ROWS = 256  # predict, evaluate and loss_and_grad go through X in blocks: memory does not grow with n
 
@@ -40,6 +44,12 @@ class MLP:
     seed : int or None
         From 0 to 2**64 - 1: seeds initialisation and the order of rows. None draws one.
     backend : str, default "auto"
+    dropout : float or sequence of float, default 0.0
+        The share of each hidden layer's outputs that a training step sets to 0, the others being scaled up (Srivastava
+        et al., 2014): one for all, or one per hidden layer, below 1, in steps of 2**-16. Which they are is a function
+        of the seed and ``net.step``. It acts in `fit` and `train_step` alone.
+    input_dropout : float, default 0.0
+        The same of the input.
 
     Attributes
     ----------
@@ -75,8 +85,11 @@ class MLP:
         init: Any = "glorot_uniform",
         seed: int | None = None,
         backend: str = "auto",
+        dropout: Any = 0.0,
+        input_dropout: float = 0.0,
     ) -> None:
-        self._spec = spec.make_spec(sizes, activation, output_activation, bias, dtype)
+        self._spec = spec.make_spec(sizes, activation, output_activation, bias, dtype, dropout, input_dropout)
+        self._trains = ((True, True),) * len(self._spec.layers)
         self._backend = spec.choice("backend", backend, ("auto", *backends.NAMES))
         seed = spec.seed(seed)
         rng = np.random.Generator(order.philox(seed, 0, order.INIT))
@@ -114,6 +127,7 @@ class MLP:
     step = property(lambda self: self._state.step)
     epoch = property(lambda self: self._state.epoch)
     seed = property(lambda self: self._state.seed)
+    frozen = property(lambda self: tuple((not weight, not bias) for weight, bias in self._trains))
 
     @property
     def grads(self) -> np.ndarray:
@@ -147,13 +161,49 @@ class MLP:
         """
         self._spec.unflatten_into(self._params, self._apart(spec.dense_vector("v", v, self._spec)))
 
+    def freeze(self, layer: int, *, weight: bool = True, bias: bool = True) -> None:
+        """Say which of a layer's parameters training leaves as they are, bit by bit, and their slots too.
+
+        `frozen` tells for each layer. Gradients that a caller asks for are those of all parameters.
+
+        Parameters
+        ----------
+        layer : int
+            From 0, or from -1 backwards.
+        weight, bias : bool, default True
+            False lets it train again.
+        """
+        n = len(self._trains)
+        k = spec.integer("layer", layer, -n, n - 1) % n
+        trains = not spec.boolean("weight", weight), not spec.boolean("bias", bias)
+        with self._exclusive():
+            self._trains = (*self._trains[:k], trains, *self._trains[k + 1 :])
+            self._train_step_again = None
+
+    def averaged(self) -> MLP:
+        """A copy of the network whose parameters are the moving average that an optimizer's `average` asked for.
+
+        Raises
+        ------
+        RuntimeError
+            No training has kept one.
+        """
+        if self._state.average is None:
+            raise RuntimeError("no average has been kept: train first, with average= in the optimizer")
+        net = copy.deepcopy(self)
+        net._params[...] = net._state.average
+        return net
+
     # -------------------------------------------------------------- copies
 
     def __getstate__(self) -> dict:
-        return {"spec": self._spec, "backend": self._backend, "params": self.flatten(), "state": self._state.to_dict()}
+        return {
+            "spec": self._spec, "backend": self._backend, "trains": self._trains, "params": self.flatten(),
+            "state": self._state.to_dict(),
+        }  # fmt: skip
 
     def __setstate__(self, saved: dict) -> None:
-        self._spec, self._backend = saved["spec"], saved["backend"]
+        self._spec, self._backend, self._trains = saved["spec"], saved["backend"], saved["trains"]
         self._bind(TrainingState.from_dict(self._spec, saved["state"]))
         self._spec.unflatten_into(self._params, saved["params"])
 
@@ -200,9 +250,9 @@ class MLP:
             Real numbers of any dtype and layout; cast batch by batch, never copied as a whole.
         y : array_like
             Targets, (n, out_features); for one output also (n,). ``softmax_cross_entropy`` takes integer labels (n,)
-            or rows of probabilities.
+            or rows of probabilities. ``gaussian_nll`` takes half as many targets as there are outputs.
         loss : str or row, default "mse"
-            See `fastbp.losses`, which states each reduction.
+            See `fastbp.losses`, which states each reduction. ``fastbp.losses.huber(delta=2.0)`` has a setting.
         optimizer : str or object, default "sgd"
         batch_size : int, default 32
             The last batch of an epoch is smaller where it must be, and averaged over its real size.
@@ -237,9 +287,10 @@ class MLP:
         run_loss = spec.loss(loss, self._spec)
         targets = spec.targets(y, run_loss, rows, self._spec)
         weight = spec.sample_weights(sample_weight, len(rows))
-        rule = spec.optimizer(optimizer)
         batch_size = min(spec.integer("batch_size", batch_size, 1), len(rows))
-        n_steps = spec.run_length(epochs, steps, -(-len(rows) // batch_size))
+        rule = spec.optimizer(optimizer, self._spec, len(rows), batch_size)
+        by_lbfgs = isinstance(rule, LBFGS)
+        n_steps = spec.run_length(epochs, steps, 1 if by_lbfgs else -(-len(rows) // batch_size))
         shuffle = spec.boolean("shuffle", shuffle)
         if shuffle and len(rows) >= 2**32:
             raise ValueError(f"shuffle=True takes at most 2**32 - 1 rows, X has {len(rows)}")
@@ -248,17 +299,37 @@ class MLP:
         new_seed = self.seed if seed is None else spec.seed(seed)
         n_threads = spec.optional_integer("n_threads", n_threads, 1)
         rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
+        if by_lbfgs:
+            return self._fit_by_lbfgs(rule, rows, targets, weight, run_loss, n_steps, eval_every, n_threads)
 
         plan = make_plan(
-            self._spec, batch_size, backend=self._backend, loss=run_loss, optimizer=rule.row, n_threads=n_threads
-        )
+            self._spec, batch_size, backend=self._backend, loss=run_loss, rule=rule, trains=self._trains,
+            n_threads=n_threads,
+        )  # fmt: skip
         with self._exclusive(), self._programs.lent(plan) as program:
             self._state.seed = new_seed
+            self._state.link = run_loss.link
             run = Run(
                 program, self._params, self._state, rows, targets, weight, batch_size, rule, shuffle, stop, eval_every,
                 lambda: self._evaluate(rows, targets, weight, run_loss),
             )  # fmt: skip
             return run.go(n_steps)
+
+    def _fit_by_lbfgs(
+        self, rule: LBFGS, rows: Any, targets: Any, weight: Any, loss: Any, steps: int, eval_every: int | None,
+        n_threads: int | None,
+    ) -> History:  # fmt: skip
+        from fastbp import lbfgs
+
+        if self._spec.dropout:
+            raise ValueError("optimizer: LBFGS needs the same loss at each step, and this network has dropout")
+        trained = self._spec.flatten(self._spec.mask(self._trains)).astype(bool)
+        with self._exclusive():
+            self._state.link = loss.link
+            return lbfgs.fit(
+                rule, self._params, self._state, trained, steps, eval_every,
+                lambda: self._loss_and_grad(rows, targets, weight, loss, n_threads),
+            )  # fmt: skip
 
     def train_step(
         self, x: Any, y: Any, *, loss: Any = "mse", optimizer: Any = "sgd", sample_weight: Any = None
@@ -289,16 +360,19 @@ class MLP:
         row = spec.loss(loss, self._spec)
         targets = spec.targets(y, row, rows, self._spec)
         weight = spec.sample_weights(sample_weight, len(rows))
-        rule = spec.optimizer(optimizer)
+        rule = spec.optimizer(optimizer, self._spec)
         rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
-        plan = make_plan(self._spec, len(rows), backend=self._backend, loss=row, optimizer=rule.row)
+        plan = make_plan(
+            self._spec, len(rows), backend=self._backend, loss=row, rule=rule, trains=self._trains
+        )
         with self._exclusive():
+            self._state.link = row.link
             with self._programs.lent(plan) as program:
                 done = program.train(
-                    rows, targets, weight, batch_size=len(rows), steps=1, seed=0, shuffle=False,
+                    rows, targets, weight, batch_size=len(rows), steps=1, seed=self.seed, shuffle=False,
                     count=self._state.count, place=np.zeros(2, np.int64), partial=np.zeros(2), losses=np.empty(1),
-                    scalars=rule.scalars(self.step, 1), slots=self._state.slots_of(rule.row),
-                    skip_zeros=rule.skips_zero_gradient, stop_on_loss=True, stop_on_params=False,
+                    rule=self._state.rule(rule, 1, self._params, accumulate=rule.accumulate),
+                    stop_on_loss=True, stop_on_params=False,
                 )  # fmt: skip
             if weight is None:
                 self._remember_step(plan, x, y, loss, optimizer)
@@ -355,6 +429,41 @@ class MLP:
             self._predict_again = program.predict_again(self._programs.idle(program.plan), config.FORCED)
         return out
 
+    def predict_proba(self, X: Any, *, link: str | None = None) -> np.ndarray:
+        """Probabilities: softmax or sigmoid of the network's logits.
+
+        Parameters
+        ----------
+        X : array_like, (n_samples, in_features)
+        link : {"softmax", "sigmoid"}, optional
+            "softmax" of each row, for classes of which one holds; "sigmoid" of each output by itself. Unless told, that
+            of the loss that the network was last trained with: ``softmax_cross_entropy`` and ``kl_divergence`` have
+            "softmax", ``binary_cross_entropy`` and ``focal`` "sigmoid".
+
+        Returns
+        -------
+        ndarray, (n_samples, out_features)
+            In the network's dtype; rows of "softmax" sum to 1.
+
+        Raises
+        ------
+        ValueError
+            The output is not logits: ``output_activation`` is not the identity.
+        RuntimeError
+            No link is given, and the last loss has none.
+        """
+        link = self._state.link if link is None else spec.choice("link", link, losses.LINKS)
+        if link is None:
+            raise RuntimeError(
+                "predict_proba: this network was not trained from logits of probabilities; "
+                "say link='softmax' or link='sigmoid', or train it with softmax_cross_entropy or binary_cross_entropy"
+            )
+        output = self._spec.activations[-1]
+        if not output.is_identity:
+            raise ValueError(f"predict_proba needs output_activation='identity'; this network has {output.name!r}")
+        with np.errstate(all="ignore"):
+            return losses.LINKS[link](self.predict(X))
+
     def evaluate(self, X: Any, y: Any, *, loss: Any, sample_weight: Any = None) -> float:
         """The loss on all of X, y.
 
@@ -400,9 +509,14 @@ class MLP:
         row = spec.loss(loss, self._spec)
         targets = spec.targets(y, row, rows, self._spec)
         weight = spec.sample_weights(sample_weight, len(rows))
+        return self._loss_and_grad(rows, targets, weight, row)
+
+    def _loss_and_grad(
+        self, rows: np.ndarray, targets: np.ndarray, weight: np.ndarray | None, loss: Any, n_threads: int | None = None
+    ) -> tuple[float, np.ndarray]:
         total = float(len(rows) if weight is None else weight.sum())
         value, grads = 0.0, spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
-        for program, block in self._blocks(len(rows), loss=row):
+        for program, block in self._blocks(len(rows), loss=loss, n_threads=n_threads):
             program.forward(rows[block], None)
             value += program.loss(targets[block], None if weight is None else weight[block], total, gradient=True)
             program.backward(grads, accumulate=True)
@@ -423,13 +537,76 @@ class MLP:
         """
         from fastbp.explain import explain
 
-        row = spec.loss(loss, self._spec)
-        batch = spec.integer("batch_size", batch_size, 1)
-        rule = spec.optimizer(optimizer)
-        plan = make_plan(self._spec, batch, backend=self._backend, loss=row, optimizer=rule.row)
+        plan = self._plan_of_step(batch_size, loss, optimizer)
         with self._programs.lent(plan) as program:
             sys.stdout.write(f"{explain(program)}\n")
 
+    def summary(self, batch_size: int = 32, *, loss: Any = "mse", optimizer: Any = "sgd") -> None:
+        """Print the network layer by layer: shapes, parameters, and what a training step costs.
+
+        Multiplications and additions as `fastbp.explain.flops`, bytes as `fastbp.explain.moved` counts them. `explain`
+        says how they are computed.
+
+        Parameters
+        ----------
+        batch_size : int, default 32
+            Rows of a batch.
+        loss, optimizer
+            As for `fit`; the optimizer's slots are bytes that a step reads and writes.
+        """
+        from fastbp.explain import summary
+
+        sys.stdout.write(f"{summary(self._plan_of_step(batch_size, loss, optimizer))}\n")
+
+    def _plan_of_step(self, batch_size: int, loss: Any, optimizer: Any) -> Plan:
+        """The plan of a step of `fit`, from arguments that are checked here."""
+        row = spec.loss(loss, self._spec)
+        batch = spec.integer("batch_size", batch_size, 1)
+        rule = spec.optimizer(optimizer, self._spec)
+        return make_plan(self._spec, batch, backend=self._backend, loss=row, rule=rule, trains=self._trains)
+
+    def trace(
+        self, x: Any, y: Any, *, loss: Any = "mse", optimizer: Any = None, lr: float | None = None,
+        sample_weight: Any = None,
+    ) -> Trace:  # fmt: skip
+        """One step of back-propagation by hand: every number of it, and the formulas. The network stays as it is.
+
+        Parameters
+        ----------
+        x, y, loss, sample_weight
+            As for `train_step`; all rows are one batch.
+        optimizer : str or object, optional
+            As for `train_step`; its slots are those of the network.
+        lr : float, optional
+            Instead of `optimizer`: plain SGD with this learning rate.
+
+        Returns
+        -------
+        fastbp.trace.Trace
+            z, a, g, delta of each layer, gradients, new parameters (those of `train_step`, to the bit), the loss
+            before and after. ``print`` shows it as text, a notebook as HTML; ``to_text(digits=9)``, ``to_html`` and
+            ``to_latex`` say how.
+
+        Raises
+        ------
+        NonFiniteError
+            The loss is NaN or infinite.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net = fastbp.MLP((2, 1), init=[([[0.5], [-1.0]], [0.0])])
+        >>> step = net.trace([[1.0, 2.0]], [0.5], loss="half_squared_error", lr=0.1)
+        >>> step.layers[0].delta.tolist(), step.loss_before
+        ([[-2.0]], 2.0)
+        """
+        from fastbp.trace import trace
+
+        if lr is not None:
+            if optimizer is not None:
+                raise ValueError(f"give at most one of optimizer and lr, got optimizer={optimizer!r} and lr={lr!r}")
+            optimizer = SGD(lr)
+        return trace(self, x, y, loss, "sgd" if optimizer is None else optimizer, sample_weight)
     def compile(
         self, backend: str | None = None, *, batch_size: int = 32, loss: Any = "mse", optimizer: Any = "sgd"
     ) -> float:
@@ -457,7 +634,7 @@ class MLP:
         """
         from fastbp.choose import fastest, prepared
 
-        row, rule = spec.loss(loss, self._spec), spec.optimizer(optimizer)
+        row, rule = spec.loss(loss, self._spec), spec.optimizer(optimizer, self._spec)
         batch = spec.integer("batch_size", batch_size, 1)
         names = None if backend is None else (spec.choice("backend", backend, ("auto", *backends.NAMES)),)
         with self._exclusive():
@@ -483,7 +660,7 @@ class MLP:
             A fresh array.
         """
         rows = spec.features(x, self._spec)
-        plan = make_plan(self._spec, len(rows), backend=self._backend)
+        plan = make_plan(self._spec, len(rows), backend=self._backend, trains=self._trains)
         self._drop_pending()
         program = self._programs.take(plan)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
@@ -530,12 +707,12 @@ class MLP:
         Parameters
         ----------
         optimizer : str or object, default "sgd"
+            Its `accumulate` says nothing here: `backward` accumulates where it is told to.
         """
-        rule = spec.optimizer(optimizer)
-        plan = make_plan(self._spec, 1, backend=self._backend)
+        rule = spec.optimizer(optimizer, self._spec)
+        plan = make_plan(self._spec, 1, backend=self._backend, trains=self._trains)
         with self._exclusive(), self._programs.lent(plan) as program:
-            slots = self._state.slots_of(rule.row)
-            program.update(self.grads, rule.row, slots, rule.scalars(self.step, 1), self._state.count)
+            program.update(self.grads, self._state.rule(rule, 1, self._params), self._state.count)
 
     def backward_update(self, grad_output: Any, optimizer: Any = "sgd") -> np.ndarray:
         """`backward` and `update` in one pass, without filling `grads`.
@@ -551,14 +728,18 @@ class MLP:
         ndarray, (n, in_features)
             dL/dx, from the weights before the update.
         """
-        rule = spec.optimizer(optimizer)
+        rule = spec.optimizer(optimizer, self._spec)
         program, grad_output, grad_input = self._pending_forward(grad_output)
         self._pending = None  # `_exclusive` must not hand it to others yet
         try:
             with self._exclusive():
-                slots = self._state.slots_of(rule.row)
-                scalars = rule.scalars(self.step, 1)
-                program.backward_update(grad_output, grad_input, rule.row, slots, scalars, self._state.count)
+                made, count = self._state.rule(rule, 1, self._params), self._state.count
+                if rule.clip_norm is None:
+                    program.backward_update(grad_output, grad_input, made, count)
+                else:  # the whole gradient comes first
+                    grads = spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
+                    program.backward(grads, grad_output=grad_output, grad_input=grad_input)
+                    program.update(grads, made, count)
         except RuntimeError:
             self._pending = (program, len(grad_input))
             raise

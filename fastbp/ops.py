@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastbp import config, spec
+from fastbp.backends import Rule
 from fastbp.optimizers import SGD
 from fastbp.plan import make_plan
 from fastbp.plan import program as make_program
@@ -275,7 +276,7 @@ def linear_backward_update(
     with _layer(weight, bias, row, len(x)) as layer:
         slots = [layer.filled(velocities)] if velocities else []
         layer.program.restore(x, a, z)
-        layer.program.backward_update(grad_output, grad_input, rule.row, slots, rule.scalars(0, 1), _UNUSED_COUNT)
+        layer.program.backward_update(grad_output, grad_input, _rule(rule, slots), _UNUSED_COUNT)
         layer.copy_back([layer.params, *slots], [params, velocities])
     return grad_input
 
@@ -318,8 +319,12 @@ def sgd_update(
     flat = param.reshape(1, -1)
     with _layer(flat, None, spec.activation("activation", "identity"), 1) as layer:
         slots = [layer.filled(velocities)] if velocities else []
-        layer.program.update(layer.filled([grad]), rule.row, slots, rule.scalars(0, 1), _UNUSED_COUNT)
+        layer.program.update(layer.filled([grad]), _rule(rule, slots), _UNUSED_COUNT)
         layer.copy_back([layer.params, *slots], [params, velocities])
+
+
+def _rule(rule: SGD, slots: list[np.ndarray]) -> Rule:
+    return Rule(rule.row, slots, [rule.scalars(0, 1)], [0.0])
 
 
 def _velocities(rule: SGD, velocity: Any, params: list[np.ndarray]) -> list[np.ndarray]:

@@ -1,49 +1,347 @@
 """The table of update rules, and the values that hold their hyper-parameters.
 
 A rule is one row here, then ``make rows``. An optimizer object only holds hyper-parameters: slots (momentum and the
-like) belong to the network that is trained.
+like) belong to the network that is trained. Names, defaults and conventions are those of ``torch.optim``, of Lion
+those of optax. Decay is *coupled* where it is added to the gradient, as most do, and *decoupled* where it shrinks the
+parameter by itself, as `AdamW` and `Lion` do.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
+from fastbp.checks import boolean, integer, number
 from fastbp.rows import Optimizer
+from fastbp.schedules import Rate, ReduceOnPlateau, Schedule, rate_or_schedule, rates
 
-_DECAYED = ("g", "g + weight_decay * p")  # coupled decay, as torch.optim.SGD
+_DECAYED = ("g", "g + weight_decay * p")  # coupled decay
 _VELOCITY = ("velocity", "momentum * velocity + g")  # starts at 0, so that the first velocity is g
+_SIGN = "WHERE({0} > 0, 1, WHERE({0} < 0, -1, {0}))"  # a NaN stays
+
+# Of Adam and its kin. `root` is 1 / sqrt(1 - beta2^t), `step_size` holds the learning rate and 1 / (1 - beta1^t).
+_MEAN = ("mean", "beta1 * mean + rest1 * g")
+_SQUARE = ("square", "beta2 * square + rest2 * g * g")
+_MOMENTS = ("step_size", "root", "beta1", "rest1", "beta2", "rest2", "eps")
+
+
+_ADAM = "p * kept - step_size * mean / (SQRT({}) * root + eps)"  # decay: coupled in g, decoupled in `kept`
+
+
+def _rmsprop(name: str, centered: bool, momentum: bool) -> Optimizer:
+    # the mean of squares less the square of the mean may come out below 0 by rounding
+    spread = "MAX(square - mean * mean, 0)" if centered else "square"
+    step = f"g / (SQRT({spread}) + eps)"
+    return Optimizer(
+        name, "rmsprop", ("square",) + (("mean",) if centered else ()) + (("velocity",) if momentum else ()),
+        ("lr", "weight_decay", "alpha", "rest", "eps") + (("momentum",) if momentum else ()),
+        (_DECAYED, ("square", "alpha * square + rest * g * g"),
+         *((("mean", "alpha * mean + rest * g"),) if centered else ()),
+         *((("velocity", f"momentum * velocity + {step}"), ("p", "p - lr * velocity")) if momentum
+           else (("p", f"p - lr * {step}"),))))  # fmt: skip
+
 
 _ROWS = (
     Optimizer("sgd", "sgd", (), ("lr",), (("p", "p - lr * g"),)),
     Optimizer("sgd_decay", "sgd", (), ("lr", "weight_decay"), (_DECAYED, ("p", "p - lr * g"))),
-    Optimizer("sgd_momentum", "sgd", ("velocity",), ("lr", "weight_decay", "momentum"),
-              (_DECAYED, _VELOCITY, ("p", "p - lr * velocity"))),
-    Optimizer("sgd_nesterov", "sgd", ("velocity",), ("lr", "weight_decay", "momentum"),
-              (_DECAYED, _VELOCITY, ("p", "p - lr * (g + momentum * velocity)"))),
+    Optimizer(
+        "sgd_momentum",
+        "sgd",
+        ("velocity",),
+        ("lr", "weight_decay", "momentum"),
+        (_DECAYED, _VELOCITY, ("p", "p - lr * velocity")),
+    ),
+    Optimizer(
+        "sgd_nesterov",
+        "sgd",
+        ("velocity",),
+        ("lr", "weight_decay", "momentum"),
+        (_DECAYED, _VELOCITY, ("p", "p - lr * (g + momentum * velocity)")),
+    ),
+    Optimizer(
+        "adam",
+        "adam",
+        ("mean", "square"),
+        (*_MOMENTS, "weight_decay", "kept"),
+        (_DECAYED, _MEAN, _SQUARE, ("p", _ADAM.format("square"))),
+    ),
+    Optimizer(
+        "adam_amsgrad",
+        "adam",
+        ("mean", "square", "largest"),
+        (*_MOMENTS, "weight_decay", "kept"),
+        (_DECAYED, _MEAN, _SQUARE, ("largest", "MAX(largest, square)"), ("p", _ADAM.format("largest"))),
+    ),
+    Optimizer(
+        "nadam",
+        "nadam",
+        ("mean", "square"),
+        (*_MOMENTS, "weight_decay", "gradient_size"),
+        (_DECAYED, _MEAN, _SQUARE, ("p", "p - (gradient_size * g + step_size * mean) / (SQRT(square) * root + eps)")),
+    ),
+    # `rectified` is 0 in the first steps, in which the variance of 1 / sqrt(square) has no bound: a step of momentum
+    Optimizer(
+        "radam",
+        "radam",
+        ("mean", "square"),
+        ("step_size", "rectified", "beta1", "rest1", "beta2", "rest2", "eps", "weight_decay"),
+        (
+            _DECAYED,
+            _MEAN,
+            _SQUARE,
+            ("p", "p - step_size * mean * WHERE(rectified > 0, rectified / (SQRT(square) + eps), 1)"),
+        ),
+    ),
+    _rmsprop("rmsprop", False, False),
+    _rmsprop("rmsprop_momentum", False, True),
+    _rmsprop("rmsprop_centered", True, False),
+    _rmsprop("rmsprop_centered_momentum", True, True),
+    Optimizer(
+        "adagrad",
+        "adagrad",
+        ("total",),
+        ("lr", "weight_decay", "initial", "eps"),
+        (_DECAYED, ("total", "total + g * g"), ("p", "p - lr * g / (SQRT(total + initial) + eps)")),
+    ),
+    # g becomes the step: its mean square is kept too
+    Optimizer(
+        "adadelta",
+        "adadelta",
+        ("square", "moved"),
+        ("lr", "weight_decay", "rho", "rest", "eps"),
+        (
+            _DECAYED,
+            ("square", "rho * square + rest * g * g"),
+            ("g", "SQRT(moved + eps) / SQRT(square + eps) * g"),
+            ("moved", "rho * moved + rest * g * g"),
+            ("p", "p - lr * g"),
+        ),
+    ),
+    Optimizer(
+        "lion",
+        "lion",
+        ("mean",),
+        ("lr", "kept", "beta1", "rest1", "beta2", "rest2"),
+        (("p", f"p * kept - lr * {_SIGN.format('(beta1 * mean + rest1 * g)')}"), ("mean", "beta2 * mean + rest2 * g")),
+    ),
+    # `size` is 0 before the first step, which takes lr. Where the sign has changed no step is made and none remembered.
+    Optimizer(
+        "rprop",
+        "rprop",
+        ("before", "size"),
+        ("lr", "smaller", "larger", "least", "most"),
+        (
+            ("size", "WHERE(size > 0, size, lr)"),
+            ("size", "MIN(MAX(size * WHERE(g * before > 0, larger, WHERE(g * before < 0, smaller, 1)), least), most)"),
+            ("g", "WHERE(g * before < 0, 0, g)"),
+            ("before", "g"),
+            ("p", f"p - size * {_SIGN.format('g')}"),
+        ),
+    ),
 )
 
 TABLE: dict[str, Optimizer] = {row.name: row for row in _ROWS}
 
 
-def _number(owner: str, name: str, value: object, low: float, high: float = math.inf) -> float:
-    """`value` as a float between `low` and `high`, both included, or an error that names the argument."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{owner}: {name} must be a number, got {value!r}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not (low <= number <= high) or math.isinf(number):
-        wanted = f"at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
-        raise ValueError(f"{owner}: {name} must be finite and {wanted}, got {value!r}")
-    return number
+# ------------------------------------------------------------------ hyper-parameters
+
+
+def _pair(*bounds: tuple[float, float, str]) -> Callable[[str, Any], tuple[float, ...]]:
+    def check(argument: str, value: Any) -> tuple[float, ...]:
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise TypeError(f"{argument} must be two numbers, got {value!r}")
+        pairs = enumerate(zip(value, bounds))
+        return tuple(number(f"{argument}[{k}]", x, low, high, ends=ends) for k, (x, (low, high, ends)) in pairs)
+
+    return check
+
+
+def _optional(low: float, high: float, ends: str) -> Callable[[str, Any], Any]:
+    return lambda argument, value: None if value is None else number(argument, value, low, high, ends=ends)
+
+
+def _scales(argument: str, value: Any) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, (str, bytes)) or not isinstance(value, (tuple, list, np.ndarray)):
+        raise TypeError(f"{argument} must be one factor per layer, got {value!r}")
+    return tuple(number(f"{argument}[{k}]", factor, 0) for k, factor in enumerate(value))
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {  # of a hyper-parameter, by its name
+    "lr": rate_or_schedule,
+    **dict.fromkeys(("momentum", "alpha", "rho"), lambda a, v: number(a, v, 0, 1)),
+    **dict.fromkeys(("weight_decay", "eps", "lr_decay", "initial_accumulator_value", "momentum_decay", "l1",
+                     "bias_lr_scale", "bias_decay_scale"), lambda a, v: number(a, v, 0)),
+    **dict.fromkeys(("nesterov", "amsgrad", "centered"), boolean),
+    **dict.fromkeys(("max_norm", "clip_value", "clip_norm"), _optional(0, math.inf, "(]")),
+    **dict.fromkeys(("lr_scale", "decay_scale"), _scales),
+    "average": _optional(0, 1, "[)"),
+    "accumulate": lambda a, v: integer(a, v, 1),
+    "betas": _pair((0, 1, "[)"), (0, 1, "[)")),
+    "etas": _pair((0, 1, "()"), (1, math.inf, "(]")),
+    "step_sizes": _pair((0, math.inf, "(]"), (0, math.inf, "(]")),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class SGD:
+class Steps:
+    """Steps that a rule is asked about: their numbers, rates and decay."""
+
+    first: int  # net.step
+    count: int
+    updates: int  # made before the first with these slots
+    phase: int  # batches since the last of them
+    every: int  # batches to an update
+    lr: float | np.ndarray
+    weight_decay: float
+
+    @cached_property
+    def t(self) -> np.ndarray:
+        """The number of each update, from 1 on: that which the batch is for."""
+        return self.updates + 1 + (self.phase + np.arange(self.count, dtype=np.float64)) // self.every
+
+    def correction(self, beta: float) -> float | np.ndarray:
+        """1 - beta^t, which becomes 1."""
+        return 1.0 if beta ** (self.updates + 1) < 2**-54 else 1 - np.power(beta, self.t)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Rule:
+    """What every optimizer takes beside its own hyper-parameters, by keyword.
+
+    In each update the gradient is first the mean over `accumulate` batches, then clipped by `clip_norm`, then by
+    `clip_value`; then ``l1 * sign(p)`` is added to it, and the optimizer's own rule runs. After it come `max_norm` and
+    `average`.
+
+    Parameters
+    ----------
+    l1 : float, default 0.0
+        Strength of an L1 penalty on weights and biases.
+    max_norm : float, optional
+        Bound of the Euclidean norm of the weights into each output; biases are not counted.
+    clip_value : float, optional
+        Bound of the absolute value of each element of the gradient.
+    clip_norm : float, optional
+        Bound of the Euclidean norm of the whole gradient, as torch's ``clip_grad_norm_``. The gradient has to be there
+        before the first update: a step costs one pass over it more.
+    accumulate : int, default 1
+        Batches to an update, which takes the mean of their gradients. Each counts as a step.
+    average : float, optional
+        Decay of an exponential moving average of the parameters, which begins with what they are: `MLP.averaged`.
+    lr_scale, decay_scale : sequence of float, optional
+        Factors of the learning rate, and of weight decay and l1, one per layer.
+    bias_lr_scale, bias_decay_scale : float, default 1.0
+        Factors of the same for biases, on top of their layer's; ``bias_decay_scale=0`` exempts biases.
+    """
+
+    l1: float = 0.0
+    max_norm: float | None = None
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    accumulate: int = 1
+    average: float | None = None
+    lr_scale: tuple[float, ...] | None = None
+    decay_scale: tuple[float, ...] | None = None
+    bias_lr_scale: float = 1.0
+    bias_decay_scale: float = 1.0
+
+    weight_decay = 0.0  # where a rule has none
+    full_batch = False  # whether a step needs all rows
+    counts_updates = False  # whether scalars depend on the number of the update
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.name in _CHECKS:  # the fields of a user's own rule are checked in `fastbp.own`
+                value = _CHECKS[field.name](f"{type(self).__name__}: {field.name}", getattr(self, field.name))
+                object.__setattr__(self, field.name, value)
+
+    @property
+    def row(self) -> Optimizer:
+        """The update rule that these hyper-parameters call for."""
+        raise NotImplementedError
+
+    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+        """The scalars of `row` that are not hyper-parameters by themselves."""
+        return {}
+
+    @property
+    def skips_zero_gradient(self) -> bool:
+        """Whether a parameter whose gradient is 0 stays as it is."""
+        return self.row.name == "sgd" and not self.l1 and self.average is None
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the scalars are the same at each step."""
+        return not callable(self.lr) and not self.counts_updates
+
+    @property
+    def is_foreseeable(self) -> bool:
+        """Whether the scalars of steps to come are known: not of a callable, which may answer otherwise by then."""
+        return not callable(self.lr) or isinstance(self.lr, Schedule) and not isinstance(self.lr, ReduceOnPlateau)
+
+    @property
+    def needs_whole_gradient(self) -> bool:
+        return self.clip_norm is not None or self.accumulate > 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing around the rule, and one rate for all parameters."""
+        around = self.l1 or any(x is not None for x in (self.max_norm, self.clip_value, self.average))
+        scales = *(self.lr_scale or ()), *(self.decay_scale or ()), self.bias_lr_scale, self.bias_decay_scale
+        return not around and not self.needs_whole_gradient and set(scales) == {1.0}
+
+    def scales(self, n_layers: int) -> list[tuple[float, float]]:
+        """Factors of (lr, decay) for each group of parameters of `n_layers` layers: see `fastbp.backends.Rule`."""
+        lr, decay = self.lr_scale or (1.0,) * n_layers, self.decay_scale or (1.0,) * n_layers
+        groups = [
+            group
+            for a, b in zip(lr, decay, strict=True)
+            for group in ((a, b), (a * self.bias_lr_scale, b * self.bias_decay_scale))
+        ]
+        return [(1.0, 1.0)] if set(groups) == {(1.0, 1.0)} else groups
+
+    def __repr__(self) -> str:
+        """The optimizer's own hyper-parameters, and of the common ones those that say something."""
+        common = {field.name for field in fields(Rule)}
+        shown = [field for field in fields(self) if field.name not in common]
+        shown += [field for field in fields(Rule) if getattr(self, field.name) != field.default]
+        return f"{type(self).__name__}({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in shown)})"
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step, counted from 0."""
+        return float(np.ravel(rates(self.lr, step, 1))[0])
+
+    def scalars(
+        self,
+        step: int,
+        steps: int,
+        *,
+        updates: int | None = None,
+        phase: int = 0,
+        lr_scale: float = 1.0,
+        decay_scale: float = 1.0,
+    ) -> list[np.ndarray]:
+        """The row's scalars for the steps ``step, ..., step + steps - 1``: float64 arrays of length `steps`.
+
+        A constant is stored once and has stride 0. `updates` is how many were made with the slots at hand before,
+        `phase` how many batches there have been since; `lr_scale` and `decay_scale` are factors.
+        """
+        lr = rates(self.lr, step, steps) * lr_scale
+        updates = step if updates is None else updates
+        at = Steps(step, steps, updates, phase, self.accumulate, lr, self.weight_decay * decay_scale)
+        known = {"lr": lr, "weight_decay": at.weight_decay, "kept": 1 - lr * at.weight_decay} | self._values(at)
+        values = (known[name] if name in known else getattr(self, name) for name in self.row.scalars)
+        return [np.broadcast_to(np.asarray(value, np.float64), steps) for value in values]
+
+
+@dataclass(frozen=True, repr=False)
+class SGD(Rule):
     """Stochastic gradient descent, with the conventions of ``torch.optim.SGD``.
 
     ``g <- g + weight_decay p`` (coupled, on weights and biases); with momentum ``v <- momentum v + g`` (the first v is
@@ -51,48 +349,397 @@ class SGD:
 
     Parameters
     ----------
-    lr : float, default 1e-3
-        Learning rate, at least 0.
+    lr : float or schedule, default 1e-3
+        Learning rate, at least 0; or a value of `fastbp.schedules`, or a callable of the step.
     momentum : float, default 0.0
         From 0 to 1.
     nesterov : bool, default False
         Needs momentum.
     weight_decay : float, default 0.0
         At least 0.
+    l1, max_norm, clip_value, clip_norm, accumulate, average, lr_scale, decay_scale, bias_lr_scale, bias_decay_scale
+        Of every optimizer, by keyword: see `fastbp.optimizers.Rule`.
     """
 
-    lr: float = 1e-3
+    lr: Rate = 1e-3
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "lr", _number("SGD", "lr", self.lr, 0))
-        object.__setattr__(self, "momentum", _number("SGD", "momentum", self.momentum, 0, 1))
-        object.__setattr__(self, "weight_decay", _number("SGD", "weight_decay", self.weight_decay, 0))
-        if not isinstance(self.nesterov, (bool, np.bool_)):
-            raise TypeError(f"SGD: nesterov must be True or False, got {self.nesterov!r}")
+        super().__post_init__()
         if self.nesterov and self.momentum == 0:
             raise ValueError("SGD: nesterov=True needs momentum above 0")
 
     @property
     def row(self) -> Optimizer:
-        """The update rule that these hyper-parameters call for."""
         if self.momentum:
             return TABLE["sgd_nesterov" if self.nesterov else "sgd_momentum"]
         return TABLE["sgd_decay" if self.weight_decay else "sgd"]
 
+
+def _moments(betas: tuple[float, float], steps: Steps) -> dict[str, float | np.ndarray]:
+    """What Adam's kin have in common."""
+    beta1, beta2 = betas
+    return {
+        "beta1": beta1, "rest1": 1 - beta1, "beta2": beta2, "rest2": 1 - beta2,
+        "step_size": steps.lr / steps.correction(beta1), "root": 1 / np.sqrt(steps.correction(beta2)),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, repr=False)
+class Adam(Rule):
+    """Adam (Kingma and Ba, 2015), with the conventions of ``torch.optim.Adam``; decay is coupled.
+
+    ``g <- g + weight_decay p``, ``m <- beta1 m + (1 - beta1) g``, ``v <- beta2 v + (1 - beta2) g^2``,
+    ``p <- p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)``.
+
+    Parameters
+    ----------
+    lr : float or schedule, default 1e-3
+    betas : (float, float), default (0.9, 0.999)
+        Each from 0 up to, but not, 1.
+    eps : float, default 1e-8
+    weight_decay : float, default 0.0
+    amsgrad : bool, default False
+        Divide by the largest v so far (Reddi et al., 2018).
+    l1, max_norm, clip_value, clip_norm, accumulate, average, lr_scale, decay_scale, bias_lr_scale, bias_decay_scale
+        Of every optimizer, by keyword: see `fastbp.optimizers.Rule`.
+    """
+
+    lr: Rate = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    amsgrad: bool = False
+
+    counts_updates = True
+
     @property
-    def skips_zero_gradient(self) -> bool:
-        """Whether a parameter whose gradient is 0 stays as it is."""
-        return self.row.name == "sgd"
+    def row(self) -> Optimizer:
+        return TABLE["adam_amsgrad" if self.amsgrad else "adam"]
 
-    def scalars(self, step: int, steps: int) -> list[np.ndarray]:
-        """The row's scalars for the steps ``step, ..., step + steps - 1``: float64 arrays of length `steps`.
-
-        A constant is stored once and has stride 0.
-        """
-        return [np.broadcast_to(np.float64(getattr(self, name)), steps) for name in self.row.scalars]
+    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+        return _moments(self.betas, steps) | {"kept": 1.0}
 
 
-BY_NAME: dict[str, type] = {"sgd": SGD}
+@dataclass(frozen=True, repr=False)
+class AdamW(Adam):
+    """Adam with decoupled decay (Loshchilov and Hutter, 2019), as ``torch.optim.AdamW``.
+
+    ``p <- p (1 - lr weight_decay)`` in place of the term in the gradient.
+
+    Parameters
+    ----------
+    lr, betas, eps, amsgrad
+        As of `Adam`.
+    weight_decay : float, default 1e-2
+    l1, max_norm, clip_value, clip_norm, accumulate, average, lr_scale, decay_scale, bias_lr_scale, bias_decay_scale
+        Of every optimizer, by keyword: see `fastbp.optimizers.Rule`.
+    """
+
+    weight_decay: float = 1e-2
+
+    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+        return _moments(self.betas, steps) | {"kept": 1 - steps.lr * steps.weight_decay, "weight_decay": 0.0}
+
+
+@lru_cache(maxsize=16)
+def _products(beta: float, decay: float, count: int) -> np.ndarray:
+    """The products of NAdam's momenta up to each update 1, ..., count."""
+    return np.cumprod(_nadam_momentum(beta, decay, np.arange(1, count + 1, dtype=np.float64)))
+
+
+def _nadam_momentum(beta: float, decay: float, t: np.ndarray) -> np.ndarray:
+    return beta * (1 - 0.5 * np.power(0.96, t * decay))
+
+
+@dataclass(frozen=True, repr=False)
+class NAdam(Rule):
+    """Adam with Nesterov's momentum (Dozat, 2016), as ``torch.optim.NAdam``; decay is coupled.
+
+    With ``mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2)`` and their product P_t:
+    ``p <- p - lr ((1 - mu_t) / (1 - P_t) g + mu_{t+1} / (1 - P_{t+1}) m) / (sqrt(v / (1 - beta2^t)) + eps)``.
+
+    Parameters
+    ----------
+    lr : float or schedule, default 2e-3
+    betas, eps, weight_decay
+        As of `Adam`.
+    momentum_decay : float, default 4e-3
+    l1, max_norm, clip_value, clip_norm, accumulate, average, lr_scale, decay_scale, bias_lr_scale, bias_decay_scale
+        Of every optimizer, by keyword: see `fastbp.optimizers.Rule`.
+    """
+
+    lr: Rate = 2e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum_decay: float = 4e-3
+
+    counts_updates = True
+
+    @property
+    def row(self) -> Optimizer:
+        return TABLE["nadam"]
+
+    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+        beta, decay = self.betas[0], self.momentum_decay
+        mu, coming = (_nadam_momentum(beta, decay, t) for t in (steps.t, steps.t + 1))
+        gone = 1 - self._product(steps.t)
+        return _moments(self.betas, steps) | {
+            "gradient_size": steps.lr * (1 - mu) / gone,
+            "step_size": steps.lr * coming / (1 - (1 - gone) * coming),
+        }
+
+    def _product(self, t: np.ndarray) -> np.ndarray:
+        # each is at most beta1: from here on the product is nothing beside 1
+        most = 1 if self.betas[0] == 0 else math.ceil(-45 / math.log(self.betas[0]))
+        wanted = int(min(t[-1], most))
+        known = _products(self.betas[0], self.momentum_decay, 1 << max(wanted - 1, 0).bit_length())
+        return np.where(t > most, 0.0, known[np.minimum(t, len(known)).astype(np.int64) - 1])
+
+
+@dataclass(frozen=True, repr=False)
+class RAdam(Rule):
+    """Adam with a rectified variance (Liu et al., 2020), as ``torch.optim.RAdam``; decay is coupled.
+
+    With ``r = 2 / (1 - beta2) - 1`` and ``r_t = r - 2 t beta2^t / (1 - beta2^t)``: up to ``r_t = 5`` a step of
+    momentum, ``p <- p - lr m / (1 - beta1^t)``; from there on Adam's, times
+    ``sqrt((r_t - 4) (r_t - 2) r / ((r - 4) (r - 2) r_t))``.
+
+    Parameters
+    ----------
+    lr, betas, eps, weight_decay
+        As of `Adam`.
+    l1, max_norm, clip_value, clip_norm, accumulate, average, lr_scale, decay_scale, bias_lr_scale, bias_decay_scale
+        Of every optimizer, by keyword: see `fastbp.optimizers.Rule`.
+    """
+
+    lr: Rate = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    counts_updates = True
+
+    @property
+    def row(self) -> Optimizer:
+        return TABLE["radam"]
+
+    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+        beta2 = self.betas[1]
+        end = 2 / (1 - beta2) - 1
+        correction = steps.correction(beta2)
+        r = end - 2 * steps.t * np.power(beta2, steps.t) / correction
+        known = np.maximum(r, 5)  # below, the root might not be real
+        scale = np.sqrt((known - 4) * (known - 2) * end / np.where(r > 5, (end - 4) * (end - 2) * known, 1))
+        rectified = np.where(r > 5, scale * np.sqrt(correction), 0.0)
+        if not np.ndim(correction):
+            rectified = rectified[:1]  # at its end, as the correction is
+        return _moments(self.betas, steps) | {"rectified": rectified}
+
+
+@dataclass(frozen=True, repr=False)
+class RMSprop(Rule):
+    """RMSprop (Tieleman and Hinton, 2012), as ``torch.optim.RMSprop``; decay is coupled.
+
+    ``v <- alpha v + (1 - alpha) g^2``, ``p <- p - lr g / (sqrt(v) + eps)``; with `centered` the square of the mean
+    gradient is taken from v; with momentum the quotient goes into a velocity.
+
+    Parameters
+    ----------
+    lr : float or schedule, default 1e-2
+    alpha : float, default 0.99
+    eps : float, default 1e-8
+    weight_decay : float, default 0.0
+    momentum : float, default 0.0
+    centered : bool, default False
+    l1, max_norm, clip_value, clip_norm, accumulate, average, lr_scale, decay_scale, bias_lr_scale, bias_decay_scale
+        Of every optimizer, by keyword: see `fastbp.optimizers.Rule`.
+    """
+
+    lr: Rate = 1e-2
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    centered: bool = False
+
+    @property
+    def row(self) -> Optimizer:
+        return TABLE["rmsprop" + "_centered" * self.centered + "_momentum" * (self.momentum > 0)]
+
+    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+        return {"rest": 1 - self.alpha}
+
+
+@dataclass(frozen=True, repr=False)
+class Adagrad(Rule):
+    """Adagrad (Duchi et al., 2011), as ``torch.optim.Adagrad``; decay is coupled.
+
+    ``s <- s + g^2``, ``p <- p - lr / (1 + (t - 1) lr_decay) g / (sqrt(s) + eps)``.
+
+    Parameters
+    ----------
+    lr : float or schedule, default 1e-2
+    lr_decay : float, default 0.0
+    weight_decay : float, default 0.0
+    initial_accumulator_value : float, default 0.0
+        What s begins with.
+    eps : float, default 1e-10
+    l1, max_norm, clip_value, clip_norm, accumulate, average, lr_scale, decay_scale, bias_lr_scale, bias_decay_scale
+        Of every optimizer, by keyword: see `fastbp.optimizers.Rule`.
+    """
+
+    lr: Rate = 1e-2
+    lr_decay: float = 0.0
+    weight_decay: float = 0.0
+    initial_accumulator_value: float = 0.0
+    eps: float = 1e-10
+
+    @property
+    def counts_updates(self) -> bool:  # type: ignore[override]
+        return self.lr_decay > 0
+
+    @property
+    def row(self) -> Optimizer:
+        return TABLE["adagrad"]
+
+    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+        slower = 1 + (steps.t - 1) * self.lr_decay if self.lr_decay else 1.0
+        return {"lr": steps.lr / slower, "initial": self.initial_accumulator_value}
+
+
+@dataclass(frozen=True, repr=False)
+class Adadelta(Rule):
+    """Adadelta (Zeiler, 2012), as ``torch.optim.Adadelta``; decay is coupled.
+
+    ``v <- rho v + (1 - rho) g^2``, ``d = sqrt(u + eps) / sqrt(v + eps) g``, ``u <- rho u + (1 - rho) d^2``,
+    ``p <- p - lr d``.
+
+    Parameters
+    ----------
+    lr : float or schedule, default 1.0
+    rho : float, default 0.9
+    eps : float, default 1e-6
+    weight_decay : float, default 0.0
+    l1, max_norm, clip_value, clip_norm, accumulate, average, lr_scale, decay_scale, bias_lr_scale, bias_decay_scale
+        Of every optimizer, by keyword: see `fastbp.optimizers.Rule`.
+    """
+
+    lr: Rate = 1.0
+    rho: float = 0.9
+    eps: float = 1e-6
+    weight_decay: float = 0.0
+
+    @property
+    def row(self) -> Optimizer:
+        return TABLE["adadelta"]
+
+    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+        return {"rest": 1 - self.rho}
+
+
+@dataclass(frozen=True, repr=False)
+class Lion(Rule):
+    """Lion (Chen et al., 2023), as ``optax.lion``; decay is decoupled.
+
+    ``p <- p - lr (sign(beta1 m + (1 - beta1) g) + weight_decay p)``, then ``m <- beta2 m + (1 - beta2) g``.
+
+    Parameters
+    ----------
+    lr : float or schedule, default 1e-4
+    betas : (float, float), default (0.9, 0.99)
+    weight_decay : float, default 1e-3
+    l1, max_norm, clip_value, clip_norm, accumulate, average, lr_scale, decay_scale, bias_lr_scale, bias_decay_scale
+        Of every optimizer, by keyword: see `fastbp.optimizers.Rule`.
+    """
+
+    lr: Rate = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 1e-3
+
+    @property
+    def row(self) -> Optimizer:
+        return TABLE["lion"]
+
+    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+        (beta1, beta2) = self.betas
+        return {"beta1": beta1, "rest1": 1 - beta1, "beta2": beta2, "rest2": 1 - beta2}
+
+
+@dataclass(frozen=True, repr=False)
+class Rprop(Rule):
+    """Resilient back-propagation (Riedmiller and Braun, 1993), as ``torch.optim.Rprop``: steps from signs alone.
+
+    It needs the gradient over all rows: `fit` takes it with ``batch_size`` of at least their number.
+
+    Parameters
+    ----------
+    lr : float, default 1e-2
+        The first step of each parameter, above 0; a schedule has no meaning here.
+    etas : (float, float), default (0.5, 1.2)
+        Factors of a step where the sign of the gradient has changed, and where not.
+    step_sizes : (float, float), default (1e-6, 50.0)
+        Bounds of a step.
+    l1, max_norm, clip_value, clip_norm, accumulate, average, lr_scale, decay_scale, bias_lr_scale, bias_decay_scale
+        Of every optimizer, by keyword: see `fastbp.optimizers.Rule`.
+    """
+
+    lr: float = 1e-2
+    etas: tuple[float, float] = (0.5, 1.2)
+    step_sizes: tuple[float, float] = (1e-6, 50.0)
+
+    full_batch = True
+
+    def __post_init__(self) -> None:
+        if callable(self.lr):
+            raise TypeError(f"Rprop: lr must be a number, its first step; got {self.lr!r}")
+        super().__post_init__()
+        number("Rprop: lr", self.lr, 0, ends="(]")
+        number("Rprop: step_sizes[1]", self.step_sizes[1], self.step_sizes[0])
+
+    @property
+    def row(self) -> Optimizer:
+        return TABLE["rprop"]
+
+    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+        (smaller, larger), (least, most) = self.etas, self.step_sizes
+        return {"smaller": smaller, "larger": larger, "least": least, "most": most}
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Limited-memory BFGS (Liu and Nocedal, 1989): SciPy's L-BFGS-B, in float64, on all rows at once; for `fit` alone.
+
+    A step of `fit` is one of its iterations, and an epoch. It ends earlier where it has converged. It needs SciPy.
+
+    Parameters
+    ----------
+    history_size : int, default 10
+        Pairs of vectors that stand for the second derivatives.
+    gtol : float, default 1e-5
+        Converged where no element of the gradient is larger.
+    ftol : float, default 2.2e-9
+        Converged where an iteration lowers the loss by less than this part of it.
+    max_evaluations : int, default 15000
+        Of loss and gradient, at most.
+    """
+
+    history_size: int = 10
+    gtol: float = 1e-5
+    ftol: float = 2.2e-9
+    max_evaluations: int = 15_000
+
+    def __post_init__(self) -> None:
+        for name in ("history_size", "max_evaluations"):
+            object.__setattr__(self, name, integer(f"LBFGS: {name}", getattr(self, name), 1))
+        for name in ("gtol", "ftol"):
+            object.__setattr__(self, name, number(f"LBFGS: {name}", getattr(self, name), 0))
+
+
+BY_NAME: dict[str, type] = {
+    kind.__name__.lower(): kind
+    for kind in (SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adadelta, Lion, Rprop, LBFGS)
+}

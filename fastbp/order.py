@@ -7,13 +7,15 @@ read the same stream four words apart.) The fourth word tells the uses of the ge
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-ORDER, INIT = 0, 1  # the fourth counter word
+ORDER, INIT, DROPOUT = 0, 1, 2  # the fourth counter word; src/order.cpp says the same
 
 
-def philox(seed: int, epoch: int, use: int) -> np.random.Philox:
-    return np.random.Philox(key=seed, counter=[0, 0, epoch, use])
+def philox(seed: int, epoch: int, use: int, step: int = 0) -> np.random.Philox:
+    return np.random.Philox(key=seed, counter=[0, step, epoch, use])
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -24,3 +26,19 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
         j = word * (i + 1) >> 64
         order[i], order[j] = order[j], order[i]
     return np.array(order, dtype=np.int64)
+
+
+_DROP_BLOCK = 16  # words of 16 bits that a block of the generator holds
+
+
+def dropout_scales(seed: int, step: int, layer: int, rows: int, cols: int, rate: float) -> np.ndarray:
+    """What dropout multiplies a layer's inputs with in a step, float64 (rows, cols): 0, or 1 over the share kept.
+
+    An input is dropped where its word of 16 bits is below ``rate * 2**16``, rounded. Each row begins with a new block
+    of the generator, whose counter has the step in its second word and the layer in its third.
+    """
+    threshold = math.floor(rate * 65536 + 0.5)
+    blocks = -(-cols // _DROP_BLOCK)
+    words = philox(seed, layer, DROPOUT, step).random_raw(rows * blocks * 4).astype("<u8").view("<u2")
+    kept = words.reshape(rows, blocks * _DROP_BLOCK)[:, :cols] >= threshold
+    return kept / (1 - threshold / 65536)

@@ -14,16 +14,19 @@ import copyreg
 import importlib
 import inspect
 import keyword
+import math
 import pickle
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from fastbp import activations, losses, optimizers, rows
+from fastbp.checks import number
+from fastbp.schedules import Rate, ReduceOnPlateau, Schedule, rates
 
-MOST_SLOTS, MOST_SCALARS = 4, 8  # MAX_SLOTS and MAX_SCALARS of src/engine.hpp
+MOST_SLOTS, MOST_SCALARS = 4, 10  # MAX_SLOTS and MAX_SCALARS of src/engine.hpp
 
 # ------------------------------------------------------------------ derivatives of expressions
 
@@ -139,6 +142,18 @@ def _check_text(row: Any, kind: str, field: str, names: Iterable[str]) -> None:
         raise ValueError(f"{kind} {row.name!r}: {field}: {error}") from None
 
 
+def _check_numbers_name(what: str, name: Any) -> None:
+    fits = isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name)
+    if not fits or name in (*rows.VOCABULARY, "R"):
+        raise ValueError(f"{what} must have a Python name, got {name!r}")
+
+
+def _domain(name: str, value: Any) -> rows.Domain:
+    if not isinstance(value, (tuple, list)) or not 2 <= len(value) <= 3:
+        raise TypeError(f"loss {name!r}: domain must be (low, high), got {value!r}")
+    return rows.Domain(*value)
+
+
 _STEP = 1e-5  # of a finite difference, relative to the place or to 0.01
 _SLACK = 1e-5  # what a derivative may be off, relative to itself or to 1
 
@@ -180,6 +195,10 @@ def _by_name(module: str, name: str) -> Any:
     return found
 
 
+def _called(row: Loss, given: dict[str, Any]) -> Loss:
+    return row(**given)
+
+
 class _Own:
     """A row holds nothing that changes: a copy is itself. One of functions is pickled by its name, as they are."""
 
@@ -190,6 +209,8 @@ class _Own:
         return self
 
     def __reduce__(self) -> Any:
+        if getattr(self, "given", ()):
+            return _called, (self.plain, dict(self.given))
         if not self.words:
             return copyreg.__newobj__, (type(self),), self.__dict__
         function = self.words[0][1]
@@ -197,7 +218,7 @@ class _Own:
             found = _by_name(function.__module__, function.__qualname__)
         except (ImportError, AttributeError):
             found = None
-        if found is not self:
+        if found != self:
             raise pickle.PicklingError(
                 f"{self.name!r} is made of Python functions and pickled by its name, but "
                 f"{function.__module__}.{function.__qualname__} is not it: define it at the top of an importable module"
@@ -269,7 +290,14 @@ class Loss(_Own, rows.Loss):
         How the outputs of a sample reduce.
     statistic : {None, "lse"}
         ``lse`` is log(sum(exp(z))) over the outputs of a sample. The value must not change where all z move alike.
-    from_logits, labels, domain, pinned, words
+    settings : mapping of str to float
+        Numbers that the expressions may name, with their defaults; ``loss(delta=2.0)`` chooses others. Or a sequence of
+        `fastbp.rows.Setting`, which have a domain too.
+    grad_s : str, optional
+        Of a loss with two outputs for each target: its derivative by ``s``, which the expressions may name then.
+    domain : (low, high) or fastbp.rows.Domain
+        What a target may be, both ends included.
+    constants, from_logits, link, labels, pinned, note, given, words
         As `fastbp.rows.Loss` has them.
 
     Raises
@@ -287,43 +315,67 @@ class Loss(_Own, rows.Loss):
     outputs: str = "mean"
 
     def __post_init__(self) -> None:
+        if self.given:
+            return  # `plain` was checked
         _check_name("loss", self.name, (*losses.TABLE, *losses.ALIASES))
+        object.__setattr__(self, "domain", _domain(self.name, self.domain))
+        settings = self.settings
+        if isinstance(settings, Mapping):
+            settings = (rows.Setting(name, value, rows.ANY) for name, value in settings.items())
+        object.__setattr__(self, "settings", tuple(settings))
+        for setting in self.settings:
+            _check_numbers_name(f"loss {self.name!r}: a setting", setting.name)
+            setting.checked(f"loss {self.name!r}", setting.default)
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"loss {self.name!r}: settings and constants must have different names: {self.names}")
         if self.outputs not in ("mean", "sum"):
             raise ValueError(f"loss {self.name!r}: outputs must be 'mean' or 'sum', got {self.outputs!r}")
         if self.statistic not in (None, "lse"):
             raise ValueError(f"loss {self.name!r}: statistic must be None or 'lse', got {self.statistic!r}")
-        _check_text(self, "loss", "value", self.names)
+        if self.statistic and self.grad_s:
+            raise ValueError(f"loss {self.name!r}: statistic and grad_s do not go together")
+        names = [name for name in self.names if name != "_"]
+        _check_text(self, "loss", "value", names)
         if not self.grad:
             if self.statistic:
                 raise ValueError(f"loss {self.name!r}: grad must be given, as lse depends on every output")
             object.__setattr__(self, "grad", slope(self.value, "z"))
-        _check_text(self, "loss", "grad", self.names)
-        z, t = self._places()
+        _check_text(self, "loss", "grad", names)
+        z, t, s = self._places()
         columns = np.arange(z.shape[1])
 
         def f(moved: np.ndarray) -> np.ndarray:
             """The loss of a row where each of its outputs in turn has moved."""
             one_moved = np.where(columns[:, None] == columns, moved[:, None, :], z[:, None, :])
-            return self._terms(one_moved, t[:, None, :], self.value_text).sum(axis=-1)
+            return self._terms(one_moved, t[:, None, :], s[:, None, :], self.value_text).sum(axis=-1)
 
         with np.errstate(all="ignore"):
-            got = self._terms(z, t, self.grad_text)
+            got = self._terms(z, t, s, self.grad_text)
         _check_slope(f"loss {self.name!r}: grad", f, got, z, {"z": z, "t": t})
+        if self.grad_s:
+            _check_text(self, "loss", "grad_s", names)
+            with np.errstate(all="ignore"):
+                got = self._terms(z, t, s, self.grad_s_text)
+            by_s = lambda s: self._terms(z, t, s, self.value_text)  # noqa: E731
+            _check_slope(f"loss {self.name!r}: grad_s", by_s, got, s, {"z": z, "t": t, "s": s})
 
-    def _places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Outputs of some samples, (n, 3), and targets that suit the domain."""
+    def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Outputs of some samples, (n, 3), targets that suit the domain, and second outputs."""
         rng = np.random.default_rng(0)
         z = rng.normal(size=(64, 3)) * np.geomspace(0.05, 8, 64)[:, None]
-        low, high = np.clip(self.domain, -4, 4)
+        low, high = np.clip(self.domain.closed(z.dtype), -4, 4)
         t = rng.dirichlet(np.ones(3), 64) if self.labels else rng.uniform(low, high, z.shape)
-        return z, t
+        if self.domain.ends == "{}":
+            t = np.where(2 * t < low + high, low, high)
+        return z, t, rng.normal(size=z.shape)
 
-    def _terms(self, z: np.ndarray, t: np.ndarray, text: str) -> np.ndarray:
+    def _terms(self, z: np.ndarray, t: np.ndarray, s: np.ndarray, text: str) -> np.ndarray:
         """An expression at each output, as `fastbp.backends.reference` evaluates it."""
-        arguments = (z, t)
+        third: Any = s
         if self.statistic:
             z = z - z.max(axis=-1, keepdims=True)
-            arguments = (z, t, np.log(np.exp(z).sum(axis=-1, keepdims=True)))
+            third = np.log(np.exp(z).sum(axis=-1, keepdims=True))
+        arguments = (z, t, third, *self.numbers(t.shape[-1]))
         return np.broadcast_to(rows.function(text, self.names, self.words)(*arguments), z.shape)
 
 
@@ -341,7 +393,7 @@ class Optimizer(rows.Optimizer):
     state : tuple of str
         Slots beside each parameter, at most 4; 0 at the start.
     scalars : tuple of str
-        Numbers of a step, at most 8.
+        Numbers of a step, at most 10; one called ``lr`` is the learning rate, for `lr_scale` and schedules.
     family : str, optional
         Rows of one family go on with each other's slots; a row is its own unless told.
 
@@ -369,9 +421,10 @@ class Optimizer(rows.Optimizer):
             raise ValueError(f"{what}: family {self.family!r} is fastbp's; its slots mean something else")
         names = ("p", "g", *self.state, *self.scalars)
         for name in names:
-            fits = isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name)
-            if not fits or name in rows.VOCABULARY:
-                raise ValueError(f"{what}: a slot or scalar must be a Python name, got {name!r}")
+            _check_numbers_name(f"{what}: a slot or scalar", name)
+        taken = _AROUND.intersection(self.scalars)
+        if taken:
+            raise ValueError(f"{what}: every optimizer has {', '.join(sorted(taken))}; give the scalar another name")
         if len(set(names)) < len(names):
             raise ValueError(f"{what}: p, g, state and scalars must have different names, got {', '.join(names)}")
         if len(self.state) > MOST_SLOTS or len(self.scalars) > MOST_SCALARS:
@@ -386,32 +439,88 @@ class Optimizer(rows.Optimizer):
             except ValueError as error:
                 raise ValueError(f"{what}: update of {target}: {error}") from None
 
-    def __call__(self, **scalars: float | Callable[[int], float]) -> OwnOptimizer:
-        """The rule with its numbers: a constant or a function of ``net.step`` for each of `scalars`."""
-        if set(scalars) != set(self.scalars):
-            wanted, got = ", ".join(self.scalars), ", ".join(scalars) or "none"
+    def __call__(self, **numbers: Any) -> OwnOptimizer:
+        """The rule with its numbers.
+
+        Parameters
+        ----------
+        **numbers
+            For each of `scalars` a constant, a value of `fastbp.schedules`, or a function of ``net.step``; and what
+            every optimizer takes: see `fastbp.optimizers.Rule`.
+        """
+        around = {name: numbers.pop(name) for name in _AROUND.intersection(numbers)}
+        if set(numbers) != set(self.scalars):
+            wanted, got = ", ".join(self.scalars), ", ".join(numbers) or "none"
             raise TypeError(f"optimizer {self.name!r} takes exactly {wanted}; got {got}")
-        for name, value in scalars.items():
+        return OwnOptimizer(self, tuple(numbers[name] for name in self.scalars), **around)
+
+
+_AROUND = frozenset(field.name for field in fields(optimizers.Rule))
+
+
+@dataclass(frozen=True, repr=False)
+class OwnOptimizer(optimizers.Rule):
+    """An `Optimizer` row with its numbers: what `fastbp.SGD` is for rows of the tables.
+
+    A scalar called ``lr`` is the learning rate, and one called ``weight_decay`` takes `decay_scale`; the others are the
+    same for all parameters.
+    """
+
+    rule: Optimizer
+    numbers: tuple[Rate, ...]
+
+    weight_decay = 1.0  # so that `Steps.weight_decay` is what `decay_scale` makes of it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in zip(self.rule.scalars, self.numbers):
+            what = f"optimizer {self.rule.name!r}: {name}"
             if not callable(value):
-                optimizers._number(self.name, name, value, -float("inf"))
-        return OwnOptimizer(self, tuple(scalars[name] for name in self.scalars))
+                number(what, value, self._least(name))
+            if isinstance(value, ReduceOnPlateau) and name != "lr":
+                raise TypeError(f"{what}: ReduceOnPlateau is for lr alone")
+        for scale in ("lr_scale", "bias_lr_scale"):
+            if "lr" not in self.rule.scalars and getattr(self, scale) not in (None, 1):
+                raise ValueError(f"optimizer {self.rule.name!r}: {scale} is given, but no scalar is called lr")
 
+    @staticmethod
+    def _least(name: str) -> float:
+        return 0.0 if name == "lr" else -math.inf
 
-@dataclass(frozen=True)
-class OwnOptimizer:
-    """An `Optimizer` row and its scalars: what `fastbp.SGD` is for the rows of the tables."""
+    @property
+    def row(self) -> Optimizer:
+        return self.rule
 
-    row: Optimizer
-    values: tuple[float | Callable[[int], float], ...]
-    skips_zero_gradient = False
+    @property
+    def lr(self) -> Rate:
+        return dict(zip(self.rule.scalars, self.numbers)).get("lr", 1.0)
 
-    def scalars(self, step: int, steps: int) -> list[np.ndarray]:
-        """As `fastbp.optimizers.SGD.scalars`."""
-        return [
-            np.array([value(k) for k in range(step, step + steps)], np.float64)
-            if callable(value) else np.broadcast_to(np.float64(value), steps)
-            for value in self.values
-        ]  # fmt: skip
+    @property
+    def is_steady(self) -> bool:
+        return not any(map(callable, self.numbers))
+
+    @property
+    def is_foreseeable(self) -> bool:
+        known = (not callable(x) or isinstance(x, Schedule) and not isinstance(x, ReduceOnPlateau) for x in self.numbers)
+        return all(known)
+
+    def rate(self, step: int) -> float:
+        """As `fastbp.optimizers.Rule.rate`; all numbers are looked at."""
+        self.scalars(step, 1)
+        return super().rate(step)
+
+    def _values(self, steps: optimizers.Steps) -> dict[str, float | np.ndarray]:
+        known = {
+            name: rates(value, steps.first, steps.count, name=name, low=self._least(name))
+            for name, value in zip(self.rule.scalars, self.numbers)
+        }
+        scaled = {"lr": steps.lr, "weight_decay": known.get("weight_decay", 0.0) * steps.weight_decay}
+        return known | {name: value for name, value in scaled.items() if name in known}
+
+    def __repr__(self) -> str:
+        given = dict(zip(self.rule.scalars, self.numbers))
+        given |= {f.name: getattr(self, f.name) for f in fields(optimizers.Rule) if getattr(self, f.name) != f.default}
+        return f"{self.rule.name}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
 
 # ------------------------------------------------------------------ rows from Python functions
@@ -459,7 +568,7 @@ def activation(*, derivative: Callable[[float], float], name: str | None = None)
 
 def loss(
     *, derivative: Callable[[float, float], float], name: str | None = None, outputs: str = "mean",
-    domain: tuple[float, float] = (-float("inf"), float("inf")),
+    domain: tuple[float, float] = rows.ANY,
 ) -> Callable[[Callable], Loss]:  # fmt: skip
     """Make a loss of a Python function of one output and its target; to be used as a decorator, as `activation`.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastbp import activations, backends, config, losses, optimizers, threads
+from fastbp.optimizers import Rule
 from fastbp.rows import Activation, Loss, Optimizer
 from fastbp.spec import Spec
 
@@ -26,6 +27,8 @@ class Plan:
     isa: str | None  # of the compiled kernels; None on other backends
     loss: Loss | None
     optimizer: Optimizer | None
+    trains: tuple[tuple[bool, bool], ...]  # weight and bias of each layer; not those that are frozen
+    plain: bool  # nothing is around the rule, one rate for all, nothing frozen, no dropout
     fused: bool  # `train` updates each tile of a gradient while it is hot; else gradients go to memory first
     n_threads: int = 1  # at most; the engine decides for each phase (`share` in src/train.cpp)
     gated: bool = True  # by what a thread has to do at least
@@ -33,7 +36,8 @@ class Plan:
 
 def own_rows(rows: Iterable[Activation | Loss | Optimizer]) -> list[str]:
     """Names of the rows that the tables do not hold."""
-    return [row.name for row in rows if not any(table.get(row.name) == row for table in _TABLES)]
+    plain = (row.plain if isinstance(row, Loss) else row for row in rows)  # kernels serve all settings of a loss
+    return [row.name for row in plain if not any(table.get(row.name) == row for table in _TABLES)]
 
 
 def make_plan(
@@ -43,20 +47,29 @@ def make_plan(
     backend: str = "auto",
     loss: Loss | None = None,
     optimizer: Optimizer | None = None,
+    rule: Rule | None = None,
+    trains: tuple[tuple[bool, bool], ...] | None = None,
     fused: bool = True,
     n_threads: int | None = None,
 ) -> Plan:
     """Choose. `backend` is the network's own; what else may force one is in `fastbp.config`.
+
+    `rule` stands for the optimizer's row, and for what is around it.
 
     Raises
     ------
     RuntimeError
         A forced backend or ISA is not there.
     """
+    trains = trains or ((True, True),) * len(spec.layers)
+    plain = all(map(all, trains)) and not spec.dropout
+    if rule is not None:
+        optimizer, plain, fused = rule.row, plain and rule.is_plain, fused and not rule.needs_whole_gradient
     rows = (*spec.activations, *(row for row in (loss, optimizer) if row is not None))
     name = backends.resolve(config.requested_backend(backend), spec.dtype, own_rows(rows))
     isa = backends.engine().choose_isa(config.requested_isa()) if name == "cython" else None
-    return Plan(spec, batch, name, isa, loss, optimizer, fused, threads.requested(n_threads), not threads.forced())
+    n_threads, gated = threads.requested(n_threads), not threads.forced()
+    return Plan(spec, batch, name, isa, loss, optimizer, trains, plain, fused, n_threads, gated)
 
 
 def program(plan: Plan, params: np.ndarray) -> backends.Program:

@@ -6,8 +6,6 @@ are TypeErrors, values that cannot be used are ValueErrors.
 
 from __future__ import annotations
 
-import math
-import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from fastbp import activations, initializers, losses, optimizers
+from fastbp.checks import boolean, integer, number
 from fastbp.errors import unknown_name
-from fastbp.rows import Activation, Loss, Optimizer
+from fastbp.rows import ANY, Activation, Loss, Optimizer
 
 NARROW_OUTPUTS = 4  # an output layer of at most this many is kept transposed; src/engine.hpp says the same
 LINE = 64  # bytes of a cache line: rows of owned matrices fill whole lines
@@ -44,6 +43,7 @@ class Layer:
     ldw: int  # leading dimension of the weight
     weight: int  # offset of the weight, (in_features, ldw) where it is not transposed
     bias: int | None  # offset of the bias
+    dropout: float  # share of its inputs that training sets to 0
 
     def weight_in(self, buffer: np.ndarray) -> np.ndarray:
         """The (in_features, out_features) view of `buffer`."""
@@ -66,6 +66,7 @@ class Spec:
     activations: tuple[Activation, ...]
     bias: bool
     dtype: np.dtype
+    dropout: tuple[float, ...] = ()  # of the inputs of each layer; none is the same as zeros
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -79,7 +80,8 @@ class Spec:
             bias = None
             if self.bias:
                 bias, offset = offset, offset + padded(n_out, itemsize)
-            layers.append(Layer(n_in, n_out, activation, transposed, ldw, weight, bias))
+            dropout = self.dropout[k] if self.dropout else 0.0
+            layers.append(Layer(n_in, n_out, activation, transposed, ldw, weight, bias, dropout))
         return tuple(layers)
 
     @cached_property
@@ -111,9 +113,24 @@ class Spec:
                 views.append(layer.bias_in(buffer))
         return views
 
+    def mask(self, of_layers: Iterable[tuple[bool, bool]]) -> np.ndarray:
+        """A buffer with 1 in each weight and each bias that is chosen, layer by layer, and 0 elsewhere."""
+        buffer = aligned_zeros(self.buffer_size, self.dtype)
+        for layer, (weight, bias) in zip(self.layers, of_layers):
+            layer.weight_in(buffer)[...] = weight
+            if layer.bias is not None:
+                layer.bias_in(buffer)[...] = bias
+        return buffer
+
     def flatten(self, buffer: np.ndarray) -> np.ndarray:
         """The dense vector, (n_params,), of a padded buffer."""
         return np.concatenate([view.ravel() for view in self.views(buffer)])
+
+    def padded(self, vector: np.ndarray) -> np.ndarray:
+        """A padded buffer that holds a dense vector, (n_params,)."""
+        buffer = aligned_zeros(self.buffer_size, self.dtype)
+        self.unflatten_into(buffer, vector)
+        return buffer
 
     def unflatten_into(self, buffer: np.ndarray, vector: np.ndarray) -> None:
         """Write a dense vector, (n_params,), into a padded buffer; padding is left alone."""
@@ -135,28 +152,8 @@ def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
 # ------------------------------------------------------------------ plain arguments
 
 
-def integer(argument: str, value: Any, low: int, high: int | None = None) -> int:
-    """`value` as an int of at least `low`; bools, floats and strings are refused."""
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{argument} must be an integer, got {value!r}") from None
-    if number < low or (high is not None and number > high):
-        wanted = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{argument} must be {wanted}, got {number}")
-    return number
-
-
 def optional_integer(argument: str, value: Any, low: int) -> int | None:
     return None if value is None else integer(argument, value, low)
-
-
-def boolean(argument: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{argument} must be True or False, got {value!r}")
-    return bool(value)
 
 
 def choice(argument: str, value: Any, known: Iterable[str]) -> str:
@@ -198,27 +195,49 @@ def loss(value: Any, spec: Spec) -> Loss:
     row = _find("loss", value, Loss, losses.TABLE, losses.ALIASES)
     if row.from_logits and not spec.activations[-1].is_identity:
         raise ValueError(
-            f"loss {row.name!r} is computed from logits and needs output_activation='identity'; "
+            f"loss {row.name!r} is computed from logits (or logarithms) and needs output_activation='identity'; "
             f"this network has {spec.activations[-1].name!r}"
         )
+    if row.grad_s and spec.out_features % 2:
+        raise ValueError(
+            f"loss {row.name!r} takes two outputs for each target: K means, then K log-variances; "
+            f"this network has {spec.out_features} output(s)"
+        )
+    weights, n_targets = row.chosen["output_weights"], row.targets(spec.out_features)
+    if weights is not None and len(weights) != n_targets:
+        raise ValueError(f"loss {row.name!r}: {len(weights)} output_weights given for {n_targets} target(s) of a row")
     return row
 
 
-def optimizer(value: Any) -> optimizers.SGD:
+def optimizer(value: Any, spec: Spec, n_rows: int | None = None, batch_size: int | None = None) -> optimizers.Rule:
+    """An optimizer by itself or by name, once it is sure that it suits the network and, in `fit`, the batches."""
     if isinstance(value, str):
-        return optimizers.BY_NAME[choice("optimizer", value, optimizers.BY_NAME)]()
+        value = optimizers.BY_NAME[choice("optimizer", value, optimizers.BY_NAME)]()
     if isinstance(value, Optimizer):
         raise TypeError(f"optimizer {value.name!r} is a rule without its numbers: call it, as in {value.name}(lr=0.01)")
-    if not isinstance(getattr(value, "row", None), Optimizer):
+    if not isinstance(value, (optimizers.Rule, optimizers.LBFGS)):
         known = ", ".join(kind.__name__ for kind in optimizers.BY_NAME.values())
         raise TypeError(f"optimizer must be a name or one of {known}, got {value!r}")
+    if isinstance(value, optimizers.LBFGS):
+        if n_rows is None:
+            raise ValueError("optimizer: LBFGS chooses its own steps on all rows; only `fit` takes it")
+        return value
+    name = type(value).__name__
+    for scale in ("lr_scale", "decay_scale"):
+        given = getattr(value, scale)
+        if given is not None and len(given) != len(spec.layers):
+            raise ValueError(f"{name}: {scale} holds {len(given)} factors for {len(spec.layers)} layer(s)")
+    if value.full_batch and n_rows is not None and batch_size < n_rows:
+        raise ValueError(f"{name} needs all rows in a batch: batch_size={n_rows} at least, got {batch_size}")
     return value
 
 
 # ------------------------------------------------------------------ the network
 
 
-def make_spec(sizes: Any, hidden: Any, output: Any, bias: Any, dtype: Any) -> Spec:
+def make_spec(
+    sizes: Any, hidden: Any, output: Any, bias: Any, dtype: Any, dropout: Any = 0.0, input_dropout: Any = 0.0
+) -> Spec:
     """Check the arguments of `fastbp.MLP` that say what the network is."""
     if isinstance(sizes, (str, bytes)) or not isinstance(sizes, (Sequence, np.ndarray)) or np.ndim(sizes) != 1:
         raise TypeError(f"sizes must be a sequence of integers such as (2, 3, 1), got {sizes!r}")
@@ -241,11 +260,23 @@ def make_spec(sizes: Any, hidden: Any, output: Any, bias: Any, dtype: Any) -> Sp
         raise TypeError(f"dtype must be a floating-point dtype, got {dtype!r}") from None
     if dtype.kind != "f" or not dtype.isnative:
         raise ValueError(f"dtype must be a native floating-point dtype such as float32, got {dtype}")
-    spec = Spec(sizes, rows, boolean("bias", bias), dtype)
+    spec = Spec(sizes, rows, boolean("bias", bias), dtype, dropout_rates(dropout, input_dropout, n_hidden))
     n_bytes = spec.buffer_size * dtype.itemsize
     if n_bytes > sys.maxsize // 4:
         raise ValueError(f"sizes {sizes!r} need {n_bytes:.3g} bytes of parameters")
     return spec
+
+
+def dropout_rates(dropout: Any, input_dropout: Any, n_hidden: int) -> tuple[float, ...]:
+    """The share of its inputs that each layer drops, or () where none does; below 1."""
+    if isinstance(dropout, (Sequence, np.ndarray)) and not isinstance(dropout, (str, bytes)):
+        if len(dropout) != n_hidden:
+            raise ValueError(f"dropout: {len(dropout)} given for {n_hidden} hidden layer(s)")
+        hidden = [number(f"dropout[{k}]", rate, 0, 1, ends="[)") for k, rate in enumerate(dropout)]
+    else:
+        hidden = [number("dropout", dropout, 0, 1, ends="[)")] * n_hidden
+    rates = (number("input_dropout", input_dropout, 0, 1, ends="[)"), *hidden)
+    return rates if any(rates) else ()
 
 
 def initial_arrays(spec: Spec, init: Any, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray | None]]:
@@ -371,8 +402,8 @@ def _refuse(argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.nd
 
 
 def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
-    """y as integer labels (n,) or as (n, out_features), checked against the loss's domain."""
-    n, k = len(X), spec.out_features
+    """y as integer labels (n,) or as (n, targets of a row), checked against the loss's domain."""
+    n, k = len(X), loss.targets(spec.out_features)
     y = real_array("y", value)
     if y.ndim == 0 or len(y) != n:
         raise ValueError(f"X and y are inconsistent: X has {n} rows, y has shape {y.shape}")
@@ -390,9 +421,9 @@ def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
         also = ", or integer labels (n,)" if loss.labels else ", or (n,)" if k == 1 else ""
         raise ValueError(f"y must have shape ({n}, {k}){also}; got {y.shape}")
     _refuse("y", y, lambda block: non_finite(block, spec.dtype), f"finite as {spec.dtype}")
-    low, high = loss.domain
-    if not math.isinf(low):
-        _refuse("y", y, lambda block: (block < low) | (block > high), f"from {low:g} to {high:g} for {loss.name}")
+    if loss.domain != ANY:  # of the numbers that the kernels see
+        outside = lambda block: ~loss.domain.holds(block.astype(spec.dtype))  # noqa: E731
+        _refuse("y", y, outside, f"{loss.domain} for {loss.name}")
     if loss.labels:
         tolerance = 1e-6 + 8 * k * float(np.finfo(spec.dtype if y.dtype.kind != "f" else y.dtype).eps)
         sums = lambda block: abs(block.sum(axis=1, dtype=np.float64) - 1) > tolerance  # noqa: E731

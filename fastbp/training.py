@@ -7,31 +7,39 @@ that signals are served, and at steps where something waits. Between calls every
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp.backends import DONE, PARAMS_NOT_FINITE, Program, Trained, assign
+from fastbp.backends import DONE, PARAMS_NOT_FINITE, Program, Rule, Trained, assign
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
-from fastbp.optimizers import SGD
 from fastbp.rows import Optimizer
+from fastbp.schedules import ReduceOnPlateau
 from fastbp.spec import Spec, aligned_zeros, first_where, non_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from fastbp import optimizers
 
 CHUNK_SECONDS = 0.05
 SNAPSHOT_SECONDS = 0.5  # a snapshot copies all parameters: rarely enough to cost nothing
 _FIRST_CHUNK_FLOPS = 5e7  # the first chunk, before anything is measured: 50 ms of a slow machine
 _FIRST_CHUNK_STEPS = 500
 _GROWTH = 8
+_MOST_VARYING = 1 << 16  # steps of a chunk where scalars differ from step to step: they are tables
+_NO_PLATEAU = {"scale": 1.0, "best": math.inf, "bad": 0, "wait": 0}
 
 
 class TrainingState:
-    """What training adds to a network's parameters: slots and their count, step, epoch, position, seed."""
+    """What training adds to a network's parameters: slots and their count, step, epoch, position, seed.
+
+    What grows as the parameters do is an array of their layout: see `buffers`.
+    """
 
     def __init__(self, spec: Spec, seed: int) -> None:
         self.spec = spec
@@ -45,8 +53,15 @@ class TrainingState:
         self.count[:] = 0
         self.place[:] = 0
         self.data_shape: tuple[int, int] | None = None  # (rows, batch size) that `place` counts in
+        self.link: str | None = None  # of the loss last trained with, see `fastbp.rows.Loss`
         self.family: str | None = None  # of the optimizer whose slots these are
         self.slots: dict[str, np.ndarray] = {}
+        self.updates = 0  # made with these slots up to step `since`; from there on one for each `accumulate` steps
+        self.since = 0
+        self.accumulate = 1
+        self.accumulated: np.ndarray | None = None  # sum of the gradients since the last update
+        self.average: np.ndarray | None = None  # moving average of the parameters
+        self.plateau: dict[str, float] = dict(_NO_PLATEAU)  # see `fastbp.schedules.ReduceOnPlateau`
 
     @property
     def step(self) -> int:
@@ -66,11 +81,52 @@ class TrainingState:
     def slots_of(self, row: Optimizer) -> list[np.ndarray]:
         """The row's slots, padded as the parameters; another family's are dropped, missing ones start at zero."""
         if self.family != row.family:
-            self.family, self.slots = row.family, {}
+            self.family, self.slots, self.updates, self.since = row.family, {}, 0, self.step
         for name in row.state:
             if name not in self.slots:
                 self.slots[name] = aligned_zeros(self.spec.buffer_size, self.spec.dtype)
         return [self.slots[name] for name in row.state]
+
+    def rule(self, optimizer: optimizers.Rule, steps: int, params: np.ndarray, *, accumulate: int = 1) -> Rule:
+        """What the next `steps` steps are made with; `accumulate` of them go into an update."""
+        if callable(optimizer.lr) or not optimizer.is_foreseeable:
+            optimizer.rate(self.step)  # may raise, before anything has changed
+        slots = self.slots_of(optimizer.row)
+        if accumulate != self.accumulate:  # gradients that wait for an update wait in vain
+            self.updates += (self.step - self.since) // self.accumulate
+            self.since, self.accumulate, self.accumulated = self.step, accumulate, None
+        if accumulate > 1 and self.accumulated is None:
+            self.accumulated = aligned_zeros(self.spec.buffer_size, self.spec.dtype)
+        if optimizer.average is not None and self.average is None:
+            self.average = params.copy()
+        updates, phase = divmod(self.step - self.since, accumulate)
+        scales = optimizer.scales(len(self.spec.layers))
+        return Rule(
+            optimizer.row,
+            slots,
+            [
+                optimizer.scalars(
+                    self.step, steps, updates=self.updates + updates, phase=phase,
+                    lr_scale=lr_scale * self.plateau["scale"], decay_scale=decay_scale,
+                )
+                for lr_scale, decay_scale in scales
+            ],
+            [optimizer.l1 * decay_scale for _, decay_scale in scales],
+            optimizer.skips_zero_gradient,
+            *(math.inf if x is None else x for x in (optimizer.clip_value, optimizer.clip_norm, optimizer.max_norm)),
+            None if optimizer.average is None else self.average,
+            optimizer.average or 0.0,
+            accumulate,
+            phase,
+            self.accumulated if accumulate > 1 else None,
+        )  # fmt: skip
+
+    @property
+    def buffers(self) -> dict[str, np.ndarray]:
+        """The arrays that are laid out as the parameters are, by name."""
+        named = {f"slots.{name}": slot for name, slot in self.slots.items()}
+        more = {"accumulated": self.accumulated, "average": self.average}
+        return named | {name: buffer for name, buffer in more.items() if buffer is not None}
 
     def to_dict(self) -> dict[str, object]:
         """The state without padding, for pickle and copies."""
@@ -79,8 +135,16 @@ class TrainingState:
             "count": self.count.tolist(),
             "place": self.place.tolist(),
             "data_shape": self.data_shape,
+            "link": self.link,
             "family": self.family,
+            "counted": (self.updates, self.since, self.accumulate),
+            "plateau": dict(self.plateau),
             "slots": {name: self.spec.flatten(slot) for name, slot in self.slots.items()},
+            "sums": {
+                name: self.spec.flatten(buffer)
+                for name, buffer in (("accumulated", self.accumulated), ("average", self.average))
+                if buffer is not None
+            },
         }
 
     @classmethod
@@ -90,10 +154,13 @@ class TrainingState:
         state.count[:] = saved["count"]
         state.place[:] = saved["place"]
         state.data_shape = saved["data_shape"]
+        state.link = saved.get("link")  # older pickles have none
         state.family = saved["family"]
-        for name, vector in saved["slots"].items():
-            state.slots[name] = aligned_zeros(spec.buffer_size, spec.dtype)
-            spec.unflatten_into(state.slots[name], vector)
+        state.updates, state.since, state.accumulate = saved["counted"]
+        state.plateau = dict(saved["plateau"])
+        state.slots = {name: spec.padded(vector) for name, vector in saved["slots"].items()}
+        for name, vector in saved["sums"].items():
+            setattr(state, name, spec.padded(vector))
         return state
 
 
@@ -127,7 +194,7 @@ class Run:
     y: np.ndarray
     weight: np.ndarray | None
     batch_size: int
-    optimizer: SGD
+    optimizer: optimizers.Rule
     shuffle: bool
     stop_on_non_finite: bool
     eval_every: int | None
@@ -142,8 +209,8 @@ class Run:
             With the parameters of the last finite step in place.
         """
         began, state = time.perf_counter(), self.state
+        self._rule(1)  # so that there are buffers, which snapshots hold
         state.enter(len(self.X), self.batch_size)
-        self._slots = state.slots_of(self.optimizer.row)
         self._partial = np.zeros(2)
         self._loss: list[np.ndarray] = []  # of `History`, in pieces
         self._step: list[np.ndarray] = []
@@ -151,6 +218,7 @@ class Run:
         # where in its epoch each step of this call lies, for `History.step`
         first = state.step - int(state.place[1]) // self.batch_size
 
+        plateau = self.optimizer.lr if isinstance(self.optimizer.lr, ReduceOnPlateau) else None
         end, chunk = state.step + steps, self._first_chunk()
         snapshot = None
         while state.step < end:
@@ -159,11 +227,18 @@ class Run:
             wanted = min(chunk, end - state.step)
             if self.eval_every:
                 wanted = min(wanted, self.eval_every - state.step % self.eval_every)
+            if plateau:
+                wanted = min(wanted, steps_per_epoch - (state.step - first) % steps_per_epoch)
             clock = time.perf_counter()
             losses = np.empty(wanted // steps_per_epoch + 1)
             done = self._train(wanted, losses, stop_on_params=False)
             if done.status != DONE:
                 self._fail(snapshot)
+            if plateau and done.epochs:
+                seen = plateau.after_epoch(state.plateau, float(losses[0]), state.step)
+                if snapshot is not None and seen["scale"] != state.plateau["scale"]:
+                    snapshot = self._checked_snapshot(snapshot)  # a replay has one rate
+                state.plateau = seen
             if self.eval_every:
                 if state.step % self.eval_every == 0:
                     self._record(self.evaluate(), state.step)
@@ -172,7 +247,8 @@ class Run:
                 ends = np.arange(finished - done.epochs + 1, finished + 1)
                 self._record(losses[: done.epochs], first + ends * steps_per_epoch)
             speed = wanted / max(time.perf_counter() - clock, 1e-9)
-            chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, 1 << 30))
+            most = _MOST_VARYING if self._varies else 1 << 30
+            chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, most))
         if snapshot is not None and not self.program.finite():
             self._fail(snapshot)
         if not self.eval_every and self._partial[1]:
@@ -190,11 +266,14 @@ class Run:
         return self.program.train(
             self.X, self.y, self.weight,
             batch_size=self.batch_size, steps=steps, seed=state.seed, shuffle=self.shuffle,
-            count=state.count, place=state.place, partial=self._partial, losses=losses,
-            scalars=self.optimizer.scalars(state.step, steps), slots=self._slots,
-            skip_zeros=self.optimizer.skips_zero_gradient,
+            count=state.count, place=state.place, partial=self._partial, losses=losses, rule=self._rule(steps),
             stop_on_loss=self.stop_on_non_finite, stop_on_params=stop_on_params,
         )  # fmt: skip
+
+    def _rule(self, steps: int) -> Rule:
+        rule = self.state.rule(self.optimizer, steps, self.params, accumulate=self.optimizer.accumulate)
+        self._varies = any(scalar.strides[0] for group in rule.scalars for scalar in group)
+        return rule
 
     def _first_chunk(self) -> int:
         flops = 6 * self.batch_size * self.state.spec.n_params
@@ -204,7 +283,8 @@ class Run:
         if previous is not None and not self.program.finite():
             self._fail(previous)
         state = self.state
-        return _Snapshot([self.params, *self._slots, state.count, state.place, self._partial], state.step)
+        buffers = [self.params, *state.buffers.values(), state.count, state.place, self._partial]
+        return _Snapshot(buffers, state.step)
 
     def _fail(self, snapshot: _Snapshot) -> None:
         """Go back to the last step whose parameters are finite, and say what happened there."""

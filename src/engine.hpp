@@ -10,7 +10,7 @@
 namespace fbp {
 
 typedef int64_t idx;
-enum { MAX_SLOTS = 4, MAX_SCALARS = 8 };
+enum { MAX_SLOTS = 4, MAX_SCALARS = 10 };
 enum { SINGLE_INPUTS = 128 };  // one row goes forward by sums over so many inputs, whoever makes them
 enum { NARROW_OUTPUTS = 4 };   // an output layer of at most this many is NARROW; fastbp/spec.py says the same
 
@@ -23,15 +23,27 @@ template <class T> using BackwardRow = void (*)(T* delta, const T* a, const T* z
 template <class T> using UpdateRow = void (*)(T* p, T* const* slots, idx ld, const T* g, idx ldg, idx rows, idx cols,
                                               const T* scalars);
 
-// A user's own loss, pointwise: value and grad of n elements, whole vectors at a time. See src/own.hpp.
-template <class T> using OwnLossRow = void (*)(const T* z, const T* t, const T* lse, T* value, T* grad, idx n);
+// A user's own loss, pointwise: value and grad of n targets, whole vectors at a time. `third` is lse, or s of a loss with
+// two outputs for each target, which also gets a grad_s. See src/own.hpp.
+template <class T> using OwnLossRow = void (*)(const T* z, const T* t, const T* third, const T* setting, T* value,
+                                               T* grad, T* grad_s, idx n);
 template <class T> struct OwnLoss {
   OwnLossRow<T> row;
-  bool uses_lse;
-  T* scratch;             // five times the outputs of a batch, each to the end of the widest vector
+  bool uses_lse, pairs;
+  T* scratch;             // OWN_LOSS_PARTS times the outputs of a batch, each to the end of the widest vector
 };
 
-// Returns the sum over samples of share * (sum over outputs of the loss); grad = share * its derivative.
+// What may be done around any rule: to the gradient before it, with the parameters after it.
+template <class T> struct Around {
+  bool on;
+  T scale;      // of the gradient
+  T clip;       // bound of its elements
+  T l1;         // gradient += l1 * sign(parameter)
+  T* average;   // average = decay * average + (1 - decay) * parameter; or null
+  T decay;
+};
+
+// Returns the sum over samples of share * (sum over targets of the weighted loss); grad = share * its derivative.
 template <class T> struct Loss {
   idx rows, cols;         // samples, outputs
   bool transposed;        // a, t and grad are (cols, ld), else (rows, ld)
@@ -40,7 +52,9 @@ template <class T> struct Loss {
   const int32_t* label;   // (rows,)
   const double* share;    // (rows,) and zeros to the end of the vector
   T* grad;                // null: not wanted
-  const OwnLoss<T>* own;  // null for a row of the tables
+  const T* setting;       // the row's numbers, in the order of `Loss.numbers` of fastbp/rows.py
+  const T* output_weight; // (targets of a sample,) padded, or null: 1 each; null for a row with a statistic
+  const OwnLoss<T>* own;  // of `own_loss_row`
 };
 template <class T> using LossRow = double (*)(const Loss<T>& loss);
 
@@ -78,6 +92,7 @@ template <class T> struct GradWeight { // grad = x.T @ delta: stored, added, or 
   T* weight; T* slots[MAX_SLOTS];      // (in, ldw) each, or null
   idx ldw;
   const T* scalars;
+  Around<T> around;                    // not looked at by rules that run in a tile's registers
   const int32_t* used; idx n_used;     // SINGLE: as in Forward; a rule with slots or decay gets all inputs
 };
 
@@ -116,13 +131,14 @@ template <class T> struct TinyBatches {           // `steps` batches of `rows` r
   int n_layers;
   idx n_params, rows, steps;
   T* params; T* const* slots;                   // dense
-  const T* scalars;
+  const T* scalars; idx scalars_of_a_step;      // the latter 0 where each step has the same
   UpdateRow<T> update;
   const T* x; idx ldx;                          // (in, ldx)
   const T* t; idx ldt;                          // (out, ldt), or null where labels are given
   const int32_t* label;
   const double* share;                          // of a batch's rows, the same for each batch
   LossRow<T> loss;
+  const T* setting; const T* output_weight;     // of Loss
   bool stop_on_loss;
   T* products;                                  // (n_params to a whole vector, lanes): scratch
   T* gradient;                                  // (n_params to a whole vector): scratch
@@ -147,12 +163,17 @@ template <class T> struct Kernels {
   GradWeightKernel<T> grad_weight[FAMILIES];    // stored or added
   GradBiasKernel<T> grad_bias[FAMILIES];        // updates where `update` is set
   void (*single_finish)(const Forward<T>&);
+  void (*update)(const GradWeight<T>&, idx rows, idx cols);   // from a gradient in memory, which stays as it is
+  OptimizerKernels<T> by_call;                  // for any rule, by its row function: with what is around it, or a user's
+  double (*squares)(const T* p, idx n);         // their sum
+  void (*average)(const Around<T>& around, T* average, const T* p, idx ld, idx rows, idx cols);
+  void (*limit_norms)(T* weight, idx ldw, idx in, idx out, bool transposed, T most);   // of each output's weights
+  void (*drop)(const T* x, T* out, idx n, const uint16_t* words, int threshold, T scale);
   ActivationKernels<T> identity;                // its row functions are null: there is nothing to do
   const ActivationKernels<T>* activation;       // these three are indexed as the tables of fastbp/
   const LossRow<T>* loss;
   const OptimizerKernels<T>* optimizer;
-  ActivationKernels<T> called_activation;       // the kernels of a user's own rows, which are called: their row
-  OptimizerKernels<T> called_optimizer;         // functions are null here
+  ActivationKernels<T> called_activation;       // for a user's own activation, whose row functions are put in
 };
 
 struct Isa {

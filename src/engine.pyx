@@ -62,17 +62,22 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         cbool transposed
         int activation
         uintptr_t own_forward, own_backward
-        cbool keeps_z, skips_zeros
+        cbool keeps_z, skips_zeros, trains_weight, trains_bias
+        double dropout
     cdef struct Shape:
         const LayerShape* layers
         int n_layers
         idx batch
         int loss
         uintptr_t own_loss
-        cbool own_loss_uses_lse
+        cbool own_loss_uses_lse, own_loss_pairs
         double loss_scale
+        const double* settings
+        idx n_settings
+        const double* output_weights
+        idx n_output_weights
         int optimizer
-        cbool fused
+        cbool fused, plain
         int n_threads
         cbool gated
     double C_FLOPS_OF_A_THREAD "fbp::FLOPS_OF_A_THREAD"
@@ -81,12 +86,19 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
     cdef struct Scalar:
         const char* data
         idx stride
-    cdef struct Rule:
+    cdef cppclass Rule:
         int row
+        cbool skip_zeros
         uintptr_t own
         void* slots[4]
-        Scalar scalars[8]
         int n_scalars
+        vector[Scalar] scalars
+        vector[double] l1
+        double clip_value, clip_norm, max_norm
+        void* average
+        double decay
+        idx accumulate, phase
+        void* accumulated
     cdef struct Data:
         Source x, y
         cbool y_is_label
@@ -94,7 +106,7 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
     cdef struct Run:
         idx batch_size, steps
         uint64_t seed
-        cbool shuffle, stop_on_loss, stop_on_params, skip_zeros
+        cbool shuffle, stop_on_loss, stop_on_params
         int64_t* count
         int64_t* place
         double* partial
@@ -274,21 +286,25 @@ cdef class Program:
     cdef size_t n_layers
 
     def __cinit__(self, plan, cnp.ndarray params, isa, list layers, int loss, double loss_scale,
-                  dict optimizer_index, own_rows, tuple own_loss):
+                  vector[double] settings, vector[double] output_weights, dict optimizer_index, own_rows,
+                  tuple own_loss):
         cdef vector[LayerShape] shapes
         cdef LayerShape one
         for one.in_, one.out, one.ldw, one.transposed, one.weight, one.bias, one.activation, one.own_forward, \
-                one.own_backward, one.keeps_z, one.skips_zeros in layers:
+                one.own_backward, one.keeps_z, one.skips_zeros, one.trains_weight, one.trains_bias, \
+                one.dropout in layers:
             shapes.push_back(one)
         cdef Shape shape
         shape.layers = shapes.data()
         shape.n_layers = <int> shapes.size()
         shape.batch = plan.batch
         shape.loss = loss
-        shape.own_loss, shape.own_loss_uses_lse = own_loss
+        shape.own_loss, shape.own_loss_uses_lse, shape.own_loss_pairs = own_loss
         shape.loss_scale = loss_scale
+        shape.settings, shape.n_settings = settings.data(), <idx> settings.size()
+        shape.output_weights, shape.n_output_weights = output_weights.data(), <idx> output_weights.size()
         shape.optimizer = -1
-        shape.fused = plan.fused
+        shape.fused, shape.plain = plan.fused, plan.plain
         shape.n_threads, shape.gated = plan.n_threads, plan.gated
         self.plan = plan
         self.params = params
@@ -299,26 +315,34 @@ cdef class Program:
     def __dealloc__(self):
         del self.program
 
-    cdef Rule rule_of(self, row, list slots, list scalars) except *:
+    cdef Rule rule_of(self, given) except *:
         cdef Rule rule
+        cdef Scalar scalar
         cdef cnp.ndarray a
         cdef int k
-        rule.row = self.optimizer_index.get(row, -1)
-        rule.own = 0 if rule.row >= 0 else self.own_rows.update(row)
+        rule.row = self.optimizer_index.get(given.row, -1)
+        rule.own = 0 if rule.row >= 0 else self.own_rows.update(given.row)
+        rule.skip_zeros = given.skip_zeros
         for k in range(4):
             rule.slots[k] = NULL
-        for k in range(len(slots)):
-            rule.slots[k] = data_of(slots[k])
-        rule.n_scalars = <int> len(scalars)
-        for k in range(rule.n_scalars):
-            a = scalars[k]
-            rule.scalars[k].data = <const char*> cnp.PyArray_DATA(a)
-            rule.scalars[k].stride = cnp.PyArray_STRIDE(a, 0)
+        for k in range(len(given.slots)):
+            rule.slots[k] = data_of(given.slots[k])
+        rule.n_scalars = <int> len(given.row.scalars)
+        for group in given.scalars:
+            for a in group:
+                scalar.data = <const char*> cnp.PyArray_DATA(a)
+                scalar.stride = cnp.PyArray_STRIDE(a, 0)
+                rule.scalars.push_back(scalar)
+        rule.l1 = given.l1
+        rule.clip_value, rule.clip_norm, rule.max_norm = given.clip_value, given.clip_norm, given.max_norm
+        rule.average, rule.decay = data_or_null(given.average), given.decay
+        rule.accumulate, rule.phase = given.accumulate, given.phase
+        rule.accumulated = data_or_null(given.accumulated)
         return rule
 
     def train(self, cnp.ndarray X, cnp.ndarray y, weight, *, idx batch_size, idx steps, uint64_t seed, bint shuffle,
-              cnp.ndarray count, cnp.ndarray place, cnp.ndarray partial, cnp.ndarray losses, list scalars, list slots,
-              bint skip_zeros, bint stop_on_loss, bint stop_on_params):
+              cnp.ndarray count, cnp.ndarray place, cnp.ndarray partial, cnp.ndarray losses, rule,
+              bint stop_on_loss, bint stop_on_params):
         cdef Data data
         cdef Run run
         cdef CTrained done
@@ -328,14 +352,13 @@ cdef class Program:
         data.weight = <const double*> data_or_null(weight)
         run.batch_size, run.steps, run.seed = batch_size, steps, seed
         run.shuffle, run.stop_on_loss, run.stop_on_params = shuffle, stop_on_loss, stop_on_params
-        run.skip_zeros = skip_zeros
         run.count = <int64_t*> data_of(count)
         run.place = <int64_t*> data_of(place)
         run.partial = <double*> data_of(partial)
         run.losses = <double*> data_of(losses)
-        cdef Rule rule = self.rule_of(self.plan.optimizer, slots, scalars)
+        cdef Rule what = self.rule_of(rule)
         with nogil:
-            done = self.program.train(data, run, rule)
+            done = self.program.train(data, run, what)
         tell_of_refused()
         return done.steps, done.status, done.epochs, done.loss
 
@@ -375,20 +398,19 @@ cdef class Program:
         with nogil:
             self.program.backward(given, into, NULL, to, accumulate)
 
-    def update(self, cnp.ndarray grads, row, list slots, list scalars, cnp.ndarray count):
-        cdef Rule rule = self.rule_of(row, slots, scalars)
+    def update(self, cnp.ndarray grads, rule, cnp.ndarray count):
+        cdef Rule what = self.rule_of(rule)
         cdef void* gradient = data_of(grads)
         with nogil:
-            self.program.update(gradient, rule)
+            self.program.update(gradient, what)
         (<int64_t*> data_of(count))[0] += 1   # before Python has a look at signals
 
-    def backward_update(self, cnp.ndarray grad_output, cnp.ndarray grad_input, row, list slots, list scalars,
-                        cnp.ndarray count):
+    def backward_update(self, cnp.ndarray grad_output, cnp.ndarray grad_input, rule, cnp.ndarray count):
         cdef Source source = source_of(grad_output)
-        cdef Rule rule = self.rule_of(row, slots, scalars)
+        cdef Rule what = self.rule_of(rule)
         cdef void* to = data_of(grad_input)
         with nogil:
-            self.program.backward(&source, NULL, &rule, to, False)
+            self.program.backward(&source, NULL, &what, to, False)
         (<int64_t*> data_of(count))[0] += 1
 
     def finite(self):
@@ -469,26 +491,30 @@ cdef class TrainStep:
 
     cdef readonly Program program
     cdef Forced forced
-    cdef object lock, loss, optimizer, state
+    cdef object lock, loss, optimizer, state, since
     cdef dict slots
-    cdef list kept                          # what `rule` points into
+    cdef object kept                        # what `rule` points into
     cdef cnp.ndarray count
     cdef Rule rule
     cdef int x_type, y_type, y_ndim
     cdef idx rows, x_cols, y_cols
     cdef double low, high                   # what targets may be
-    cdef bint skip_zeros
+    cdef bint between                       # ... or the two ends alone
+    cdef idx scalars_at, scalars_end        # net.step that the rule's scalars point at, and the first without any
 
     def __cinit__(self, Program program, Forced forced, lock, loss, optimizer, cnp.ndarray x, cnp.ndarray y,
-                  double low, double high, state, list slots, list scalars, bint skip_zeros):
+                  double low, double high, bint between, state, rule):
         self.program, self.forced, self.lock, self.state = program, forced, lock, state
         self.loss, self.optimizer = loss, optimizer
-        self.slots, self.count, self.kept = state.slots, state.count, [slots, scalars]
-        self.rule = program.rule_of(program.plan.optimizer, slots, scalars)
+        self.slots, self.count, self.kept = state.slots, state.count, rule
+        self.rule = program.rule_of(rule)
+        self.since = state.since                # from which step on updates are counted
+        self.scalars_at = (<int64_t*> data_of(self.count))[0]
+        self.scalars_end = self.scalars_at + <idx> len(rule.scalars[0][0])
         self.x_type, self.y_type, self.y_ndim = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), cnp.PyArray_NDIM(y)
         self.rows, self.x_cols = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
         self.y_cols = cnp.PyArray_DIM(y, 1) if self.y_ndim > 1 else 1
-        self.low, self.high, self.skip_zeros = low, high, skip_zeros
+        self.low, self.high, self.between = low, high, between
 
     cdef bint values_fit(self, cnp.ndarray y):
         cdef idx k, n = cnp.PyArray_SIZE(y)
@@ -503,8 +529,23 @@ cdef class TrainStep:
                 value = <double> (<int64_t*> data)[k]
             else:
                 return False
-            if not (self.low <= value <= self.high):
+            if not (self.low <= value <= self.high) or not self.between and self.low < value < self.high:
                 return False
+        return True
+
+    cdef bint move_scalars(self, idx step):
+        """Point the rule at the scalars of this step; False where there are none."""
+        cdef bint steady = True
+        cdef size_t k
+        for k in range(self.rule.scalars.size()):
+            steady = steady and self.rule.scalars[k].stride == 0
+        if steady:
+            return True
+        if not self.scalars_at <= step < self.scalars_end or self.state.since != self.since:
+            return False
+        for k in range(self.rule.scalars.size()):
+            self.rule.scalars[k].data += (step - self.scalars_at) * self.rule.scalars[k].stride
+        self.scalars_at = step
         return True
 
     cdef bint overlaps(self, cnp.ndarray a):
@@ -514,7 +555,7 @@ cdef class TrainStep:
 
     def __call__(self, x, y, loss, optimizer):
         """The loss before the update, or None: nothing was done."""
-        if loss is not self.loss:
+        if loss is not self.loss and (type(loss) is not type(self.loss) or loss != self.loss):
             return None
         if optimizer is not self.optimizer and (type(optimizer) is not type(self.optimizer)
                                                 or optimizer != self.optimizer):
@@ -532,6 +573,8 @@ cdef class TrainStep:
             return None
         if self.state.slots is not self.slots or not self.values_fit(y) or self.overlaps(x) or self.overlaps(y):
             return None
+        if not self.move_scalars((<int64_t*> data_of(self.count))[0]):
+            return None
         cdef Data data
         data.x = source_of(x)
         data.y = source_of(y)
@@ -544,7 +587,7 @@ cdef class TrainStep:
         partial[0] = partial[1] = 0
         cdef Run run
         run.batch_size, run.steps, run.seed = self.rows, 1, 0
-        run.shuffle, run.stop_on_loss, run.stop_on_params, run.skip_zeros = False, True, False, self.skip_zeros
+        run.shuffle, run.stop_on_loss, run.stop_on_params = False, True, False
         run.count, run.place, run.partial, run.losses = <int64_t*> data_of(self.count), place, partial, losses
         cdef CTrained done
         with nogil:

@@ -1,5 +1,8 @@
 // A program: one network shape bound to its parameters, with the workspace of a batch. What engine.pyx sees.
 #pragma once
+#include <cmath>
+#include <vector>
+
 #include "feed.hpp"
 
 namespace fbp {
@@ -19,6 +22,8 @@ struct LayerShape {
   uintptr_t own_forward, own_backward;   // row functions of a user's own activation, or 0
   bool keeps_z;
   bool skips_zeros;       // an input of exactly 0 moves neither output nor, at its row of the weight, anything back
+  bool trains_weight, trains_bias;   // not those that are frozen
+  double dropout;         // share of its inputs that a training step sets to 0
 };
 
 struct Shape {
@@ -27,10 +32,15 @@ struct Shape {
   idx batch;              // rows that the workspace holds
   int loss;               // row of the table, -1 where there is none
   uintptr_t own_loss;     // an OwnLossRow instead, or 0
-  bool own_loss_uses_lse;
+  bool own_loss_uses_lse, own_loss_pairs;
   double loss_scale;      // of one row's sum over outputs
+  const double* settings; // of the loss, copied by the program, as the weights of its outputs are
+  idx n_settings;
+  const double* output_weights;
+  idx n_output_weights;   // 0: none
   int optimizer;          // row of the table, -1 where there is none
   bool fused;
+  bool plain;             // the rule has one set of scalars and nothing around it, nothing is frozen or dropped
   int n_threads;          // at most
   bool gated;             // by what a thread has to do at least; tests let small networks have threads
 };
@@ -40,12 +50,19 @@ struct Scalar {           // a number of each step; stride 0 where it is constan
   idx stride;             // in bytes
 };
 
-struct Rule {             // an optimizer's row with what it works on
+struct Rule {             // an optimizer's row, what it works on, and what is done around it
   int row;
-  uintptr_t own;          // an UpdateRow instead, or 0
-  void* slots[MAX_SLOTS]; // whole buffers in the layout of the parameters, or null
-  Scalar scalars[MAX_SCALARS];
+  bool skip_zeros;        // it leaves a parameter with gradient 0 alone
+  uintptr_t own;          // an UpdateRow instead of the table's, or 0
+  void* slots[MAX_SLOTS]; // these, `average` and `accumulated`: whole buffers in the layout of the parameters, or null
   int n_scalars;
+  std::vector<Scalar> scalars;   // (groups, n_scalars)
+  std::vector<double> l1;        // of each group: all parameters, or each weight and each bias, layer by layer
+  double clip_value = HUGE_VAL, clip_norm = HUGE_VAL, max_norm = HUGE_VAL;
+  void* average = nullptr;       // takes the running mean of the parameters
+  double decay = 0;              // of that
+  idx accumulate = 1, phase = 0; // an update after so many batches; how many of these there have been
+  void* accumulated = nullptr;   // the sum of their gradients, where there are several
 };
 
 struct Data {
@@ -59,7 +76,6 @@ struct Run {
   idx batch_size, steps;
   uint64_t seed;
   bool shuffle, stop_on_loss, stop_on_params;
-  bool skip_zeros;        // the rule leaves a parameter with gradient 0 alone
   int64_t* count;         // [net.step]
   int64_t* place;         // [epoch, first row of its next batch]
   double* partial;        // [sum of loss * rows, rows] of the epoch begun

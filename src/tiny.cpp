@@ -22,15 +22,16 @@ const double* Shares::of(const double* weight, idx start, const uint32_t* order,
 }
 
 template <class T> bool Tiny<T>::suits(const Shape& shape) {
-  if (!shape.fused || (shape.loss < 0 && !shape.own_loss)) return false;
+  if (!shape.fused || !shape.plain || (shape.loss < 0 && !shape.own_loss)) return false;
   for (int l = 0; l < shape.n_layers; l++)
     if (shape.layers[l].in > TINY_WIDTH || shape.layers[l].out > TINY_WIDTH) return false;
   return shape.layers[shape.n_layers - 1].out <= NARROW_OUTPUTS;   // the loss by columns
 }
 
 template <class T>
-Tiny<T>::Tiny(const Kernels<T>& kernels, const Shape& shape, LossRow<T> loss, const OwnLoss<T>* own_loss)
-    : kernels_(kernels), loss_row_(loss), own_loss_(own_loss),
+Tiny<T>::Tiny(const Kernels<T>& kernels, const Shape& shape, LossRow<T> loss, const OwnLoss<T>* own_loss,
+              const T* setting, const T* output_weight)
+    : kernels_(kernels), loss_row_(loss), own_loss_(own_loss), setting_(setting), output_weight_(output_weight),
       shapes_(shape.layers, shape.layers + shape.n_layers), n_params_(0),
       shares_(shape.batch, shape.loss_scale) {
   idx n_units = 0;
@@ -104,16 +105,18 @@ template <class T> idx Tiny<T>::gather(const Data& data, idx start, const uint32
 
 template <class T>
 idx Tiny<T>::train(const double* weight, idx start, const uint32_t* order, idx rows, idx steps, const Step<T>& step,
-                   bool stop_on_loss, double* losses) {
+                   bool constant, bool stop_on_loss, double* losses) {
   const idx at = start - group_begin_;
   T* slots[MAX_SLOTS];
   for (int k = 0; k < MAX_SLOTS; k++) slots[k] = slots_[k].data();
   const TinyBatches<T> run{layers_.data(), static_cast<int>(layers_.size()), n_params_, rows, steps,
-                           params_.data(), slots, step.scalars, step.row->update, x_.data() + at, ld_,
+                           params_.data(), slots, step.scalars, constant ? 0 : static_cast<idx>(MAX_SCALARS), step.update,
+                           x_.data() + at, ld_,
                            y_is_label_ ? nullptr : t_.data() + at, ld_, label_.data() + at,
-                           shares_.of(weight, start, order, rows, -1), loss_row_, stop_on_loss,
+                           shares_.of(weight, start, order, rows, -1), loss_row_, setting_, output_weight_,
+                           stop_on_loss,
                            products_.data(), gradient_.data(), own_loss_};
-  return step.row->tiny_train(run, losses);
+  return step.kernels->tiny_train(run, losses);
 }
 
 template class Tiny<float>;

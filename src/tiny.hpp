@@ -10,10 +10,14 @@ namespace fbp {
 
 // An optimizer's rule at one step.
 template <class T> struct Step {
-  const OptimizerKernels<T>* row;
-  OptimizerKernels<T> own;   // what `row` points to for a user's own rule
+  const OptimizerKernels<T>* kernels;
+  UpdateRow<T> update;
   T* slots[MAX_SLOTS];   // whole buffers in the layout of the parameters, or null
-  T scalars[MAX_SCALARS];
+  const T* scalars;      // (groups, MAX_SCALARS); of a tiny network (steps, MAX_SCALARS)
+  const T* l1;           // of each group
+  idx n_groups;
+  Around<T> around;      // without l1; `average` is a whole buffer
+  T max_norm;            // or infinity: then `average` waits for that
 };
 
 enum { WIDEST = 16 };   // lanes of the widest vector
@@ -35,7 +39,8 @@ class Shares {
 template <class T> class Tiny {
  public:
   static bool suits(const Shape& shape);
-  Tiny(const Kernels<T>& kernels, const Shape& shape, LossRow<T> loss, const OwnLoss<T>* own_loss);
+  Tiny(const Kernels<T>& kernels, const Shape& shape, LossRow<T> loss, const OwnLoss<T>* own_loss, const T* setting,
+       const T* output_weight);
   void enter(const T* params, T* const* slots);
   void leave(T* params, T* const* slots) const;
   // Makes sure that the batch of `rows` rows from row `start` on, in `order` where there is one, lies ready, and gives
@@ -44,7 +49,7 @@ template <class T> class Tiny {
   // `steps` of them. Gives the steps done; `losses` gets the loss of each, and of the one that ends the call because it
   // is not finite, which `stop_on_loss` asks for.
   idx train(const double* weight, idx start, const uint32_t* order, idx rows, idx steps, const Step<T>& step,
-            bool stop_on_loss, double* losses);
+            bool constant, bool stop_on_loss, double* losses);
 
  private:
   enum { GROUP = 256 };                 // rows gathered at once, at least a batch
@@ -52,7 +57,8 @@ template <class T> class Tiny {
 
   const Kernels<T>& kernels_;
   const LossRow<T> loss_row_;
-  const OwnLoss<T>* const own_loss_;
+  const OwnLoss<T>* const own_loss_;          // of the network, as the next two
+  const T *const setting_, *const output_weight_;
   const std::vector<LayerShape> shapes_;
   idx n_params_, ld_;                   // ld_: of the group's transposed rows
   Buffer<T> params_, slots_[MAX_SLOTS], gradient_, products_, units_, x_, t_;

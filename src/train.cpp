@@ -31,6 +31,13 @@ template <class T> idx padded(idx n) {
   return row * static_cast<idx>(sizeof(T)) % BAD_STRIDE ? row : row + PER_LINE<T>;
 }
 
+// n numbers in whole vectors, or nothing.
+template <class T> Buffer<T> copied(const double* from, idx n) {
+  Buffer<T> to(n ? padded<T>(n) : 0);
+  for (idx i = 0; i < n; i++) to.data()[i] = static_cast<T>(from[i]);
+  return to;
+}
+
 // What threads share: 0..n in parts, each some whole units.
 struct Split {
   idx n, unit;
@@ -45,6 +52,8 @@ template <class T> struct Layer {
   idx ld;                           // leading dimension of z, a and delta
   Buffer<T> kept_z;                 // (batch, ld) where the way back needs it; transposed layers (out, ld)
   Buffer<T> a, delta;               // in the same shape
+  Buffer<T> dropped;                // (batch, ld of the inputs): what the inputs are in training, with dropout
+  Buffer<uint16_t> words;           // (batch, whole blocks of inputs): which of them are dropped
   Buffer<int32_t> used;             // SINGLE: the inputs looked at
   Buffer<T> partial;                // SINGLE: sums over blocks of them
   // What the kernels are called with, and which; bound for a number of rows and a use of the gradient.
@@ -60,6 +69,9 @@ template <class T> struct Layer {
   Split forward_split, backward_split;
 
   T* z() const { return shape.keeps_z ? kept_z.data() : a.data(); }
+  idx blocks() const { return (shape.in + DROP_BLOCK - 1) / DROP_BLOCK; }   // of words, a row
+  int threshold() const { return static_cast<int>(std::lround(shape.dropout * 65536)); }   // of 16 bits
+  T kept_scale() const { return static_cast<T>(1 / (1 - threshold() / 65536.0)); }
 };
 
 // The rules, in one place. They look at the rows of the batch itself, not at the plan's, so that its bits do not depend
@@ -86,24 +98,27 @@ template <class T> class Network final : public Program {
 
  private:
   idx train_batch(const Data& data, idx start, const uint32_t* order, const Step<T>& step, const Run& run,
-                  double* loss);
-  void set_step(const Rule& rule, idx k, Step<T>& step) const;
-  void set_scalars(const Rule& rule, idx k, Step<T>& step) const;
+                  const Rule& rule, idx* phase, double* loss);
+  Step<T> step_of(const Rule& rule);
+  void set_scalars(const Rule& rule, idx k, idx count);
   void set_input(const Source& x, idx start, const uint32_t* order, idx rows, bool keep);
   template <class E>
   void gather(const Source& from, E* to, idx ld, bool transposed, idx start = 0, const uint32_t* order = nullptr) const;
   double batch_loss(const Source& y, bool is_label, const double* weight, idx start, const uint32_t* order,
                     double total, bool gradient);
-  void bind_forward();
+  void bind_forward(bool training);
   void bind_backward(T* grads, const Step<T>* step, T* grad_input, bool accumulate);
-  GradWeight<T> parameters(const Layer<T>& layer, idx offset, T* grads, const Step<T>* step, bool accumulate) const;
-  void run_forward(bool skip_zeros);
+  GradWeight<T> parameters(size_t layer, bool bias, T* grads, const Step<T>* step, bool accumulate) const;
+  void drop_inputs(Layer<T>& layer, uint64_t seed, int64_t step);
+  void run_forward(bool skip_zeros, const Run* training);
   void run_backward();
   Split share(idx n, idx unit, double work, double of_a_thread) const;
   Split share_forward(const Layer<T>& layer, Family family, idx rows) const;
   Split share_backward(const Layer<T>& layer, Family family, idx rows) const;
   template <class F> void each_part(const Split& split, const F& f) const;
-  void run_update(T* grads, const Step<T>& step);
+  void run_update(T* grads, const Step<T>& step, T scale);
+  T clipping(T* grads, T scale, double most);
+  void finish_step(const Step<T>& step);
 
   const Kernels<T>& kernels_;
   T* const params_;
@@ -118,7 +133,11 @@ template <class T> class Network final : public Program {
   Buffer<T> target_;                // (batch, ld of the output)
   Buffer<int32_t> label_;
   Shares shares_;
+  const Buffer<T> setting_, output_weight_;   // of the loss
   Buffer<T> panels_, grad_input_, grads_;
+  Buffer<T> scalars_, l1_;          // of the step at hand: (groups, MAX_SCALARS), or (steps, MAX_SCALARS); (groups)
+  Buffer<double> squares_;          // of each row of a gradient
+  bool drops_ = false;              // the batch at hand is trained on, with dropout
   idx ld_panel_ = 0;                // from one thread's to the next's
   Buffer<uint32_t> order_;
   uint64_t order_seed_ = 0;
@@ -132,12 +151,17 @@ template <class T> class Network final : public Program {
 template <class T>
 Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     : kernels_(kernels_of<T>(isa)), params_(params),
-      own_loss_scratch_(shape.own_loss ? 5 * own_loss_part(shape.batch, shape.layers[shape.n_layers - 1].out) : 0),
-      own_loss_{reinterpret_cast<OwnLossRow<T>>(shape.own_loss), shape.own_loss_uses_lse, own_loss_scratch_.data()},
-      loss_row_(shape.own_loss ? own_loss_row<T> : shape.loss < 0 ? nullptr : kernels_.loss[shape.loss]), fused_(shape.fused), gated_(shape.gated),
+      own_loss_scratch_(shape.own_loss ? OWN_LOSS_PARTS * own_loss_part(shape.batch, shape.layers[shape.n_layers - 1].out)
+                                       : 0),
+      own_loss_{reinterpret_cast<OwnLossRow<T>>(shape.own_loss), shape.own_loss_uses_lse, shape.own_loss_pairs,
+                own_loss_scratch_.data()},
+      loss_row_(shape.own_loss ? own_loss_row<T> : shape.loss < 0 ? nullptr : kernels_.loss[shape.loss]),
+      fused_(shape.fused), gated_(shape.gated),
       n_threads_(std::min<int>(shape.n_threads, MAX_THREADS)),
       ld_input_(padded<T>(shape.layers[0].in)),
-      gathered_(shape.batch * ld_input_), shares_(shape.batch, shape.loss_scale) {
+      gathered_(shape.batch * ld_input_), shares_(shape.batch, shape.loss_scale),
+      setting_(copied<T>(shape.settings, shape.n_settings)),
+      output_weight_(copied<T>(shape.output_weights, shape.n_output_weights)) {
   idx most_out = 0, n_params = 0;
   int most_parts = 1;
   for (int l = 0; l < shape.n_layers; l++) {
@@ -146,9 +170,12 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     const size_t size = static_cast<size_t>(s.transposed ? s.out : shape.batch) * ld;
     layers_.push_back({s, params + s.weight, s.bias < 0 ? nullptr : params + s.bias,
                        activation_of(kernels_, s),
-                       ld, Buffer<T>(s.keeps_z ? size : 0), Buffer<T>(size), Buffer<T>(size), Buffer<int32_t>(s.in),
+                       ld, Buffer<T>(s.keeps_z ? size : 0), Buffer<T>(size), Buffer<T>(size),
+                       Buffer<T>(s.dropout > 0 ? shape.batch * padded<T>(s.in) : 0), Buffer<uint16_t>(),
+                       Buffer<int32_t>(s.in),
                        Buffer<T>(s.transposed ? 0 : (s.in + SINGLE_INPUTS - 1) / SINGLE_INPUTS * ld),
                        DIRECT, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}});
+    if (s.dropout > 0) layers_.back().words = Buffer<uint16_t>(shape.batch * layers_.back().blocks() * DROP_BLOCK);
     most_out = s.out > most_out ? s.out : most_out;
     n_params = s.weight + (s.transposed ? s.out : s.in) * s.ldw + (s.bias < 0 ? 0 : padded<T>(s.out));
   }
@@ -160,7 +187,10 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     label_ = Buffer<int32_t>(shape.batch);
   }
   if (!shape.fused) grads_ = Buffer<T>(n_params);
-  if (Tiny<T>::suits(shape)) tiny_.reset(new Tiny<T>(kernels_, shape, loss_row_, &own_loss_));
+  scalars_ = Buffer<T>(std::max<idx>(MAX_STRETCH, 2 * shape.n_layers) * MAX_SCALARS);
+  l1_ = Buffer<T>(2 * shape.n_layers);
+  if (Tiny<T>::suits(shape))
+    tiny_.reset(new Tiny<T>(kernels_, shape, loss_row_, &own_loss_, setting_.data(), output_weight_.data()));
 }
 
 // ------------------------------------------------------------------ many steps
@@ -174,11 +204,11 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
     order_epoch_ = -1;
   }
   const uint32_t* order = run.shuffle ? order_.data() : nullptr;
-  Step<T> step;
-  set_step(rule, 0, step);
-  idx bound = 0;   // rows that the layers are bound for
+  const Step<T> step = step_of(rule);
+  T* const grads = fused_ ? nullptr : rule.accumulated ? static_cast<T*>(rule.accumulated) : grads_.data();
+  idx bound = 0, phase = rule.phase;   // rows that the layers are bound for; batches since the last update
   bool constant = true;
-  for (int s = 0; s < rule.n_scalars; s++) constant = constant && rule.scalars[s].stride == 0;
+  for (const Scalar& scalar : rule.scalars) constant = constant && scalar.stride == 0;
   if (tiny_) tiny_->enter(params_, step.slots);
 
   Trained done{0, 0, DONE, 0};
@@ -191,25 +221,26 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
       order_epoch_ = epoch;
       order_seed_ = run.seed;
     }
-    if (!constant) set_scalars(rule, done.steps, step);
+    if (!constant && !tiny_) set_scalars(rule, done.steps, 1);
 
     double losses[MAX_STRETCH];
     idx wanted = 1, taken;   // a tiny network takes a stretch of steps at once where only the rows differ
     if (tiny_) {
       const idx ready = tiny_->gather(data, start, order, reordered, rows);
-      if (constant && !data.weight && !run.stop_on_params) {
+      if (!data.weight && !run.stop_on_params) {
         const idx most[] = {ready, run.steps - done.steps, MAX_STRETCH};
         wanted = *std::min_element(most, most + 3);
       }
-      taken = tiny_->train(data.weight, start, order, rows, wanted, step, run.stop_on_loss, losses);
+      if (!constant) set_scalars(rule, done.steps, wanted);
+      taken = tiny_->train(data.weight, start, order, rows, wanted, step, constant, run.stop_on_loss, losses);
     } else {
-      set_input(data.x, start, order, rows, false);
-      if (rows != bound) {
-        bind_forward();
-        bind_backward(fused_ ? nullptr : grads_.data(), fused_ ? &step : nullptr, nullptr, false);
+      set_input(data.x, start, order, rows, layers_.front().shape.dropout > 0);
+      if (rows != bound || rule.accumulate > 1) {
+        bind_forward(true);
+        bind_backward(grads, fused_ ? &step : nullptr, nullptr, phase > 0);
         bound = rows;
       }
-      taken = train_batch(data, start, order, step, run, losses);
+      taken = train_batch(data, start, order, step, run, rule, &phase, losses);
     }
 
     for (idx k = 0; k < taken; k++) {
@@ -239,30 +270,52 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
 // One step; 0 where its loss is not finite, which `run` may forbid.
 template <class T>
 idx Network<T>::train_batch(const Data& data, idx start, const uint32_t* order, const Step<T>& step, const Run& run,
-                            double* loss) {
-  run_forward(run.skip_zeros);
+                            const Rule& rule, idx* phase, double* loss) {
+  run_forward(rule.skip_zeros, &run);
   *loss = batch_loss(data.y, data.y_is_label, data.weight, start, order, -1, true);
   if (run.stop_on_loss && !std::isfinite(*loss)) return 0;
   run_backward();
-  if (!fused_) run_update(grads_.data(), step);
+  if (++*phase < rule.accumulate) return 1;
+  *phase = 0;
+  if (!fused_) {
+    T* const grads = rule.accumulated ? static_cast<T*>(rule.accumulated) : grads_.data();
+    run_update(grads, step, clipping(grads, static_cast<T>(1.0 / static_cast<double>(rule.accumulate)), rule.clip_norm));
+  }
+  finish_step(step);
   return 1;
 }
 
-template <class T> void Network<T>::set_step(const Rule& rule, idx k, Step<T>& step) const {
-  step.row = rule.own ? &step.own : &kernels_.optimizer[rule.row];
-  if (rule.own) {
-    step.own = kernels_.called_optimizer;
-    step.own.update = reinterpret_cast<UpdateRow<T>>(rule.own);
-  }
+// The rule at its first step; scalars_ moves on with the steps.
+template <class T> Step<T> Network<T>::step_of(const Rule& rule) {
+  const auto in_t = [](double x) { return static_cast<T>(x); };
+  Step<T> step{};
   for (int s = 0; s < MAX_SLOTS; s++) step.slots[s] = static_cast<T*>(rule.slots[s]);
-  set_scalars(rule, k, step);
+  step.scalars = scalars_.data();
+  step.l1 = l1_.data();
+  step.n_groups = static_cast<idx>(rule.l1.size());
+  bool l1 = false;
+  for (size_t g = 0; g < rule.l1.size(); g++) {
+    l1_.data()[g] = in_t(rule.l1[g]);
+    l1 = l1 || rule.l1[g] != 0;
+  }
+  step.around = {l1 || rule.average || std::isfinite(rule.clip_value), 1, in_t(rule.clip_value), 0,
+                 static_cast<T*>(rule.average), in_t(rule.decay)};
+  step.max_norm = in_t(rule.max_norm);
+  step.kernels = step.around.on || rule.own ? &kernels_.by_call : &kernels_.optimizer[rule.row];
+  step.update = rule.own ? reinterpret_cast<UpdateRow<T>>(rule.own) : kernels_.optimizer[rule.row].update;
+  set_scalars(rule, 0, 1);
+  return step;
 }
 
-template <class T> void Network<T>::set_scalars(const Rule& rule, idx k, Step<T>& step) const {
-  for (int s = 0; s < rule.n_scalars; s++) {
-    const Scalar& scalar = rule.scalars[s];
-    step.scalars[s] = static_cast<T>(*reinterpret_cast<const double*>(scalar.data + k * scalar.stride));
-  }
+// Of the steps k.. that are done next: `count` of them for one group, or one for each group.
+template <class T> void Network<T>::set_scalars(const Rule& rule, idx k, idx count) {
+  T* to = scalars_.data();
+  for (size_t first = 0; first < rule.scalars.size(); first += static_cast<size_t>(rule.n_scalars))
+    for (idx i = 0; i < count; i++, to += MAX_SCALARS)
+      for (int s = 0; s < rule.n_scalars; s++) {
+        const Scalar& scalar = rule.scalars[first + static_cast<size_t>(s)];
+        to[s] = static_cast<T>(*reinterpret_cast<const double*>(scalar.data + (k + i) * scalar.stride));
+      }
 }
 
 // ------------------------------------------------------------------ a batch
@@ -307,16 +360,18 @@ double Network<T>::batch_loss(const Source& y, bool is_label, const double* weig
   const double* share = shares_.of(weight, start, order, rows_, total);
   return loss_row_({rows_, last.shape.out, last.shape.transposed, last.a.data(), last.ld,
                                      is_label ? nullptr : target_.data(), last.ld, label_.data(), share,
-                                     gradient ? last.delta.data() : nullptr, &own_loss_});
+                                     gradient ? last.delta.data() : nullptr, setting_.data(), output_weight_.data(),
+                                     &own_loss_});
 }
 
 // For rows_ rows; the input is not bound, it moves with each batch.
-template <class T> void Network<T>::bind_forward() {
+template <class T> void Network<T>::bind_forward(bool training) {
   for (size_t l = 0; l < layers_.size(); l++) {
     Layer<T>& layer = layers_[l];
     const LayerShape& s = layer.shape;
-    const T* x = l ? layers_[l - 1].a.data() : nullptr;
-    const idx ldx = l ? layers_[l - 1].ld : 0;
+    const bool drops = training && s.dropout > 0;
+    const T* x = drops ? layer.dropped.data() : l ? layers_[l - 1].a.data() : nullptr;
+    const idx ldx = drops ? padded<T>(s.in) : l ? layers_[l - 1].ld : 0;
     layer.family = family_of(layer, rows_, kernels_.lanes);
     layer.forward = {rows_, s.in, s.out, x, ldx, layer.weight, s.ldw, layer.bias, layer.used.data(), 0,
                      layer.partial.data(), layer.z(), layer.a.data(), layer.ld, layer.activation.forward};
@@ -329,6 +384,7 @@ template <class T> void Network<T>::bind_forward() {
 // hot; the first layer makes a grad_input where one is wanted.
 template <class T>
 void Network<T>::bind_backward(T* grads, const Step<T>* step, T* grad_input, bool accumulate) {
+  bool trains_below = false;   // something that gradients of this layer's inputs are for
   for (size_t l = 0; l < layers_.size(); l++) {
     Layer<T>& layer = layers_[l];
     const LayerShape& s = layer.shape;
@@ -341,15 +397,18 @@ void Network<T>::bind_backward(T* grads, const Step<T>* step, T* grad_input, boo
       layer.grad_input.ldg = previous.ld;
       layer.grad_input.a = previous.a.data();
       layer.grad_input.z = previous.z();
+      if (step && !grad_input && !trains_below) layer.grad_input.grad_input = nullptr;
     }
-    layer.grad_weight = parameters(layer, s.weight, grads, step, accumulate);
+    const bool weight = !step || s.trains_weight, bias = layer.bias && (!step || s.trains_bias);
+    trains_below = trains_below || weight || bias;
+    layer.grad_weight = parameters(l, false, grads, step, accumulate);
     layer.grad_weight.x = layer.forward.x;
     layer.grad_weight.ldx = layer.forward.ldx;
-    layer.run_both = step ? step->row->layer_backward[layer.family] : nullptr;
+    layer.run_both = step && weight ? step->kernels->layer_backward[layer.family] : nullptr;
     layer.run_grad_input = layer.grad_input.grad_input ? below->layer_grad_input[layer.family] : nullptr;
-    layer.run_grad_weight = (step ? step->row->layer_update : kernels_.grad_weight)[layer.family];
-    layer.run_grad_bias = layer.bias ? kernels_.grad_bias[layer.family] : nullptr;
-    if (layer.bias) layer.grad_bias = parameters(layer, s.bias, grads, step, accumulate);
+    layer.run_grad_weight = weight ? (step ? step->kernels->layer_update : kernels_.grad_weight)[layer.family] : nullptr;
+    layer.run_grad_bias = bias ? kernels_.grad_bias[layer.family] : nullptr;
+    if (layer.bias) layer.grad_bias = parameters(l, true, grads, step, accumulate);
     layer.backward_split = share_backward(layer, layer.family, rows_);
   }
 }
@@ -384,11 +443,32 @@ template <class T> template <class F> void Network<T>::each_part(const Split& sp
   team_->run(split.parts, [&](int part) { f(begin(part), begin(part + 1), part); });
 }
 
-template <class T> void Network<T>::run_forward(bool skip_zeros) {
+// The layer's inputs as training has them in one step: which are dropped is a function of (seed, step, layer, place).
+template <class T> void Network<T>::drop_inputs(Layer<T>& layer, uint64_t seed, int64_t step) {
+  const idx n = layer.shape.in, blocks = layer.blocks(), ld = padded<T>(n);
+  const auto l = static_cast<uint64_t>(&layer - layers_.data());
+  const T* x = l ? layers_[l - 1].a.data() : x_;
+  const idx ldx = l ? layers_[l - 1].ld : ldx_;
+  each_part(share(rows_, 1, static_cast<double>(rows_ * n) * sizeof(T), BYTES_OF_A_THREAD), [&](idx m0, idx m1, int) {
+    uint16_t* words = layer.words.data() + m0 * blocks * DROP_BLOCK;
+    dropout_words(seed, static_cast<uint64_t>(step), l, static_cast<uint64_t>(m0 * blocks),
+                  static_cast<uint64_t>((m1 - m0) * blocks), words);
+    for (idx m = m0; m < m1; m++, words += blocks * DROP_BLOCK)
+      kernels_.drop(x + m * ldx, layer.dropped.data() + m * ld, n, words, layer.threshold(), layer.kept_scale());
+  });
+}
+
+template <class T> void Network<T>::run_forward(bool skip_zeros, const Run* training) {
   layers_.front().forward.x = x_;
   layers_.front().forward.ldx = ldx_;
+  drops_ = training;
   for (Layer<T>& layer : layers_) {
     const LayerShape& s = layer.shape;
+    if (drops_ && s.dropout > 0) {
+      drop_inputs(layer, training->seed, *training->count);
+      layer.forward.x = layer.dropped.data();   // the first layer's was the batch itself
+      layer.forward.ldx = padded<T>(s.in);
+    }
     if (layer.family == SINGLE) {
       idx n_used = 0;
       for (idx i = 0; i < s.in; i++) {
@@ -410,18 +490,25 @@ template <class T> void Network<T>::run_backward() {
     last.activation.backward(last.delta.data(), last.a.data(), last.z(), last.ld, t ? last.shape.out : rows_,
                              t ? rows_ : last.shape.out);
   }
-  layers_.front().grad_weight.x = x_;
-  layers_.front().grad_weight.ldx = ldx_;
+  layers_.front().grad_weight.x = layers_.front().forward.x;
+  layers_.front().grad_weight.ldx = layers_.front().forward.ldx;
   for (size_t l = layers_.size(); l-- > 0;) {
     Layer<T>& layer = layers_[l];
     layer.grad_weight.n_used = layer.forward.n_used;
+    const bool drops = drops_ && layer.shape.dropout > 0;
     const auto back = [&](const GradInput<T>& grad_input, idx begin, idx end) {
       if (layer.run_both) {
         layer.run_both(grad_input, layer.grad_weight, begin, end);
       } else {
         if (layer.run_grad_input) layer.run_grad_input(grad_input, begin, end);
-        layer.run_grad_weight(layer.grad_weight, begin, end);
+        if (layer.run_grad_weight) layer.run_grad_weight(layer.grad_weight, begin, end);
       }
+      if (drops && grad_input.grad_input)
+        for (idx m = 0; m < rows_; m++) {   // derivatives of activations are factors: dropped before or after them
+          T* const g = grad_input.grad_input + m * grad_input.ldg + begin;
+          kernels_.drop(g, g, end - begin, layer.words.data() + m * layer.blocks() * DROP_BLOCK + begin,
+                        layer.threshold(), layer.kept_scale());
+        }
       if (end == layer.shape.in && layer.run_grad_bias) layer.run_grad_bias(layer.grad_bias);
     };
     each_part(layer.backward_split, [&](idx begin, idx end, int part) {
@@ -435,9 +522,10 @@ template <class T> void Network<T>::run_backward() {
 
 // Where a layer's weight or bias, its slots and its gradient lie; without a step the gradient is stored.
 template <class T>
-GradWeight<T> Network<T>::parameters(const Layer<T>& layer, idx offset, T* grads, const Step<T>* step,
-                                     bool accumulate) const {
+GradWeight<T> Network<T>::parameters(size_t l, bool bias, T* grads, const Step<T>* step, bool accumulate) const {
+  const Layer<T>& layer = layers_[l];
   const LayerShape& s = layer.shape;
+  const idx offset = bias ? s.bias : s.weight;
   GradWeight<T> g{};
   g.rows = rows_;
   g.in = s.in;
@@ -450,25 +538,73 @@ GradWeight<T> Network<T>::parameters(const Layer<T>& layer, idx offset, T* grads
   g.accumulate = accumulate;
   g.used = layer.used.data();
   if (step) {
-    g.update = step->row->update;
-    g.scalars = step->scalars;
+    const idx group = step->n_groups == 1 ? 0 : 2 * static_cast<idx>(l) + bias;
+    g.update = step->update;
+    g.scalars = step->scalars + group * MAX_SCALARS;
     for (int i = 0; i < MAX_SLOTS; i++) g.slots[i] = step->slots[i] ? step->slots[i] + offset : nullptr;
+    g.around = step->around;
+    g.around.l1 = step->l1[group];
+    g.around.average = std::isinf(step->max_norm) && g.around.average ? g.around.average + offset : nullptr;
   }
   return g;
 }
 
-template <class T> void Network<T>::run_update(T* grads, const Step<T>& step) {
+// Rows and columns of a weight as it lies in memory.
+inline idx rows_of(const LayerShape& s) { return s.transposed ? s.out : s.in; }
+inline idx cols_of(const LayerShape& s) { return s.transposed ? s.in : s.out; }
+
+template <class T> void Network<T>::run_update(T* grads, const Step<T>& step, T scale) {
+  for (size_t l = 0; l < layers_.size(); l++) {
+    const LayerShape& s = layers_[l].shape;
+    const auto update = [&](bool bias, idx rows, idx cols) {
+      GradWeight<T> g = parameters(l, bias, grads, &step, false);
+      g.around.scale = scale;
+      g.around.on = g.around.on || scale != 1;
+      if (bias) g.ldw = 0;
+      const Split split = share(rows, 1, static_cast<double>(rows * cols) * sizeof(T), BYTES_OF_A_THREAD);
+      each_part(split, [&](idx begin, idx end, int) {
+        GradWeight<T> part = g;
+        part.weight += begin * g.ldw;
+        part.grad += begin * g.ldw;
+        for (T*& slot : part.slots) if (slot) slot += begin * g.ldw;
+        if (part.around.average) part.around.average += begin * g.ldw;
+        kernels_.update(part, end - begin, cols);
+      });
+    };
+    if (s.trains_weight) update(false, rows_of(s), cols_of(s));
+    if (layers_[l].bias && s.trains_bias) update(true, 1, s.out);
+  }
+}
+
+// `scale`, and as much less as brings the norm of all that is trained down to `most`; torch's clip_grad_norm_.
+template <class T> T Network<T>::clipping(T* grads, T scale, double most) {
+  if (std::isinf(most)) return scale;
+  double sum = 0;
   for (const Layer<T>& layer : layers_) {
     const LayerShape& s = layer.shape;
-    const idx rows = s.transposed ? s.out : s.in, cols = s.transposed ? s.in : s.out;
-    const Split split = share(rows, 1, static_cast<double>(rows * cols) * sizeof(T), BYTES_OF_A_THREAD);
-    each_part(split, [&](idx begin, idx end, int) {
-      const GradWeight<T> w = parameters(layer, s.weight + begin * s.ldw, grads, &step, false);
-      w.update(w.weight, w.slots, s.ldw, w.grad, s.ldw, end - begin, cols, w.scalars);
+    const idx rows = s.trains_weight ? rows_of(s) : 0, cols = cols_of(s);
+    if (static_cast<idx>(squares_.size()) < rows) squares_ = Buffer<double>(rows);
+    each_part(share(rows, 1, static_cast<double>(rows * cols) * sizeof(T), BYTES_OF_A_THREAD), [&](idx i, idx end, int) {
+      for (; i < end; i++) squares_.data()[i] = kernels_.squares(grads + s.weight + i * s.ldw, cols);
     });
-    if (!layer.bias) continue;
-    const GradWeight<T> b = parameters(layer, s.bias, grads, &step, false);
-    b.update(b.weight, b.slots, 0, b.grad, 0, 1, s.out, b.scalars);
+    for (idx i = 0; i < rows; i++) sum += squares_.data()[i];
+    if (layer.bias && s.trains_bias) sum += kernels_.squares(grads + s.bias, s.out);
+  }
+  const double factor = most / (static_cast<double>(scale) * std::sqrt(sum) + 1e-6);
+  return factor < 1 || std::isnan(factor) ? static_cast<T>(static_cast<double>(scale) * factor) : scale;
+}
+
+// What is done to whole weights, after the update of all.
+template <class T> void Network<T>::finish_step(const Step<T>& step) {
+  if (std::isinf(step.max_norm)) return;
+  for (Layer<T>& layer : layers_) {
+    const LayerShape& s = layer.shape;
+    T* const average = step.around.average;
+    if (s.trains_weight) {
+      kernels_.limit_norms(layer.weight, s.ldw, s.in, s.out, s.transposed, step.max_norm);
+      if (average) kernels_.average(step.around, average + s.weight, layer.weight, s.ldw, rows_of(s), cols_of(s));
+    }
+    if (average && layer.bias && s.trains_bias) kernels_.average(step.around, average + s.bias, layer.bias, 0, 1, s.out);
   }
 }
 
@@ -478,8 +614,8 @@ template <class T> void Network<T>::forward(const Source& x, void* out, bool kee
   Team team;
   team_ = &team;
   set_input(x, 0, nullptr, x.rows, keep);
-  bind_forward();
-  run_forward(false);
+  bind_forward(false);
+  run_forward(false, nullptr);
   if (!out) return;
   const Layer<T>& last = layers_.back();
   const idx n_out = last.shape.out;
@@ -494,7 +630,10 @@ template <class T> void Network<T>::restore(const Source& x, const Source& a, co
   team_ = &team;
   Layer<T>& layer = layers_.back();
   set_input(x, 0, nullptr, x.rows, true);
-  bind_forward();
+  bind_forward(false);
+  drops_ = false;
+  layer.forward.x = x_;
+  layer.forward.ldx = ldx_;
   layer.forward.n_used = layer.shape.in;
   for (idx i = 0; i < layer.shape.in; i++) layer.used.data()[i] = static_cast<int32_t>(i);
   gather(a, layer.a.data(), layer.ld, layer.shape.transposed);
@@ -515,10 +654,10 @@ void Network<T>::backward(const Source* grad_output, void* grads, const Rule* ru
   const Layer<T>& last = layers_.back();
   if (grad_output) gather(*grad_output, last.delta.data(), last.ld, last.shape.transposed);
   if (grad_input && !grad_input_.size()) grad_input_ = Buffer<T>(gathered_.size());
-  Step<T> step;
-  if (rule) set_step(*rule, 0, step);
+  const Step<T> step = rule ? step_of(*rule) : Step<T>{};
   bind_backward(static_cast<T*>(grads), rule ? &step : nullptr, grad_input ? grad_input_.data() : nullptr, accumulate);
   run_backward();
+  if (rule) finish_step(step);
   const idx in = layers_.front().shape.in;
   if (grad_input)
     for (idx m = 0; m < rows_; m++)
@@ -529,9 +668,9 @@ void Network<T>::backward(const Source* grad_output, void* grads, const Rule* ru
 template <class T> void Network<T>::update(void* grads, const Rule& rule) {
   Team team;
   team_ = &team;
-  Step<T> step;
-  set_step(rule, 0, step);
-  run_update(static_cast<T*>(grads), step);
+  const Step<T> step = step_of(rule);
+  run_update(static_cast<T*>(grads), step, clipping(static_cast<T*>(grads), 1, rule.clip_norm));
+  finish_step(step);
 }
 
 template <class T> bool Network<T>::finite() const {

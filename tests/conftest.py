@@ -1,10 +1,13 @@
 """What every test file shares: the backends, ISAs and dtypes to run on, and how hard to try."""
 
+import itertools
 import os
+import random
 import zlib
 
 # Before NumPy is loaded. The reference's products are small: on two busy cores BLAS threads only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "agg")  # pictures without a window
 
 import numpy as np
 import pytest
@@ -34,6 +37,15 @@ def need_extension():
         pytest.fail(reason) if official else pytest.skip(reason)
 
 
+def sampled(part, *factors):
+    """One of `part` combinations of the levels of some factors, in which every level is met; or all of them."""
+    combinations = list(itertools.product(*factors))
+    if every_case:
+        return combinations
+    random.Random(1).shuffle(combinations)
+    chosen = combinations[::part]
+    assert all(level in met for levels, met in zip(factors, zip(*chosen)) for level in levels)
+    return chosen
 def need_numba():
     if not backends.has_numba():
         reason = "Numba is not installed: pip install fastbp[numba]"

@@ -291,7 +291,7 @@ def test_numbers_that_are_no_labels_go_the_long_way():
 
 def test_an_optimizer_of_another_type_is_refused_and_one_of_a_subclass_is_asked_each_time():
     class Falling(fastbp.SGD):
-        def scalars(self, step, steps):
+        def scalars(self, step, steps, **more):
             return [np.broadcast_to(np.float64(0.1 / (step + 1)), steps)]
 
     x, y = data()

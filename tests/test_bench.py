@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,13 +18,14 @@ from fastbp.figures import ALONE, BESIDE, PEERS, SHOWN, Cell, Record
 
 @pytest.mark.parametrize("workload", bench.WORKLOADS[:4], ids=lambda workload: workload.name)
 @pytest.mark.parametrize("name", bench.CONTENDERS)
-def test_every_contender_that_is_here_computes_the_same(workload, name, dtype):
+@pytest.mark.parametrize("optimizer", bench.RULES)
+def test_every_contender_that_is_here_computes_the_same(workload, optimizer, name, dtype):
     """`torch.compile` is torch's own steps, and takes half a minute to say so."""
     if name == "torch.compile":
         pytest.skip("too slow; `python -m fastbp bench --full` checks it")
     if name == "fastbp":
         need_extension()
-    problem = bench.Problem(workload, dtype)
+    problem = bench.Problem(replace(workload, optimizer=optimizer), dtype)
     try:
         contender = bench.CONTENDERS[name](problem)
     except (ImportError, NotImplementedError) as error:

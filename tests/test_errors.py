@@ -633,11 +633,11 @@ def test_training_a_network_that_is_training_is_an_error_and_disturbs_nothing(ba
     at_work, go_on = threading.Event(), threading.Event()
 
     class Held(SGD):
-        def scalars(self, step, steps):
+        def scalars(self, step, steps, **more):
             if step > 2:
                 at_work.set()
                 go_on.wait()
-            return super().scalars(step, steps)
+            return super().scalars(step, steps, **more)
 
     net, twin = (fastbp.MLP((N_IN, 5, N_OUT), seed=0, backend=backend) for _ in range(2))
     net.grads[...] = 1

@@ -1,4 +1,4 @@
-"""What readers see is so: the examples, the code in README.md, the docstrings, the tree in CONTRIBUTING.md."""
+"""What readers see is so: examples, the code in README.md and docs/, docstrings, the tree in CONTRIBUTING.md."""
 
 import contextlib
 import doctest
@@ -7,6 +7,7 @@ import io
 import os
 import pkgutil
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -25,16 +26,19 @@ NUMBER = r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?"
 
 @pytest.fixture
 def example(tmp_path):
-    """Runs an example by name in a fresh interpreter, in an empty folder, and gives what it prints."""
+    """Runs an example by name in a fresh interpreter, in an empty folder, and gives what it prints.
 
-    def run(name):
+    With `picture` that file is there afterwards, and nothing else.
+    """
+
+    def run(name, picture=None):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("FASTBP_")}
         environment["PYTHONPATH"] = str(IMPORTED_FROM)
-        command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
+        command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *([picture] if picture else [])]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-4000:]
-        assert done.stderr == ""
-        assert not any(tmp_path.iterdir())
+        assert done.stderr == "" or picture  # matplotlib tells when it looks for fonts
+        assert [path.name for path in tmp_path.iterdir()] == ([picture] if picture else [])
         return done.stdout
 
     return run
@@ -149,25 +153,61 @@ def test_the_code_of_the_page_on_own_rows_runs():
 
 
 # ------------------------------------------------------------------ README.md
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("bp_demo", ["loss", "training step", "3,000"]),
+        ("xor", ["label 0", "label 1", "output; the line is at 0"]),
+        ("digits", ["loss", "layer 0: 64 -&gt; 128, a picture for each unit"]),
+        ("own_gradient", ["Huber's loss", "the clean sine"]),
+    ],
+)
+def test_examples_save_a_picture_where_they_are_told(example, tmp_path, monkeypatch, name, words):
+    pytest.importorskip("matplotlib")
+    if name == "digits":
+        pytest.importorskip("sklearn")
+    settings = tmp_path.with_name(f"{tmp_path.name}-settings")
+    settings.mkdir()
+    (settings / "matplotlibrc").write_text("svg.fonttype: none")  # words stay words
+    monkeypatch.setenv("MATPLOTLIBRC", str(settings))
+    example(name, "picture.svg")
+    shown = (tmp_path / "picture.svg").read_text()
+    assert [word for word in words if f">{word}</text>" not in shown] == []
 
 
-def test_the_code_of_the_readme_runs_and_prints_what_stands_below_it():
-    """Every python block, in one namespace; a text block right below one is what it prints."""
-    text = (ROOT / "README.md").read_text()
-    fenced = list(re.finditer(r"^```(\w*)\n(.*?)^```\n", text, re.M | re.S))
-    namespace, shown = {}, 0
+# ------------------------------------------------------------------ README.md and docs/
+
+
+def fenced_blocks(text):
+    """The blocks between lines of three backquotes, as matches: 1 is the language, 2 the content."""
+    return list(re.finditer(r"^```(\w*)\n(.*?)^```\n", text, re.M | re.S))
+
+
+def run_document(path):
+    """Runs every python block, in one namespace; a text block right below one is what it prints, others print nothing.
+
+    Gives the namespace, and how many text blocks there were.
+    """
+    text, namespace, shown = path.read_text(), {}, 0
+    fenced = fenced_blocks(text)
     for block, following in zip(fenced, [*fenced[1:], None]):
         if block[1] != "python":
             continue
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(block[2], "README.md", "exec"), namespace)
+            exec(compile(block[2], path.name, "exec"), namespace)
         if following and following[1] == "text" and not text[block.end() : following.start()].strip():
             assert printed.getvalue() == following[2]
             shown += 1
         else:
             assert printed.getvalue() == ""
-    assert shown == 2
+    return namespace, shown
+
+
+@pytest.mark.parametrize("page, outputs", [("README.md", 2), ("docs/looking.md", 2)])
+def test_the_code_of_a_page_runs_and_prints_what_stands_below_it(page, outputs):
+    pytest.importorskip("matplotlib")
+    assert run_document(ROOT / page)[1] == outputs
 
 
 def test_the_example_of_the_readme_has_at_most_15_lines():
@@ -176,9 +216,14 @@ def test_the_example_of_the_readme_has_at_most_15_lines():
 
 
 def test_the_links_of_the_documents_lead_somewhere():
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text()):
-            assert (ROOT / target).exists(), f"{name}: {target}"
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_index_of_the_pages_names_all_of_them():
+    listed = set(re.findall(r"^- \[[^]]+\]\(([^)]+)\): ", (ROOT / "docs" / "README.md").read_text(), re.M))
+    assert listed == {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"}
 
 
 def test_the_readme_names_every_row_and_verb():
@@ -187,6 +232,22 @@ def test_the_readme_names_every_row_and_verb():
     names |= {kind.__name__ for kind in optimizers.BY_NAME.values()}
     names |= {name for name, value in vars(fastbp.MLP).items() if not name.startswith("_") and callable(value)}
     assert sorted(name for name in names if not re.search(rf"`{name}\b", text)) == []
+
+
+def test_the_pages_of_the_tables_are_fresh():
+    tables = runpy.run_path(str(ROOT / "tools" / "tables.py"))
+    for name, text_of in tables["FILES"].items():
+        assert (ROOT / "docs" / name).read_text() == text_of(), f"docs/{name}: run `make rows`"
+
+
+def test_the_pages_show_every_row_with_its_settings_and_values():
+    for table, page in ((activations.TABLE, "activations"), (losses.TABLE, "losses")):
+        text = (ROOT / "docs" / f"{page}.md").read_text()
+        picture = (ROOT / "docs" / f"{page}.svg").read_text()
+        for name, row in table.items():
+            section = text.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
+            assert section.count("\n| ") == len(row.pinned) + 2 and f">{name}</text>" in picture
+            assert all(f"`{setting.name}` is" in section for setting in getattr(row, "settings", ()))
 
 
 # ------------------------------------------------------------------ docstrings

@@ -13,7 +13,7 @@ from fastbp.plan import make_plan, program
 
 def explained(net, batch_size, loss="mse", optimizer=None):
     row = fastbp.spec.loss(loss, net._spec)
-    rule = fastbp.spec.optimizer(optimizer or "sgd")
+    rule = fastbp.spec.optimizer(optimizer or "sgd", net._spec)
     plan = make_plan(net._spec, batch_size, backend=net.backend, loss=row, optimizer=rule.row)
     return explain(program(plan, net.params))
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from conftest import sampled
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from targets import outputs_for, targets
 from tolerance import assert_close
 
 import fastbp
@@ -17,26 +19,22 @@ SIZES = (3, 4, 5, 3, 4, 2)  # its last d + 1 are a network of depth d
 HEADS = [(name, False) for name in losses.TABLE] + [
     (name, True) for name, row in losses.TABLE.items() if not row.from_logits
 ]
+SMALL = ("exp",)  # activations that need small z: theirs grow from layer to layer
 # `backend` and `kernels` hold for all examples of a test
 by_rows = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def targets(rng, loss, n, k):
-    """Targets of the loss's domain; probabilities sum to 1 exactly."""
-    if loss == "softmax_cross_entropy":
-        return rng.multinomial(64, np.ones(k) / k, n) / 64
-    if loss == "binary_cross_entropy":
-        return rng.integers(0, 5, (n, k)) / 4
-    return rng.normal(size=(n, k))
 
 
 def problem(seed, sizes, loss, n, *, weighted=False, dtype=np.float64, **network):
     """A network with biases, rows with zeros, negatives and a spread of sizes, targets and weights."""
     rng = np.random.default_rng(seed)
+    sizes = (*sizes[:-1], outputs_for(loss, sizes[-1]))
     net = fastbp.MLP(sizes, dtype=dtype, seed=seed, init="he_normal", **network)
     for bias in net.biases:
         bias[...] = rng.normal(size=bias.shape) / 2
     X = rng.normal(size=(n, sizes[0])) * 2.0 ** rng.integers(-4, 3, (n, sizes[0]))
+    if network.get("activation") in SMALL:
+        net.unflatten(net.flatten() / 4)
+        X /= 8
     X[rng.uniform(size=X.shape) < 0.1] = 0
     weight = (np.arange(n) + 3) % 5 / 2 if weighted else None  # 1.5, 2, 0, 0.5, 1, ...
     return net, X, targets(rng, loss, n, sizes[-1]), weight
@@ -69,19 +67,19 @@ def pieces(net, vector):
 
 
 def check_gradient(net, X, t, loss, weight=None):
-    got = net.loss_and_grad(X, t, loss=loss, sample_weight=weight)[1]
+    value, got = net.loss_and_grad(X, t, loss=loss, sample_weight=weight)
     wanted, kinked = differences(net, lambda: net.evaluate(X, t, loss=loss, sample_weight=weight))
     assert kinked.mean() < 0.1, "too little left to compare"
+    rounding = 4 * np.finfo(float).eps * abs(value) / STEP  # of the differences, beside a gradient that has faded
     for part, near, skipped in zip(pieces(net, got), pieces(net, wanted), pieces(net, kinked)):
-        error = np.abs(part - near)[~skipped].max(initial=0) / np.abs(near).max()
-        assert error <= FINITE_DIFFERENCE_BOUND
+        error = np.abs(part - near)[~skipped].max(initial=0)
+        assert error <= FINITE_DIFFERENCE_BOUND * np.abs(near).max() + rounding
     assert np.abs(got).max() > 1e-3, "a gradient of nothing"
 
 
-@pytest.mark.parametrize("depth", range(1, 6))
-@pytest.mark.parametrize("loss, through", HEADS, ids=str)
-@pytest.mark.parametrize("activation", activations.TABLE)
-def test_gradients_are_finite_differences(activation, loss, through, depth, kernels):
+@pytest.mark.parametrize("activation, head, depth", sampled(9, activations.TABLE, HEADS, range(1, 6)), ids=str)
+def test_gradients_are_finite_differences(activation, head, depth, kernels):
+    loss, through = head
     net, X, t, _ = problem(
         depth, SIZES[-depth - 1 :], loss, 4, activation=activation, backend=kernels,
         output_activation=activation if through else "identity",
@@ -89,10 +87,10 @@ def test_gradients_are_finite_differences(activation, loss, through, depth, kern
     check_gradient(net, X, t, loss)
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-@pytest.mark.parametrize("bias", [False, True], ids=["no bias", "bias"])
-@pytest.mark.parametrize("loss", losses.TABLE)
-@pytest.mark.parametrize("activation", activations.TABLE)
+PAIRS = sampled(8, activations.TABLE, losses.TABLE, [False, True], [False, True])
+
+
+@pytest.mark.parametrize("activation, loss, bias, weighted", PAIRS, ids=str)
 def test_gradients_are_finite_differences_with_weights_and_without_bias(activation, loss, bias, weighted, kernels):
     net, X, t, weight = problem(
         7, (4, 5, 3), loss, 9, weighted=weighted, activation=activation, bias=bias, backend=kernels
@@ -123,7 +121,8 @@ def test_backward_of_the_callers_gradient_is_finite_differences(activation, bias
 
 # ------------------------------------------------------------------ the mean over rows
 
-SMOOTH = sorted(set(activations.TABLE) - {"relu", "leaky_relu"})
+KINKED = {"relu", "leaky_relu", "selu", "hard_sigmoid", "hard_tanh", "hard_swish", "relu6"}
+SMOOTH = sorted(set(activations.TABLE) - KINKED - set(SMALL))
 LAYERS = st.lists(st.integers(1, 40), min_size=2, max_size=4)
 
 
@@ -138,7 +137,7 @@ def test_the_gradient_of_a_batch_is_the_mean_over_its_rows(kernels, dtype, sizes
     value, gradient = net.loss_and_grad(X, t, loss=loss)
     values, gradients = zip(*(net.loss_and_grad(X[[k]], t[[k]], loss=loss) for k in range(n)))
     k = roundings(net, n)
-    assert_close(value, np.mean(values), dtype, k, scale=np.abs(values).max(), what="loss")
+    assert_close(value, np.mean(values), dtype, k, scale=max(1, np.abs(values).max()), what="loss")
     assert_close(gradient, np.mean(gradients, axis=0, dtype=float), dtype, k, scale=np.abs(gradients).max() + 1e-3)
 
 
@@ -160,7 +159,7 @@ def test_weight_0_is_a_row_removed_and_2_a_row_twice(kernels, dtype, sizes, n, l
     k = roundings(net, len(rows) + n)
     by_weight = net.loss_and_grad(X, t, loss=loss, sample_weight=weight)
     by_row = net.loss_and_grad(X[rows], t[rows], loss=loss)
-    assert_close(by_weight[0], by_row[0], dtype, k, what="loss")
+    assert_close(by_weight[0], by_row[0], dtype, k, scale=max(1, abs(by_row[0])), what="loss")
     scale = max(np.abs(net.loss_and_grad(X[[row]], t[[row]], loss=loss)[1]).max() for row in rows) + 1e-3
     assert_close(by_weight[1], by_row[1], dtype, k, scale=scale, what="gradient")
     before = np.abs(net.flatten()).max()
@@ -193,5 +192,6 @@ def test_loss_and_gradient_do_not_depend_on_the_size_of_a_block(rows, weighted, 
     alone = rows == 1 or len(X) % rows == 1  # a block of one row has kernels of its own
     if kernels == "cython" and not alone:  # it adds up over rows in one order, whatever the blocks
         assert cut[1].tobytes() == whole[1].tobytes()
-    assert_close(cut[0], whole[0], dtype if alone else np.float64, k=len(X), what="loss")
+    loss_dtype = np.float64 if kernels == "cython" and not alone else dtype  # NumPy's products promise no bits
+    assert_close(cut[0], whole[0], loss_dtype, k=len(X), what="loss")
     assert_close(cut[1], whole[1], dtype, k=roundings(net, len(X)), what="gradient")

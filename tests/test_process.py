@@ -592,9 +592,12 @@ def test_ctrl_c_at_many_moments_always_leaves_a_finished_step(backend):
             timer.join()
         twin = fastbp.MLP((3, 4, 2), activation="tanh", dtype=np.float64, seed=3, backend=sys.argv[1])
         twin.fit(X, X[:, :2], **arguments(net.step))
-        print(stops, twin.flatten().tobytes() == net.flatten().tobytes(), net.epoch == twin.epoch)
+        print(stops, net.epoch == twin.epoch, np.abs(twin.flatten() - net.flatten()).max())
     """, backend, timeout=120)  # fmt: skip
-    assert out == "60 True True\n"
+    stops, same_epoch, difference = out.split()
+    assert (stops, same_epoch) == ("60", "True")
+    # Half a step would be off by some 1e-4. The engine's bits are its own; NumPy's products promise none.
+    assert float(difference) <= (0 if backend == "cython" else 1e-12), difference
 
 
 def where_signals_are_served(do, call):

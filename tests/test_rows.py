@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import need_extension
+from targets import outputs_for, targets
 from tolerance import assert_close
 
 import fastbp
@@ -52,9 +53,12 @@ def test_what_is_not_in_the_vocabulary_is_refused(expression):
         rows.Activation("bad", "t", "g"),
         rows.Activation("bad", "z", "g * t"),
         rows.Loss("bad", "lse - z", "z", "sum"),
+        rows.Loss("bad", "s - z", "z", "sum"),
+        rows.Loss("bad", "z * k", "z", "sum"),
+        rows.Loss("bad", "z * delta", "z", "sum"),
         rows.Optimizer("bad", "bad", (), ("lr",), (("p", "p - lr * velocity"),)),
     ],
-    ids=["forward", "backward", "loss", "optimizer"],
+    ids=["forward", "backward", "loss", "loss without s", "k in a loss", "no such setting", "optimizer"],
 )
 def test_a_row_knows_only_its_own_names(row):
     texts = {"Activation": ("forward_text", "backward_text"), "Loss": ("value_text",), "Optimizer": ("update_text",)}
@@ -84,7 +88,7 @@ def test_rendering_tells_the_names_used():
 
 def test_z_is_kept_only_where_the_derivative_names_it():
     keeping = {row.name for row in activations.TABLE.values() if row.keeps_z}
-    assert keeping == {"gelu", "silu"}
+    assert keeping == {"gelu", "silu", "mish", "hard_swish", "gaussian"}
 
 
 def test_rendered_header_is_fresh():
@@ -119,13 +123,18 @@ def test_a_compiled_module_of_other_tables_is_refused(monkeypatch, stale):
 
 def test_the_tables_hold_what_is_promised():
     assert set(activations.TABLE) >= {
-        "identity", "relu", "tanh", "sigmoid", "leaky_relu", "softplus", "gelu", "silu", "elu"
+        "identity", "relu", "tanh", "sigmoid", "leaky_relu", "softplus", "gelu", "silu", "elu", "selu", "mish",
+        "hard_sigmoid", "hard_tanh", "hard_swish", "softsign", "gaussian", "exp", "relu6",
     }  # fmt: skip
-    assert activations.ALIASES["logistic"] == "sigmoid"
-    assert set(losses.TABLE) >= {"mse", "half_squared_error", "softmax_cross_entropy", "binary_cross_entropy"}
-    for row in (*activations.TABLE.values(), *losses.TABLE.values()):
-        assert row.pinned, f"{row.name} has no value from outside"
+    assert activations.ALIASES["logistic"] == "sigmoid" and activations.ALIASES["celu"] == "elu"
+    assert set(losses.TABLE) >= {
+        "mse", "half_squared_error", "softmax_cross_entropy", "binary_cross_entropy", "mae", "huber", "log_cosh",
+        "quantile", "poisson", "gamma", "tweedie", "gaussian_nll", "hinge", "squared_hinge", "focal", "kl_divergence",
+    }  # fmt: skip
+    for row in losses.TABLE.values():
+        assert sum(len(gradient) for _, _, _, gradient in row.pinned) >= 3, f"{row.name}: three values from outside"
     for row in activations.TABLE.values():
+        assert len(row.pinned) >= 3, f"{row.name}: three values from outside"
         signs = {np.sign(z) for z, _, _ in row.pinned}
         assert signs >= {-1, 1}, f"{row.name} is pinned on one side only"
 
@@ -162,26 +171,44 @@ def test_activation_has_its_pinned_values(name, kernels, dtype):
 EXTREMES = np.array([0.0, 1e-30, -1e-30, 1e-6, -1e-6, 9.99, 10.01, -9.99, -10.01, 90, -90, 700, -700, 1e30, -1e30])
 
 
-@pytest.mark.parametrize("name", activations.TABLE)
+def test_exp_has_its_limits(kernels, dtype):
+    a, slope = through("exp", np.resize([-1e30, -700, 0, 80], WIDTH), kernels, dtype)
+    assert a[0] == 0 and a[2] == 1 and np.isfinite(a).all() and np.array_equal(a, slope)
+    net = fastbp.MLP((1, 1), output_activation="exp", init="zeros", dtype=dtype, backend=kernels)
+    net.biases[0][...] = 1e30
+    assert net.predict([[0.0]]) == np.inf
+
+
+@pytest.mark.parametrize("name", sorted(set(activations.TABLE) - {"exp"}))
 def test_activation_stays_finite_and_has_its_limits_far_out(name, kernels, dtype):
     a, slope = through(name, np.resize(EXTREMES, WIDTH), kernels, dtype)
     assert np.isfinite(a).all() and np.isfinite(slope).all()
     limits = {  # (a / z or a) and the slope at -1e30 and at 1e30
         "identity": (-1e30, 1, 1e30, 1), "relu": (0, 0, 1e30, 1), "tanh": (-1, 0, 1, 0), "sigmoid": (0, 0, 1, 0),
         "leaky_relu": (-1e28, 0.01, 1e30, 1), "softplus": (0, 0, 1e30, 1), "gelu": (0, 0, 1e30, 1),
-        "silu": (0, 0, 1e30, 1), "elu": (-1, 0, 1e30, 1),
+        "silu": (0, 0, 1e30, 1), "elu": (-1, 0, 1e30, 1), "selu": (-1.7580993408473766, 0, 1.0507009873554805e30,
+        1.0507009873554805), "mish": (0, 0, 1e30, 1), "hard_sigmoid": (0, 0, 1, 0), "hard_tanh": (-1, 0, 1, 0),
+        "hard_swish": (0, 0, 1e30, 1), "softsign": (-1, 0, 1, 0), "gaussian": (0, 0, 0, 0), "relu6": (0, 0, 6, 0),
     }  # fmt: skip
     low, low_slope, high, high_slope = limits[name]
     at_low, at_high = np.flatnonzero(EXTREMES == -1e30)[0], np.flatnonzero(EXTREMES == 1e30)[0]
     assert_close(a[at_low], low, dtype, scale=max(abs(low), 1), what="a(-1e30)")
-    assert_close(a[at_high], high, dtype, what="a(1e30)")
+    assert_close(a[at_high], high, dtype, scale=max(abs(high), 1), what="a(1e30)")
     assert_close(slope[[at_low, at_high]], [low_slope, high_slope], dtype, scale=1, what="slopes")
 
 
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu"])
-def test_the_slope_at_zero_is_that_of_the_left(name, kernels, dtype):
-    slope = through(name, np.zeros(WIDTH), kernels, dtype)[1]
-    assert (slope == dtype.type({"relu": 0.0, "leaky_relu": 0.01, "elu": 1.0}[name])).all()
+KINKS = {  # z and the slope there, as PyTorch has it
+    "relu": [(0, 0.0)], "leaky_relu": [(0, 0.01)], "elu": [(0, 1.0)], "selu": [(0, 1.7580993408473766)],
+    "hard_sigmoid": [(-3, 0.0), (3, 0.0)], "hard_tanh": [(-1, 0.0), (1, 0.0)], "hard_swish": [(-3, 0.0), (3, 1.0)],
+    "relu6": [(0, 0.0), (6, 0.0)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINKS)
+def test_the_slope_at_a_kink_is_pytorchs(name, kernels, dtype):
+    for z, wanted in KINKS[name]:
+        slope = through(name, np.full(WIDTH, z), kernels, dtype)[1]
+        assert (slope == dtype.type(wanted)).all(), z
 
 
 TORCH_ACTIVATIONS = {
@@ -194,6 +221,15 @@ TORCH_ACTIVATIONS = {
     "gelu": lambda F, z: F.gelu(z, approximate="tanh"),
     "silu": lambda F, z: F.silu(z),
     "elu": lambda F, z: F.elu(z),
+    "selu": lambda F, z: F.selu(z),
+    "mish": lambda F, z: F.mish(z),
+    "hard_sigmoid": lambda F, z: F.relu6(z + 3) / 6,  # the slope of F.hardsigmoid is 1 / 6 in float32
+    "hard_tanh": lambda F, z: F.hardtanh(z),
+    "hard_swish": lambda F, z: F.hardswish(z),
+    "softsign": lambda F, z: F.softsign(z),
+    "gaussian": lambda F, z: (-z * z).exp(),
+    "exp": lambda F, z: z.exp(),
+    "relu6": lambda F, z: F.relu6(z),
 }
 
 
@@ -205,9 +241,13 @@ def test_activation_agrees_with_torch(torch, name, kernels, dtype):
     a = TORCH_ACTIVATIONS[name](torch.nn.functional, wide)
     a.sum().backward()
     got_a, got_slope = through(name, z, kernels, dtype)
-    scale, row = np.maximum(1, np.abs(a.detach().numpy())), activations.TABLE[name]
-    assert_close(got_a / scale, a.detach().numpy() / scale, dtype, k=roundings(row.forward), scale=1, what="a")
-    assert_close(got_slope, wide.grad.numpy(), dtype, k=roundings(row.forward, row.backward), scale=1, what="da/dz")
+    row = activations.TABLE[name]
+    for what, got, wanted, expressions in (
+        ("a", got_a, a.detach().numpy(), (row.forward,)),
+        ("da/dz", got_slope, wide.grad.numpy(), (row.forward, row.backward)),
+    ):
+        scale = np.maximum(1, np.abs(wanted))
+        assert_close(got / scale, wanted / scale, dtype, k=roundings(*expressions), scale=1, what=what)
 
 
 # ------------------------------------------------------------------ losses
@@ -243,38 +283,91 @@ def test_a_label_is_its_row_of_probabilities(label, kernels, dtype):
     assert by_label[0] == by_row[0] and np.array_equal(by_label[1], by_row[1])
 
 
-def probabilities(rng, n, k):
-    """Rows that sum to 1 exactly in any dtype."""
-    return rng.multinomial(64, np.ones(k) / k, n) / 64
+def torch_elements(F, row, z, t):
+    """The loss of each output element, before it is reduced."""
+    values = dict(zip(row.numbers_named, row.numbers(t.shape[1])))
+    d, hinge = (z - t, (1 - z * t).relu()) if z.shape == t.shape else (None, None)
 
+    def focal():
+        p, alpha = z.sigmoid(), row.chosen["alpha"]
+        miss = p * (1 - t) + (1 - p) * t
+        balance = 1 if alpha is None else alpha * t + (1 - alpha) * (1 - t)
+        return balance * miss ** values["gamma"] * F.binary_cross_entropy_with_logits(z, t, reduction="none")
 
-def torch_loss(torch, name, z, t):
-    F = torch.nn.functional
-    if name == "half_squared_error":
-        return 0.5 * ((z - t) ** 2).sum(dim=1).mean()
+    def tweedie():
+        p = values["power"]
+        return ((2 - p) * z).exp() / (2 - p) - t * ((1 - p) * z).exp() / (1 - p)
+
+    def gaussian_nll():
+        mean, log_variance = z.chunk(2, dim=1)
+        return F.gaussian_nll_loss(mean, t, log_variance.exp(), eps=values["eps"], reduction="none")
+
     return {
-        "mse": F.mse_loss,
-        "softmax_cross_entropy": F.cross_entropy,
-        "binary_cross_entropy": F.binary_cross_entropy_with_logits,
-    }[name](z, t)
+        "mse": lambda: d**2,
+        "half_squared_error": lambda: d**2 / 2,
+        "binary_cross_entropy": lambda: F.binary_cross_entropy_with_logits(z, t, reduction="none"),
+        "mae": lambda: d.abs(),
+        "huber": lambda: F.huber_loss(z, t, delta=values["delta"], reduction="none"),
+        "log_cosh": lambda: d.logaddexp(-d) - np.log(2),
+        "quantile": lambda: (-values["quantile"] * d).maximum((1 - values["quantile"]) * d),
+        "poisson": lambda: F.poisson_nll_loss(z, t, reduction="none"),
+        "gamma": lambda: z + t * (-z).exp(),
+        "tweedie": tweedie,
+        "gaussian_nll": gaussian_nll,
+        "hinge": lambda: hinge,
+        "squared_hinge": lambda: hinge**2,
+        "focal": focal,
+    }[row.name]()
 
 
-@pytest.mark.parametrize("k", [1, 3, 10, 37])
-@pytest.mark.parametrize("name", losses.TABLE)
-def test_loss_agrees_with_torch(torch, name, k, kernels, dtype):
-    rng = np.random.default_rng(k)
+def torch_loss(torch, row, z, t):
+    F, chosen = torch.nn.functional, row.chosen
+    if row.name == "softmax_cross_entropy":
+        value = F.cross_entropy(z, t, label_smoothing=chosen["label_smoothing"])
+    elif row.name == "kl_divergence":
+        value = F.kl_div(F.log_softmax(z, dim=1), t, reduction="batchmean")
+    else:
+        elements = torch_elements(F, row, z, t)
+        if chosen["output_weights"]:
+            elements = elements * torch.tensor(chosen["output_weights"])
+        return (elements.mean(dim=1) if chosen["outputs"] == "mean" else elements.sum(dim=1)).mean()
+    return value / t.shape[1] if chosen["outputs"] == "mean" else value
+
+
+L = losses
+CHOSEN = [  # settings other than the defaults
+    L.huber(delta=2.5), L.quantile(quantile=0.9), L.tweedie(power=1.2), L.gaussian_nll(eps=0.5), L.focal(gamma=0.0),
+    L.focal(gamma=3.5, alpha=0.25), L.softmax_cross_entropy(label_smoothing=0.1), L.kl_divergence(outputs="mean"),
+    L.mse(outputs="sum"), L.half_squared_error(outputs="mean"), L.gaussian_nll(outputs="sum"),
+]  # fmt: skip
+
+
+def name_of_loss(row):
+    return "-".join([row.name, *(f"{name}={value}" for name, value in row.given)])
+
+
+@pytest.mark.parametrize("row", [*losses.TABLE.values(), *CHOSEN], ids=name_of_loss)
+def test_loss_agrees_with_torch(torch, row, kernels, dtype):
     n = 7
-    z = (rng.normal(size=(n, k)) * [[0.1], [1], [3], [30], [1], [0], [1]]).astype(np.float32)
-    t = {"mse": rng.normal(size=(n, k)), "half_squared_error": rng.normal(size=(n, k)),
-         "softmax_cross_entropy": probabilities(rng, n, k),
-         "binary_cross_entropy": rng.uniform(size=(n, k)).round(1)}[name].astype(np.float32)  # fmt: skip
-    net = fastbp.MLP((n, k), bias=False, init=[z], dtype=dtype, backend=kernels)
-    value, gradient = net.loss_and_grad(np.eye(n), t, loss=name)
-    wide = torch.tensor(z.astype(float), requires_grad=True)
-    wanted = torch_loss(torch, name, wide, torch.tensor(t.astype(float)))
-    wanted.backward()
-    assert_close(value, wanted.item(), dtype, k=n * k, scale=max(1, wanted.item()))
-    assert_close(gradient.reshape(n, k), wide.grad.numpy(), dtype, k=k, scale=max(1 / n, abs(wide.grad.numpy()).max()))
+    steep = row.from_logits and not row.link  # exp(z) itself is in it
+    for k in (1, 3, 10, 37):
+        rng = np.random.default_rng(k)
+        out = outputs_for(row.name, k)
+        z = rng.normal(size=(n, out)) * [[0.1], [1], [3], [3 if steep else 30], [1], [0], [1]]
+        z, t = z.astype(np.float32), targets(rng, row.name, n, out)
+        chosen = [row]
+        if not row.statistic:
+            chosen.append(row(output_weights=rng.integers(0, 5, k) / 4 + np.eye(k)[0]))
+        for chosen_row in chosen:
+            net = fastbp.MLP((n, out), bias=False, init=[z], dtype=dtype, backend=kernels)
+            value, gradient = net.loss_and_grad(np.eye(n), t, loss=chosen_row)
+            assert value == net.evaluate(np.eye(n), t, loss=chosen_row)
+            wide = torch.tensor(z.astype(float), requires_grad=True)
+            wanted = torch_loss(torch, chosen_row, wide, torch.tensor(t.astype(float)))
+            wanted.backward()
+            assert_close(value, wanted.item(), dtype, k=n * out, scale=max(1, abs(wanted.item())))
+            wanted = wide.grad.numpy()
+            assert_close(gradient.reshape(n, out), wanted, dtype, k=out, scale=max(1 / n, abs(wanted).max()))
 
 
 # ------------------------------------------------------------------ optimizers
@@ -359,26 +452,34 @@ def test_sgd_agrees_with_torch_step_by_step(torch, settings, kernels, dtype):
         assert_close(net.biases[0], parameters[1].numpy(), dtype, k=step, what=f"bias after step {step}")
 
 
-@pytest.mark.parametrize("settings", SGD_SETTINGS[:-1], ids=name_of)
-@pytest.mark.parametrize("name", losses.TABLE)
+# The first losses with every rule, the others with one each.
+TRAINED = [
+    pytest.param(name, settings, id=f"{name}-{name_of(settings)}")
+    for place, name in enumerate(losses.TABLE)
+    for k, settings in enumerate(SGD_SETTINGS[:-1])
+    if place < 4 or place % len(SGD_SETTINGS[:-1]) == k
+]
+
+
+@pytest.mark.parametrize("name, settings", TRAINED)
 def test_training_agrees_with_torch(torch, name, settings, kernels, dtype):
     rng = np.random.default_rng(5)
-    n, sizes, steps = 24, (6, 9, 3), 6
+    n, sizes, steps = 24, (6, 9, outputs_for(name, 3)), 6
     X = rng.normal(size=(n, sizes[0])).astype(np.float32)
-    t = probabilities(rng, n, sizes[-1])
+    t = targets(rng, name, n, sizes[-1])
     net = fastbp.MLP(sizes, activation="tanh", dtype=dtype, seed=2, backend=kernels)
     parameters = [
         torch.tensor(view.astype(float), requires_grad=True) for pair in zip(net.weights, net.biases) for view in pair
     ]
-    peer = torch.optim.SGD(parameters, lr=0.2, **settings)
+    peer = torch.optim.SGD(parameters, lr=0.1, **settings)
     wide, target = torch.tensor(X.astype(float)), torch.tensor(t.astype(float))
     for start in [0, 8, 16, 0, 8, 16]:
         w1, b1, w2, b2 = parameters
         z = torch.tanh(wide[start : start + 8] @ w1 + b1) @ w2 + b2
         peer.zero_grad()
-        torch_loss(torch, name, z, target[start : start + 8]).backward()
+        torch_loss(torch, losses.TABLE[name], z, target[start : start + 8]).backward()
         peer.step()
-    rule = fastbp.SGD(lr=0.2, **settings)
+    rule = fastbp.SGD(lr=0.1, **settings)
     net.fit(X, t, loss=name, optimizer=rule, batch_size=8, steps=steps, shuffle=False)
     for view, parameter in zip((view for pair in zip(net.weights, net.biases) for view in pair), parameters):
         assert_close(view, parameter.detach().numpy(), dtype, k=steps * sum(sizes))

@@ -10,15 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LAYERS = (  # from the bottom up
-    "errors rows order figures",
-    "activations losses optimizers initializers history",
+    "checks errors order figures",
+    "rows schedules",
+    "activations losses optimizers initializers",
     "spec own",
+    "plot",
+    "history",
     "backends",
     "threads",
     "config",
     "plan",
-    "training ops explain choose",
+    "formulas training ops explain choose",
+    "lbfgs trace",
     "mlp",
+    "gradients",
     "__init__",
     "bench",
     "__main__",

@@ -35,6 +35,39 @@ class Trained(NamedTuple):
     loss: float  # loss of the last batch looked at
 
 
+class Rule(NamedTuple):
+    """An optimizer's row, what it works on, and what is done around it, for the steps to come.
+
+    Parameters come in groups: one of all of them, or one of each weight and each bias, layer by layer (`2 k` and
+    `2 k + 1`, the latter also where there is no bias). Buffers are padded as the parameters are.
+    """
+
+    row: Optimizer
+    slots: list[np.ndarray]
+    scalars: list[list[np.ndarray]]  # of each group: the row's, with a value for each step
+    l1: list[float]  # of each group: the gradient += l1 * sign(parameter), after clipping
+    skip_zeros: bool = False  # the rule leaves parameters without gradient alone: inputs of 0 may be passed over
+    clip_value: float = np.inf  # bound of each element of a gradient
+    clip_norm: float = np.inf  # bound of the norm of a whole gradient
+    max_norm: float = np.inf  # bound of the norm of the weights into an output, after the update
+    average: np.ndarray | None = None  # takes the running mean of the parameters
+    decay: float = 0.0  # of that
+    accumulate: int = 1  # an update after so many batches
+    phase: int = 0  # how many of these there have been
+    accumulated: np.ndarray | None = None  # the sum of their gradients
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing around the row, and one group."""
+        bound = min(self.clip_value, self.clip_norm, self.max_norm)
+        return bound == np.inf and self.l1 == [0] and self.average is None and self.accumulate == 1
+
+    @property
+    def buffers(self) -> list[np.ndarray]:
+        """What moves with the parameters."""
+        return [*self.slots, *(buffer for buffer in (self.average, self.accumulated) if buffer is not None)]
+
+
 class Family(NamedTuple):
     """How a layer is computed."""
 
@@ -69,19 +102,16 @@ class Program(Protocol):
         place: np.ndarray,
         partial: np.ndarray,
         losses: np.ndarray,
-        scalars: list[np.ndarray],
-        slots: list[np.ndarray],
-        skip_zeros: bool,
+        rule: Rule,
         stop_on_loss: bool,
         stop_on_params: bool,
     ) -> Trained:
-        """Run `steps` training steps: order, gather, forward, loss, backward, update.
+        """Run `steps` training steps: order, gather, forward with dropout, loss, backward, update.
 
         `count` int64 (1,) is ``net.step``, `place` int64 (2,) is [epoch, first row of the next batch], `partial`
         float64 (2,) is [sum of loss * rows, rows] of the epoch begun: all three are moved on with each step. Ctrl-C
-        finds these, the parameters and the slots at one and the same step.
-        `skip_zeros`: the rule leaves parameters without gradient alone, so that inputs of 0 may be passed over.
-        `losses` takes the mean loss of each epoch finished. `scalars` hold one value per step.
+        finds these, the parameters and the rule's buffers at one and the same step.
+        `losses` takes the mean loss of each epoch finished. `seed` is that of the order and of dropout.
         """
 
     def forward(self, x: np.ndarray, out: np.ndarray | None, *, keep: bool = False) -> None:
@@ -103,26 +133,16 @@ class Program(Protocol):
     ) -> None:
         """Gradients of the rows just sent forward into `grads`, from `grad_output` or from `loss`."""
 
-    def update(
-        self,
-        grads: np.ndarray,
-        row: Optimizer,
-        slots: list[np.ndarray],
-        scalars: list[np.ndarray],
-        count: np.ndarray,
-    ) -> None:
-        """One optimizer step with the gradients given; `count` as for `train`."""
+    def update(self, grads: np.ndarray, rule: Rule, count: np.ndarray) -> None:
+        """One optimizer step with the gradients given; `count` as for `train`. Nothing is accumulated."""
 
     def backward_update(
-        self,
-        grad_output: np.ndarray,
-        grad_input: np.ndarray,
-        row: Optimizer,
-        slots: list[np.ndarray],
-        scalars: list[np.ndarray],
-        count: np.ndarray,
+        self, grad_output: np.ndarray, grad_input: np.ndarray, rule: Rule, count: np.ndarray
     ) -> None:
-        """`backward` and `update` in one; `grad_input` comes from the weights before the update."""
+        """`backward` and `update` in one; `grad_input` comes from the weights before the update.
+
+        Only for a rule without `clip_norm`, which needs the whole gradient first.
+        """
 
     def finite(self) -> bool:
         """Whether every parameter is finite."""

@@ -12,7 +12,7 @@ from numba.core import types
 from numba.core.typing import signature
 
 from fastbp.backends import cache, lanes
-from fastbp.backends.generate import filled, plain, scalar_lines, update_lines
+from fastbp.backends.generate import filled, plain, scalar_lines, setting_lines, update_lines
 from fastbp.rows import Activation, Loss
 
 _FORWARD = """
@@ -48,13 +48,16 @@ def update(p_at, slots_at, ld, g_at, ldg, rows, cols, scalars_at):
             store(params, at, p)
 """
 _LOSS = """
-def each(z_at, t_at, lse_at, value_at, grad_at, n):
-    z_array, t_array, lse_array = memory(z_at, n), memory(t_at, n), memory(lse_at, n)
-    value_array, grad_array = memory(value_at, n), memory(grad_at, n)
+def each(z_at, t_at, third_at, setting_at, value_at, grad_at, grad_s_at, n):
+    z_array, t_array, third_array = memory(z_at, n), memory(t_at, n), memory(third_at, n)
+    value_array, grad_array, grad_s_array = memory(value_at, n), memory(grad_at, n), memory(grad_s_at, n)
+    setting = memory(setting_at, {n_settings})
+    {settings}
     for at in range(0, n, {lanes}):
-        z, t, lse = load(z_array, at, {lanes}), load(t_array, at, {lanes}), load(lse_array, at, {lanes})
+        z, t, {third} = load(z_array, at, {lanes}), load(t_array, at, {lanes}), load(third_array, at, {lanes})
         store(value_array, at, like({value}, z))
         store(grad_array, at, like({grad}, z))
+        {grad_s}
 """
 
 
@@ -71,8 +74,12 @@ def row_functions(row: Any, dtype: np.dtype) -> tuple[Any, ...]:
             "backward": types.void(p, p, p, idx, idx, idx),
         }
     elif isinstance(row, Loss):
-        text = _LOSS.format(lanes=n, value=plain(row.value_text), grad=plain(row.grad_text))
-        wanted = {"each": types.void(p, p, p, p, p, idx)}
+        text = filled(
+            _LOSS, lanes=n, third=row.third, n_settings=len(row.numbers_named), settings=setting_lines(row, n),
+            value=plain(row.value_text, row), grad=plain(row.grad_text, row),
+            grad_s=f"store(grad_s_array, at, like({plain(row.grad_s_text, row)}, z))" if row.grad_s else "",
+        )  # fmt: skip
+        wanted = {"each": types.void(p, p, p, p, p, p, p, idx)}
     else:
         slots = "".join(f"memory(slots_at[{k}], n), " for k in range(len(row.state)))
         text = filled(

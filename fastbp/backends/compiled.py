@@ -30,6 +30,8 @@ FAMILIES = (
     Family("tiny", "no layer wider than 8, outputs at most 4: the whole network at once"),
 )
 
+_FORESEEN = 256  # steps whose scalars a remembered `train_step` holds ready
+
 
 class _OwnRows:
     """Functions of rows that the tables do not hold, compiled by Numba; they live as long as this does."""
@@ -54,6 +56,7 @@ class Program(_engine.Program):
 
     def __new__(cls, plan: Plan, params: np.ndarray) -> Program:
         spec, loss = plan.spec, plan.loss
+        row = loss and loss.plain
         own = _OwnRows(spec.dtype)
         layers = [
             (
@@ -67,8 +70,10 @@ class Program(_engine.Program):
                 *([0, 0] if layer.activation in _ACTIVATION else own.addresses(layer.activation)),
                 layer.activation.keeps_z,
                 below is None or below.activation.dead_at_zero,
+                *trains,
+                layer.dropout,
             )
-            for below, layer in zip((None, *spec.layers), spec.layers)
+            for below, layer, trains in zip((None, *spec.layers), spec.layers, plan.trains)
         ]
         return super().__new__(
             cls,
@@ -76,11 +81,13 @@ class Program(_engine.Program):
             params,
             plan.isa,
             layers,
-            -1 if loss is None else _LOSS.get(loss, -1),
+            _LOSS.get(row, -1),
             1.0 if loss is None else loss.scale(spec.out_features),
+            [] if loss is None else loss.numbers(loss.targets(spec.out_features)),
+            [] if loss is None else list(loss.chosen["output_weights"] or ()),
             _OPTIMIZER,
             own,
-            (0, False) if loss is None or loss in _LOSS else (*own.addresses(loss), loss.statistic == "lse"),
+            (*own.addresses(row), row.statistic == "lse", row.grad_s is not None) if row and row not in _LOSS else (0, 0, 0),
         )
 
     def __init__(self, plan: Plan, params: np.ndarray) -> None:
@@ -91,20 +98,18 @@ class Program(_engine.Program):
 
     def train_step_again(self, x, y, loss, optimizer, state, lock, forced) -> _engine.TrainStep | None:
         spec, row = self.plan.spec, self.plan.loss
-        rule = find_optimizer(optimizer)
-        scalars = rule.scalars(state.step, 1)
+        given = find_optimizer(optimizer, spec)
         plain = all(type(a) is np.ndarray and a.dtype.kind in "fiub" for a in (x, y)) and x.ndim == 2
-        own = type(rule) not in optimizers.BY_NAME.values()   # may have a rate of each step
-        if not plain or own or any(scalar.strides[0] for scalar in scalars):
+        own = type(given) not in optimizers.BY_NAME.values()   # may have a rate of each step
+        if not plain or own or not self.plan.plain or not given.is_foreseeable:
             return None
         is_label = row.labels and y.ndim == 1 and y.dtype == np.int64
         if not is_label and (row.labels or y.dtype.kind != "f"):
             return None
-        largest = float(np.finfo(spec.dtype).max)
-        low, high = (0, spec.out_features - 1) if is_label else np.clip(row.domain, -largest, largest).tolist()
+        low, high = (0, spec.out_features - 1) if is_label else row.domain.closed(spec.dtype)
         return _engine.TrainStep(
-            self, _engine.Forced(*forced), lock, loss, optimizer, x, y, low, high, state, state.slots_of(rule.row),
-            scalars, rule.skips_zero_gradient,
+            self, _engine.Forced(*forced), lock, loss, optimizer, x, y, low, high, row.domain.ends != "{}", state,
+            state.rule(given, 1 if given.is_steady else _FORESEEN, self.params),
         )  # fmt: skip
 
     def predict_again(self, idle, forced) -> _engine.Predict:

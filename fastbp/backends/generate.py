@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fastbp.plan import Plan
-    from fastbp.rows import Optimizer, Words
+    from fastbp.rows import Loss, Optimizer, Words
     from fastbp.spec import Layer
 
 SMALL_WIDTH = 32  # up to here `columns`
@@ -35,13 +35,18 @@ def filled(template: str, **parts: object) -> str:
 # ------------------------------------------------------------------ rows
 
 
-def plain(text: str, row: object = None, place: object = "") -> str:
+def plain(text: str, row: object = None, place: object = None) -> str:
     """A rendered expression with its numbers as they are: beside a vector they take its type.
 
-    Words of the row's own get its place in the network for an ending.
+    Words of the row's own get its place in the network for an ending; names that it has chosen get one too, as the
+    text around it has names of its own.
     """
-    for word, _ in getattr(row, "words", ()):
-        text = re.sub(rf"\b{word}\(", f"{word}_{place}(", text)
+    if place is not None:
+        for word, _ in getattr(row, "words", ()):
+            text = re.sub(rf"\b{word}\(", f"{word}_{place}(", text)
+    chosen = (*getattr(row, "numbers_named", ()), *getattr(row, "state", ()), *getattr(row, "scalars", ()))
+    for name in chosen:
+        text = re.sub(rf"\b{name}\b", f"{name}_", text)
     return re.sub(r"\bR\(([^()]*)\)", r"(\1)", text)
 
 
@@ -52,14 +57,18 @@ def words(plan: Plan) -> Words:
 
 
 def scalar_lines(row: Optimizer, lanes: int) -> str:
-    return "\n".join(f"{name} = splat(scalars[{k}], {lanes})" for k, name in enumerate(row.scalars))
+    return "\n".join(f"{name}_ = splat(scalars[{k}], {lanes})" for k, name in enumerate(row.scalars))
+
+
+def setting_lines(row: Loss, lanes: int) -> str:
+    return "\n".join(f"{name}_ = splat(setting[{k}], {lanes})" for k, name in enumerate(row.numbers_named))
 
 
 def update_lines(row: Optimizer, lanes: int) -> str:
     """The rule on vectors p and g, its slots at index `at`."""
-    lines = [f"{name} = load(slots[{k}], at, {lanes})" for k, name in enumerate(row.state)]
-    lines += [f"{target} = like({plain(text)}, g)" for target, text in row.update_text]
-    lines += [f"store(slots[{k}], at, {name})" for k, name in enumerate(row.state)]
+    lines = [f"{name}_ = load(slots[{k}], at, {lanes})" for k, name in enumerate(row.state)]
+    lines += [f"{plain(target, row)} = like({plain(text, row)}, g)" for target, text in row.update_text]
+    lines += [f"store(slots[{k}], at, {name}_)" for k, name in enumerate(row.state)]
     return "\n".join(lines)
 
 
@@ -77,12 +86,19 @@ def update(row: Optimizer, lanes: int) -> str:
 
 
 def _pointwise(plan: Plan, k: int) -> dict[str, str]:
-    """The expressions of layer k's activation and of the loss, as parts of templates: in g, a, z, t and lse."""
+    """The expressions of layer k's activation and of the loss, as parts of templates: in g, a, z, t, lse and s."""
     row, loss = plan.spec.activations[k], plan.loss
     parts = {"forward": plain(row.forward_text, row, k), "backward": plain(row.backward_text, row, k)}
     if loss:
-        parts |= {"value": plain(loss.value_text, loss, "loss"), "grad": plain(loss.grad_text, loss, "loss")}
-    return {name: f"like({text}, z)" for name, text in parts.items()}
+        texts = {"value": loss.value_text, "grad": loss.grad_text, "grad_s": loss.grad_s_text}
+        parts |= {name: plain(text, loss, "loss") for name, text in texts.items() if text}
+    parts = {name: f"like({text}, z)" for name, text in parts.items()}
+    if loss and loss.chosen["output_weights"] is not None:  # a weight of 0 leaves the output out, whose loss may be infinite
+        parts |= {
+            name: f"WHERE(output_weight != 0.0, {parts[name]} * output_weight, 0.0)"
+            for name in ("value", "grad", "grad_s") if name in parts
+        }  # fmt: skip
+    return parts
 
 
 # ------------------------------------------------------------------ a run of steps
@@ -170,39 +186,61 @@ def change_all(params, slots, scalars, grads, shape):
 """
 _LOSS = """
 def loss(work, rows, labels):
-    n_in, n_out, ldw, weight, bias, transposed, ld = work.shape[{last}]
-    a, delta, share = work.a[{last}], work.delta[{last}], work.share
+    ld = work.shape[{last}][6]
+    a, delta, share, setting = work.a[{last}], work.delta[{last}], work.share, work.setting
+    {settings}
     value = 0.0
     for m in range(rows):
         part = share[m]
         shift = lse = nothing(a)
         {statistic}
         sum = wide(nothing(a))
-        for n in range(0, n_out, LANES):
-            real, z = below(n_out - n, shift), load(a, m * ld + n) - shift
-            if labels:
-                t = WHERE(lane_index(shift) == work.t[m * ld] - n, like(1.0, shift), 0.0)
-            else:
-                t = load(work.t, m * ld + n)
-            sum = sum + wide(WHERE(real, {value}, 0.0))
-            if part == 0:
-                store(delta, m * ld + n, nothing(a))
-            else:
-                store(delta, m * ld + n, WHERE(real, {grad} * part, 0.0))
+        {gradients}
         if part != 0:
             value += part * total(sum)
     return value
 """
+_TARGETS = """
+for n in range(0, {targets}, LANES):
+    real, z = below({targets} - n, shift), load(a, m * ld + n) - shift
+    {more}
+    if labels:
+        t = WHERE(lane_index(shift) == work.t[m * ld] - n, like(1.0, shift), 0.0)
+    else:
+        t = load(work.t, m * ld + n)
+    {sum}
+    if part == 0:
+        store(delta, m * ld + {first} + n, nothing(a))
+    else:
+        store(delta, m * ld + {first} + n, WHERE(real, {grad} * part, 0.0))
+"""
 _LSE = """
 most = a[m * ld]
-for n in range(n_out):
+for n in range({targets}):
     if a[m * ld + n] > most or a[m * ld + n] != a[m * ld + n]:
         most = a[m * ld + n]
 shift, exponentials = like(most, shift), nothing(a)
-for n in range(0, n_out, LANES):
-    exponentials = exponentials + WHERE(below(n_out - n, shift), EXP(load(a, m * ld + n) - shift), 0.0)
+for n in range(0, {targets}, LANES):
+    exponentials = exponentials + WHERE(below({targets} - n, shift), EXP(load(a, m * ld + n) - shift), 0.0)
 lse = LOG(like(total(exponentials), shift))
 """
+
+
+def _tiles_loss(plan: Plan) -> str:
+    """Of outputs in pairs the second half's gradients come last: whole vectors of the first half's reach over them."""
+    last, row = len(plan.spec.layers) - 1, plan.loss
+    pointwise, targets = _pointwise(plan, last), f"(work.shape[{last}][1] // {2 if row.grad_s else 1})"
+    more = [f"s = load(a, m * ld + {targets} + n)"] if row.grad_s else []
+    more += ["output_weight = load(work.output_weight, n)"] if row.chosen["output_weights"] is not None else []
+    sums = f"sum = sum + wide(WHERE(real, {pointwise['value']}, 0.0))"
+    passes = [(sums, "0", pointwise["grad"])] + ([("", targets, pointwise["grad_s"])] if row.grad_s else [])
+    gradients = "".join(
+        filled(_TARGETS, targets=targets, more="\n".join(more), sum=one, first=first, grad=grad)
+        for one, first, grad in passes
+    )
+    statistic = filled(_LSE, targets=targets) if row.statistic else ""
+    settings = setting_lines(row, "LANES")
+    return filled(_LOSS, last=last, settings=settings, statistic=statistic.strip("\n"), gradients=gradients.strip("\n"))
 
 
 def tiles(plan: Plan, lanes: int) -> str:
@@ -226,8 +264,7 @@ def tiles(plan: Plan, lanes: int) -> str:
     text += "def forward(params, work, rows):\n" + indent(forward, "    ")
     text += "def backward(params, work, grads, rows, inputs):\n" + indent(backward, "    ")
     if plan.loss:
-        text += filled(_LOSS, last=last, statistic=_LSE.strip() if plan.loss.statistic else "",
-                       **_pointwise(plan, last))
+        text += _tiles_loss(plan)
     if plan.optimizer:
         text += update(plan.optimizer, lanes) + _CHANGES
         if plan.fused:
@@ -259,7 +296,7 @@ def update_alone(row: Optimizer, lanes: int) -> str:
 
 
 def suits_columns(plan: Plan) -> bool:
-    return bool(plan.fused and plan.loss and plan.optimizer and max(plan.spec.sizes) <= SMALL_WIDTH)
+    return bool(plan.fused and plan.plain and plan.loss and plan.optimizer and max(plan.spec.sizes) <= SMALL_WIDTH)
 
 
 def lanes_for(batch: int, widest: int) -> int:
@@ -320,21 +357,30 @@ class _Columns:
         )  # fmt: skip
 
     def loss(self) -> str:
-        last, row, n_out = len(self.spec.layers) - 1, self.plan.loss, self.spec.out_features
+        last, row = len(self.spec.layers) - 1, self.plan.loss
+        targets = row.targets(self.spec.out_features)
+        pointwise = _pointwise(self.plan, last)
         target = f"load(work.t, n * {self.ldx} + c, {self.lanes})"
         if row.labels:
             label = f"WHERE(load(work.t, c, {self.lanes}) == n, like(1.0, nothing), 0.0)"
             target = f"{label} if run.labels else {target}"
         statistic = filled(
             """
-            for n in range(1, {n_out}):
+            for n in range(1, {targets}):
                 shift = MAX(load(a{k}, n * {lanes}, {lanes}), shift)
             exponentials = nothing
-            for n in range({n_out}):
+            for n in range({targets}):
                 exponentials = exponentials + EXP(load(a{k}, n * {lanes}, {lanes}) - shift)
             lse = LOG(exponentials)
-            """, n_out=n_out, k=last, lanes=self.lanes,
+            """, targets=targets, k=last, lanes=self.lanes,
         ) if row.statistic else ""  # fmt: skip
+        at = f"{{}} * {self.lanes}, {self.lanes}".format
+        more = [f"s = load(a{last}, {at(f'({targets} + n)')})"] if row.grad_s else []
+        if row.chosen["output_weights"] is not None:
+            more.append(f"output_weight = splat(work.output_weight[n], {self.lanes})")
+        grads = [(f"n * {self.lanes}", pointwise["grad"])]
+        grads += [(f"({targets} + n) * {self.lanes}", pointwise["grad_s"])] if row.grad_s else []
+        puts = (f"store(d{last}, {place}, WHERE(counts, {grad} * part_of_grad, 0.0))" for place, grad in grads)
         return filled(
             """
             part = load(share, m, {lanes})
@@ -342,15 +388,17 @@ class _Columns:
             sum = lse = nothing
             shift = {shift}
             {statistic}
-            for n in range({n_out}):
+            for n in range({targets}):
                 z = load(a{k}, n * {lanes}, {lanes}) - shift
+                {more}
                 t = {target}
                 sum = sum + {value}
-                store(d{k}, n * {lanes}, WHERE(counts, {grad} * part_of_grad, 0.0))
+                {puts}
             value += total(wide(WHERE(counts, sum, 0.0)) * part)
             """,
-            k=last, lanes=self.lanes, n_out=n_out, target=target, statistic=statistic.strip("\n"),
-            shift=f"load(a{last}, 0, {self.lanes})" if row.statistic else "nothing", **_pointwise(self.plan, last),
+            k=last, lanes=self.lanes, targets=targets, target=target, statistic=statistic.strip("\n"),
+            shift=f"load(a{last}, 0, {self.lanes})" if row.statistic else "nothing", more="\n".join(more),
+            value=pointwise["value"], puts="\n".join(puts),
         )  # fmt: skip
 
     def backward(self, k: int, layer: Layer) -> str:
@@ -424,14 +472,14 @@ class _Columns:
                 for i in range({begin}, {end}, {n}):
                     for j in range(0, {out}, {lanes}):
                         {zero}
-                        for s in range({lanes}):
-                            d = load(turned, s * {out} + j, {lanes})
+                        for sample in range({lanes}):
+                            d = load(turned, sample * {out} + j, {lanes})
                             {add}
                         {put}
                 """,
                 begin=begin, end=end, n=n, out=slot_of(n_out, lanes), lanes=lanes,
                 zero="\n".join(f"g{r} = nothing" for r in rows),
-                add="\n".join(f"g{r} = g{r} + d * {array}[{first} + (i + {r}) * {ld} + s]" for r in rows),
+                add="\n".join(f"g{r} = g{r} + d * {array}[{first} + (i + {r}) * {ld} + sample]" for r in rows),
                 put="\n".join(self.put(f"{layer.weight} + (i + {r}) * {layer.ldw} + j", f"g{r}") for r in rows),
             )  # fmt: skip
         if layer.bias is not None:
@@ -439,8 +487,8 @@ class _Columns:
                 """
                 for j in range(0, {out}, {lanes}):
                     g = nothing
-                    for s in range({lanes}):
-                        g = g + load(turned, s * {out} + j, {lanes})
+                    for sample in range({lanes}):
+                        g = g + load(turned, sample * {out} + j, {lanes})
                     {put}
                 """, out=slot_of(n_out, lanes), lanes=lanes, put=self.put(f"{layer.bias} + j", "g"))  # fmt: skip
         return text
@@ -480,7 +528,8 @@ class _Columns:
             """,
             most=self.ldx // slot, ldx=self.ldx, slot=slot, group=group,
         )  # fmt: skip
-        names += "x, grads, turned = work.x, work.grads, work.panel\n"
+        names += "x, grads, turned, setting = work.x, work.grads, work.panel, work.setting\n"
+        names += "".join(f"{line}\n" for line in setting_lines(self.plan.loss, self.lanes).splitlines())
         names += f"nothing = like(0.0, load(x, 0, {self.lanes}))\n"
         return update(self.plan.optimizer, self.lanes) + _train(self.plan, step, names)
 

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numba.core.registry import cpu_target
 
-from fastbp.backends import DONE, Family, LayerPlan, Trained, cache, generate, kernels
+from fastbp.backends import DONE, Family, LayerPlan, Rule, Trained, cache, generate, kernels, reference
 from fastbp.backends.lanes import VECTOR_BYTES
 from fastbp.spec import aligned_zeros, padded
 
@@ -32,6 +32,7 @@ _STAGED_ELEMENTS = 1 << 20  # data that kernels cannot read as they lie are copi
 FAMILIES = {
     "columns": Family("columns", f"no layer wider than {generate.SMALL_WIDTH}: a sample per lane, sizes in the code"),
     "tiles": Family("tiles", "any network: register tiles, sizes read when it runs"),
+    "numpy": Family("numpy", "dropout, frozen parameters or more than the plain rule: steps of the reference backend"),
 }
 
 
@@ -44,6 +45,8 @@ class Work(NamedTuple):
     grad_input: np.ndarray  # in the same shape
     t: np.ndarray  # (batch, ld of the output)
     share: np.ndarray  # float64, (batch,): each row's part of the loss
+    setting: np.ndarray  # of the loss: `fastbp.rows.Loss.numbers`
+    output_weight: np.ndarray  # of it, where it has such
     panel: np.ndarray  # a weight transposed, or some rows of a gradient
     grads: np.ndarray  # as the parameters, where the plan is not fused
     scalars: np.ndarray  # of the rule, for one step
@@ -133,10 +136,18 @@ class Program:
         )
         return Work(
             shape, ldx, self._zeros(plan.batch * ldx), self._zeros(plan.batch * ldx), self._zeros(plan.batch * lds[-1]),
-            np.zeros(plan.batch), self._zeros(panel), self._zeros(0 if plan.fused else spec.buffer_size),
+            np.zeros(plan.batch), *self._of_loss(), self._zeros(panel), self._zeros(0 if plan.fused else spec.buffer_size),
             np.zeros(len(plan.optimizer.scalars) if plan.optimizer else 0, self.dtype),
             np.full(3, 2**64 - 1, np.uint64), z, a, tuple(self._zeros(plan.batch * ld) for ld in lds),
         )  # fmt: skip
+
+    def _of_loss(self) -> tuple[np.ndarray, np.ndarray]:
+        loss, spec = self.plan.loss, self.plan.spec
+        numbers = loss.numbers(loss.targets(spec.out_features)) if loss else []
+        weights = (loss and loss.chosen["output_weights"]) or ()
+        padded_weights = self._zeros(padded(len(weights), spec.dtype.itemsize))
+        padded_weights[: len(weights)] = weights
+        return np.array(numbers, self.dtype), padded_weights
 
     @functools.cached_property
     def _column_work(self) -> Work:
@@ -168,19 +179,35 @@ class Program:
             function = self._functions[name, text] = _function(text, self.words, name, kinds)
         return function(*arguments)
 
+    # -------------------------------------------------------------- what kernels do not serve
+
+    def _serves(self, rule: Rule) -> bool:
+        """Whether kernels here know all of a step: a rule by itself, nothing frozen, no dropout."""
+        return self.plan.plain and rule.is_plain
+
+    @functools.cached_property
+    def _reference(self) -> reference.Program:
+        """It makes the other steps, on the same parameters."""
+        return reference.Program(self.plan, self.params)
+
     # -------------------------------------------------------------- many steps
 
     def train(
-        self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, scalars, slots,
-        skip_zeros, stop_on_loss, stop_on_params,
+        self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, rule, stop_on_loss,
+        stop_on_params,
     ) -> Trained:  # fmt: skip
+        if not self._serves(rule):
+            return self._reference.train(
+                X, y, weight, batch_size=batch_size, steps=steps, seed=seed, shuffle=shuffle, count=count, place=place,
+                partial=partial, losses=losses, rule=rule, stop_on_loss=stop_on_loss, stop_on_params=stop_on_params,
+            )  # fmt: skip
         in_columns = generate.suits_columns(self.plan)
         text = self._columns if in_columns else self._tiles
         work = self._column_work if in_columns else self.work
         if shuffle and len(self.order) != len(X):
             self.order = np.zeros(len(X), np.int64)
             work.known[:] = 2**64 - 1
-        table, moving = scalar_table(scalars)
+        table, moving = scalar_table(rule.scalars[0])
         labels, done, epochs, value, seed = y.ndim == 1, 0, 0, 0.0, np.uint64(seed)
         while done < steps:
             data = self._data(X, y, weight, work, batch_size, seed, shuffle, place)
@@ -191,7 +218,7 @@ class Program:
             )  # fmt: skip
             run = kernels.Run(*map(int, run))
             more, status, finished, value = self._call(
-                text, "train", self.params, tuple(slots) or (self.params,), data.X, data.y, data.weight, self.order,
+                text, "train", self.params, tuple(rule.slots) or (self.params,), data.X, data.y, data.weight, self.order,
                 work, run, seed, count, place, partial, losses[epochs:], table[:, done * moving :].copy(),
             )  # fmt: skip
             done, epochs = done + more, epochs + finished
@@ -250,7 +277,8 @@ class Program:
     @_quiet
     def loss(self, y, weight, total, *, gradient) -> float:
         spec, labels = self.plan.spec, y.ndim == 1
-        self._matrix(self.work.t, spec.out_features)[..., : 1 if labels else None] = y[:, None] if labels else y
+        given = y[:, None] if labels else y
+        self._matrix(self.work.t, spec.out_features)[:, : given.shape[1]] = given
         scale = self.plan.loss.scale(spec.out_features) / total if total else 0.0
         self.work.share[: self.rows] = scale if weight is None else weight * scale
         return self._call(self._tiles, "loss", self.work, self.rows, int(labels))
@@ -268,16 +296,18 @@ class Program:
         if grad_input is not None:
             grad_input[...] = self._matrix(self.work.grad_input, spec.in_features)
 
-    def update(self, grads, row, slots, scalars, count) -> None:
-        text = generate.update_alone(row, self.widest)
-        now = np.array([scalar[0] for scalar in scalars], self.dtype)
-        every = tuple(slots) or (self.params,)
-        self._call(text, "update", self.params, every, now, grads, self.work.shape, count)
+    def update(self, grads, rule, count) -> None:
+        if not self._serves(rule):
+            return self._reference.update(grads, rule, count)
+        text = generate.update_alone(rule.row, self.widest)
+        now = np.array([scalar[0] for scalar in rule.scalars[0]], self.dtype)
+        every = tuple(rule.slots) or (self.params,)
+        return self._call(text, "update", self.params, every, now, grads, self.work.shape, count)
 
-    def backward_update(self, grad_output, grad_input, row, slots, scalars, count) -> None:
+    def backward_update(self, grad_output, grad_input, rule, count) -> None:
         grads = self._zeros(self.plan.spec.buffer_size)
         self.backward(grads, grad_output=grad_output, grad_input=grad_input)
-        self.update(grads, row, slots, scalars, count)
+        self.update(grads, rule, count)
 
     def finite(self) -> bool:
         return all(np.isfinite(view).all() for view in self.plan.spec.views(self.params))
@@ -285,7 +315,8 @@ class Program:
     # -------------------------------------------------------------- what it is
 
     def describe(self, rows: int) -> list[LayerPlan]:
-        family = FAMILIES["columns" if generate.suits_columns(self.plan) else "tiles"]
+        family = "columns" if generate.suits_columns(self.plan) else "tiles" if self.plan.plain else "numpy"
+        family = FAMILIES[family]
         return [LayerPlan(family)] * len(self.plan.spec.layers)
 
     @property

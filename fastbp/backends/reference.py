@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastbp.backends import DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, Family, LayerPlan, Trained, assign
-from fastbp.order import epoch_order
+from fastbp.order import dropout_scales, epoch_order
 from fastbp.rows import function
 
 if TYPE_CHECKING:
@@ -26,15 +26,25 @@ def _backward(row, g, a, z):
     return function(row.backward_text, ("g", "a", "z"), row.words)(g, a, z).astype(g.dtype, copy=False)
 
 
-def _loss_terms(row, z, t):
-    """Per element, the loss and its derivative. Softmax is blind to a shift of z: the row maximum is taken out."""
-    if row.statistic == "lse":
-        z = z - z.max(axis=1, keepdims=True)
-        lse = np.log(np.exp(z).sum(axis=1, keepdims=True))
-        arguments = (z, t, lse)
-    else:
-        arguments = (z, t)
-    return tuple(function(text, row.names, row.words)(*arguments) for text in (row.value_text, row.grad_text))
+def _loss_terms(row, a, t):
+    """The loss of each target, and its derivative by each output."""
+    z, third, dtype = a, 0.0, a.dtype
+    if row.statistic == "lse":  # softmax is blind to a shift of z: the row maximum is taken out
+        z = a - a.max(axis=1, keepdims=True)
+        third = np.log(np.exp(z).sum(axis=1, keepdims=True))
+    elif row.grad_s:
+        z, third = np.split(a, 2, axis=1)
+    arguments = (z, t, third, *row.numbers(t.shape[1]))
+    value, *grads = (
+        function(text, row.names, row.words)(*arguments).astype(dtype, copy=False)
+        for text in (row.value_text, row.grad_text, row.grad_s_text)
+        if text
+    )
+    weights = row.chosen["output_weights"]
+    if weights is not None:  # a weight of 0 leaves the output out, whose loss may be infinite
+        weights = np.array(weights, dtype)
+        value, *grads = (np.where(weights != 0, part * weights, 0.0).astype(dtype) for part in (value, *grads))
+    return value, np.concatenate(grads, axis=1)
 
 
 _quiet = np.errstate(all="ignore")  # overflow is looked for, not warned about
@@ -49,10 +59,10 @@ class Program:
 
     @_quiet
     def train(
-        self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, scalars, slots,
-        skip_zeros, stop_on_loss, stop_on_params,
+        self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, rule, stop_on_loss,
+        stop_on_params,
     ) -> Trained:  # fmt: skip
-        n, loss, epochs = len(X), 0.0, 0
+        n, loss, epochs, phase = len(X), 0.0, 0, rule.phase
         order, order_epoch = None, None
         for k in range(steps):
             epoch, start = map(int, place)
@@ -63,38 +73,55 @@ class Program:
                     order, order_epoch = epoch_order(seed, epoch, n), epoch
                 rows = order[rows]
             w = None if weight is None else weight[rows]
-            self.forward(X[rows], None)
+            self._forward(X[rows], (seed, int(count[0])))
             loss = self.loss(y[rows], w, float(stop - start if w is None else w.sum()), gradient=True)
             if stop_on_loss and not np.isfinite(loss):
                 return Trained(k, LOSS_NOT_FINITE, epochs, loss)
-            moved = self._stepped(self._gradients(), self.plan.optimizer, slots, [scalar[k] for scalar in scalars])
+            gradients = self._gradients()
+            if rule.accumulate > 1:
+                sums = self.plan.spec.views(rule.accumulated)
+                gradients = [g + before if phase else g for g, before in zip(gradients, sums)]
+            phase = (phase + 1) % rule.accumulate
+            moved = self._waited(gradients, rule) if phase else self._stepped(gradients, rule, k)
             begun, coming = partial + (loss * (stop - start), stop - start), (epoch, stop)
             if stop == n:
                 losses[epochs] = begun[0] / begun[1]
                 begun, coming, epochs = (0, 0), (epoch + 1, 0), epochs + 1
-            assign([self.params, *slots, count, place, partial], [*moved, count + 1, coming, begun])
+            assign([self.params, *rule.buffers, count, place, partial], [*moved, count + 1, coming, begun])
             if stop_on_params and not self.finite():
                 return Trained(k + 1, PARAMS_NOT_FINITE, epochs, loss)
         return Trained(steps, DONE, epochs, loss)
 
     @_quiet
     def forward(self, x, out, *, keep=False) -> None:
+        self._forward(x, None)
+        if out is not None:
+            out[...] = self.kept[-1][1]
+
+    def _forward(self, x, training) -> None:
+        """`training` is (seed, step) where dropout is on."""
         # Always a copy: the caller may change x before `backward`.
         a = np.array(x, dtype=self.plan.spec.dtype, order="C")
         self.kept = [(None, a)]  # (z, a) of the input and of each layer
-        for layer in self.plan.spec.layers:
+        self.inputs = []  # of each layer, and what dropout has multiplied them with
+        for k, layer in enumerate(self.plan.spec.layers):
+            scales = None
+            if training and layer.dropout:
+                seed, step = training
+                scales = dropout_scales(seed, step, k, *a.shape, layer.dropout).astype(a.dtype)
+                a = np.where(scales, a * scales, a.dtype.type(0))
+            self.inputs.append((a, scales))
             z = a @ layer.weight_in(self.params)
             if layer.bias is not None:
                 z = z + layer.bias_in(self.params)
             a = _forward(layer.activation, z)
             self.kept.append((z, a))
-        if out is not None:
-            out[...] = a
 
     @_quiet
     def restore(self, x, a, z) -> None:
         dtype = self.plan.spec.dtype
         self.kept = [(None, x.astype(dtype)), (None if z is None else z.astype(dtype), a.astype(dtype))]
+        self.inputs = [(self.kept[0][1], None)]
 
     @_quiet
     def loss(self, y, weight, total, *, gradient) -> float:
@@ -121,15 +148,15 @@ class Program:
             view[...] = view + gradient if accumulate else gradient
 
     @_quiet
-    def update(self, grads, row, slots, scalars, count) -> None:
-        moved = self._stepped(self.plan.spec.views(grads), row, slots, [scalar[0] for scalar in scalars])
-        assign([self.params, *slots, count], [*moved, count + 1])
+    def update(self, grads, rule, count) -> None:
+        moved = self._stepped(self.plan.spec.views(grads), rule, 0)
+        assign([self.params, *rule.buffers, count], [*moved, count + 1])
 
     @_quiet
-    def backward_update(self, grad_output, grad_input, row, slots, scalars, count) -> None:
+    def backward_update(self, grad_output, grad_input, rule, count) -> None:
         self.grad_output = grad_output.astype(self.plan.spec.dtype)
-        moved = self._stepped(self._gradients(grad_input), row, slots, [scalar[0] for scalar in scalars])
-        assign([self.params, *slots, count], [*moved, count + 1])
+        moved = self._stepped(self._gradients(grad_input), rule, 0)
+        assign([self.params, *rule.buffers, count], [*moved, count + 1])
 
     def finite(self) -> bool:
         return all(np.isfinite(view).all() for view in self.plan.spec.views(self.params))
@@ -150,30 +177,65 @@ class Program:
     def _gradients(self, grad_input=None) -> list[np.ndarray]:
         """Gradients in the order of `Spec.views`. Every delta is made from weights before the update."""
         gradients: list[np.ndarray] = []
+        self.sent_back: list[tuple[np.ndarray, np.ndarray]] = []  # (g, delta) of each layer, the last one's first
         g = self.grad_output
         layers = self.plan.spec.layers
         for k in reversed(range(len(layers))):
-            layer, (z, a), x = layers[k], self.kept[k + 1], self.kept[k][1]
+            layer, (z, a), (x, scales) = layers[k], self.kept[k + 1], self.inputs[k]
             delta = _backward(layer.activation, g, a, z)
+            self.sent_back.append((g, delta))
             if layer.bias is not None:
                 gradients.append(delta.sum(axis=0))
             gradients.append(x.T @ delta)
             if k > 0 or grad_input is not None:
                 g = delta @ layer.weight_in(self.params).T
+                if scales is not None:
+                    g = np.where(scales, g * scales, g.dtype.type(0))
         if grad_input is not None:
             grad_input[...] = g
         return gradients[::-1]
 
-    def _stepped(self, gradients, row, slots, scalars) -> list[np.ndarray]:
-        """Parameters and slots as the optimizer's assignments make them, in new buffers: for `assign`."""
-        spec = self.plan.spec
-        names = ("p", "g", *row.state, *row.scalars)
-        new = [buffer.copy() for buffer in (self.params, *slots)]
+    def _waited(self, gradients, rule) -> list[np.ndarray]:
+        """Parameters and the rule's buffers after a batch whose gradients are only kept: for `assign`."""
+        sums = rule.accumulated.copy()
+        for view, g in zip(self.plan.spec.views(sums), gradients):
+            view[...] = g
+        return [self.params.copy(), *(sums if buffer is rule.accumulated else buffer.copy() for buffer in rule.buffers)]
+
+    def _stepped(self, gradients, rule, k) -> list[np.ndarray]:
+        """Parameters and the rule's buffers as the optimizer makes them in step k, in new arrays: for `assign`."""
+        spec, row = self.plan.spec, rule.row
+        names = ("p", "g", *row.state)
+        new = [buffer.copy() for buffer in (self.params, *rule.buffers)]
         views = [spec.views(buffer) for buffer in new]
-        for k, g in enumerate(gradients):
-            values = dict(zip(names, (views[0][k], g, *(view[k] for view in views[1:]), *map(float, scalars))))
+        of_layer = [(2 * n + b, trains[b]) for n, trains in enumerate(self.plan.trains) for b in range(1 + spec.bias)]
+        scale = spec.dtype.type(self._clipping(gradients, [trained for _, trained in of_layer], rule))
+        for i, (g, (group, trained)) in enumerate(zip(gradients, of_layer)):
+            if not trained:
+                continue
+            group = 0 if len(rule.l1) == 1 else group
+            p = views[0][i]
+            g = np.maximum(np.minimum(g * scale, rule.clip_value), -rule.clip_value)
+            if rule.l1[group]:
+                g = g + spec.dtype.type(rule.l1[group]) * np.sign(p)
+            values = dict(zip(names, (p, g, *(view[i] for view in views[1:]))))
+            values |= {name: float(scalar[k]) for name, scalar in zip(row.scalars, rule.scalars[group])}
             for target, text in row.update_text:
-                values[target] = function(text, names)(**{name: values[name] for name in names})
+                values[target] = function(text, tuple(values))(**values)
             for name, view in zip(("p", *row.state), views):
-                view[k][...] = values[name]
+                view[i][...] = values[name]
+            if p.ndim == 2 and np.isfinite(rule.max_norm):
+                norm = np.sqrt((p * p).sum(axis=0))
+                p *= np.where(norm > rule.max_norm, rule.max_norm / norm, 1).astype(p.dtype)
+            if rule.average is not None:
+                mean = views[1 + len(row.state)][i]
+                mean += spec.dtype.type(1 - spec.dtype.type(rule.decay)) * (p - mean)
         return new
+
+    def _clipping(self, gradients, trained, rule) -> float:
+        """What the gradients are multiplied with: the mean over batches, and torch's ``clip_grad_norm_``."""
+        scale = 1 / rule.accumulate
+        if np.isinf(rule.clip_norm):
+            return scale
+        norm = np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g, one in zip(gradients, trained) if one))
+        return scale * min(rule.clip_norm / (scale * norm + 1e-6), 1.0) if norm == norm else norm

@@ -66,12 +66,20 @@ template <class T> constexpr Kernels<T> kernels() {
           {grad_weight<T>, narrow_grad_weight<T>, grad_weight<T>, grad_weight<T>},
           {grad_bias<T>, narrow_grad_bias<T>, grad_bias<T>, grad_bias<T>},
           single_finish<T>,
+          update<T>,
+          {nullptr,
+           {update_weight<T, ByCall>, narrow_update_weight<T, ByCall>, update_weight<T, ByCall>, update_weight<T, ByCall>},
+           {nullptr, nullptr, few_backward<T, ByCall>, few_backward<T, ByCall>},
+           tiny_train<T, ByCall>},
+          squares<T>,
+          average_params<T>,
+          limit_norms<T>,
+          drop<T>,
           {nullptr, nullptr, FBP_ACTIVATION_KERNELS(activation_identity)},
           Tables<T>::activation,
           Tables<T>::loss,
           Tables<T>::optimizer,
-          {nullptr, nullptr, FBP_ACTIVATION_KERNELS(ByCall)},
-          {nullptr, FBP_OPTIMIZER_KERNELS(ByCall)}};
+          {nullptr, nullptr, FBP_ACTIVATION_KERNELS(ByCall)}};
 }
 }  // namespace
 

@@ -10,6 +10,8 @@ template <> constexpr bool inlined<activation_identity> = true;
 template <> constexpr bool inlined<activation_relu> = true;
 template <> constexpr bool inlined<optimizer_sgd> = true;
 template <> constexpr bool inlined<optimizer_sgd_decay> = true;
+template <> constexpr bool inlined<optimizer_sgd_momentum> = true;
+template <> constexpr bool inlined<optimizer_adam> = true;
 // Backwards also these: two or three operations on `a`, where a call takes as long as a small tile.
 template <class Row> constexpr bool inlined_backward = inlined<Row>;
 template <> constexpr bool inlined_backward<activation_tanh> = true;
@@ -87,32 +89,42 @@ template <class T> struct StoreGradient {
   FBP_INLINE_MEMBER void finish(idx m, idx n, int i, int j, Vec<T> g) const { store(grad + (m + i) * ld + n + j, g); }
   FBP_INLINE_MEMBER void done(idx, idx, idx, idx) const {}
 };
-// ... or goes from registers into the weight, for a rule without slots, ...
+// ... or goes from registers into the weight and its slots, ...
 template <class T, class Row> struct UpdateEpilogue {
   T* weight; idx ld;
+  T* slots[Row::states + 1];
   Vec<T> scalar[Row::scalars];
   FBP_INLINE_MEMBER Vec<T> start(idx m, idx n, int i, int j) const {
-    __builtin_prefetch(weight + (m + i) * ld + n + j, 1);
+    const idx at = (m + i) * ld + n + j;
+    __builtin_prefetch(weight + at, 1);
+    FBP_UNROLL for (int s = 0; s < Row::states; s++) __builtin_prefetch(slots[s] + at, 1);
     return Vec<T>{};
   }
   FBP_INLINE_MEMBER void finish(idx m, idx n, int i, int j, Vec<T> g) const {
-    T* p = weight + (m + i) * ld + n + j;
-    store(p, Row::template update<Vec<T>>(load(p), g, nullptr, scalar));
+    update_vector<Row>(weight, slots, (m + i) * ld + n + j, g, scalar);
   }
   FBP_INLINE_MEMBER void done(idx, idx, idx, idx) const {}
 };
-// The optimizer's row function on parameters `at` elements into the buffer, and on their slots.
-template <class T> static void call_update(const GradWeight<T>& g, idx at, const T* grad, idx ldg, idx rows, idx cols) {
+// The optimizer's row function on parameters `at` elements into the buffer, and on their slots; with what is around it,
+// for which the gradient is changed in place.
+template <class T> static void call_update(const GradWeight<T>& g, idx at, T* grad, idx ldg, idx rows, idx cols) {
   T* slots[MAX_SLOTS];
   for (int s = 0; s < MAX_SLOTS; s++) slots[s] = g.slots[s] ? g.slots[s] + at : nullptr;
+  if (g.around.on) shape_gradient(g.around, grad, ldg, g.weight + at, g.ldw, rows, cols);
   g.update(g.weight + at, slots, g.ldw, grad, ldg, rows, cols, g.scalars);
+  if (g.around.average) average_params(g.around, g.around.average + at, g.weight + at, g.ldw, rows, cols);
 }
 // ... or through the L1 cache into the optimizer's row function. In no update does the gradient go to memory.
 template <class T> struct UpdateEpilogue<T, ByCall> {
   const GradWeight<T>& g;
   T* scratch;   // a tile
   FBP_INLINE_MEMBER Vec<T> start(idx m, idx n, int i, int j) const {
-    __builtin_prefetch(g.weight + (m + i) * g.ldw + n + j, 1);
+    const idx at = (m + i) * g.ldw + n + j;
+    __builtin_prefetch(g.weight + at, 1);
+    for (T* slot : g.slots) {   // the first ones are there
+      if (!slot) break;
+      __builtin_prefetch(slot + at, 1);
+    }
     return Vec<T>{};
   }
   FBP_INLINE_MEMBER void finish(idx, idx, int i, int j, Vec<T> v) const { store(scratch + i * panel_width<T> + j, v); }
@@ -122,13 +134,27 @@ template <class T> struct UpdateEpilogue<T, ByCall> {
 };
 template <class T, class Row, class Product> static void with_update_epilogue(const GradWeight<T>& g, Product product) {
   if constexpr (inlined<Row>) {
-    UpdateEpilogue<T, Row> epilogue{g.weight, g.ldw, {}};
+    UpdateEpilogue<T, Row> epilogue{g.weight, g.ldw, {}, {}};
+    FBP_UNROLL for (int s = 0; s < Row::states; s++) epilogue.slots[s] = g.slots[s];
     FBP_UNROLL for (int s = 0; s < Row::scalars; s++) epilogue.scalar[s] = splat<Vec<T>>(g.scalars[s]);
     product(epilogue);
   } else {
     alignas(64) T scratch[most_rows<1> * panel_width<T>];
     product(UpdateEpilogue<T, ByCall>{g, scratch});
   }
+}
+
+// From a gradient in memory, (rows, ldw), which stays as it is.
+template <class T> static void update(const GradWeight<T>& g, idx rows, idx cols) {
+  if (!g.around.on) return call_update(g, 0, g.grad, g.ldw, rows, cols);
+  constexpr idx most = 16 * lanes<T>;
+  alignas(64) T scratch[most];
+  for (idx m = 0; m < rows; m++)
+    for (idx n = 0; n < cols; n += most) {
+      const idx at = m * g.ldw + n, some = cols - n < most ? cols - n : most;
+      for (idx j = 0; j < some; j += lanes<T>) store(scratch + j, load(g.grad + at + j));
+      call_update(g, at, scratch, most, 1, some);
+    }
 }
 
 // ------------------------------------------------------------------ DIRECT
@@ -380,7 +406,8 @@ static void single_rows(const GradInput<T>& g, const GradWeight<T>& w, const int
     FBP_UNROLL for (int r = 0; r < nr; r++) {
       const V old = load(p[r] + n);
       if (with_input) sum[r] += masked ? WHERE(columns_below<T>(n, w.out), old * delta, V{}) : old * delta;
-      store(p[r] + n, plain ? old - x[r] * delta : Row::template update<V>(old, x[r] * delta, nullptr, scalar));
+      if (plain) store(p[r] + n, old - x[r] * delta);
+      else update_vector<Row>(w.weight, w.slots, used[r] * w.ldw + n, x[r] * delta, scalar);
     }
   };
   idx n = 0;

@@ -31,18 +31,87 @@ static void backward_row(T* delta, const T* a, const T* z, idx ld, idx rows, idx
   });
 }
 
+// One vector of parameters and of their slots, by an optimizer's row.
+template <class Row, class T>
+FBP_INLINE void update_vector(T* p, T* const* slots, idx at, Vec<T> g, const Vec<T>* scalar) {
+  Vec<T> state[Row::states + 1];   // C++ has no empty arrays
+  FBP_UNROLL for (int s = 0; s < Row::states; s++) state[s] = load(slots[s] + at);
+  store(p + at, Row::template update<Vec<T>>(load(p + at), g, state, scalar));
+  FBP_UNROLL for (int s = 0; s < Row::states; s++) store(slots[s] + at, state[s]);
+}
+
 template <class Row, class T>
 static void update_row(T* p, T* const* slots, idx ld, const T* g, idx ldg, idx rows, idx cols, const T* scalars) {
   Vec<T> scalar[Row::scalars];
   FBP_UNROLL for (int s = 0; s < Row::scalars; s++) scalar[s] = splat<Vec<T>>(scalars[s]);
   for (idx m = 0; m < rows; m++)
+    for (idx n = 0; n < cols; n += lanes<T>) update_vector<Row>(p, slots, m * ld + n, load(g + m * ldg + n), scalar);
+}
+
+// What is done around a rule; see `Around`. A NaN goes through.
+template <class T>
+static void shape_gradient(const Around<T>& around, T* grad, idx ldg, const T* p, idx ld, idx rows, idx cols) {
+  typedef Vec<T> V;
+  const V scale = splat<V>(around.scale), clip = splat<V>(around.clip), l1 = splat<V>(around.l1);
+  for (idx m = 0; m < rows; m++)
+    for (idx n = 0; n < cols; n += lanes<T>) {
+      const V g = MAX(MIN(load(grad + m * ldg + n) * scale, clip), -clip), w = load(p + m * ld + n);
+      store(grad + m * ldg + n, g + WHERE(w > 0, l1, WHERE(w < 0, -l1, V{})));
+    }
+}
+template <class T>
+static void average_params(const Around<T>& around, T* average, const T* p, idx ld, idx rows, idx cols) {
+  const Vec<T> rate = splat<Vec<T>>(1 - around.decay);
+  for (idx m = 0; m < rows; m++)
     for (idx n = 0; n < cols; n += lanes<T>) {
       const idx at = m * ld + n;
-      Vec<T> state[Row::states + 1];   // C++ has no empty arrays
-      FBP_UNROLL for (int s = 0; s < Row::states; s++) state[s] = load(slots[s] + at);
-      store(p + at, Row::template update<Vec<T>>(load(p + at), load(g + m * ldg + n), state, scalar));
-      FBP_UNROLL for (int s = 0; s < Row::states; s++) store(slots[s] + at, state[s]);
+      const Vec<T> mean = load(average + at);
+      store(average + at, mean + rate * (load(p + at) - mean));
     }
+}
+
+FBP_INLINE VD squared(VD v) { return v * v; }
+FBP_INLINE VD squared(VF v) {
+  typename MakeIndices<lanes<double>>::type index;
+  return squared(to_doubles(half(v, 0, index))) + squared(to_doubles(half(v, 1, index)));
+}
+template <class T> static double squares(const T* p, idx n) {
+  VD sum{};
+  for (idx k = 0; k < n; k += lanes<T>) sum += squared(WHERE(columns_below<T>(k, n), load(p + k), Vec<T>{}));
+  return sum_lanes<double>(sum);
+}
+
+// Scales the weights into an output where their Euclidean norm is above `most`.
+template <class T> static void limit_norms(T* weight, idx ldw, idx in, idx out, bool transposed, T most) {
+  typedef Vec<T> V;
+  const auto factor = [&](V sum) {
+    const V norm = SQRT(sum), bound = splat<V>(most);
+    return WHERE(norm > bound, bound / norm, R<V>(1));
+  };
+  if (transposed) {
+    for (T* row = weight; row < weight + out * ldw; row += ldw) {
+      const V f = factor(splat<V>((T)squares(row, in)));
+      for (idx i = 0; i < in; i += lanes<T>) store(row + i, load(row + i) * f);
+    }
+    return;
+  }
+  for (T* column = weight; column < weight + out; column += lanes<T>) {
+    V sum{};
+    for (idx i = 0; i < in; i++) sum += load(column + i * ldw) * load(column + i * ldw);
+    const V f = factor(sum);
+    for (idx i = 0; i < in; i++) store(column + i * ldw, load(column + i * ldw) * f);
+  }
+}
+
+// Dropout: x * scale where its word is at least `threshold`, else 0. Whole vectors; there are words up to a multiple of 16.
+template <class T> static void drop(const T* x, T* out, idx n, const uint16_t* words, int threshold, T scale) {
+  typedef Vec<T> V;
+  const V factor = splat<V>(scale);
+  const IntVec<T> least = IntVec<T>{} + (typename Simd<T>::Int)threshold;
+  for (idx k = 0; k < n; k += lanes<T>) {
+    const IntVec<T> word = __builtin_convertvector(*(const typename Simd<T>::Words*)(words + k), IntVec<T>);
+    store(out + k, WHERE(word >= least, load(x + k) * factor, V{}));
+  }
 }
 
 // Whether n elements are finite: x - x is 0 for these and NaN for the others.
@@ -55,6 +124,22 @@ template <class T> static bool finite(const T* p, idx n) {
   T rest = sum_lanes<T>(nothing[0] + nothing[1] + nothing[2] + nothing[3]);
   for (; k < n; k++) rest += p[k] - p[k];
   return rest == 0;
+}
+
+// A loss's settings as vectors, which stay in registers.
+template <class Row, class T> struct Settings {
+  Vec<T> of[Row::settings + 1];   // C++ has no empty arrays
+  FBP_INLINE_MEMBER explicit Settings(const Loss<T>& loss) {
+    FBP_UNROLL for (int s = 0; s < Row::settings; s++) of[s] = splat<Vec<T>>(loss.setting[s]);
+  }
+};
+// v times the weight of output n, or where `across` of output n + lane. A weight of 0 leaves the output out, whose loss may
+// be infinite. A row with a statistic has no such weights.
+template <class Row, bool across, class T> FBP_INLINE Vec<T> weighted(const Loss<T>& loss, idx n, Vec<T> v) {
+  if (Row::uses_lse || !loss.output_weight) return v;
+  const T* at = loss.output_weight + n;
+  const Vec<T> weight = across ? load(at) : splat<Vec<T>>(*at);
+  return WHERE(weight != 0, v * weight, Vec<T>{});
 }
 
 // Softmax is blind to a shift of z: with the maximum taken out nothing overflows. Rows therefore see z - maximum and the
@@ -72,6 +157,7 @@ template <class T> static Shift<Vec<T>> log_sum_exp(const T* z, idx cols) {
 }
 template <class Row, class T> static double loss_by_rows(const Loss<T>& loss) {
   typedef Vec<T> V;
+  const Settings<Row, T> setting(loss);
   double total = 0, ones[lanes<T>];
   for (double& one : ones) one = 1;
   for (idx m = 0; m < loss.rows; m++) {
@@ -85,10 +171,11 @@ template <class Row, class T> static double loss_by_rows(const Loss<T>& loss) {
       const V z = Row::uses_lse ? load(loss.a + at) - shift.maximum : load(loss.a + at);
       const V t = loss.t ? load(loss.t + m * loss.ldt + n)
                          : WHERE(lane_index<T>() == (typename Simd<T>::Int)(loss.label[m] - n), R<V>(1), V{});
-      sum += products(WHERE(real, Row::template value<V>(z, t, shift.lse), V{}), ones);
+      const V value = weighted<Row, true>(loss, n, Row::template value<V>(z, t, shift.lse, setting.of));
+      sum += products(WHERE(real, value, V{}), ones);
       if (loss.grad) {
-        const V g = share == 0 ? V{} : Row::template grad<V>(z, t, shift.lse) * splat<V>((T)share);
-        store(loss.grad + at, WHERE(real, g, V{}));
+        const V grad = weighted<Row, true>(loss, n, Row::template grad<V>(z, t, shift.lse, setting.of));
+        store(loss.grad + at, WHERE(real, share == 0 ? V{} : grad * splat<V>((T)share), V{}));
       }
     }
     if (share != 0) total += share * sum_lanes<double>(sum);
@@ -117,6 +204,7 @@ template <class T> static void store_columns(const Loss<T>& loss, T* to, idx m, 
 }
 template <class Row, class T> static double loss_by_columns(const Loss<T>& loss) {
   typedef Vec<T> V;
+  const Settings<Row, T> setting(loss);
   const int cols = (int)loss.cols;
   VD total{};
   for (idx m = 0; m < loss.rows; m += lanes<T>) {
@@ -140,8 +228,9 @@ template <class Row, class T> static double loss_by_columns(const Loss<T>& loss)
     V sum{};
     for (int n = 0; n < cols; n++) {
       const V target = loss.t ? t[n] : WHERE(label == (typename Simd<T>::Int)n, R<V>(1), V{});
-      sum += Row::template value<V>(z[n], target, shift.lse);
-      z[n] = WHERE(share != 0, Row::template grad<V>(z[n], target, shift.lse) * share, V{});
+      sum += weighted<Row, false>(loss, n, Row::template value<V>(z[n], target, shift.lse, setting.of));
+      const V grad = weighted<Row, false>(loss, n, Row::template grad<V>(z[n], target, shift.lse, setting.of));
+      z[n] = WHERE(share != 0, grad * share, V{});
     }
     total += products(WHERE(share != 0, sum, V{}), loss.share + m);
     if (loss.grad) store_columns(loss, loss.grad, m, z);
@@ -151,21 +240,58 @@ template <class Row, class T> static double loss_by_columns(const Loss<T>& loss)
 // Transposed outputs of a loss without a row statistic: nothing to keep between one output and the next.
 template <class Row, class T> static double loss_by_outputs(const Loss<T>& loss) {
   typedef Vec<T> V;
+  const Settings<Row, T> setting(loss);
   VD total{};
   for (idx m = 0; m < loss.rows; m += lanes<T>) {
     const V share = from_doubles(loss.share + m, V{});
     V sum{};
     for (idx n = 0; n < loss.cols; n++) {
       const V z = load(loss.a + n * loss.ld + m), t = load(loss.t + n * loss.ldt + m);
-      sum += Row::template value<V>(z, t, V{});
-      if (loss.grad)
-        store(loss.grad + n * loss.ld + m, WHERE(share != 0, Row::template grad<V>(z, t, V{}) * share, V{}));
+      sum += weighted<Row, false>(loss, n, Row::template value<V>(z, t, V{}, setting.of));
+      if (loss.grad) {
+        const V grad = weighted<Row, false>(loss, n, Row::template grad<V>(z, t, V{}, setting.of));
+        store(loss.grad + n * loss.ld + m, WHERE(share != 0, grad * share, V{}));
+      }
     }
     total += products(WHERE(share != 0, sum, V{}), loss.share + m);
   }
   return sum_lanes<double>(total);
 }
+// Pairs of outputs, z in the first half and s in the second: a sample per lane, one pair of columns after the other, in
+// either layout. Stored by rows a half may begin at any column, and the one before it must not be overwritten.
+template <class T> static Vec<T> load_column(const Loss<T>& loss, const T* from, idx ld, idx m, idx n) {
+  if (loss.transposed) return load(from + n * ld + m);
+  Vec<T> v{};
+  for (int i = 0; i < lanes<T> && m + i < loss.rows; i++) v[i] = from[(m + i) * ld + n];
+  return v;
+}
+template <class T> static void store_column(const Loss<T>& loss, T* to, idx m, idx n, Vec<T> v) {
+  if (loss.transposed) return store(to + n * loss.ld + m, v);
+  for (int i = 0; i < lanes<T> && m + i < loss.rows; i++) to[(m + i) * loss.ld + n] = v[i];
+}
+template <class Row, class T> static double loss_by_pairs(const Loss<T>& loss) {
+  typedef Vec<T> V;
+  const Settings<Row, T> setting(loss);
+  const idx targets = loss.cols / 2;
+  VD total{};
+  for (idx m = 0; m < loss.rows; m += lanes<T>) {
+    const V share = from_doubles(loss.share + m, V{});
+    for (idx n = 0; n < targets; n++) {
+      const V z = load_column(loss, loss.a, loss.ld, m, n), s = load_column(loss, loss.a, loss.ld, m, targets + n);
+      const V t = load_column(loss, loss.t, loss.ldt, m, n);
+      const auto part = [&](V v, V of_share) {
+        return WHERE(share != 0, weighted<Row, false>(loss, n, v) * of_share, V{});
+      };
+      total += products(part(Row::template value<V>(z, t, s, setting.of), R<V>(1)), loss.share + m);
+      if (!loss.grad) continue;
+      store_column(loss, loss.grad, m, n, part(Row::template grad<V>(z, t, s, setting.of), share));
+      store_column(loss, loss.grad, m, targets + n, part(Row::template grad_s<V>(z, t, s, setting.of), share));
+    }
+  }
+  return sum_lanes<double>(total);
+}
 template <class Row, class T> static double loss_row(const Loss<T>& loss) {
-  if (!Row::uses_lse && loss.transposed && loss.t) return loss_by_outputs<Row>(loss);
-  return loss.transposed || loss.cols <= lanes<T> ? loss_by_columns<Row>(loss) : loss_by_rows<Row>(loss);
+  if constexpr (Row::pairs) return loss_by_pairs<Row>(loss);
+  else if (!Row::uses_lse && loss.transposed && loss.t) return loss_by_outputs<Row>(loss);
+  else return loss.transposed || loss.cols <= lanes<T> ? loss_by_columns<Row>(loss) : loss_by_rows<Row>(loss);
 }

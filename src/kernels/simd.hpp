@@ -27,6 +27,7 @@ template <> struct Simd<float> {
   typedef float U __attribute__((vector_size(FBP_VECTOR_BYTES), aligned(4), may_alias));
   typedef int32_t Int;
   typedef uint32_t Bits __attribute__((vector_size(FBP_VECTOR_BYTES)));   // unsigned: sums of bit patterns may wrap
+  typedef uint16_t Words __attribute__((vector_size(FBP_VECTOR_BYTES / 2), aligned(2), may_alias));   // as many lanes
 };
 template <> struct Simd<double> {
   typedef double V __attribute__((vector_size(FBP_VECTOR_BYTES)));
@@ -34,6 +35,7 @@ template <> struct Simd<double> {
   typedef double U __attribute__((vector_size(FBP_VECTOR_BYTES), aligned(8), may_alias));
   typedef int64_t Int;
   typedef uint64_t Bits __attribute__((vector_size(FBP_VECTOR_BYTES)));
+  typedef uint16_t Words __attribute__((vector_size(FBP_VECTOR_BYTES / 4), aligned(2), may_alias));
 };
 template <class T> using Vec = typename Simd<T>::V;
 template <class T> using IntVec = typename Simd<T>::I;

@@ -61,9 +61,8 @@ template <class T, class Row> static idx tiny_train(const TinyBatches<T>& run, d
   const TinyLayer<T>*first_layer = run.layers, *last = run.layers + run.n_layers - 1;
   const auto width = [](const TinyLayer<T>& layer) { return &tiny_widths<T>::table[layer.out - 1]; };
   T *const params = run.params, *const products = run.products;
-  Loss<T> loss{0, last->out, true, last->a, lanes<T>, run.t, run.ldt, run.label, nullptr, last->delta, run.own_loss};
-  V scalar[MAX_SCALARS];
-  if constexpr (inlined<Row>) FBP_UNROLL for (int s = 0; s < Row::scalars; s++) scalar[s] = splat<V>(run.scalars[s]);
+  Loss<T> loss{0, last->out, true, last->a, lanes<T>, run.t, run.ldt, run.label, nullptr, last->delta,
+               run.setting, run.output_weight, run.own_loss};
   alignas(64) T masked[TINY_WIDTH * lanes<T>];
   for (idx step = 0; step < run.steps; step++) {
     double total = 0;
@@ -108,14 +107,17 @@ template <class T, class Row> static idx tiny_train(const TinyBatches<T>& run, d
     losses[step] = total;
     if (run.stop_on_loss && !(__builtin_fabs(total) <= __DBL_MAX__)) return step;
 
+    const T* const scalars = run.scalars + step * run.scalars_of_a_step;
+    V scalar[MAX_SCALARS];
+    if constexpr (inlined<Row>) FBP_UNROLL for (int s = 0; s < Row::scalars; s++) scalar[s] = splat<V>(scalars[s]);
     for (idx k = 0; k < run.n_params; k += lanes<T>) {
       V product[lanes<T>];
       FBP_UNROLL for (int i = 0; i < lanes<T>; i++) product[i] = load(products + (k + i) * lanes<T>);
       const V g = sum_each<T>(product);
-      if constexpr (inlined<Row>) store(params + k, Row::template update<V>(load(params + k), g, nullptr, scalar));
+      if constexpr (inlined<Row>) update_vector<Row>(params, run.slots, k, g, scalar);
       else store(run.gradient + k, g);
     }
-    if (!inlined<Row>) run.update(params, run.slots, 0, run.gradient, 0, 1, run.n_params, run.scalars);
+    if (!inlined<Row>) run.update(params, run.slots, 0, run.gradient, 0, 1, run.n_params, scalars);
   }
   return run.steps;
 }

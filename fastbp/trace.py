@@ -1,0 +1,407 @@
+"""One step of back-propagation by hand, for `MLP.trace`: every number of it, beside the formula that makes it.
+
+Losses, gradients and new parameters are those of the library's own verbs, on a copy of the network. What these do not
+give, z, a, g = dL/da and delta = dL/dz of each layer, comes from the reference backend. The formulas are those of the
+tables of activations, losses and optimizers.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbp import activations, formulas, spec
+from fastbp.formulas import Equation, Html, Latex, Text, Writer
+from fastbp.plan import make_plan, program
+from fastbp.rows import Activation, Loss, Optimizer, function
+
+if TYPE_CHECKING:
+    from fastbp.mlp import MLP
+
+_UNBROKEN = "display:inline-block;white-space:nowrap"
+_WIDTH = 100  # columns of a formula written with numbers; a wider one is left out
+_LONG = 45  # characters of a row's formula; a longer one is called by its name
+_NAMED = {row.name: row.forward for row in activations.TABLE.values() if len(row.forward) > _LONG}
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterStep:
+    """A weight or a bias before the step and after it.
+
+    Attributes
+    ----------
+    value, new : ndarray
+        Before and after.
+    grad : ndarray
+        The derivative of the loss.
+    slots, new_slots : dict of str to ndarray
+        The optimizer's slots beside it (``"velocity"`` and the like), before and after.
+    """
+
+    value: np.ndarray
+    grad: np.ndarray
+    new: np.ndarray
+    slots: dict[str, np.ndarray]
+    new_slots: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStep:
+    """A layer in the step, for n rows.
+
+    Attributes
+    ----------
+    activation : row
+        See `fastbp.activations`.
+    z, a : ndarray, (n, out_features)
+        Before and after the activation.
+    g, delta : ndarray, (n, out_features)
+        dL/da and dL/dz.
+    weight, bias : ParameterStep
+        `bias` is None in a layer without.
+    """
+
+    activation: Activation
+    z: np.ndarray
+    a: np.ndarray
+    g: np.ndarray
+    delta: np.ndarray
+    weight: ParameterStep
+    bias: ParameterStep | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Trace:
+    """One training step, as `MLP.trace` has watched it; printed, it shows formulas and numbers.
+
+    Attributes
+    ----------
+    x : ndarray, (n, in_features)
+    t : ndarray, (n, out_features)
+        Targets; of labels the rows with a single 1.
+    sample_weight : ndarray, (n,), or None
+    loss, rule : row
+        See `fastbp.losses` and `fastbp.optimizers`.
+    scalars : dict of str to float
+        The numbers of the rule in this step: ``lr`` and the like.
+    loss_before, loss_after : float
+        Of these rows, before and after the update.
+    layers : tuple of LayerStep
+    """
+
+    x: np.ndarray
+    t: np.ndarray
+    sample_weight: np.ndarray | None
+    loss: Loss
+    rule: Optimizer
+    scalars: dict[str, float]
+    loss_before: float
+    loss_after: float
+    layers: tuple[LayerStep, ...]
+
+    def __repr__(self) -> str:
+        return f"Trace({self._headline()}, loss {self.loss_before:.4g} -> {self.loss_after:.4g})"
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def _repr_latex_(self) -> str:
+        return self.to_latex()
+
+    # -------------------------------------------------------------- written
+
+    def to_text(self, *, digits: int = 4, limit: int = 8) -> str:
+        """The step as text.
+
+        Parameters
+        ----------
+        digits : int, default 4
+            Significant digits.
+        limit : int, default 8
+            Layers, rows and columns that are shown, at most; what lies in the middle is left out, and that is said.
+        """
+        writer = _writer(Text(), digits, limit)
+        lines = []
+        for title, content in self._sections(limit):
+            lines += ["", title] if lines else [title]
+            for item in content:
+                if isinstance(item, str):
+                    lines.append(f"  {item}")
+                    continue
+                left = f"  {writer.left(item)[0]}"
+                for right in _rights(writer, item):
+                    # `=` beside the middle of the block, the names before the first `=`
+                    lines += writer.style.row(left, " = ", right)
+                    left = " " * len(left)
+        return "\n".join(line.rstrip() for line in lines)
+
+    def to_html(self, *, digits: int = 4, limit: int = 8) -> str:
+        """The step as HTML that loads nothing; `digits` and `limit` as for `to_text`."""
+        writer = _writer(Html(), digits, limit)
+        lines = ['<div class="fastbp-trace">']
+        for title, content in self._sections(limit):
+            lines.append(f'<p style="margin:.8em 0 .2em"><b>{writer.style.text(title)}</b></p>')
+            for item in content:
+                if isinstance(item, str):
+                    body = writer.style.text(item)
+                else:
+                    rights = (f'<span style="{_UNBROKEN}">= {right}</span>' for right in _rights(writer, item))
+                    body = " ".join([writer.left(item), *rights])
+                lines.append(f'<div style="margin:.2em 0 .2em 1em">{body}</div>')
+        return "\n".join([*lines, "</div>"])
+
+    def to_latex(self, *, digits: int = 4, limit: int = 8) -> str:
+        """The step as an ``align*`` of amsmath, which MathJax takes too; `digits` and `limit` as for `to_text`."""
+        writer = _writer(Latex(), digits, limit)
+        lines = []
+        for title, content in self._sections(limit):
+            lines.append(f"&{writer.style.title(title)}")
+            for item in content:
+                if isinstance(item, str):
+                    lines.append("&" + writer.style.text(item))
+                    continue
+                left = writer.left(item)
+                for right in _rights(writer, item):
+                    lines.append(f"{left} &= {right}")
+                    left = ""
+        return "\\begin{align*}\n" + " \\\\\n".join(lines) + "\n\\end{align*}"
+
+    # -------------------------------------------------------------- what there is to write
+
+    def _headline(self) -> str:
+        sizes = "-".join(map(str, (self.x.shape[1], *(layer.z.shape[1] for layer in self.layers))))
+        return f"{sizes}, {len(self.x)} row{'s' * (len(self.x) > 1)}, {self.loss.name}, {self.rule.name}"
+
+    def _sections(self, limit: int) -> Iterator[tuple[str, Sequence[Equation | str]]]:
+        """Titles, and what stands below each: equations and remarks."""
+        yield f"One step of back-propagation: {self._headline()}", self._remarks(limit)
+        shown = formulas.kept(len(self.layers), limit)
+        yield from self._phase("Forward", shown, self._forward)
+        yield "Loss", self._loss()
+        yield from self._phase("Backward", shown[::-1], self._backward)
+        yield from self._phase("Update", shown, self._update)
+        yield "Loss after the step", [Equation("new_L", "", self.loss_after)]
+
+    def _phase(
+        self, phase: str, shown: list[int | None], equations: Callable[[int], list[Equation]]
+    ) -> Iterator[tuple[str, list[Equation]]]:
+        for place, index in enumerate(shown):
+            if index is None:
+                first, last = sorted((shown[place - 1], shown[place + 1]))
+                yield f"{phase}, layer{f's {first + 2} to' * (first + 2 < last)} {last}: left out", []
+            else:
+                layer = self.layers[index]
+                shape = " -> ".join(map(str, layer.weight.value.shape))
+                yield f"{phase}, layer {index + 1}: {shape}, {layer.activation.name}", equations(index)
+
+    def _remarks(self, limit: int) -> list[str]:
+        remarks = [
+            "g = dL/da, delta = dL/dz; a row of an array is a row of the batch.",
+            "Each g is made with the weights before the step.",
+        ]
+        everything = [self.x, *(part for layer in self.layers for part in (layer.z, layer.weight.value))]
+        if any(formulas.is_cut(array, limit) for array in everything):
+            remarks.append(f"Of more than {limit} rows or columns the middle is left out; beside it: (rows x columns).")
+        return remarks
+
+    def _input(self, index: int) -> np.ndarray:
+        return self.layers[index - 1].a if index else self.x
+
+    def _forward(self, index: int) -> list[Equation]:
+        k, layer = index + 1, self.layers[index]
+        names = {f"a_{index}": self._input(index), f"W_{k}": layer.weight.value, f"z_{k}": layer.z}
+        product = f"a_{index} @ W_{k}"
+        if layer.bias is not None:
+            names[f"b_{k}"] = layer.bias.value
+            product += f" + b_{k}"
+        row = layer.activation
+        return [
+            *([Equation("a_0", "x", self.x, {"x": self.x})] if index == 0 else []),
+            Equation(f"z_{k}", product, layer.z, names),
+            Equation(f"a_{k}", _short(row.forward, {"z": f"z_{k}"}, f"f(z_{k})"), layer.a, names, {"f": row.name}),
+        ]
+
+    def _loss_names(self) -> dict[str, str]:
+        """What the names in a loss's row are called here."""
+        last = len(self.layers)
+        return {"z": f"z_{last}" if self.loss.from_logits else f"a_{last}", "t": "t", "lse": "lse"}
+
+    def _loss_parts(self) -> tuple[dict[str, Any], list[Equation], str, str]:
+        """Values by name; what is shown before the loss; the factor and the divisor of a row's loss."""
+        names, row = self._loss_names(), self.loss
+        values = {names["z"]: self.layers[-1].a, "t": self.t}
+        before = [Equation("t", "", self.t)]
+        if row.statistic == "lse":
+            z = names["z"]
+            values["lse"] = np.logaddexp.reduce(self.layers[-1].z, axis=1, keepdims=True)
+            before.append(Equation("lse", f"LOG(SUM_OUTPUTS(EXP({z})))", values["lse"], values))
+        divisor = len(self.x) if self.sample_weight is None else float(self.sample_weight.sum())
+        divisor *= round(1 / row.scale(self.t.shape[1]))
+        over = f" / {divisor}" if divisor != 1 else ""
+        if self.sample_weight is None:
+            return values, before, "", over
+        values["w"] = self.sample_weight[:, None]
+        return values, [*before, Equation("w", "", values["w"])], "w * ", over
+
+    def _loss(self) -> list[Equation]:
+        values, before, factor, divisor = self._loss_parts()
+        value = _short(self.loss.value, self._loss_names(), f"f({self._loss_names()['z']}, t)")
+        called = {"f": self.loss.name}
+        return [*before, Equation("L", f"SUM({factor}({value})){divisor}", self.loss_before, values, called)]
+
+    def _backward(self, index: int) -> list[Equation]:
+        k, layer, row = index + 1, self.layers[index], self.layers[index].activation
+        if k < len(self.layers):
+            above = self.layers[k]
+            values = {f"delta_{k + 1}": above.delta, f"W_{k + 1}": above.weight.value}
+            g = Equation(f"g_{k}", f"delta_{k + 1} @ W_{k + 1}.T", layer.g, values)
+        else:
+            values, _, factor, divisor = self._loss_parts()
+            grad = _short(self.loss.grad, self._loss_names(), f"df({self._loss_names()['z']}, t)")
+            g = Equation(f"g_{k}", f"{factor}({grad}){divisor}", layer.g, values, {"df": f"{self.loss.name}'"})
+        names = {"g": f"g_{k}", "a": f"a_{k}", "z": f"z_{k}"}
+        delta = _short(row.backward, names, f"g_{k} * df(z_{k})")
+        values = {f"g_{k}": layer.g, f"a_{k}": layer.a, f"z_{k}": layer.z}
+        product = {f"a_{index}": self._input(index), f"delta_{k}": layer.delta}
+        equations = [
+            g,
+            Equation(f"delta_{k}", delta, layer.delta, values, {"df": f"{row.name}'"}),
+            Equation(f"grad_W_{k}", f"a_{index}.T @ delta_{k}", layer.weight.grad, product),
+        ]
+        if layer.bias is not None:
+            equations.append(Equation(f"grad_b_{k}", f"SUM_ROWS(delta_{k})", layer.bias.grad, product))
+        return equations
+
+    def _update(self, index: int) -> list[Equation]:
+        layer, equations = self.layers[index], []
+        for name, parameter in ((f"W_{index + 1}", layer.weight), (f"b_{index + 1}", layer.bias)):
+            if parameter is not None:
+                equations += self._assignments(name, parameter)
+        return equations
+
+    def _assignments(self, name: str, parameter: ParameterStep) -> Iterator[Equation]:
+        """The rule's assignments to a parameter, one after the other."""
+        state = {slot: (f"{slot}__{name}", before) for slot, before in parameter.slots.items()}
+        known = {"p": (name, parameter.value), "g": (f"grad_{name}", parameter.grad), **state}
+        known |= {scalar: (scalar, value) for scalar, value in self.scalars.items()}
+        after = {"p": parameter.new, **parameter.new_slots}
+        for (target, expression), (_, text) in zip(self.rule.update, self.rule.update_text):
+            names = {key: shown for key, (shown, _) in known.items()}
+            values = {shown: value for shown, value in known.values()}
+            if target not in after:  # a step on the way, which nothing keeps
+                made = function(text, tuple(known))(*(value for _, value in known.values()))
+            else:
+                made = after[target]
+            left = f"new_{names[target].removeprefix('new_')}"
+            yield Equation(left, _renamed(expression, names), made, values)
+            known[target] = (left, made)
+
+
+# ------------------------------------------------------------------ writing
+
+
+def _writer(style: formulas.Style, digits: Any, limit: Any) -> Writer:
+    return Writer(style, spec.integer("digits", digits, 1, 17), spec.integer("limit", limit, 2))
+
+
+def _rights(writer: Writer, equation: Equation) -> list[Any]:
+    """What stands behind each ``=``: the formula, the formula with all its numbers where they fit, the value."""
+    rights = []
+    if equation.right:
+        rights.append(writer.formula(equation))
+    if equation.is_arithmetic() and not any(formulas.is_cut(value, writer.limit) for value in equation.named()):
+        if len(replace(writer, style=Text()).with_numbers(equation)[0]) <= _WIDTH:
+            rights.append(writer.with_numbers(equation))
+    return [*rights, writer.value(equation.value)]
+
+
+class _Renaming(ast.NodeTransformer):
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Name(self.names.get(node.id, node.id), node.ctx)
+
+
+def _renamed(expression: str, names: Mapping[str, str]) -> str:
+    """An expression of a row with other names."""
+    return ast.unparse(_Renaming(names).visit(ast.parse(expression, mode="eval")))
+
+
+def _short(expression: str, names: Mapping[str, str], otherwise: str) -> str:
+    """An expression of a row with the names of the step, or `otherwise` where it is long.
+
+    What is the long formula of an activation within it is called by that one's name.
+    """
+    for name, formula in _NAMED.items():
+        expression = expression.replace(formula, f"{name}(z)")
+    expression = ast.unparse(ast.parse(expression, mode="eval"))
+    return _renamed(expression, names) if len(expression) <= _LONG else otherwise
+
+
+# ------------------------------------------------------------------ watching
+
+
+def trace(net: MLP, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: Any) -> Trace:
+    """Watch one step on a copy of `net`; arguments as for `MLP.train_step`."""
+    network = net._spec
+    rows = spec.features(x, network)
+    row = spec.loss(loss, network)
+    targets = spec.targets(y, row, rows, network)
+    weight = spec.sample_weights(sample_weight, len(rows))
+    rule = spec.optimizer(optimizer, network)
+    if not make_plan(network, len(rows), backend="reference", loss=row, rule=rule, trains=net._trains).plain:
+        raise ValueError(
+            f"trace shows a rule by itself: no dropout, nothing frozen, and nothing around the optimizer; got {rule!r}"
+        )
+
+    before, after = copy.copy(net), copy.copy(net)  # `before` stays: the caller may train `net` meanwhile
+    loss_before, gradient = before.loss_and_grad(rows, targets, loss=row, sample_weight=weight)
+    after.train_step(rows, targets, loss=row, optimizer=rule, sample_weight=weight)
+    loss_after = after.evaluate(rows, targets, loss=row, sample_weight=weight)
+
+    watched = program(make_plan(network, len(rows), backend="reference", loss=row), before.params)
+    total = float(len(rows) if weight is None else weight.sum())
+    watched.forward(rows, None, keep=True)
+    watched.loss(targets, weight, total, gradient=True)
+    watched.backward(np.empty_like(before.params))
+
+    grads = np.zeros_like(before.params)
+    network.unflatten_into(grads, gradient)
+    pairs = zip(rule.row.state, before._state.slots_of(rule.row), after._state.slots_of(rule.row))
+    slots = {name: (network.views(old), network.views(new)) for name, old, new in pairs}
+    views = zip(network.views(before.params), network.views(grads), network.views(after.params))
+    steps = iter([
+        ParameterStep(
+            _frozen(value), _frozen(grad), _frozen(new),
+            {name: _frozen(old[k]) for name, (old, _) in slots.items()},
+            {name: _frozen(new[k]) for name, (_, new) in slots.items()},
+        )
+        for k, (value, grad, new) in enumerate(views)
+    ])  # fmt: skip
+    layers = tuple(
+        LayerStep(layer.activation, *map(_frozen, (z, a, g, delta)), next(steps),
+                  None if layer.bias is None else next(steps))
+        for layer, (z, a), (g, delta) in zip(network.layers, watched.kept[1:], reversed(watched.sent_back))
+    )  # fmt: skip
+    (values,) = before._state.rule(rule, 1, before.params).scalars
+    scalars = {name: float(value[0]) for name, value in zip(rule.row.scalars, values)}
+    if targets.ndim == 1:
+        targets = np.eye(network.out_features)[targets.astype(np.int64)]
+    kept = _frozen(rows.astype(network.dtype)), _frozen(targets.astype(network.dtype))
+    return Trace(*kept, weight, row, rule.row, scalars, loss_before, loss_after, layers)
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    """A copy that nobody can write into."""
+    array = np.array(array, order="C")
+    array.flags.writeable = False
+    return array

@@ -1,0 +1,209 @@
+"""Renders docs/<table>.md and docs/<table>.svg from the tables of fastbp: `PYTHONPATH=. python tools/tables.py`.
+
+`make rows` runs it; tests/test_examples.py proves the files fresh. It needs the rows and NumPy, no compiled module.
+Another table is an entry of FILES: the name of a file in docs/ and a function that gives its text.
+"""
+
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastbp import activations, losses
+from fastbp.rows import ANY, Activation, Loss, function
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+# ------------------------------------------------------------------ Markdown
+
+
+def paragraphs(*texts: str) -> str:
+    """Text in lines of at most 120; headings, tables, code and pictures as they are."""
+    wrapped = (textwrap.fill(text, 120, break_on_hyphens=False) for text in texts)
+    return "\n\n".join(text if text.startswith(("#", "```", "|", "!")) else fill for text, fill in zip(texts, wrapped))
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
+
+
+def expressions(**texts: str) -> str:
+    """Expressions as they stand in the row, one under the other."""
+    width = max(map(len, texts)) + 2
+    form = textwrap.TextWrapper(110, subsequent_indent=" " * width, break_on_hyphens=False)
+    return "\n".join(["```text", *(form.fill(f"{name:<{width}}{text}") for name, text in texts.items()), "```"])
+
+
+def numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.12g}" for value in values)
+
+
+def shown_number(value: float | None) -> str:
+    return str(value) if value is None else f"{value:g}"
+
+
+def aliases_of(name: str, aliases: dict[str, str]) -> str:
+    return "".join(f", `{alias}`" for alias, known in aliases.items() if known == name)
+
+
+HOW = (
+    "Each row below is shown as it stands in `{source}`: the text that NumPy evaluates and that `make rows` renders for"
+    " C++. EXP, MAX and the like are what they are called; WHERE(c, a, b) is a where c holds, else b. The values, in"
+    " float64, come from outside: from {outside}, unless the row says otherwise. The tests hold every backend to them."
+    " This page is made by `make rows` too."
+)
+
+
+def activation(row: Activation) -> list[str]:
+    pinned = table(["z", "a", "da/dz"], [[f"{number:.12g}" for number in pin] for pin in row.pinned])
+    shown = expressions(a=row.forward, **{"dL/dz": row.backward})
+    return [f"## {row.name}", *([row.note] if row.note else []), shown, pinned]
+
+
+def activations_page() -> str:
+    rows = activations.TABLE.values()
+    kept = {True: "z and a", False: "a"}
+    summary = [[f"`{row.name}`{aliases_of(row.name, activations.ALIASES)}", kept[row.keeps_z]] for row in rows]
+    return paragraphs(
+        "# Activations",
+        "`MLP(activation=, output_activation=)` takes a name or a row. A layer computes z = x @ weight + bias and a,"
+        " its output; on the way back it has g = dL/da and makes dL/dz.",
+        "![Every activation and its derivative](activations.svg)",
+        HOW.format(source="fastbp/activations.py", outside="PyTorch 2.13"),
+        table(["activation", "kept for the way back"], summary),
+        *(text for row in rows for text in activation(row)),
+    ) + "\n"
+
+
+def reduction(row: Loss) -> str:
+    over = "targets" if row.grad_s else "outputs"
+    return f"mean over batch and {over}" if row.outputs == "mean" else f"sum over {over}, mean over batch"
+
+
+def targets(row: Loss) -> str:
+    if row.labels:
+        return "class labels, or rows of probabilities"
+    return str(row.domain)
+
+
+def settings(row: Loss) -> str:
+    return ", ".join(f"`{name}` = {shown_number(default)}" for name, default, _ in row.settings)
+
+
+def loss(row: Loss) -> list[str]:
+    shown = {"loss": row.value, "dloss/dz": row.grad}
+    if row.grad_s:
+        shown["dloss/ds"] = row.grad_s
+    facts = [f"Reduction: {reduction(row)}. Targets: {targets(row)}."]
+    for name, default, domain in row.settings:
+        facts.append(f"`{name}` is {shown_number(default)}, and may be {domain}{' or None' * (default is None)}.")
+    facts += [f"`{name}` = `{expression}`." for name, expression in row.constants]
+    if row.link:
+        facts.append(f"`predict_proba` gives the {row.link} of its logits.")
+    lines = [[numbers(z), numbers(t), f"{value:.12g}", numbers(gradient)] for z, t, value, gradient in row.pinned]
+    head = ["z, s", "t", "loss", "dloss/dz, dloss/ds"] if row.grad_s else ["z", "t", "loss", "dloss/dz"]
+    pinned = table(head, lines)
+    return [f"## {row.name}", *([row.note] if row.note else []), expressions(**shown), " ".join(facts), pinned]
+
+
+def losses_page() -> str:
+    rows = losses.TABLE.values()
+    head = ["loss", "reduction", "targets", "settings", "output_activation"]
+    output = {True: "identity", False: "any"}
+    lines = [
+        [f"`{row.name}`", reduction(row), targets(row), settings(row), output[row.from_logits]] for row in rows
+    ]  # fmt: skip
+    return paragraphs(
+        "# Losses",
+        "`loss=` takes a name, which stands for the defaults, or a row with settings: `fastbp.losses.huber(delta=2.0)`."
+        " Every loss also takes `outputs=\"mean\"` or `\"sum\"`, which is how the elements of one row reduce; and"
+        " `output_weights=(w_1, ..., w_K)`, which multiply them first. Losses of one distribution over all outputs,"
+        " which have `lse` in them, take no such weights. Over a batch it is always the mean, weighted by"
+        " `sample_weight` where that is given: sum(w l) / sum(w).",
+        "![Every loss of one output as a function of z, and its derivative](losses.svg)",
+        "In the picture t is 0 where it may be any number and else 1, s is 0, and of two classes the other has the"
+        " logit 0.",
+        HOW.format(source="fastbp/losses.py", outside="PyTorch 2.13"),
+        table(head, lines),
+        *(text for row in rows for text in loss(row)),
+    ) + "\n"
+
+
+# ------------------------------------------------------------------ pictures
+
+Curves = tuple[str, np.ndarray, np.ndarray]  # name, function, derivative, over Z
+Z = np.linspace(-4, 4, 161)
+WIDTH, HEIGHT, GAP, COLUMNS = 176, 154, 26, 4
+TOP, BOTTOM = 5.0, -2.0
+
+
+def activation_curves(row: Activation) -> Curves:
+    a = function(row.forward_text, ("z",))(Z)
+    return row.name, a, function(row.backward_text, ("g", "a", "z"))(np.ones_like(Z), a, Z)
+
+
+def loss_curves(row: Loss) -> Curves:
+    t = np.full_like(Z, 0.0 if row.domain == ANY else 1.0)
+    third = np.logaddexp(Z, 0) if row.statistic else np.zeros_like(Z)
+    arguments = (Z, t, third, *row.numbers(2 if row.statistic else 1))
+    value, grad = (function(text, row.names)(*arguments) for text in (row.value_text, row.grad_text))
+    return row.name, value, grad
+
+
+def place(z: float, y: float) -> tuple[float, float]:
+    """In a panel, in pixels."""
+    return (z - Z[0]) / (Z[-1] - Z[0]) * WIDTH, (TOP - y) / (TOP - BOTTOM) * HEIGHT
+
+
+def polylines(values: np.ndarray, style: str) -> str:
+    """A curve; it leaves the panel where it must, and breaks where it jumps."""
+    values = np.broadcast_to(values, Z.shape)
+    runs: list[list[str]] = [[]]
+    for k, (z, y) in enumerate(zip(Z, values)):
+        inside = BOTTOM <= y <= TOP
+        if not inside or (k and abs(y - values[k - 1]) > 0.25):
+            runs.append([])
+        if inside:
+            runs[-1].append("{:.1f},{:.1f}".format(*place(z, y)))
+    return "".join(f'<polyline points="{" ".join(run)}" {style}/>\n' for run in runs if len(run) > 1)
+
+
+def picture(title: str, panels: Sequence[Curves]) -> str:
+    """A panel for each row: the function as a line, its derivative dashed, over -4..4 by -2..5."""
+    rows = -(-len(panels) // COLUMNS)
+    width, height = COLUMNS * (WIDTH + GAP) + GAP, rows * (HEIGHT + 2 * GAP) + 2 * GAP
+    solid, dashed = 'stroke="#1f77b4" stroke-width="2"', 'stroke="#d62728" stroke-width="1.5" stroke-dasharray="4 3"'
+    axis = 'stroke="#999999" stroke-width="0.8"'
+    (zero_x, zero_y), (one_x, one_y) = place(0, 0), place(1, 1)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+        f' font-family="sans-serif" font-size="12" fill="none">\n<title>{title}</title>\n'
+        f'<rect width="{width}" height="{height}" fill="white"/>\n'
+        f'<g transform="translate({GAP} {GAP})"><path d="M0 0h24" {solid}/><path d="M120 0h24" {dashed}/>'
+        '<g fill="#333333"><text x="30" y="4">function</text><text x="150" y="4">derivative by z</text></g></g>\n'
+    ]
+    for k, (name, values, slope) in enumerate(panels):
+        x, y = GAP + k % COLUMNS * (WIDTH + GAP), 3 * GAP + k // COLUMNS * (HEIGHT + 2 * GAP)
+        parts.append(
+            f'<g transform="translate({x} {y})">\n<text y="-8" fill="#333333">{name}</text>\n'
+            f'<rect width="{WIDTH}" height="{HEIGHT}" stroke="#dddddd"/>\n'
+            f'<path d="M0 {zero_y:.1f}H{WIDTH}M{zero_x:.1f} 0V{HEIGHT}" {axis}/>\n'
+            f'<path d="M{one_x:.1f} {zero_y - 3:.1f}v6M{zero_x - 3:.1f} {one_y:.1f}h6" {axis}/>\n'
+            f"{polylines(slope, dashed)}{polylines(values, solid)}</g>\n"
+        )
+    return "".join([*parts, "</svg>\n"])
+
+
+FILES: dict[str, Callable[[], str]] = {
+    "activations.md": activations_page,
+    "activations.svg": lambda: picture("Activations", [activation_curves(row) for row in activations.TABLE.values()]),
+    "losses.md": losses_page,
+    "losses.svg": lambda: picture("Losses", [loss_curves(row) for row in losses.TABLE.values()]),
+}
+
+if __name__ == "__main__":
+    for file, text_of in FILES.items():
+        (DOCS / file).write_text(text_of())
