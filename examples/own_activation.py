@@ -1,4 +1,4 @@
-"""An activation and a loss that fastbp does not have, written in one line each, trained at the speed of its own.
+"""An activation and a loss of your own, written in one line each, trained at the speed of its own.
 
 Mish (Misra, 2019) is z tanh(softplus(z)): smooth, and a little below 0 on the left. Its expression is all that fastbp
 needs: the derivative is made from it, and compared with finite differences. The loss is log cosh, quadratic near the
@@ -17,7 +17,7 @@ mish = fastbp.Activation("my_mish", forward="z * TANH(MAX(z, 0) + LOG1P(EXP(-ABS
 
 
 @fastbp.loss(derivative=lambda z, t: math.tanh(z - t))
-def log_cosh(z, t):
+def my_log_cosh(z, t):
     far = abs(z - t)
     return far + math.log1p(math.exp(-2 * far)) - math.log(2)  # cosh itself overflows
 
@@ -42,7 +42,7 @@ def worst(net):
     return np.abs(net.predict(X) - clean).max()
 
 
-for loss in ("mse", log_cosh):
+for loss in ("mse", my_log_cosh):
     net = fastbp.MLP((1, 16, 1), activation=mish, seed=1)
     net.fit(X, y, loss=loss, optimizer=fastbp.SGD(lr=0.1, momentum=0.9), batch_size=len(X), steps=3000)
     name = loss if isinstance(loss, str) else loss.name

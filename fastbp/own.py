@@ -242,7 +242,7 @@ class Activation(_Own, rows.Activation):
         WHERE``. `WHERE` evaluates both sides.
     backward : str, optional
         dL/dz in ``g`` (= dL/da), ``a`` (= forward) and ``z``. Derived from `forward` unless given.
-    pinned, words
+    pinned, note, words
         As `fastbp.rows.Activation` has them: values from outside, functions beside the words (see `activation`).
 
     Raises
@@ -388,7 +388,7 @@ class Optimizer(rows.Optimizer):
     name : str
         Not one of fastbp's optimizers.
     update : tuple of (name, expression)
-        Assignments in order to ``g`` (the gradient), to a slot, and at last to ``p`` (the parameter): expressions in
+        Assignments in order to ``g`` (the gradient), to slots and to ``p`` (the parameter): expressions in
         these and in `scalars`, in the words of `Activation`.
     state : tuple of str
         Slots beside each parameter, at most 4; 0 at the start.
@@ -429,8 +429,8 @@ class Optimizer(rows.Optimizer):
             raise ValueError(f"{what}: p, g, state and scalars must have different names, got {', '.join(names)}")
         if len(self.state) > MOST_SLOTS or len(self.scalars) > MOST_SCALARS:
             raise ValueError(f"{what}: at most {MOST_SLOTS} slots and {MOST_SCALARS} scalars")
-        if not self.update or self.update[-1][0] != "p":
-            raise ValueError(f"{what}: update must end with an assignment to p, got {self.update!r}")
+        if "p" not in dict(self.update):
+            raise ValueError(f"{what}: update must assign to p, got {self.update!r}")
         for target, text in self.update:
             if target not in ("p", "g", *self.state):
                 raise ValueError(f"{what}: update assigns to {target!r}; only p, g and state change")
@@ -505,7 +505,7 @@ class OwnOptimizer(optimizers.Rule):
         return all(known)
 
     def rate(self, step: int) -> float:
-        """As `fastbp.optimizers.Rule.rate`; all numbers are looked at."""
+        """The learning rate at a step, counted from 0; all numbers are looked at, so that what is wrong shows."""
         self.scalars(step, 1)
         return super().rate(step)
 
@@ -513,9 +513,11 @@ class OwnOptimizer(optimizers.Rule):
         known = {
             name: rates(value, steps.first, steps.count, name=name, low=self._least(name))
             for name, value in zip(self.rule.scalars, self.numbers)
+            if name != "lr"
         }
-        scaled = {"lr": steps.lr, "weight_decay": known.get("weight_decay", 0.0) * steps.weight_decay}
-        return known | {name: value for name, value in scaled.items() if name in known}
+        if "weight_decay" in known:
+            known["weight_decay"] = known["weight_decay"] * steps.weight_decay
+        return known
 
     def __repr__(self) -> str:
         given = dict(zip(self.rule.scalars, self.numbers))

@@ -366,7 +366,13 @@ class Loss:
         return (*(setting.name for setting in self.settings), *(name for name, _ in self.constants))
 
     def numbers(self, n_targets: int) -> list[float]:
-        """The values of `numbers_named`."""
+        """The values of `numbers_named`.
+
+        Parameters
+        ----------
+        n_targets : int
+            In a row.
+        """
         settings = [self.chosen[setting.name] for setting in self.settings]
         values = [-1.0 if value is None else value for value in settings]
         names = (*self.numbers_named[: len(values)], "k")
@@ -398,11 +404,23 @@ class Loss:
         return self.grad_s and self._text(self.grad_s)
 
     def targets(self, out_features: int) -> int:
-        """Targets of a row."""
+        """Targets of a row.
+
+        Parameters
+        ----------
+        out_features : int
+            Of the network.
+        """
         return out_features // 2 if self.grad_s else out_features
 
     def scale(self, out_features: int) -> float:
-        """The factor of one row's sum over outputs."""
+        """The factor of one row's sum over outputs.
+
+        Parameters
+        ----------
+        out_features : int
+            Of the network.
+        """
         return 1.0 / self.targets(out_features) if self.chosen["outputs"] == "mean" else 1.0
 
 
@@ -420,7 +438,7 @@ class Optimizer:
     scalars : tuple of str
         Numbers of a step, the same for every parameter; filled by Python for the steps to come.
     update : tuple of (name, expression)
-        Assignments to ``g``, a slot or ``p``; ``p`` last.
+        Assignments to ``g``, a slot or ``p``.
     """
 
     name: str

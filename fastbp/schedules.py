@@ -66,9 +66,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {  # of a field, by its name
 }
 
 
-def rates(
-    rate: Rate, first: int, count: int, *, name: str = "lr", low: float = 0.0
-) -> float | np.ndarray:  # fmt: skip
+def rates(rate: Rate, first: int, count: int, *, name: str = "lr", low: float = 0.0) -> float | np.ndarray:
     """What `rate` is at the steps ``first, ..., first + count - 1``; a number where it is the same at each.
 
     Numbers below `low` are refused, with `name` in the message.
@@ -78,14 +76,14 @@ def rates(
     if isinstance(rate, Schedule):
         values = np.asarray(rate.at(np.arange(first, first + count, dtype=np.float64)), np.float64)
     else:
-        values = np.array([_asked(name, rate, step, low) for step in range(first, first + count)], np.float64)
+        values = np.array([_asked(rate, step, name, low) for step in range(first, first + count)], np.float64)
     if not (values >= low).all() or not np.isfinite(values).all():
         what = "negative or not finite" if low == 0 else "not finite"
         raise ValueError(f"{name}: {rate!r} gives a rate that is {what} from step {first} on")
     return float(values[0]) if count and (values == values[0]).all() else values
 
 
-def _asked(name: str, rate: Callable[[int], float], step: int, low: float) -> float:
+def _asked(rate: Callable[[int], float], step: int, name: str = "lr", low: float = 0.0) -> float:
     return number(f"{name}: the rate at step {step}", rate(step), low)
 
 

@@ -140,7 +140,7 @@ def test_an_activation_and_a_loss_of_ones_own_train(example):
     out = example("own_activation")
     assert out.startswith("activation 'wrong': backward is wrong at z = 0.001: it gives 0.001, finite differences give 0.002")
     # Six wild points of 64 pull the squares away, and log cosh less.
-    assert 2 * number_after("log_cosh: at most", out) < number_after("mse: at most", out)
+    assert 2 * number_after("my_log_cosh: at most", out) < number_after("mse: at most", out)
 
 
 def test_the_code_of_the_page_on_own_rows_runs():
@@ -152,7 +152,6 @@ def test_the_code_of_the_page_on_own_rows_runs():
     assert namespace["net"].step > 0
 
 
-# ------------------------------------------------------------------ README.md
 @pytest.mark.parametrize(
     "name, words",
     [
