@@ -53,7 +53,7 @@ class Program:
         output_weights: list[float],  # empty: none
         optimizer_index: dict[Optimizer, int],
         own_rows: object,  # gives the address of an own rule's function: `update(row)`
-        own_loss: tuple[int, bool, bool],  # function of an own loss or 0, whether it uses lse, whether outputs are pairs
+        own_loss: tuple[int, bool, bool],  # function of an own loss or 0, whether it uses lse, has pairs
     ) -> Self: ...
     def train(
         self,

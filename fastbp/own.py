@@ -501,8 +501,8 @@ class OwnOptimizer(optimizers.Rule):
 
     @property
     def is_foreseeable(self) -> bool:
-        known = (not callable(x) or isinstance(x, Schedule) and not isinstance(x, ReduceOnPlateau) for x in self.numbers)
-        return all(known)
+        asked = filter(callable, self.numbers)
+        return all(isinstance(rate, Schedule) and not isinstance(rate, ReduceOnPlateau) for rate in asked)
 
     def rate(self, step: int) -> float:
         """The learning rate at a step, counted from 0; all numbers are looked at, so that what is wrong shows."""

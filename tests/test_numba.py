@@ -270,7 +270,9 @@ def test_names_of_an_own_rule_and_loss_may_be_any(backend):
     """The text that kernels are made of has names too."""
     rule = fastbp.Optimizer(
         "adam_of_mine", state=("m", "at"), scalars=("lr", "k", "n"),
-        update=[("m", "k * m + (1 - k) * g"), ("at", "n * at + (1 - n) * g * g"), ("p", "p - lr * m / (SQRT(at) + 0.1)")],
+        update=[
+            ("m", "k * m + (1 - k) * g"), ("at", "n * at + (1 - n) * g * g"), ("p", "p - lr * m / (SQRT(at) + 0.1)")
+        ],
     )  # fmt: skip
     loss = fastbp.Loss("huber_of_mine", losses.TABLE["huber"].value.replace("delta", "m"), settings={"m": 0.5, "n": 1})
     found = []

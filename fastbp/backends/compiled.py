@@ -57,7 +57,9 @@ class Program(_engine.Program):
     def __new__(cls, plan: Plan, params: np.ndarray) -> Program:
         spec, loss = plan.spec, plan.loss
         row = loss and loss.plain
-        own = _OwnRows(spec.dtype)
+        own, own_loss = _OwnRows(spec.dtype), (0, False, False)
+        if row and row not in _LOSS:
+            own_loss = (*own.addresses(row), row.statistic == "lse", row.grad_s is not None)
         layers = [
             (
                 layer.in_features,
@@ -87,7 +89,7 @@ class Program(_engine.Program):
             [] if loss is None else list(loss.chosen["output_weights"] or ()),
             _OPTIMIZER,
             own,
-            (*own.addresses(row), row.statistic == "lse", row.grad_s is not None) if row and row not in _LOSS else (0, 0, 0),
+            own_loss,
         )
 
     def __init__(self, plan: Plan, params: np.ndarray) -> None:

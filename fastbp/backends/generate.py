@@ -93,7 +93,7 @@ def _pointwise(plan: Plan, k: int) -> dict[str, str]:
         texts = {"value": loss.value_text, "grad": loss.grad_text, "grad_s": loss.grad_s_text}
         parts |= {name: plain(text, loss, "loss") for name, text in texts.items() if text}
     parts = {name: f"like({text}, z)" for name, text in parts.items()}
-    if loss and loss.chosen["output_weights"] is not None:  # a weight of 0 leaves the output out, whose loss may be infinite
+    if loss and loss.chosen["output_weights"] is not None:  # one of 0 leaves the output out, whose loss may be infinite
         parts |= {
             name: f"WHERE(output_weight != 0.0, {parts[name]} * output_weight, 0.0)"
             for name in ("value", "grad", "grad_s") if name in parts

@@ -14,13 +14,14 @@ import numba
 import numpy as np
 from numba.core.registry import cpu_target
 
-from fastbp.backends import DONE, Family, LayerPlan, Rule, Trained, cache, generate, kernels, reference
+from fastbp.backends import DONE, Family, LayerPlan, Trained, cache, generate, kernels, reference
 from fastbp.backends.lanes import VECTOR_BYTES
 from fastbp.spec import aligned_zeros, padded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fastbp.backends import Rule
     from fastbp.plan import Plan
     from fastbp.rows import Words
 
@@ -136,7 +137,8 @@ class Program:
         )
         return Work(
             shape, ldx, self._zeros(plan.batch * ldx), self._zeros(plan.batch * ldx), self._zeros(plan.batch * lds[-1]),
-            np.zeros(plan.batch), *self._of_loss(), self._zeros(panel), self._zeros(0 if plan.fused else spec.buffer_size),
+            np.zeros(plan.batch), *self._of_loss(), self._zeros(panel),
+            self._zeros(0 if plan.fused else spec.buffer_size),
             np.zeros(len(plan.optimizer.scalars) if plan.optimizer else 0, self.dtype),
             np.full(3, 2**64 - 1, np.uint64), z, a, tuple(self._zeros(plan.batch * ld) for ld in lds),
         )  # fmt: skip
@@ -208,6 +210,7 @@ class Program:
             self.order = np.zeros(len(X), np.int64)
             work.known[:] = 2**64 - 1
         table, moving = scalar_table(rule.scalars[0])
+        slots = tuple(rule.slots) or (self.params,)
         labels, done, epochs, value, seed = y.ndim == 1, 0, 0, 0.0, np.uint64(seed)
         while done < steps:
             data = self._data(X, y, weight, work, batch_size, seed, shuffle, place)
@@ -218,8 +221,8 @@ class Program:
             )  # fmt: skip
             run = kernels.Run(*map(int, run))
             more, status, finished, value = self._call(
-                text, "train", self.params, tuple(rule.slots) or (self.params,), data.X, data.y, data.weight, self.order,
-                work, run, seed, count, place, partial, losses[epochs:], table[:, done * moving :].copy(),
+                text, "train", self.params, slots, data.X, data.y, data.weight, self.order, work, run, seed, count,
+                place, partial, losses[epochs:], table[:, done * moving :].copy(),
             )  # fmt: skip
             done, epochs = done + more, epochs + finished
             if status != DONE:
