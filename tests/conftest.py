@@ -90,16 +90,26 @@ def dtype(request):
     return np.dtype(request.param)
 
 
+ON_NUMBA = 6  # tests of a file
+
+
 def pytest_collection_modifyitems(config, items):
-    """Of each test that runs on every backend one case is for Numba, which compiles for each network anew."""
+    """Of the tests that run on every backend some have one case for Numba, which compiles for each network anew.
+
+    `make test-all` has them all. Those that make up networks by the dozen have none: test_numba.py does that in Python.
+    """
     if every_case:
         return
     on_numba = {}
     for item in items:
         chosen = getattr(item, "callspec", None) and [item.callspec.params.get(name) for name in ("backend", "kernels")]
         if chosen and "numba" in chosen:
-            on_numba.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    left = {id(item) for same in on_numba.values() for item in same}
-    left -= {id(min(same, key=lambda item: zlib.crc32(item.nodeid.encode()))) for same in on_numba.values()}
+            on_numba.setdefault(item.path.name, {}).setdefault(item.originalname, []).append(item)
+    drawn = lambda name: zlib.crc32(name.encode())  # noqa: E731
+    left = {id(item) for tests in on_numba.values() for cases in tests.values() for item in cases}
+    for file, tests in on_numba.items():
+        fixed = [name for name in tests if not hasattr(tests[name][0].obj, "hypothesis")]
+        for name in sorted(fixed, key=drawn)[: None if file == "test_numba.py" else ON_NUMBA]:
+            left.remove(id(min(tests[name], key=lambda item: drawn(item.nodeid))))
     config.hook.pytest_deselected(items=[item for item in items if id(item) in left])
     items[:] = [item for item in items if id(item) not in left]

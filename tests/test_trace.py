@@ -189,11 +189,11 @@ def f_and_df(steps, name):
 
 
 def evaluated(steps, equation):
-    from fastbp.rows import _NUMPY_WORDS
+    from fastbp.rows import WORDS
 
     words = {
         **{name: function(row.forward_text, ("z",)) for name, row in activations.TABLE.items()},
-        **_NUMPY_WORDS, "SUM": np.sum, "SUM_ROWS": lambda v: v.sum(axis=0), "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+        **WORDS, "R": float, "SUM": np.sum, "SUM_ROWS": lambda v: v.sum(axis=0), "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
         "SUM_OUTPUTS": lambda v: v.sum(axis=1, keepdims=True),
     }  # fmt: skip
     if equation.called:
