@@ -10,6 +10,8 @@ from fastbp.mlp import MLP, load
 from fastbp.optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
 from fastbp.threads import register as _register
 
+_OWN = ("Activation", "Loss", "Optimizer", "activation", "loss")  # of fastbp.own
+
 if _typing.TYPE_CHECKING:
     from fastbp.callbacks import Callback, Checkpoint, EarlyStopping, TimeLimit
     from fastbp.gradients import check_gradients
@@ -18,7 +20,7 @@ __all__ = [
     "LBFGS", "MLP", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Callback", "Checkpoint", "EarlyStopping",
     "FormatError", "History", "Lion", "NAdam", "NonFiniteError", "RAdam", "RMSprop", "Rprop", "StopTraining",
     "TimeLimit", "backend", "check_gradients", "load", "losses", "ops", "plot", "schedules", "set_backend",
-    "show_config",
+    "show_config", *_OWN,
 ]  # fmt: skip
 
 _register()
@@ -38,6 +40,8 @@ def __getattr__(name: str) -> object:
         return getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
     if name in ("ops", "plot", "schedules"):
         return importlib.import_module(f"fastbp.{name}")
+    if name in _OWN:
+        return getattr(importlib.import_module("fastbp.own"), name)
     if name == "__version__":
         return importlib.import_module("importlib.metadata").version("fastbp")
     raise AttributeError(f"module 'fastbp' has no attribute {name!r}")

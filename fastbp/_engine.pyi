@@ -16,9 +16,9 @@ from fastbp.training import TrainingState
 
 _Own: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 _Callers: TypeAlias = NDArray[Any]
-# in_features, out_features, ldw, transposed, offset of weight, of bias or -1, row of the activation or -1, keeps_z,
-# skips_zeros
-_Layer: TypeAlias = tuple[int, int, int, bool, int, int, int, bool, bool]
+# in_features, out_features, ldw, transposed, offset of weight, of bias or -1, row of the activation or -1, functions of
+# a user's own or 0, keeps_z, skips_zeros
+_Layer: TypeAlias = tuple[int, int, int, bool, int, int, int, int, int, bool, bool]
 
 COMPILER: str  # name and version
 COMPILE_FLAGS: str
@@ -52,7 +52,9 @@ class Program:
         loss_scale: float,
         settings: list[float],  # fastbp.rows.Loss.numbers
         output_weights: list[float],  # empty: none
-        optimizer_index: dict[str, int],
+        optimizer_index: dict[Optimizer, int],
+        own_rows: object,  # gives the address of an own rule's function: `update(row)`
+        own_loss: tuple[int, bool, bool],  # function of an own loss or 0, whether it uses lse, has pairs
     ) -> Self: ...
     def train(
         self,

@@ -121,6 +121,13 @@ def fastbp_cython(problem: Problem, backend: str = "cython", n_threads: int | No
     return Contender(lambda steps: net.fit(problem.X, problem.y, steps=steps, **how), lambda: list(net.weights))
 
 
+def fastbp_numba(problem: Problem) -> Contender:
+    """The same network on the other compiled backend, on one thread."""
+    import numba  # noqa: F401 - skipped where it is not installed
+
+    return fastbp_cython(problem, "numba")
+
+
 def numpy_by_hand(problem: Problem) -> Contender:
     """What one writes in NumPy: `@`, in place, nothing general."""
     w = problem.workload
@@ -377,6 +384,7 @@ def tensorflow_v1(problem: Problem) -> Contender:
 
 CONTENDERS: dict[str, Callable[[Problem], Contender]] = {
     "fastbp": fastbp_cython,
+    "fastbp numba": fastbp_numba,
     "numpy": numpy_by_hand,
     "sklearn": scikit_learn,
     "torch": torch_eager,

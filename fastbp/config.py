@@ -30,7 +30,7 @@ def set_backend(name: str) -> None:
 
     Parameters
     ----------
-    name : {"auto", "cython", "reference"}
+    name : {"auto", "cython", "reference", "numba"}
     """
     _process[0] = _known(name)
 
@@ -41,7 +41,7 @@ def backend(name: str) -> Iterator[None]:
 
     Parameters
     ----------
-    name : {"auto", "cython", "reference"}
+    name : {"auto", "cython", "reference", "numba"}
     """
     token = _context.set(_known(name))
     try:

@@ -99,7 +99,7 @@ class Explanation:
         plan = self.plan
         facts = _what(plan) | {
             "backend": plan.backend,
-            "isa": plan.isa or "NumPy's own",
+            "isa": plan.isa or {"numba": "this CPU's, by LLVM"}.get(plan.backend, "NumPy's own"),
             "threads": self.sharing,
             "workspace": f"{self.workspace_bytes:,} bytes" if self.workspace_bytes else "allocated by each step",
             "arithmetic": f"{self.flops:,} FLOP a step",

@@ -31,6 +31,7 @@ PEERS = {
     "tf.v1": Peer("TensorFlow v1", "#000000", "X"),
 }
 OURS = Peer("fastbp", "#222222", "*")
+BESIDE = {"fastbp numba": "fastbp, Numba"}  # no peers: columns of their own where they were measured
 ALONE = "fastbp, one thread"  # beside "fastbp" where that has more
 PACKAGES = ("fastbp", "numpy", "scikit-learn", "torch", "jax", "tensorflow", "tensorflow-cpu")  # whose versions matter
 SHOWN = ("numpy", "torch", "jax scan")  # in README.md, where there is no room for all
@@ -120,6 +121,8 @@ class Record:
         """Microseconds a step, best of the rounds, of fastbp and some of its peers; beside them the best of all."""
         peers = [name for name in peers if name in self.peers]
         labels = [PEERS[name].label for name in peers]
+        beside = [name for name in BESIDE if any(name in cell.best for cell in self.cells)]
+        peers, labels = beside + peers, [BESIDE[name] for name in beside] + labels
         head = ["network", "activation, loss", "threads", "fastbp", *labels, "best peer", "over best peer", "of peak"]
         lines = [head]
         for cell in self.cells:

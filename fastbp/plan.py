@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from fastbp import activations, backends, config, losses, optimizers, threads
 from fastbp.optimizers import Rule
-from fastbp.rows import Loss, Optimizer
+from fastbp.rows import Activation, Loss, Optimizer
 from fastbp.spec import Spec
 
 _TABLES = (activations.TABLE, losses.TABLE, optimizers.TABLE)
@@ -32,6 +32,12 @@ class Plan:
     fused: bool  # `train` updates each tile of a gradient while it is hot; else gradients go to memory first
     n_threads: int = 1  # at most; the engine decides for each phase (`share` in src/train.cpp)
     gated: bool = True  # by what a thread has to do at least
+
+
+def own_rows(rows: Iterable[Activation | Loss | Optimizer]) -> list[str]:
+    """Names of the rows that the tables do not hold."""
+    plain = (row.plain if isinstance(row, Loss) else row for row in rows)  # kernels serve all settings of a loss
+    return [row.name for row in plain if not any(table.get(row.name) == row for table in _TABLES)]
 
 
 def make_plan(
@@ -59,10 +65,8 @@ def make_plan(
     plain = all(map(all, trains)) and not spec.dropout
     if rule is not None:
         optimizer, plain, fused = rule.row, plain and rule.is_plain, fused and not rule.needs_whole_gradient
-    loss_row = None if loss is None else loss.plain  # kernels serve all settings of a table's row
-    rows = (*spec.activations, *(row for row in (loss_row, optimizer) if row is not None))
-    own = [row.name for row in rows if not any(table.get(row.name) == row for table in _TABLES)]
-    name = backends.resolve(config.requested_backend(backend), spec.dtype, own)
+    rows = (*spec.activations, *(row for row in (loss, optimizer) if row is not None))
+    name = backends.resolve(config.requested_backend(backend), spec.dtype, own_rows(rows))
     isa = backends.engine().choose_isa(config.requested_isa()) if name == "cython" else None
     n_threads, gated = threads.requested(n_threads), not threads.forced()
     return Plan(spec, batch, name, isa, loss, optimizer, trains, plain, fused, n_threads, gated)

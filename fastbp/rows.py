@@ -18,13 +18,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 VOCABULARY = {  # word -> number of arguments; MAX and MIN propagate NaN as numpy.maximum does
     "EXP": 1, "EXPM1": 1, "LOG": 1, "LOG1P": 1, "TANH": 1, "SQRT": 1, "ABS": 1, "MAX": 2, "MIN": 2, "WHERE": 3,
 }
+# Words that a row brings along: a user's functions of one number each, or of two.
+Words: TypeAlias = tuple[tuple[str, Callable[..., float]], ...]
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.USub)
 _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
@@ -32,8 +34,9 @@ _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 class _Renderer(ast.NodeTransformer):
     """Walks one expression: refuses what is not in the vocabulary, wraps each number in R()."""
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], words: Words) -> None:
         self.names = frozenset(names)
+        self.words = VOCABULARY | {word: n_arguments(function) for word, function in words}
         self.used: set[str] = set()
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
@@ -59,15 +62,15 @@ class _Renderer(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         word = node.func.id if isinstance(node.func, ast.Name) else None
-        if word not in VOCABULARY:
-            raise ValueError(f"{ast.unparse(node.func)} is not one of {', '.join(VOCABULARY)}")
-        if len(node.args) != VOCABULARY[word] or node.keywords:
-            raise ValueError(f"{word} takes {VOCABULARY[word]} argument(s)")
+        if word not in self.words:
+            raise ValueError(f"{ast.unparse(node.func)} is not one of {', '.join(self.words)}")
+        if len(node.args) != self.words[word] or node.keywords:
+            raise ValueError(f"{word} takes {self.words[word]} argument(s)")
         node.args = [self.visit(argument) for argument in node.args]
         return node
 
 
-def render(expression: str, names: Iterable[str]) -> tuple[str, frozenset[str]]:
+def render(expression: str, names: Iterable[str], words: Words = ()) -> tuple[str, frozenset[str]]:
     """Check one expression and give its shared text.
 
     Parameters
@@ -76,6 +79,8 @@ def render(expression: str, names: Iterable[str]) -> tuple[str, frozenset[str]]:
         For example ``"WHERE(z > 0, z, EXPM1(z))"``.
     names : iterable of str
         The variables that it may use.
+    words : tuple of (word, function)
+        What it may call beside the vocabulary.
 
     Returns
     -------
@@ -89,7 +94,7 @@ def render(expression: str, names: Iterable[str]) -> tuple[str, frozenset[str]]:
     ValueError
         The expression does not parse or leaves the vocabulary.
     """
-    renderer = _Renderer(names)
+    renderer = _Renderer(names, words)
     try:
         tree = renderer.visit(ast.parse(expression, mode="eval"))
     except (SyntaxError, ValueError) as error:
@@ -97,17 +102,34 @@ def render(expression: str, names: Iterable[str]) -> tuple[str, frozenset[str]]:
     return ast.unparse(ast.fix_missing_locations(tree)), frozenset(renderer.used)
 
 
-_NUMPY_WORDS = {
+WORDS = {  # over NumPy arrays
     "EXP": np.exp, "EXPM1": np.expm1, "LOG": np.log, "LOG1P": np.log1p, "TANH": np.tanh, "SQRT": np.sqrt,
     "ABS": np.abs, "MAX": np.maximum, "MIN": np.minimum, "WHERE": np.where,
-    "R": float,  # a Python float takes the dtype of the array beside it
 }  # fmt: skip
 
 
+def n_arguments(function: Callable[..., float]) -> int:
+    return function.__code__.co_argcount
+
+
+def over_arrays(function: Callable[..., float]) -> Callable[..., np.ndarray]:
+    """A function of numbers, element by element. What `math` refuses is NaN, as it is in compiled code."""
+
+    def one(*numbers: float) -> float:
+        try:
+            return function(*numbers)
+        except (ArithmeticError, ValueError):
+            return float("nan")
+
+    each = np.frompyfunc(one, n_arguments(function), 1)
+    return lambda *arrays: np.asarray(each(*arrays)).astype(np.result_type(*arrays, np.float16))
+
+
 @cache
-def function(text: str, names: tuple[str, ...]) -> Callable[..., np.ndarray]:
+def function(text: str, names: tuple[str, ...], words: Words = ()) -> Callable[..., np.ndarray]:
     """A rendered expression as a function of its names, over NumPy arrays."""
-    return eval(f"lambda {', '.join(names)}: {text}", dict(_NUMPY_WORDS))  # nothing but the vocabulary passes `render`
+    known = WORDS | {"R": float} | {word: over_arrays(own) for word, own in words}
+    return eval(f"lambda {', '.join(names)}: {text}", known)  # nothing but the vocabulary passes `render`
 
 
 @dataclass(frozen=True)
@@ -126,6 +148,8 @@ class Activation:
         Values from outside (see `fastbp.activations`).
     note : str
         What the expressions do not say: conventions at a kink and the like.
+    words : tuple of (word, function)
+        Functions of numbers that the expressions call beside the vocabulary: a user's, see `fastbp.own`.
     """
 
     name: str
@@ -133,23 +157,24 @@ class Activation:
     backward: str
     pinned: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
     note: str = field(default="", repr=False)
+    words: Words = field(default=(), repr=False)
 
     @cached_property
     def forward_text(self) -> str:
-        return render(self.forward, ["z"])[0]
+        return render(self.forward, ["z"], self.words)[0]
 
     @cached_property
     def backward_text(self) -> str:
-        return render(self.backward, ["g", "a", "z"])[0]
+        return render(self.backward, ["g", "a", "z"], self.words)[0]
 
     @cached_property
     def keeps_z(self) -> bool:
-        return "z" in render(self.backward, ["g", "a", "z"])[1]
+        return "z" in render(self.backward, ["g", "a", "z"], self.words)[1]
 
     @cached_property
     def dead_at_zero(self) -> bool:
         """Whether the derivative is 0 wherever the output is 0, read off the row."""
-        return not self.keeps_z and bool(function(self.backward_text, ("g", "a"))(g=1.0, a=0.0) == 0)
+        return not self.keeps_z and bool(function(self.backward_text, ("g", "a"), self.words)(1.0, 0.0) == 0)
 
     @property
     def is_identity(self) -> bool:
@@ -274,6 +299,8 @@ class Loss:
         What the expressions do not say: conventions, and where the pinned values come from.
     given : tuple of (name, value)
         What a call has chosen, in order of name; defaults are left out, so that equal losses are equal rows.
+    words : tuple of (word, function)
+        As for `Activation`.
     """
 
     name: str
@@ -291,6 +318,7 @@ class Loss:
     pinned: tuple[tuple[Sequence[float], Sequence[float], float, Sequence[float]], ...] = field(default=(), repr=False)
     note: str = field(default="", repr=False)
     given: tuple[tuple[str, Any], ...] = ()
+    words: Words = field(default=(), repr=False)
 
     def __call__(self, **chosen: Any) -> Loss:
         """The same loss with other settings.
@@ -321,7 +349,7 @@ class Loss:
         now = {name: value for name, value in (self.chosen | chosen).items() if value != default[name]}
         return replace(self, given=tuple(sorted(now.items())))
 
-    @property
+    @cached_property
     def plain(self) -> Loss:
         """The row as its table has it."""
         return replace(self, given=()) if self.given else self
@@ -338,7 +366,13 @@ class Loss:
         return (*(setting.name for setting in self.settings), *(name for name, _ in self.constants))
 
     def numbers(self, n_targets: int) -> list[float]:
-        """The values of `numbers_named`."""
+        """The values of `numbers_named`.
+
+        Parameters
+        ----------
+        n_targets : int
+            In a row.
+        """
         settings = [self.chosen[setting.name] for setting in self.settings]
         values = [-1.0 if value is None else value for value in settings]
         names = (*self.numbers_named[: len(values)], "k")
@@ -355,7 +389,7 @@ class Loss:
         return "s" if self.grad_s else self.statistic or "_"
 
     def _text(self, expression: str) -> str:
-        return render(expression, (name for name in self.names if name != "_"))[0]
+        return render(expression, (name for name in self.names if name != "_"), self.words)[0]
 
     @cached_property
     def value_text(self) -> str:
@@ -370,11 +404,23 @@ class Loss:
         return self.grad_s and self._text(self.grad_s)
 
     def targets(self, out_features: int) -> int:
-        """Targets of a row."""
+        """Targets of a row.
+
+        Parameters
+        ----------
+        out_features : int
+            Of the network.
+        """
         return out_features // 2 if self.grad_s else out_features
 
     def scale(self, out_features: int) -> float:
-        """The factor of one row's sum over outputs."""
+        """The factor of one row's sum over outputs.
+
+        Parameters
+        ----------
+        out_features : int
+            Of the network.
+        """
         return 1.0 / self.targets(out_features) if self.chosen["outputs"] == "mean" else 1.0
 
 

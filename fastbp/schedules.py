@@ -76,21 +76,25 @@ class Schedule(Settings):
         return float(self.at(np.array([step], np.float64))[0])
 
 
-def rates(rate: Rate, first: int, count: int) -> float | np.ndarray:
-    """What `rate` is at the steps ``first, ..., first + count - 1``; a number where it is the same at each."""
+def rates(rate: Rate, first: int, count: int, *, name: str = "lr", low: float = 0.0) -> float | np.ndarray:
+    """What `rate` is at the steps ``first, ..., first + count - 1``; a number where it is the same at each.
+
+    Numbers below `low` are refused, with `name` in the message.
+    """
     if not callable(rate):
         return rate
     if isinstance(rate, Schedule):
         values = np.asarray(rate.at(np.arange(first, first + count, dtype=np.float64)), np.float64)
     else:
-        values = np.array([_asked(rate, step) for step in range(first, first + count)], np.float64)
-    if not (values >= 0).all() or not np.isfinite(values).all():
-        raise ValueError(f"lr: {rate!r} gives a rate that is negative or not finite from step {first} on")
+        values = np.array([_asked(rate, step, name, low) for step in range(first, first + count)], np.float64)
+    if not (values >= low).all() or not np.isfinite(values).all():
+        what = "negative or not finite" if low == 0 else "not finite"
+        raise ValueError(f"{name}: {rate!r} gives a rate that is {what} from step {first} on")
     return float(values[0]) if count and (values == values[0]).all() else values
 
 
-def _asked(rate: Callable[[int], float], step: int) -> float:
-    return number(f"lr: the rate at step {step}", rate(step), 0)
+def _asked(rate: Callable[[int], float], step: int, name: str = "lr", low: float = 0.0) -> float:
+    return number(f"{name}: the rate at step {step}", rate(step), low)
 
 
 # ------------------------------------------------------------------ the table

@@ -17,7 +17,7 @@ import numpy as np
 from fastbp import activations, data, initializers, losses, optimizers
 from fastbp.checks import boolean, integer, number
 from fastbp.errors import unknown_name
-from fastbp.rows import ANY, Activation, Loss
+from fastbp.rows import ANY, Activation, Loss, Optimizer
 
 NARROW_OUTPUTS = 4  # an output layer of at most this many is kept transposed; src/engine.hpp says the same
 LINE = 64  # bytes of a cache line: rows of owned matrices fill whole lines
@@ -213,7 +213,9 @@ def optimizer(value: Any, spec: Spec, n_rows: int | None = None, batch_size: int
     """An optimizer by itself or by name, once it is sure that it suits the network and, in `fit`, the batches."""
     if isinstance(value, str):
         value = optimizers.BY_NAME[choice("optimizer", value, optimizers.BY_NAME)]()
-    if not isinstance(value, tuple(optimizers.BY_NAME.values())):
+    if isinstance(value, Optimizer):
+        raise TypeError(f"optimizer {value.name!r} is a rule without its numbers: call it, as in {value.name}(lr=0.01)")
+    if not isinstance(value, (optimizers.Rule, optimizers.LBFGS)):
         known = ", ".join(kind.__name__ for kind in optimizers.BY_NAME.values())
         raise TypeError(f"optimizer must be a name or one of {known}, got {value!r}")
     if isinstance(value, optimizers.LBFGS):

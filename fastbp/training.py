@@ -94,7 +94,7 @@ class TrainingState:
 
     def rule(self, optimizer: optimizers.Rule, steps: int, params: np.ndarray, *, accumulate: int = 1) -> Rule:
         """What the next `steps` steps are made with; `accumulate` of them go into an update."""
-        if callable(optimizer.lr):
+        if callable(optimizer.lr) or not optimizer.is_foreseeable:
             optimizer.rate(self.step)  # may raise, before anything has changed
         slots = self.slots_of(optimizer.row)
         if accumulate != self.accumulate:  # gradients that wait for an update wait in vain

@@ -23,6 +23,16 @@ template <class T> using BackwardRow = void (*)(T* delta, const T* a, const T* z
 template <class T> using UpdateRow = void (*)(T* p, T* const* slots, idx ld, const T* g, idx ldg, idx rows, idx cols,
                                               const T* scalars);
 
+// A user's own loss, pointwise: value and grad of n targets, whole vectors at a time. `third` is lse, or s of a loss with
+// two outputs for each target, which also gets a grad_s. See src/own.hpp.
+template <class T> using OwnLossRow = void (*)(const T* z, const T* t, const T* third, const T* setting, T* value,
+                                               T* grad, T* grad_s, idx n);
+template <class T> struct OwnLoss {
+  OwnLossRow<T> row;
+  bool uses_lse, pairs;
+  T* scratch;             // OWN_LOSS_PARTS times the outputs of a batch, each to the end of the widest vector
+};
+
 // What may be done around any rule: to the gradient before it, with the parameters after it.
 template <class T> struct Around {
   bool on;
@@ -44,6 +54,7 @@ template <class T> struct Loss {
   T* grad;                // null: not wanted
   const T* setting;       // the row's numbers, in the order of `Loss.numbers` of fastbp/rows.py
   const T* output_weight; // (targets of a sample,) padded, or null: 1 each; null for a row with a statistic
+  const OwnLoss<T>* own;  // of `own_loss_row`
 };
 template <class T> using LossRow = double (*)(const Loss<T>& loss);
 
@@ -131,6 +142,7 @@ template <class T> struct TinyBatches {           // `steps` batches of `rows` r
   bool stop_on_loss;
   T* products;                                  // (n_params to a whole vector, lanes): scratch
   T* gradient;                                  // (n_params to a whole vector): scratch
+  const OwnLoss<T>* own_loss;
 };
 template <class T> using TinyKernel = idx (*)(const TinyBatches<T>& run, double* losses);
 
@@ -152,7 +164,7 @@ template <class T> struct Kernels {
   GradBiasKernel<T> grad_bias[FAMILIES];        // updates where `update` is set
   void (*single_finish)(const Forward<T>&);
   void (*update)(const GradWeight<T>&, idx rows, idx cols);   // from a gradient in memory, which stays as it is
-  OptimizerKernels<T> by_call;                  // for any rule, by its row function, with what is around it
+  OptimizerKernels<T> by_call;                  // for any rule, by its row function: with what is around it, or a user's
   double (*squares)(const T* p, idx n);         // their sum
   void (*average)(const Around<T>& around, T* average, const T* p, idx ld, idx rows, idx cols);
   void (*limit_norms)(T* weight, idx ldw, idx in, idx out, bool transposed, T most);   // of each output's weights
@@ -161,6 +173,7 @@ template <class T> struct Kernels {
   const ActivationKernels<T>* activation;       // these three are indexed as the tables of fastbp/
   const LossRow<T>* loss;
   const OptimizerKernels<T>* optimizer;
+  ActivationKernels<T> called_activation;       // for a user's own activation, whose row functions are put in
 };
 
 struct Isa {

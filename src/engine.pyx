@@ -64,6 +64,7 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         idx out, ldw, weight, bias
         cbool transposed
         int activation
+        uintptr_t own_forward, own_backward
         cbool keeps_z, skips_zeros, trains_weight, trains_bias
         double dropout
     cdef struct Shape:
@@ -71,6 +72,8 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         int n_layers
         idx batch
         int loss
+        uintptr_t own_loss
+        cbool own_loss_uses_lse, own_loss_pairs
         double loss_scale
         const double* settings
         idx n_settings
@@ -89,6 +92,7 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
     cdef cppclass Rule:
         int row
         cbool skip_zeros
+        uintptr_t own
         void* slots[4]
         int n_scalars
         vector[Scalar] scalars
@@ -292,20 +296,24 @@ cdef class Program:
     cdef readonly object plan
     cdef readonly cnp.ndarray params
     cdef dict optimizer_index
+    cdef object own_rows                    # keeps what the addresses of a user's rows point to
     cdef size_t n_layers
 
     def __cinit__(self, plan, cnp.ndarray params, isa, list layers, int loss, double loss_scale,
-                  vector[double] settings, vector[double] output_weights, dict optimizer_index):
+                  vector[double] settings, vector[double] output_weights, dict optimizer_index, own_rows,
+                  tuple own_loss):
         cdef vector[LayerShape] shapes
         cdef LayerShape one
-        for one.in_, one.out, one.ldw, one.transposed, one.weight, one.bias, one.activation, one.keeps_z, \
-                one.skips_zeros, one.trains_weight, one.trains_bias, one.dropout in layers:
+        for one.in_, one.out, one.ldw, one.transposed, one.weight, one.bias, one.activation, one.own_forward, \
+                one.own_backward, one.keeps_z, one.skips_zeros, one.trains_weight, one.trains_bias, \
+                one.dropout in layers:
             shapes.push_back(one)
         cdef Shape shape
         shape.layers = shapes.data()
         shape.n_layers = <int> shapes.size()
         shape.batch = plan.batch
         shape.loss = loss
+        shape.own_loss, shape.own_loss_uses_lse, shape.own_loss_pairs = own_loss
         shape.loss_scale = loss_scale
         shape.settings, shape.n_settings = settings.data(), <idx> settings.size()
         shape.output_weights, shape.n_output_weights = output_weights.data(), <idx> output_weights.size()
@@ -314,7 +322,7 @@ cdef class Program:
         shape.n_threads, shape.gated = plan.n_threads, plan.gated
         self.plan = plan
         self.params = params
-        self.optimizer_index = optimizer_index
+        self.optimizer_index, self.own_rows = optimizer_index, own_rows
         self.n_layers = shapes.size()
         self.program = make_program(find_isa(isa)[0], <int> cnp.PyArray_ITEMSIZE(params), shape, data_of(params))
 
@@ -326,7 +334,8 @@ cdef class Program:
         cdef Scalar scalar
         cdef cnp.ndarray a
         cdef int k
-        rule.row = self.optimizer_index[given.row.name]
+        rule.row = self.optimizer_index.get(given.row, -1)
+        rule.own = 0 if rule.row >= 0 else self.own_rows.update(given.row)
         rule.skip_zeros = given.skip_zeros
         for k in range(4):
             rule.slots[k] = NULL

@@ -19,6 +19,7 @@ struct LayerShape {
   bool transposed;        // weight, activations and deltas: the NARROW family
   idx weight, bias;       // offsets in the parameter buffer, in elements; bias -1 where there is none
   int activation;         // row of the table, -1 for the identity
+  uintptr_t own_forward, own_backward;   // row functions of a user's own activation, or 0
   bool keeps_z;
   bool skips_zeros;       // an input of exactly 0 moves neither output nor, at its row of the weight, anything back
   bool trains_weight, trains_bias;   // not those that are frozen
@@ -30,6 +31,8 @@ struct Shape {
   int n_layers;
   idx batch;              // rows that the workspace holds
   int loss;               // row of the table, -1 where there is none
+  uintptr_t own_loss;     // an OwnLossRow instead, or 0
+  bool own_loss_uses_lse, own_loss_pairs;
   double loss_scale;      // of one row's sum over outputs
   const double* settings; // of the loss, copied by the program, as the weights of its outputs are
   idx n_settings;
@@ -50,6 +53,7 @@ struct Scalar {           // a number of each step; stride 0 where it is constan
 struct Rule {             // an optimizer's row, what it works on, and what is done around it
   int row;
   bool skip_zeros;        // it leaves a parameter with gradient 0 alone
+  uintptr_t own;          // an UpdateRow instead of the table's, or 0
   void* slots[MAX_SLOTS]; // these, `average` and `accumulated`: whole buffers in the layout of the parameters, or null
   int n_scalars;
   std::vector<Scalar> scalars;   // (groups, n_scalars)

@@ -22,15 +22,16 @@ const double* Shares::of(const double* weight, idx start, const uint32_t* order,
 }
 
 template <class T> bool Tiny<T>::suits(const Shape& shape) {
-  if (!shape.fused || !shape.plain || shape.loss < 0) return false;
+  if (!shape.fused || !shape.plain || (shape.loss < 0 && !shape.own_loss)) return false;
   for (int l = 0; l < shape.n_layers; l++)
     if (shape.layers[l].in > TINY_WIDTH || shape.layers[l].out > TINY_WIDTH) return false;
   return shape.layers[shape.n_layers - 1].out <= NARROW_OUTPUTS;   // the loss by columns
 }
 
 template <class T>
-Tiny<T>::Tiny(const Kernels<T>& kernels, const Shape& shape, const T* setting, const T* output_weight)
-    : kernels_(kernels), loss_row_(kernels.loss[shape.loss]), setting_(setting), output_weight_(output_weight),
+Tiny<T>::Tiny(const Kernels<T>& kernels, const Shape& shape, LossRow<T> loss, const OwnLoss<T>* own_loss,
+              const T* setting, const T* output_weight)
+    : kernels_(kernels), loss_row_(loss), own_loss_(own_loss), setting_(setting), output_weight_(output_weight),
       shapes_(shape.layers, shape.layers + shape.n_layers), n_params_(0),
       shares_(shape.batch, shape.loss_scale) {
   idx n_units = 0;
@@ -40,7 +41,7 @@ Tiny<T>::Tiny(const Kernels<T>& kernels, const Shape& shape, const T* setting, c
   const auto take = [&](idx units) { return (unit += units * kernels.lanes) - units * kernels.lanes; };
   for (const LayerShape& s : shapes_) {
     TinyLayer<T> layer{s.in, s.out, n_params_, -1, nullptr, nullptr, nullptr,
-                       s.activation < 0 ? kernels.identity : kernels.activation[s.activation]};
+                       activation_of(kernels, s)};
     n_params_ += s.in * s.out;
     if (s.bias >= 0) {
       layer.bias = n_params_;
@@ -114,7 +115,7 @@ idx Tiny<T>::train(const double* weight, idx start, const uint32_t* order, idx r
                            y_is_label_ ? nullptr : t_.data() + at, ld_, label_.data() + at,
                            shares_.of(weight, start, order, rows, -1), loss_row_, setting_, output_weight_,
                            stop_on_loss,
-                           products_.data(), gradient_.data()};
+                           products_.data(), gradient_.data(), own_loss_};
   return step.kernels->tiny_train(run, losses);
 }
 

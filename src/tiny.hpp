@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "memory.hpp"
-#include "program.hpp"
+#include "own.hpp"
 
 namespace fbp {
 
@@ -39,7 +39,8 @@ class Shares {
 template <class T> class Tiny {
  public:
   static bool suits(const Shape& shape);
-  Tiny(const Kernels<T>& kernels, const Shape& shape, const T* setting, const T* output_weight);
+  Tiny(const Kernels<T>& kernels, const Shape& shape, LossRow<T> loss, const OwnLoss<T>* own_loss, const T* setting,
+       const T* output_weight);
   void enter(const T* params, T* const* slots);
   void leave(T* params, T* const* slots) const;
   // Makes sure that the batch of `rows` rows from row `start` on, in `order` where there is one, lies ready, and gives
@@ -56,7 +57,8 @@ template <class T> class Tiny {
 
   const Kernels<T>& kernels_;
   const LossRow<T> loss_row_;
-  const T *const setting_, *const output_weight_;   // of the network
+  const OwnLoss<T>* const own_loss_;          // of the network, as the next two
+  const T *const setting_, *const output_weight_;
   const std::vector<LayerShape> shapes_;
   idx n_params_, ld_;                   // ld_: of the group's transposed rows
   Buffer<T> params_, slots_[MAX_SLOTS], gradient_, products_, units_, x_, t_;

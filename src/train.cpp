@@ -122,6 +122,8 @@ template <class T> class Network final : public Program {
 
   const Kernels<T>& kernels_;
   T* const params_;
+  Buffer<T> own_loss_scratch_;
+  const OwnLoss<T> own_loss_;
   const LossRow<T> loss_row_;       // null where the plan has no loss
   const bool fused_, gated_;
   const int n_threads_;
@@ -149,7 +151,12 @@ template <class T> class Network final : public Program {
 template <class T>
 Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     : kernels_(kernels_of<T>(isa)), params_(params),
-      loss_row_(shape.loss < 0 ? nullptr : kernels_.loss[shape.loss]), fused_(shape.fused), gated_(shape.gated),
+      own_loss_scratch_(shape.own_loss ? OWN_LOSS_PARTS * own_loss_part(shape.batch, shape.layers[shape.n_layers - 1].out)
+                                       : 0),
+      own_loss_{reinterpret_cast<OwnLossRow<T>>(shape.own_loss), shape.own_loss_uses_lse, shape.own_loss_pairs,
+                own_loss_scratch_.data()},
+      loss_row_(shape.own_loss ? own_loss_row<T> : shape.loss < 0 ? nullptr : kernels_.loss[shape.loss]),
+      fused_(shape.fused), gated_(shape.gated),
       n_threads_(std::min<int>(shape.n_threads, MAX_THREADS)),
       ld_input_(padded<T>(shape.layers[0].in)),
       gathered_(shape.batch * ld_input_), shares_(shape.batch, shape.loss_scale),
@@ -162,7 +169,7 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     const idx ld = padded<T>(s.transposed ? shape.batch : s.out);
     const size_t size = static_cast<size_t>(s.transposed ? s.out : shape.batch) * ld;
     layers_.push_back({s, params + s.weight, s.bias < 0 ? nullptr : params + s.bias,
-                       s.activation < 0 ? kernels_.identity : kernels_.activation[s.activation],
+                       activation_of(kernels_, s),
                        ld, Buffer<T>(s.keeps_z ? size : 0), Buffer<T>(size), Buffer<T>(size),
                        Buffer<T>(s.dropout > 0 ? shape.batch * padded<T>(s.in) : 0), Buffer<uint16_t>(),
                        Buffer<int32_t>(s.in),
@@ -175,14 +182,15 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
   for (const Layer<T>& l : layers_) most_parts = std::max(most_parts, share_backward(l, DIRECT, shape.batch).parts);
   ld_panel_ = most_out * kernels_.panel_columns;
   panels_ = Buffer<T>(most_parts * ld_panel_);
-  if (shape.loss >= 0) {
+  if (loss_row_) {
     target_ = Buffer<T>(layers_.back().a.size());
     label_ = Buffer<int32_t>(shape.batch);
   }
   if (!shape.fused) grads_ = Buffer<T>(n_params);
   scalars_ = Buffer<T>(std::max<idx>(MAX_STRETCH, 2 * shape.n_layers) * MAX_SCALARS);
   l1_ = Buffer<T>(2 * shape.n_layers);
-  if (Tiny<T>::suits(shape)) tiny_.reset(new Tiny<T>(kernels_, shape, setting_.data(), output_weight_.data()));
+  if (Tiny<T>::suits(shape))
+    tiny_.reset(new Tiny<T>(kernels_, shape, loss_row_, &own_loss_, setting_.data(), output_weight_.data()));
 }
 
 // ------------------------------------------------------------------ many steps
@@ -293,8 +301,8 @@ template <class T> Step<T> Network<T>::step_of(const Rule& rule) {
   step.around = {l1 || rule.average || std::isfinite(rule.clip_value), 1, in_t(rule.clip_value), 0,
                  static_cast<T*>(rule.average), in_t(rule.decay)};
   step.max_norm = in_t(rule.max_norm);
-  step.kernels = step.around.on ? &kernels_.by_call : &kernels_.optimizer[rule.row];
-  step.update = kernels_.optimizer[rule.row].update;
+  step.kernels = step.around.on || rule.own ? &kernels_.by_call : &kernels_.optimizer[rule.row];
+  step.update = rule.own ? reinterpret_cast<UpdateRow<T>>(rule.own) : kernels_.optimizer[rule.row].update;
   set_scalars(rule, 0, 1);
   return step;
 }
@@ -352,7 +360,8 @@ double Network<T>::batch_loss(const Source& y, bool is_label, const double* weig
   const double* share = shares_.of(weight, start, order, rows_, total);
   return loss_row_({rows_, last.shape.out, last.shape.transposed, last.a.data(), last.ld,
                                      is_label ? nullptr : target_.data(), last.ld, label_.data(), share,
-                                     gradient ? last.delta.data() : nullptr, setting_.data(), output_weight_.data()});
+                                     gradient ? last.delta.data() : nullptr, setting_.data(), output_weight_.data(),
+                                     &own_loss_});
 }
 
 // For rows_ rows; the input is not bound, it moves with each batch.

@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import zlib
 
 # Before NumPy is loaded. The reference's products are small: on two busy cores BLAS threads only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -45,13 +46,24 @@ def sampled(part, *factors):
     chosen = combinations[::part]
     assert all(level in met for levels, met in zip(factors, zip(*chosen)) for level in levels)
     return chosen
+def need_numba():
+    if not backends.has_numba():
+        reason = "Numba is not installed: pip install fastbp[numba]"
+        pytest.fail(reason) if official else pytest.skip(reason)
+
+
+def need(name):
+    """Skip the test where a backend is not there, or fail where it must be."""
+    if name == "cython":
+        need_extension()
+    if name == "numba":
+        need_numba()
 
 
 @pytest.fixture(params=backends.NAMES)
 def backend(request):
     """The name of each backend."""
-    if request.param == "cython":
-        need_extension()
+    need(request.param)
     return request.param
 
 
@@ -63,12 +75,12 @@ def isa(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture(params=["reference", *(f"cython {name}" for name in ISAS)])
+@pytest.fixture(params=["reference", *(f"cython {name}" for name in ISAS), "numba"])
 def kernels(request, monkeypatch):
     """The name of each backend, of the compiled one with each ISA forced in turn."""
     name, _, forced = request.param.partition(" ")
-    if name == "cython":
-        need_extension()
+    need(name)
+    if forced:
         monkeypatch.setenv("FASTBP_ISA", forced)
     return name
 
@@ -76,3 +88,28 @@ def kernels(request, monkeypatch):
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request):
     return np.dtype(request.param)
+
+
+ON_NUMBA = 6  # tests of a file
+
+
+def pytest_collection_modifyitems(config, items):
+    """Of the tests that run on every backend some have one case for Numba, which compiles for each network anew.
+
+    `make test-all` has them all. Those that make up networks by the dozen have none: test_numba.py does that in Python.
+    """
+    if every_case:
+        return
+    on_numba = {}
+    for item in items:
+        chosen = getattr(item, "callspec", None) and [item.callspec.params.get(name) for name in ("backend", "kernels")]
+        if chosen and "numba" in chosen:
+            on_numba.setdefault(item.path.name, {}).setdefault(item.originalname, []).append(item)
+    drawn = lambda name: zlib.crc32(name.encode())  # noqa: E731
+    left = {id(item) for tests in on_numba.values() for cases in tests.values() for item in cases}
+    for file, tests in on_numba.items():
+        fixed = [name for name in tests if not hasattr(tests[name][0].obj, "hypothesis")]
+        for name in sorted(fixed, key=drawn)[: None if file == "test_numba.py" else ON_NUMBA]:
+            left.remove(id(min(tests[name], key=lambda item: drawn(item.nodeid))))
+    config.hook.pytest_deselected(items=[item for item in items if id(item) in left])
+    items[:] = [item for item in items if id(item) not in left]

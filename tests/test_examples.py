@@ -136,6 +136,23 @@ def test_a_gradient_of_ones_own_is_right_and_trains(example):
     assert 5 * number_after("clean sine, Huber:", out) < number_after("clean sine, squares:", out)
 
 
+def test_an_activation_and_a_loss_of_ones_own_train(example):
+    out = example("own_activation")
+    wrong = "activation 'wrong': backward is wrong at z = 0.001: it gives 0.001, finite differences give 0.002"
+    assert out.startswith(wrong)
+    # Six wild points of 64 pull the squares away, and log cosh less.
+    assert 2 * number_after("my_log_cosh: at most", out) < number_after("mse: at most", out)
+
+
+def test_the_code_of_the_page_on_own_rows_runs():
+    text = (ROOT / "docs" / "own_rows.md").read_text()
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    namespace = {"X": X, "y": X[:, 0]}
+    for code in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S):
+        exec(compile(code, "own_rows.md", "exec"), namespace)
+    assert namespace["net"].step > 0
+
+
 @pytest.mark.parametrize(
     "name, words",
     [
@@ -242,10 +259,15 @@ MODULES = [
 ]
 
 
+NEED_NUMBA = ("cache", "callbacks", "jit", "kernels", "lanes")
+
+
 @pytest.mark.parametrize("name", ["fastbp", *MODULES])
 def test_doctests(name):
     if name == "fastbp.backends.compiled" and backends.missing("cython"):
         pytest.skip("fastbp._engine is not built")
+    if name.startswith("fastbp.backends.") and name.rpartition(".")[2] in NEED_NUMBA and not backends.has_numba():
+        pytest.skip("Numba is not installed")
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 

@@ -94,7 +94,8 @@ def test_explain_prints_all_of_it_and_returns_nothing(kernels, capsys):
     found = explained(net, 20, "softmax_cross_entropy", SGD(momentum=0.9))
     assert out == f"{found}\n"
     told = [found.sharing, *(layer.how.family.reason for layer in found.layers)]
-    for text in (kernels, found.plan.isa or "NumPy", "20 rows", "softmax_cross_entropy", "sgd_momentum", "7 -> 50",
+    isa = found.plan.isa or ("LLVM" if kernels == "numba" else "NumPy")
+    for text in (kernels, isa, "20 rows", "softmax_cross_entropy", "sgd_momentum", "7 -> 50",
                  f"{found.flops:,} FLOP", f"{found.n_bytes:,} bytes", *told):
         assert text in out
     assert all(len(line) <= 120 and line == line.rstrip() for line in out.splitlines())

@@ -116,15 +116,15 @@ def test_the_ends_of_a_domain_are_as_it_is_written():
     assert str(rows.ANY) == "any number" and str(rows.Domain(0.0)) == "at least 0"
 
 
-def test_the_tables_rows_are_served_with_any_setting_and_a_users_own_are_not():
+def test_the_tables_rows_are_known_with_any_setting_and_a_users_own_are_not():
     spec = network("huber")._spec
     own = rows.Loss("huber", "ABS(z - t)", "z - t", outputs="mean")
     need_extension()
     for row in (L.huber, L.huber(delta=3), L.huber(outputs="sum", output_weights=[1, 2, 3])):
-        assert plan.make_plan(spec, 8, loss=row).backend == "cython"
+        assert plan.make_plan(spec, 8, loss=row).backend == "cython" and plan.own_rows([row]) == []
     bounds = (rows.Setting("delta", 1.0, rows.ANY),)
     for row in (own, replace(L.huber, value="ABS(z - t)"), replace(L.huber, settings=bounds)):
-        assert plan.make_plan(spec, 8, loss=row).backend == "reference"
+        assert plan.own_rows([row]) == ["huber"]
 
 
 def test_a_users_own_row_may_have_settings_and_constants():

@@ -241,11 +241,12 @@ def of_loss(row, text):
 
 
 def evaluated(steps, equation):
-    from fastbp.rows import _NUMPY_WORDS
+    from fastbp.rows import WORDS
 
     words = {
         **{name: function(row.forward_text, ("z",)) for name, row in activations.TABLE.items()},
-        **_NUMPY_WORDS, "SUM": np.sum, "SUM_ROWS": lambda v: v.sum(axis=0), "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+        **WORDS, "R": float, "SUM": np.sum, "SUM_ROWS": lambda v: v.sum(axis=0),
+        "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
         "SUM_OUTPUTS": lambda v: v.sum(axis=1, keepdims=True), "JOINED": lambda *parts: np.concatenate(parts, axis=1),
         "FIRST_HALF": lambda v: v[:, : v.shape[1] // 2], "SECOND_HALF": lambda v: v[:, v.shape[1] // 2 :],
     }  # fmt: skip

@@ -7,6 +7,7 @@ batch. Programs are not shared between threads; `fastbp.plan.Programs` hands the
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import operator
 from collections import deque
 from collections.abc import Callable
@@ -54,6 +55,12 @@ class Rule(NamedTuple):
     accumulate: int = 1  # an update after so many batches
     phase: int = 0  # how many of these there have been
     accumulated: np.ndarray | None = None  # the sum of their gradients
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing around the row, and one group."""
+        bound = min(self.clip_value, self.clip_norm, self.max_norm)
+        return bound == np.inf and self.l1 == [0] and self.average is None and self.accumulate == 1
 
     @property
     def buffers(self) -> list[np.ndarray]:
@@ -179,13 +186,14 @@ def assign(arrays: list[np.ndarray], values: list[Any]) -> None:
 class _Row:
     module: str
     dtypes: tuple[str, ...] | None  # None: every floating-point dtype
-    tables_only: bool  # serves the rows of the tables, not a user's own
+    needs_numba: str  # "always", for "own rows", which the tables do not hold, or "never"
     what: str
 
 
 _TABLE = {  # in the order in which "auto" takes them
-    "cython": _Row("fastbp.backends.compiled", ("float32", "float64"), True, "C++ kernels through Cython"),
-    "reference": _Row("fastbp.backends.reference", None, False, "NumPy, the oracle of the tests"),
+    "cython": _Row("fastbp.backends.compiled", ("float32", "float64"), "own rows", "C++ kernels through Cython"),
+    "reference": _Row("fastbp.backends.reference", None, "never", "NumPy, the oracle of the tests"),
+    "numba": _Row("fastbp.backends.jit", ("float32", "float64"), "always", "compiled for the network at hand by Numba"),
 }
 NAMES = tuple(_TABLE)
 
@@ -204,7 +212,14 @@ def missing(name: str) -> str | None:
     """Why a backend cannot be used here, or None."""
     if name == "cython" and engine() is None:
         return "the extension fastbp._engine was not built"
+    if _TABLE[name].needs_numba == "always" and not has_numba():
+        return "Numba is not installed: pip install fastbp[numba]"
     return None
+
+
+def has_numba() -> bool:
+    """Whether Numba can be imported; it is not imported for that."""
+    return importlib.util.find_spec("numba") is not None
 
 
 def describe(name: str) -> str:
@@ -218,9 +233,15 @@ def _refusal(name: str, dtype: np.dtype, own_rows: list[str]) -> str | None:
     row = _TABLE[name]
     if row.dtypes is not None and dtype.name not in row.dtypes:
         return missing(name) or f"it lacks dtype {dtype}"
-    if row.tables_only and own_rows:
-        return missing(name) or f"it has no kernel for {', '.join(map(repr, own_rows))}, which the tables do not hold"
+    if row.needs_numba == "own rows" and own_rows and not has_numba():
+        what = f"it needs Numba for {', '.join(map(repr, own_rows))}, which the tables do not hold"
+        return missing(name) or f"{what}: pip install fastbp[numba]"
     return missing(name)
+
+
+def usable(dtype: np.dtype, own_rows: list[str]) -> tuple[str, ...]:
+    """The backends that can serve a request."""
+    return tuple(name for name in NAMES if _refusal(name, dtype, own_rows) is None)
 
 
 def resolve(requested: str, dtype: np.dtype, own_rows: list[str]) -> str:
@@ -238,12 +259,12 @@ def resolve(requested: str, dtype: np.dtype, own_rows: list[str]) -> str:
     RuntimeError
         The named backend cannot serve; the message says why and names those that can.
     """
-    usable = [name for name in NAMES if _refusal(name, dtype, own_rows) is None]
+    names = usable(dtype, own_rows)
     if requested == "auto":
-        return usable[0]
-    if requested not in usable:
+        return names[0]
+    if requested not in names:
         reason = _refusal(requested, dtype, own_rows)
-        raise RuntimeError(f"backend {requested!r}: {reason}; there is: {', '.join(usable)}")
+        raise RuntimeError(f"backend {requested!r}: {reason}; there is: {', '.join(names)}")
     return requested
 
 

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 # Kernels are found by a row's place in its table, and read what the rows of their own tables name.
 if getattr(_engine, "ROWS", None) != digest(*(table.TABLE.values() for table in (activations, losses, optimizers))):
     raise ImportError(f"{_engine.__file__} was built from other tables of rows than these: build fastbp again")
-_ACTIVATION = {name: index for index, name in enumerate(activations.TABLE)}
-_LOSS = {name: index for index, name in enumerate(losses.TABLE)}
-_OPTIMIZER = {name: index for index, name in enumerate(optimizers.TABLE)}
+_ACTIVATION = {row: index for index, row in enumerate(activations.TABLE.values())}
+_LOSS = {row: index for index, row in enumerate(losses.TABLE.values())}
+_OPTIMIZER = {row: index for index, row in enumerate(optimizers.TABLE.values())}
 
 # In the order of `Family` in src/engine.hpp; the numbers are those of the rules in src/train.cpp and src/tiny.cpp.
 FAMILIES = (
@@ -33,11 +33,33 @@ FAMILIES = (
 _FORESEEN = 256  # steps whose scalars a remembered `train_step` holds ready
 
 
+class _OwnRows:
+    """Functions of rows that the tables do not hold, compiled by Numba; they live as long as this does."""
+
+    def __init__(self, dtype: np.dtype) -> None:
+        self.dtype = dtype
+        self.kept: dict[object, tuple] = {}
+
+    def addresses(self, row) -> list[int]:
+        if row not in self.kept:
+            from fastbp.backends.callbacks import row_functions
+
+            self.kept[row] = row_functions(row, self.dtype)
+        return [function.address for function in self.kept[row]]
+
+    def update(self, row) -> int:
+        return self.addresses(row)[0]
+
+
 class Program(_engine.Program):
     """See `fastbp.backends.Program`."""
 
     def __new__(cls, plan: Plan, params: np.ndarray) -> Program:
         spec, loss = plan.spec, plan.loss
+        row = loss and loss.plain
+        own, own_loss = _OwnRows(spec.dtype), (0, False, False)
+        if row and row not in _LOSS:
+            own_loss = (*own.addresses(row), row.statistic == "lse", row.grad_s is not None)
         layers = [
             (
                 layer.in_features,
@@ -46,7 +68,8 @@ class Program(_engine.Program):
                 layer.transposed,
                 layer.weight,
                 -1 if layer.bias is None else layer.bias,
-                -1 if layer.activation.is_identity else _ACTIVATION[layer.activation.name],
+                -1 if layer.activation.is_identity else _ACTIVATION.get(layer.activation, -1),
+                *([0, 0] if layer.activation in _ACTIVATION else own.addresses(layer.activation)),
                 layer.activation.keeps_z,
                 below is None or below.activation.dead_at_zero,
                 *trains,
@@ -60,11 +83,13 @@ class Program(_engine.Program):
             params,
             plan.isa,
             layers,
-            -1 if loss is None else _LOSS[loss.name],
+            _LOSS.get(row, -1),
             1.0 if loss is None else loss.scale(spec.out_features),
             [] if loss is None else loss.numbers(loss.targets(spec.out_features)),
             [] if loss is None else list(loss.chosen["output_weights"] or ()),
             _OPTIMIZER,
+            own,
+            own_loss,
         )
 
     def __init__(self, plan: Plan, params: np.ndarray) -> None:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def _forward(row, z):
-    return function(row.forward_text, ("z",))(z)
+    return function(row.forward_text, ("z",), row.words)(z)
 
 
 def _backward(row, g, a, z):
     # WHERE with a constant on one side may widen the dtype
-    return function(row.backward_text, ("g", "a", "z"))(g, a, z).astype(g.dtype, copy=False)
+    return function(row.backward_text, ("g", "a", "z"), row.words)(g, a, z).astype(g.dtype, copy=False)
 
 
 def _loss_terms(row, a, t):
@@ -36,7 +36,7 @@ def _loss_terms(row, a, t):
         z, third = np.split(a, 2, axis=1)
     arguments = (z, t, third, *row.numbers(t.shape[1]))
     value, *grads = (
-        function(text, row.names)(*arguments).astype(dtype, copy=False)
+        function(text, row.names, row.words)(*arguments).astype(dtype, copy=False)
         for text in (row.value_text, row.grad_text, row.grad_s_text)
         if text
     )

@@ -70,7 +70,7 @@ template <class T> constexpr Kernels<T> kernels() {
           {nullptr,
            {update_weight<T, ByCall>, narrow_update_weight<T, ByCall>, update_weight<T, ByCall>, update_weight<T, ByCall>},
            {nullptr, nullptr, few_backward<T, ByCall>, few_backward<T, ByCall>},
-           nullptr},
+           tiny_train<T, ByCall>},
           squares<T>,
           average_params<T>,
           limit_norms<T>,
@@ -78,7 +78,8 @@ template <class T> constexpr Kernels<T> kernels() {
           {nullptr, nullptr, FBP_ACTIVATION_KERNELS(activation_identity)},
           Tables<T>::activation,
           Tables<T>::loss,
-          Tables<T>::optimizer};
+          Tables<T>::optimizer,
+          {nullptr, nullptr, FBP_ACTIVATION_KERNELS(ByCall)}};
 }
 }  // namespace
 

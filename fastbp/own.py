@@ -1,0 +1,602 @@
+"""Activations, losses and optimizers of the user's own: rows as those of the tables, checked where they are made.
+
+A row is written as expressions, or an activation and a loss as Python functions of single numbers. Its derivative is
+compared with finite differences at once. Where an expression comes without one, the derivative is made from it: the
+vocabulary has ten words, so that takes a page here and is exact, where a computer algebra system would have to be
+taught `WHERE` and would hand back functions that no row may use.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import copyreg
+import importlib
+import inspect
+import keyword
+import math
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from fastbp import activations, losses, optimizers, rows
+from fastbp.checks import number
+from fastbp.schedules import Rate, ReduceOnPlateau, Schedule, rates
+
+MOST_SLOTS, MOST_SCALARS = 4, 10  # MAX_SLOTS and MAX_SCALARS of src/engine.hpp
+
+# ------------------------------------------------------------------ derivatives of expressions
+
+# Of f(u), of f(u, v), and of a choice by comparing x with y. At a kink it is the slope to the left, so that sums of
+# kinks that cancel have the slope they should; relu has 0 there. A NaN in u hands du on.
+_SLOPES = {
+    "EXP": "du * EXP(u)", "EXPM1": "du * EXP(u)", "LOG": "du / u", "LOG1P": "du / (1 + u)",
+    "TANH": "du * (1 - TANH(u) * TANH(u))", "SQRT": "du * 0.5 / SQRT(u)",
+    "ABS": "WHERE(u < 0, 0 - du, WHERE(u <= 0, 0 - ABS(du), du))",
+    "MAX": "WHERE(u < v, dv, WHERE(u <= v, MIN(du, dv), du))",
+    "MIN": "WHERE(u > v, dv, WHERE(u >= v, MAX(du, dv), du))",
+    "<": "WHERE(x < y, du, WHERE(x <= y, WHERE(dx > dy, du, dv), dv))",
+    ">": "WHERE(x > y, du, WHERE(x >= y, WHERE(dx < dy, du, dv), dv))",
+    "+": "du + dv", "-": "du - dv", "*": "du * v + u * dv", "/": "du / v - u * dv / (v * v)",
+}  # fmt: skip
+_OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+_COMPARISONS = {ast.Lt: "<", ast.LtE: "<", ast.Gt: ">", ast.GtE: ">"}
+
+
+def _slope(node: ast.expr, by: str) -> ast.expr:
+    """The derivative of a part of an expression that `render` has let through."""
+    match node:
+        case ast.Constant():
+            return ast.Constant(0.0)
+        case ast.Name():
+            return ast.Constant(float(node.id == by))
+        case ast.UnaryOp():
+            return _filled("0 - du", by, u=node.operand)
+        case ast.BinOp():
+            return _filled(_SLOPES[_OPERATORS[type(node.op)]], by, u=node.left, v=node.right)
+        case ast.Call(args=[ast.Compare(left=x, ops=[op], comparators=[y]), u, v]):
+            return _filled(_SLOPES[_COMPARISONS[type(op)]], by, u=u, v=v, x=x, y=y)
+        case ast.Call(func=ast.Name(id=word), args=arguments):
+            return _filled(_SLOPES[word], by, **dict(zip("uv", arguments)))
+    raise ValueError(f"{ast.unparse(node)} has no derivative here; give it")
+
+
+def _filled(template: str, by: str, **parts: ast.expr) -> ast.expr:
+    """A template with expressions and their derivatives in it, made simpler where 0, 1 and equal parts allow."""
+    known = parts | {f"d{name}": _slope(part, by) for name, part in parts.items()}
+
+    class Fill(ast.NodeTransformer):
+        def visit_Name(self, node: ast.Name) -> ast.expr:
+            return copy.deepcopy(known.get(node.id, node))
+
+        def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+            left, right = self.visit(node.left), self.visit(node.right)
+            if isinstance(left, ast.Constant) and isinstance(right, ast.Constant):
+                return _evaluated(ast.BinOp(left, node.op, right))
+            match node.op, getattr(left, "value", None), getattr(right, "value", None):
+                case (ast.Mult() | ast.Div(), 0, _) | (ast.Mult() | ast.Div(), _, 1) | (ast.Add() | ast.Sub(), _, 0):
+                    return left
+                case (ast.Mult(), _, 0) | (ast.Mult(), 1, _) | (ast.Add(), 0, _):
+                    return right
+            return ast.BinOp(left, node.op, right)
+
+        def visit_Call(self, node: ast.Call) -> ast.expr:
+            arguments = [self.visit(argument) for argument in node.args]
+            call = ast.Call(node.func, arguments, [])
+            if all(isinstance(argument, ast.Constant) for argument in arguments):
+                return _evaluated(call)
+            match arguments:
+                case [ast.Compare(left=ast.Constant(), comparators=[ast.Constant()]) as test, yes, no]:
+                    return yes if _evaluated(test).value else no
+                case [test, yes, no] if _same(yes, no):
+                    return yes
+                case [_, yes, ast.Call(func=ast.Name(id="WHERE"), args=[or_equal, tie, no])] if _same(yes, tie):
+                    return ast.Call(node.func, [or_equal, yes, no], [])
+            return call
+
+    return Fill().visit(ast.parse(template, mode="eval").body)
+
+
+def _same(a: ast.expr, b: ast.expr) -> bool:
+    return ast.unparse(a) == ast.unparse(b)
+
+
+def _evaluated(node: ast.expr) -> ast.Constant:
+    return ast.Constant(float(eval(ast.unparse(node), dict(rows.WORDS))))
+
+
+def slope(expression: str, by: str) -> str:
+    """The derivative of an expression of the vocabulary, as another one.
+
+    Parameters
+    ----------
+    expression : str
+    by : str
+        The variable.
+    """
+    return ast.unparse(_slope(ast.parse(expression, mode="eval").body, by))
+
+
+# ------------------------------------------------------------------ checks
+
+
+def _check_name(kind: str, name: Any, taken: Iterable[str]) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"{kind}: name must be a string, got {name!r}")
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ValueError(f"{kind}: name must be a Python name such as my_{kind}, got {name!r}")
+    if name in taken:
+        raise ValueError(f"{kind} {name!r}: fastbp has one of this name; choose another, such as my_{name}")
+
+
+def _check_text(row: Any, kind: str, field: str, names: Iterable[str]) -> None:
+    expression = getattr(row, field)
+    if not isinstance(expression, str):
+        raise TypeError(f"{kind} {row.name!r}: {field} must be a string, got {expression!r}")
+    try:
+        rows.render(expression, names, row.words)
+    except ValueError as error:
+        raise ValueError(f"{kind} {row.name!r}: {field}: {error}") from None
+
+
+def _check_numbers_name(what: str, name: Any) -> None:
+    fits = isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name)
+    if not fits or name in (*rows.VOCABULARY, "R"):
+        raise ValueError(f"{what} must have a Python name, got {name!r}")
+
+
+def _domain(name: str, value: Any) -> rows.Domain:
+    if not isinstance(value, (tuple, list)) or not 2 <= len(value) <= 3:
+        raise TypeError(f"loss {name!r}: domain must be (low, high), got {value!r}")
+    return rows.Domain(*value)
+
+
+_STEP = 1e-5  # of a finite difference, relative to the place or to 0.01
+_SLACK = 1e-5  # what a derivative may be off, relative to itself or to 1
+
+
+def _check_slope(
+    what: str, f: Callable[[np.ndarray], np.ndarray], got: np.ndarray, z: np.ndarray, places: Mapping[str, np.ndarray]
+) -> None:
+    """Compare `got`, the derivative at each z, with differences of f; `places` are named in the message.
+
+    Places where f is not finite, and kinks, where the differences to both sides disagree, say nothing.
+    """
+    h = _STEP * np.maximum(0.01, np.abs(z))
+    with np.errstate(all="ignore"):
+        low, middle, high = f(z - h), f(z), f(z + h)
+        left, right, wanted = (middle - low) / h, (high - middle) / h, (high - low) / (2 * h)
+        size = np.maximum(1, np.abs(wanted))
+        smooth = np.isfinite(wanted) & (np.abs(right - left) <= 1e-2 * size)
+        slack = _SLACK * size + 8 * np.finfo(np.float64).eps * np.abs(middle) / h
+        wrong = smooth & ~(np.abs(got - wanted) <= slack)  # NaN is wrong
+    if not smooth.any():
+        places = f"from {z.min()} to {z.max()}"
+        raise ValueError(f"{what} cannot be checked: the values are finite and smooth nowhere {places}")
+    if wrong.any():
+        worst = tuple(np.argwhere(wrong)[0])
+        where = ", ".join(f"{name} = {float(values[worst]):.6g}" for name, values in places.items())
+        raise ValueError(
+            f"{what} is wrong at {where}: it gives {float(got[worst]):.6g}, "
+            f"finite differences give {float(wanted[worst]):.6g}"
+        )
+
+
+_PLACES = np.concatenate([[0.0], *(sign * np.geomspace(1e-3, 30, 40) for sign in (1, -1))])
+
+
+def _by_name(module: str, name: str) -> Any:
+    found = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _called(row: Loss, given: dict[str, Any]) -> Loss:
+    return row(**given)
+
+
+class _Own:
+    """A row holds nothing that changes: a copy is itself. One of functions is pickled by its name, as they are."""
+
+    name: str
+    words: rows.Words
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return self
+
+    def __reduce__(self) -> Any:
+        if getattr(self, "given", ()):
+            return _called, (self.plain, dict(self.given))
+        if not self.words:
+            return copyreg.__newobj__, (type(self),), self.__dict__
+        function = self.words[0][1]
+        try:
+            found = _by_name(function.__module__, function.__qualname__)
+        except (ImportError, AttributeError):
+            found = None
+        if found != self:
+            raise pickle.PicklingError(
+                f"{self.name!r} is made of Python functions and pickled by its name, but "
+                f"{function.__module__}.{function.__qualname__} is not it: define it at the top of an importable module"
+            )
+        return _by_name, (function.__module__, function.__qualname__)
+
+
+# ------------------------------------------------------------------ rows
+
+
+@dataclass(frozen=True)
+class Activation(_Own, rows.Activation):
+    """An activation of your own, for ``MLP(activation=...)``.
+
+    Parameters
+    ----------
+    name : str
+        Not one of `fastbp.activations`.
+    forward : str
+        Expression in ``z``: numbers, ``+ - * /``, one comparison, and ``EXP EXPM1 LOG LOG1P TANH SQRT ABS MAX MIN
+        WHERE``. `WHERE` evaluates both sides.
+    backward : str, optional
+        dL/dz in ``g`` (= dL/da), ``a`` (= forward) and ``z``. Derived from `forward` unless given.
+    pinned, note, words
+        As `fastbp.rows.Activation` has them: values from outside, functions beside the words (see `activation`).
+
+    Raises
+    ------
+    ValueError
+        An expression leaves the vocabulary; the name is taken; `backward` disagrees with finite differences.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> mish = fastbp.Activation("my_mish", forward="z * TANH(MAX(z, 0) + LOG1P(EXP(-ABS(z))))")
+    >>> net = fastbp.MLP((3, 8, 1), activation=mish)
+    """
+
+    backward: str = ""
+
+    def __post_init__(self) -> None:
+        _check_name("activation", self.name, (*activations.TABLE, *activations.ALIASES))
+        _check_text(self, "activation", "forward", ["z"])
+        if not self.backward:
+            object.__setattr__(self, "backward", f"g * ({slope(self.forward, 'z')})")
+        _check_text(self, "activation", "backward", ["g", "a", "z"])
+        forward = rows.function(self.forward_text, ("z",), self.words)
+        backward = rows.function(self.backward_text, ("g", "a", "z"), self.words)
+        f = lambda z: np.broadcast_to(forward(z), z.shape)  # noqa: E731
+        with np.errstate(all="ignore"):
+            got = np.broadcast_to(backward(np.ones_like(_PLACES), f(_PLACES), _PLACES), _PLACES.shape)
+        _check_slope(f"activation {self.name!r}: backward", f, got, _PLACES, {"z": _PLACES})
+
+
+@dataclass(frozen=True)
+class Loss(_Own, rows.Loss):
+    """A loss of your own, for ``fit(loss=...)``; averaged over the batch, weighted where weights are given.
+
+    Parameters
+    ----------
+    name : str
+        Not one of `fastbp.losses`.
+    value : str
+        Of one output: expression in ``z`` (the network's output) and ``t`` (the target), in the words of `Activation`;
+        with `statistic` also in ``lse``.
+    grad : str, optional
+        Its derivative by z. Derived from `value` unless given; with `statistic` it has to be.
+    outputs : {"mean", "sum"}
+        How the outputs of a sample reduce.
+    statistic : {None, "lse"}
+        ``lse`` is log(sum(exp(z))) over the outputs of a sample. The value must not change where all z move alike.
+    settings : mapping of str to float
+        Numbers that the expressions may name, with their defaults; ``loss(delta=2.0)`` chooses others. Or a sequence of
+        `fastbp.rows.Setting`, which have a domain too.
+    grad_s : str, optional
+        Of a loss with two outputs for each target: its derivative by ``s``, which the expressions may name then.
+    domain : (low, high) or fastbp.rows.Domain
+        What a target may be, both ends included.
+    constants, from_logits, link, labels, pinned, note, given, words
+        As `fastbp.rows.Loss` has them.
+
+    Raises
+    ------
+    ValueError
+        As for `Activation`.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> log_cosh = fastbp.Loss("my_log_cosh", value="ABS(z - t) + LOG1P(EXP(-2 * ABS(z - t))) - 0.6931471805599453")
+    """
+
+    grad: str = ""
+    outputs: str = "mean"
+
+    def __post_init__(self) -> None:
+        if self.given:
+            return  # `plain` was checked
+        _check_name("loss", self.name, (*losses.TABLE, *losses.ALIASES))
+        object.__setattr__(self, "domain", _domain(self.name, self.domain))
+        settings = self.settings
+        if isinstance(settings, Mapping):
+            settings = (rows.Setting(name, value, rows.ANY) for name, value in settings.items())
+        object.__setattr__(self, "settings", tuple(settings))
+        for setting in self.settings:
+            _check_numbers_name(f"loss {self.name!r}: a setting", setting.name)
+            setting.checked(f"loss {self.name!r}", setting.default)
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"loss {self.name!r}: settings and constants must have different names: {self.names}")
+        if self.outputs not in ("mean", "sum"):
+            raise ValueError(f"loss {self.name!r}: outputs must be 'mean' or 'sum', got {self.outputs!r}")
+        if self.statistic not in (None, "lse"):
+            raise ValueError(f"loss {self.name!r}: statistic must be None or 'lse', got {self.statistic!r}")
+        if self.statistic and self.grad_s:
+            raise ValueError(f"loss {self.name!r}: statistic and grad_s do not go together")
+        names = [name for name in self.names if name != "_"]
+        _check_text(self, "loss", "value", names)
+        if not self.grad:
+            if self.statistic:
+                raise ValueError(f"loss {self.name!r}: grad must be given, as lse depends on every output")
+            object.__setattr__(self, "grad", slope(self.value, "z"))
+        _check_text(self, "loss", "grad", names)
+        z, t, s = self._places()
+        columns = np.arange(z.shape[1])
+
+        def f(moved: np.ndarray) -> np.ndarray:
+            """The loss of a row where each of its outputs in turn has moved."""
+            one_moved = np.where(columns[:, None] == columns, moved[:, None, :], z[:, None, :])
+            return self._terms(one_moved, t[:, None, :], s[:, None, :], self.value_text).sum(axis=-1)
+
+        with np.errstate(all="ignore"):
+            got = self._terms(z, t, s, self.grad_text)
+        _check_slope(f"loss {self.name!r}: grad", f, got, z, {"z": z, "t": t})
+        if self.grad_s:
+            _check_text(self, "loss", "grad_s", names)
+            with np.errstate(all="ignore"):
+                got = self._terms(z, t, s, self.grad_s_text)
+            by_s = lambda s: self._terms(z, t, s, self.value_text)  # noqa: E731
+            _check_slope(f"loss {self.name!r}: grad_s", by_s, got, s, {"z": z, "t": t, "s": s})
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Outputs of some samples, (n, 3), targets that suit the domain, and second outputs."""
+        rng = np.random.default_rng(0)
+        z = rng.normal(size=(64, 3)) * np.geomspace(0.05, 8, 64)[:, None]
+        low, high = np.clip(self.domain.closed(z.dtype), -4, 4)
+        t = rng.dirichlet(np.ones(3), 64) if self.labels else rng.uniform(low, high, z.shape)
+        if self.domain.ends == "{}":
+            t = np.where(2 * t < low + high, low, high)
+        return z, t, rng.normal(size=z.shape)
+
+    def _terms(self, z: np.ndarray, t: np.ndarray, s: np.ndarray, text: str) -> np.ndarray:
+        """An expression at each output, as `fastbp.backends.reference` evaluates it."""
+        third: Any = s
+        if self.statistic:
+            z = z - z.max(axis=-1, keepdims=True)
+            third = np.log(np.exp(z).sum(axis=-1, keepdims=True))
+        arguments = (z, t, third, *self.numbers(t.shape[-1]))
+        return np.broadcast_to(rows.function(text, self.names, self.words)(*arguments), z.shape)
+
+
+@dataclass(frozen=True)
+class Optimizer(rows.Optimizer):
+    """An update rule of your own. Called with its scalars it is an optimizer, for ``fit(optimizer=...)``.
+
+    Parameters
+    ----------
+    name : str
+        Not one of fastbp's optimizers.
+    update : tuple of (name, expression)
+        Assignments in order to ``g`` (the gradient), to slots and to ``p`` (the parameter): expressions in
+        these and in `scalars`, in the words of `Activation`.
+    state : tuple of str
+        Slots beside each parameter, at most 4; 0 at the start.
+    scalars : tuple of str
+        Numbers of a step, at most 10; one called ``lr`` is the learning rate, for `lr_scale` and schedules.
+    family : str, optional
+        Rows of one family go on with each other's slots; a row is its own unless told.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> sign = fastbp.Optimizer("sign_sgd", update=[("p", "p - lr * WHERE(g > 0, 1, WHERE(g < 0, -1, 0))")])
+    >>> optimizer = sign(lr=lambda step: 0.1 / (1 + step))
+    """
+
+    family: str = ""
+    state: tuple[str, ...] = ()
+    scalars: tuple[str, ...] = ("lr",)
+    update: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        families = {row.family for row in optimizers.TABLE.values()}
+        _check_name("optimizer", self.name, (*optimizers.TABLE, *optimizers.BY_NAME, *families))
+        what = f"optimizer {self.name!r}"
+        for field in ("state", "scalars", "update"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        object.__setattr__(self, "update", tuple((target, text) for target, text in self.update))
+        object.__setattr__(self, "family", self.family or self.name)
+        if self.family in families:
+            raise ValueError(f"{what}: family {self.family!r} is fastbp's; its slots mean something else")
+        names = ("p", "g", *self.state, *self.scalars)
+        for name in names:
+            _check_numbers_name(f"{what}: a slot or scalar", name)
+        taken = _AROUND.intersection(self.scalars)
+        if taken:
+            raise ValueError(f"{what}: every optimizer has {', '.join(sorted(taken))}; give the scalar another name")
+        if len(set(names)) < len(names):
+            raise ValueError(f"{what}: p, g, state and scalars must have different names, got {', '.join(names)}")
+        if len(self.state) > MOST_SLOTS or len(self.scalars) > MOST_SCALARS:
+            raise ValueError(f"{what}: at most {MOST_SLOTS} slots and {MOST_SCALARS} scalars")
+        if "p" not in dict(self.update):
+            raise ValueError(f"{what}: update must assign to p, got {self.update!r}")
+        for target, text in self.update:
+            if target not in ("p", "g", *self.state):
+                raise ValueError(f"{what}: update assigns to {target!r}; only p, g and state change")
+            try:
+                rows.render(text, names)
+            except ValueError as error:
+                raise ValueError(f"{what}: update of {target}: {error}") from None
+
+    def __call__(self, **numbers: Any) -> OwnOptimizer:
+        """The rule with its numbers.
+
+        Parameters
+        ----------
+        **numbers
+            For each of `scalars` a constant, a value of `fastbp.schedules`, or a function of ``net.step``; and what
+            every optimizer takes: see `fastbp.optimizers.Rule`.
+        """
+        around = {name: numbers.pop(name) for name in _AROUND.intersection(numbers)}
+        if set(numbers) != set(self.scalars):
+            wanted, got = ", ".join(self.scalars), ", ".join(numbers) or "none"
+            raise TypeError(f"optimizer {self.name!r} takes exactly {wanted}; got {got}")
+        return OwnOptimizer(self, tuple(numbers[name] for name in self.scalars), **around)
+
+
+_AROUND = frozenset(field.name for field in fields(optimizers.Rule))
+
+
+@dataclass(eq=False, repr=False)
+class OwnOptimizer(optimizers.Rule):
+    """An `Optimizer` row with its numbers: what `fastbp.SGD` is for rows of the tables.
+
+    A scalar called ``lr`` is the learning rate, and one called ``weight_decay`` takes `decay_scale`; the others are the
+    same for all parameters.
+    """
+
+    rule: Optimizer
+    numbers: tuple[Rate, ...]
+
+    weight_decay = 1.0  # so that `Steps.weight_decay` is what `decay_scale` makes of it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in zip(self.rule.scalars, self.numbers):
+            what = f"optimizer {self.rule.name!r}: {name}"
+            if not callable(value):
+                number(what, value, self._least(name))
+            if isinstance(value, ReduceOnPlateau) and name != "lr":
+                raise TypeError(f"{what}: ReduceOnPlateau is for lr alone")
+        for scale in ("lr_scale", "bias_lr_scale"):
+            if "lr" not in self.rule.scalars and getattr(self, scale) not in (None, 1):
+                raise ValueError(f"optimizer {self.rule.name!r}: {scale} is given, but no scalar is called lr")
+
+    @staticmethod
+    def _least(name: str) -> float:
+        return 0.0 if name == "lr" else -math.inf
+
+    @property
+    def row(self) -> Optimizer:
+        return self.rule
+
+    @property
+    def lr(self) -> Rate:
+        return dict(zip(self.rule.scalars, self.numbers)).get("lr", 1.0)
+
+    @property
+    def is_steady(self) -> bool:
+        return not any(map(callable, self.numbers))
+
+    @property
+    def is_foreseeable(self) -> bool:
+        asked = filter(callable, self.numbers)
+        return all(isinstance(rate, Schedule) and not isinstance(rate, ReduceOnPlateau) for rate in asked)
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step, counted from 0; all numbers are looked at, so that what is wrong shows."""
+        self.scalars(step, 1)
+        return super().rate(step)
+
+    def _values(self, steps: optimizers.Steps) -> dict[str, float | np.ndarray]:
+        known = {
+            name: rates(value, steps.first, steps.count, name=name, low=self._least(name))
+            for name, value in zip(self.rule.scalars, self.numbers)
+            if name != "lr"
+        }
+        if "weight_decay" in known:
+            known["weight_decay"] = known["weight_decay"] * steps.weight_decay
+        return known
+
+    def __repr__(self) -> str:
+        given = dict(zip(self.rule.scalars, self.numbers))
+        given |= {f.name: getattr(self, f.name) for f in fields(optimizers.Rule) if getattr(self, f.name) != f.default}
+        return f"{self.rule.name}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+
+
+# ------------------------------------------------------------------ rows from Python functions
+
+
+def _parameters(what: str, function: Any, allowed: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    if not inspect.isfunction(function):
+        raise TypeError(f"{what} must be a Python function, got {function!r}")
+    names = tuple(inspect.signature(function).parameters)
+    if names not in allowed:
+        wanted = " or ".join(f"({', '.join(some)})" for some in allowed)
+        raise TypeError(f"{what} must take {wanted}, it takes ({', '.join(names)})")
+    return names
+
+
+def activation(*, derivative: Callable[[float], float], name: str | None = None) -> Callable[[Callable], Activation]:
+    """Make an activation of a Python function of one number; to be used as a decorator.
+
+    The function is called for each number on ``backend="reference"``, and compiled by Numba on the others: it may use
+    `math` and what else Numba compiles. What raises an error of arithmetic gives NaN.
+
+    Parameters
+    ----------
+    derivative : function of ``z`` or of ``a``
+        da/dz, from the pre-activation z or from the output a, as its parameter is named. With ``a``, z is not stored.
+    name : str, optional
+        The function's unless given.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> @fastbp.activation(derivative=lambda z: 1 / (1 + abs(z)) ** 2)
+    ... def softsign_of_mine(z):
+    ...     return z / (1 + abs(z))
+    """
+    by = _parameters("activation: derivative", derivative, [("z",), ("a",)])[0]
+
+    def make(function: Callable[[float], float]) -> Activation:
+        _parameters("activation: the function", function, [("z",)])
+        words = (("FUNCTION", function), ("DERIVATIVE", derivative))
+        return Activation(name or function.__name__, "FUNCTION(z)", f"g * DERIVATIVE({by})", words=words)
+
+    return make
+
+
+def loss(
+    *, derivative: Callable[[float, float], float], name: str | None = None, outputs: str = "mean",
+    domain: tuple[float, float] = rows.ANY,
+) -> Callable[[Callable], Loss]:  # fmt: skip
+    """Make a loss of a Python function of one output and its target; to be used as a decorator, as `activation`.
+
+    Parameters
+    ----------
+    derivative : function of (z, t)
+        By z.
+    name : str, optional
+        The function's unless given.
+    outputs, domain
+        As for `Loss`.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> @fastbp.loss(derivative=lambda z, t: 4 * (z - t) ** 3)
+    ... def fourth_power(z, t):
+    ...     return (z - t) ** 4
+    """
+    _parameters("loss: derivative", derivative, [("z", "t")])
+
+    def make(function: Callable[[float, float], float]) -> Loss:
+        _parameters("loss: the function", function, [("z", "t")])
+        words = (("FUNCTION", function), ("DERIVATIVE", derivative))
+        return Loss(
+            name or function.__name__, "FUNCTION(z, t)", "DERIVATIVE(z, t)", outputs, domain=domain, words=words
+        )
+
+    return make

@@ -1,0 +1,594 @@
+"""Numba: rows of the user's own on every backend, the words in compiled code, the cache on disk, and where it is not
+installed. That its kernels are right is what the other files test on every backend.
+"""
+
+import copy
+import itertools
+import math
+import os
+import pickle
+import stat
+import textwrap
+import threading
+
+import numpy as np
+import pytest
+from conftest import every_case, need, need_numba
+from test_process import python
+from tolerance import assert_close
+
+import fastbp
+from fastbp import activations, backends, losses, optimizers, own, rows
+
+RNG = np.random.default_rng(5)
+X, PLACES = RNG.normal(size=(37, 5)), np.linspace(-9, 9, 181) + 0.01  # at no kink
+numba_only = pytest.mark.skipif(not backends.has_numba(), reason="Numba is not installed")
+
+
+def twin(row):
+    """A row of the tables as one of the user's own."""
+    if isinstance(row, rows.Activation):
+        return fastbp.Activation(f"my_{row.name}", row.forward, row.backward)
+    if isinstance(row, rows.Loss):
+        fields = "value grad grad_s outputs statistic settings constants from_logits labels link domain".split()
+        return fastbp.Loss(f"my_{row.name}", **{field: getattr(row, field) for field in fields})
+    return fastbp.Optimizer(f"my_{row.name}", state=row.state, scalars=row.scalars, update=row.update)
+
+
+@fastbp.activation(derivative=lambda a: 1 - a * a)
+def tanh_of_mine(z):
+    return math.tanh(z)
+
+
+@fastbp.activation(derivative=lambda z: 1 / (1 + abs(z)) ** 2)
+def softsign_of_mine(z):
+    if z > 0:
+        return z / (1 + z)
+    return z / (1 - z)
+
+
+@fastbp.loss(derivative=lambda z, t: 4 * (z - t) ** 3)
+def fourth_power(z, t):
+    return (z - t) ** 4
+
+
+# ------------------------------------------------------------------ rows as they are made
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: fastbp.Activation("relu", "z"), "activation 'relu': fastbp has one of this name"),
+        (lambda: fastbp.Activation("swish", "z"), "activation 'swish': fastbp has one of this name"),
+        (lambda: fastbp.Activation("two words", "z"), "name must be a Python name.*'two words'"),
+        (lambda: fastbp.Activation("class", "z"), "name must be a Python name.*'class'"),
+        (lambda: fastbp.Activation("q", "z ** 2"), "activation 'q': forward: expression.*Pow"),
+        (lambda: fastbp.Activation("q", "sin(z)"), "forward: .*sin is not one of EXP"),
+        (lambda: fastbp.Activation("q", "z", "g * t"), "backward: .*unknown name 't'"),
+        (lambda: fastbp.Activation("q", "z * z", "g * z"), "backward is wrong at z = 0.001: it gives 0.001, .* 0.002"),
+        (lambda: fastbp.Activation("q", "z * EXP(-z * z)", "g * z"), r"wrong at z = 0: it gives 0, .* give 1$"),
+        (lambda: fastbp.Activation("q", "EXP(z)", "g * EXP(z) * (1 + 0 / z)"), "wrong at z = 0: it gives nan"),
+        (lambda: fastbp.Activation("q", "LOG(-1 - z * z)"), "finite and smooth nowhere"),
+        (lambda: fastbp.Loss("mse", "z - t"), "loss 'mse': fastbp has one of this name"),
+        (lambda: fastbp.Loss("q", "z - t", outputs="max"), "outputs must be 'mean' or 'sum', got 'max'"),
+        (lambda: fastbp.Loss("q", "z - t", statistic="max"), "statistic must be None or 'lse'"),
+        (lambda: fastbp.Loss("q", "lse - z"), "unknown name 'lse'"),
+        (lambda: fastbp.Loss("q", "t * (lse - z)", statistic="lse"), "grad must be given"),
+        (lambda: fastbp.Loss("q", "(z - t) * (z - t)", "z - t"), "grad is wrong at z = .*, t = "),
+        (lambda: fastbp.Loss("q", "t * (lse - z)", "EXP(z - lse) - 2 * t", statistic="lse", labels=True),
+         "grad is wrong"),
+        (lambda: fastbp.Optimizer("sgd", update=[("p", "p - lr * g")]), "optimizer 'sgd': fastbp has one"),
+        (lambda: fastbp.Optimizer("q", family="sgd", update=[("p", "p - lr * g")]), "family 'sgd' is fastbp's"),
+        (lambda: fastbp.Optimizer("q"), "update must assign to p"),
+        (lambda: fastbp.Optimizer("q", update=[("p", "p - lr * v")]), "update of p: .*unknown name 'v'"),
+        (lambda: fastbp.Optimizer("q", update=[("lr", "lr"), ("p", "p")]), "assigns to 'lr'"),
+        (lambda: fastbp.Optimizer("q", state=["p"], update=[("p", "p")]), "different names"),
+        (lambda: fastbp.Optimizer("q", state=["EXP"], update=[("p", "p")]), "a slot or scalar must have a Python name"),
+        (lambda: fastbp.Optimizer("q", state=list("abcde"), update=[("p", "p")]), "at most 4 slots"),
+        (lambda: fastbp.Optimizer("q", scalars=["l1"], update=[("p", "p - l1")]), "every optimizer has l1; give the"),
+        (lambda: fastbp.Loss("q", "z - t", settings={"t": 1.0}), "settings and constants must have different names"),
+        (lambda: fastbp.Loss("q", "z - t", settings={"a b": 1.0}), "a setting must have a Python name, got 'a b'"),
+        (lambda: fastbp.Loss("q", "s * z", "s", grad_s="s"), "grad_s is wrong at z = .*, t = .*, s = "),
+        (lambda: twin(optimizers.TABLE["lion"])(**numbers(optimizers.TABLE["lion"]) | {"lr": -1.0}),
+         "optimizer 'my_lion': lr must be finite and at least 0"),
+        (lambda: fastbp.Optimizer("q", scalars=["rate"], update=[("p", "p - rate * g")])(rate=1, lr_scale=(1.0, 2.0)),
+         "lr_scale is given, but no scalar is called lr"),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_is_refused_where_it_is_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: fastbp.Activation("q", 3), "forward must be a string, got 3"),
+        (lambda: fastbp.Activation(3, "z"), "name must be a string, got 3"),
+        (lambda: fastbp.activation(derivative=3), "derivative must be a Python function, got 3"),
+        (lambda: fastbp.activation(derivative=lambda x: x), r"must take \(z\) or \(a\), it takes \(x\)"),
+        (lambda: fastbp.activation(derivative=lambda z: z)(lambda x: x), r"the function must take \(z\)"),
+        (lambda: fastbp.Optimizer("q", update=[("p", "p")])(rate=1), "takes exactly lr; got rate"),
+        (lambda: fastbp.Optimizer("q", update=[("p", "p")])(lr="x"), "lr must be a number, got 'x'"),
+        (lambda: fastbp.Loss("q", "z - t", domain=3), r"domain must be \(low, high\), got 3"),
+        (lambda: fastbp.Loss("q", "z - t", settings={"delta": "x"}), "delta must be a number, got 'x'"),
+        (lambda: fastbp.Optimizer("q", scalars=["k"], update=[("p", "p - k")])(k=fastbp.schedules.ReduceOnPlateau(1.0)),
+         "ReduceOnPlateau is for lr alone"),
+        (lambda: fastbp.MLP((2, 1)).fit(X[:, :2], X[:, 0], steps=1, optimizer=twin(optimizers.TABLE["sgd"])),
+         r"a rule without its numbers: call it, as in my_sgd\(lr=0.01\)"),
+    ],
+)  # fmt: skip
+def test_what_has_the_wrong_kind_is_a_type_error(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", activations.TABLE)
+def test_a_derivative_that_is_made_is_that_of_the_table(name):
+    row = activations.TABLE[name]
+    made = fastbp.Activation("mine", row.forward)
+    z = np.append(PLACES, 0.0)  # at 0 too: the slope to the left, as the tables have it
+    a = rows.function(row.forward_text, ("z",))(z)
+    wanted, got = (
+        rows.function(one.backward_text, ("g", "a", "z"))(np.ones_like(z), a, z)
+        for one in (row, made)
+    )
+    assert_close(got, wanted, np.float64, k=64)
+
+
+@pytest.mark.parametrize("name", [name for name, row in losses.TABLE.items() if not row.statistic])
+def test_the_gradient_of_a_loss_that_is_made_is_that_of_the_table(name):
+    row = losses.TABLE[name]
+    z, t = PLACES, np.linspace(0, 1, len(PLACES))
+    t = np.sign(t - 0.5) if row.domain.ends == "{}" else np.maximum(t, 1e-3) if row.domain.ends[0] == "(" else t
+    arguments = (z, t, np.ones_like(z), *row.numbers(1))
+    got = rows.function(rows.render(own.slope(row.value, "z"), row.names)[0], row.names)(*arguments)
+    assert_close(got, rows.function(row.grad_text, row.names)(*arguments), np.float64, k=256)
+
+
+def test_rows_pickle_and_are_their_own_copies():
+    mish = fastbp.Activation("my_mish", "z * TANH(LOG1P(EXP(z)))")
+    rule = twin(optimizers.TABLE["sgd_momentum"])
+    for row in (mish, twin(losses.TABLE["mse"]), rule, rule(lr=0.1, weight_decay=0, momentum=0.9)):
+        assert pickle.loads(pickle.dumps(row)) == row
+    huber = twin(losses.TABLE["huber"])
+    for chosen in (huber(delta=2.0), fourth_power(outputs="sum", output_weights=[1, 2])):
+        assert pickle.loads(pickle.dumps(chosen)) == chosen == copy.deepcopy(chosen) != chosen.plain
+    for row in (softsign_of_mine, fourth_power):
+        assert pickle.loads(pickle.dumps(row)) is row and copy.deepcopy(row) is row
+    net = fastbp.MLP((5, 4, 1), activation=[softsign_of_mine], seed=1, backend="reference")
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert np.array_equal(net.predict(X), other.predict(X))
+
+
+def test_a_row_of_local_functions_says_why_it_is_not_pickled():
+    @fastbp.activation(derivative=lambda z: 2 * z)
+    def square(z):
+        return z * z
+
+    with pytest.raises(pickle.PicklingError, match="square.*at the top of an importable module"):
+        pickle.dumps(fastbp.MLP((5, 4, 1), activation=square))
+
+
+def test_what_math_refuses_is_nan():
+    @fastbp.activation(derivative=lambda z: 1 / z)
+    def logarithm(z):
+        return math.log(z)
+
+    with np.errstate(all="raise"):
+        a = rows.function(logarithm.forward_text, ("z",), logarithm.words)(np.array([1.0, 0.0, -1.0], np.float32))
+    assert a.dtype == np.float32 and a[0] == 0 and np.isnan(a[1:]).all()
+
+
+# ------------------------------------------------------------------ rows on every backend
+
+SHAPES = [(5, 3, 2), (5, 20, 4), (5, 40, 18)]  # tiny, narrow, wide outputs
+ACTIVATIONS = [*map(twin, activations.TABLE.values()), tanh_of_mine, softsign_of_mine]
+LOSSES = [*map(twin, losses.TABLE.values()), fourth_power]
+CASES = [
+    (ACTIVATIONS[k % len(ACTIVATIONS)], LOSSES[k % len(LOSSES)], rule)
+    for k, rule in zip(range(len(ACTIVATIONS)), itertools.cycle(optimizers.TABLE.values()))
+]
+PAIRS = next(case for case in CASES if case[1].grad_s)
+RUNS = [("cython", *case) for case in CASES]
+RUNS += [("numba", *case) for case in (CASES if every_case else [PAIRS, CASES[-1]])]  # each compiles for seconds
+
+
+def numbers(row):
+    """A number for each scalar of a rule."""
+    known = {"lr": 1e-4, "step_size": 0.01, "weight_decay": 0.01, "kept": 0.99, "gradient_size": 0.01, "most": 0.1}
+    return {name: known.get(name, 0.5) for name in row.scalars}
+
+
+def settings_of(loss, n_targets):
+    """Other ones than the defaults, as far as there are any."""
+    chosen = {setting.name: 0.7 if setting.name != "power" else 1.3 for setting in loss.settings}
+    weights = {} if loss.statistic else {"output_weights": [k % 3 for k in range(1, n_targets + 1)]}
+    return chosen | weights | {"outputs": "sum" if loss.outputs == "mean" else "mean"}
+
+
+def targets_of(loss, shape):
+    if loss.domain.ends == "{}":
+        return RNG.choice([-1.0, 1.0], shape)
+    return RNG.dirichlet(np.ones(shape[1]), shape[0])
+
+
+@pytest.mark.parametrize("compiled, activation, loss, rule", RUNS, ids=lambda row: getattr(row, "name", row))
+def test_own_rows_train_as_on_the_reference(compiled, activation, loss, rule, dtype):
+    need(compiled)
+    need_numba()
+    own_rule = twin(rule)
+    optimizer = own_rule(**numbers(rule))
+    shapes = SHAPES[1:2] if compiled == "numba" else SHAPES
+    for sizes, batch, weight, chosen in zip(shapes, (8, 37, 1), (None, RNG.integers(0, 3, 37), None),
+                                            (compiled == "numba", True, True)):
+        n_targets = loss.targets(sizes[-1])
+        head = loss(**settings_of(loss, n_targets)) if chosen else loss
+        y = targets_of(loss, (37, n_targets))
+        if loss.labels and batch == 8:
+            y = RNG.integers(0, sizes[-1], 37)
+        found = []
+        for name in (compiled, "reference"):
+            net = fastbp.MLP(sizes, activation=activation, seed=3, backend=name, dtype=dtype)
+            history = net.fit(X, y, loss=head, optimizer=optimizer, batch_size=batch, steps=5, sample_weight=weight)
+            net.backward_update(net.forward(X) - X[:, : 1], optimizer)
+            found.append((net.flatten(), net.predict(X), history.loss))
+        for got, wanted in zip(*found):
+            assert_close(got, wanted, dtype, k=40 * (sum(sizes) + batch))
+
+
+def test_an_own_rule_takes_its_numbers_from_functions_of_the_step(backend):
+    rule = fastbp.Optimizer("plain", update=[("p", "p - lr * g")])
+    y = X[:, :1]
+    one, other = (fastbp.MLP((5, 3, 1), seed=1, dtype=np.float64, backend=backend) for _ in range(2))
+    one.fit(X, y, optimizer=rule(lr=lambda step: 0.1 / (1 + step)), batch_size=37, steps=4)
+    for step in range(4):
+        other.fit(X, y, optimizer=fastbp.SGD(lr=0.1 / (1 + step)), batch_size=37, steps=1)
+    assert_close(one.flatten(), other.flatten(), np.float64, k=40)
+
+
+def test_an_own_rule_takes_what_every_optimizer_takes(backend, dtype):
+    """The twin of momentum with all that may be around it does what SGD with the same does."""
+    around = {
+        "l1": 0.01, "max_norm": 1.0, "clip_value": 0.1, "clip_norm": 0.3, "accumulate": 2, "average": 0.5,
+        "lr_scale": (1.0, 0.5), "decay_scale": (0.5, 2.0), "bias_lr_scale": 2.0, "bias_decay_scale": 0.0,
+    }  # fmt: skip
+    rule = twin(optimizers.TABLE["sgd_momentum"])
+    y = X[:, :1]
+    for schedule in (0.1, fastbp.schedules.Cosine(0.1, steps=12), fastbp.schedules.ReduceOnPlateau(0.1, patience=0)):
+        found = []
+        numbers = {"momentum": 0.9, "weight_decay": 0.1}
+        for optimizer in (rule(lr=schedule, **numbers, **around), fastbp.SGD(schedule, **numbers, **around)):
+            net = fastbp.MLP((5, 9, 1), seed=1, dtype=dtype, backend=backend, dropout=0.2)
+            net.freeze(1, weight=False)
+            net.fit(X, y, optimizer=optimizer, batch_size=8, steps=13)
+            found.append(np.concatenate([net.flatten(), net.averaged().flatten()]))
+        assert_close(*found, dtype, k=400)
+
+
+def test_names_of_an_own_rule_and_loss_may_be_any(backend):
+    """The text that kernels are made of has names too."""
+    rule = fastbp.Optimizer(
+        "adam_of_mine", state=("m", "at"), scalars=("lr", "k", "n"),
+        update=[
+            ("m", "k * m + (1 - k) * g"), ("at", "n * at + (1 - n) * g * g"), ("p", "p - lr * m / (SQRT(at) + 0.1)")
+        ],
+    )  # fmt: skip
+    loss = fastbp.Loss("huber_of_mine", losses.TABLE["huber"].value.replace("delta", "m"), settings={"m": 0.5, "n": 1})
+    found = []
+    for name in (backend, "reference"):
+        net = fastbp.MLP((5, 9, 3), seed=1, dtype=np.float64, backend=name)
+        net.fit(X, X[:, :3], loss=loss, optimizer=rule(lr=0.1, k=0.9, n=0.99), steps=6)
+        net.update(rule(lr=0.1, k=0.9, n=0.99))
+        found.append(net.flatten())
+    assert_close(*found, np.float64, k=400)
+
+
+@numba_only
+def test_each_step_of_a_run_has_its_own_scalars():
+    """The bias corrections of Adam, and a schedule, over steps of one call and of several."""
+    rule = fastbp.Adam(lr=fastbp.schedules.Cosine(0.05, steps=40))
+    found = []
+    for name in ("numba", "reference"):
+        net = fastbp.MLP((5, 9, 2), seed=1, dtype=np.float64, backend=name)
+        history = net.fit(X, X[:, :2], optimizer=rule, batch_size=8, steps=23)
+        net.fit(X, X[:, :2], optimizer=rule, batch_size=8, steps=4)
+        found.append(np.concatenate([net.flatten(), history.loss]))
+    assert_close(*found, np.float64, k=1000)
+
+
+@numba_only
+@pytest.mark.parametrize(
+    "network, optimizer",
+    [({"dropout": 0.5}, fastbp.SGD()), ({}, fastbp.SGD(clip_norm=1.0)), ({}, fastbp.Adam(average=0.9))],
+    ids=["dropout", "clip_norm", "average"],
+)
+def test_steps_that_its_kernels_do_not_serve_are_the_references(network, optimizer, capsys):
+    found = []
+    for name in ("numba", "reference"):
+        net = fastbp.MLP((5, 9, 2), seed=1, backend=name, **network)
+        net.fit(X, X[:, :2], optimizer=optimizer, batch_size=8, steps=6)
+        found.append(net.flatten().tobytes())
+        net.explain(optimizer=optimizer)
+    assert found[0] == found[1]
+    assert "steps of the reference backend" in capsys.readouterr().out
+
+
+def test_auto_takes_the_engine_for_own_rows_where_numba_is(monkeypatch):
+    mish = fastbp.Activation("my_mish", "z * TANH(LOG1P(EXP(z)))")
+    wanted = "cython" if backends.has_numba() and backends.missing("cython") is None else "reference"
+    assert backends.resolve("auto", np.dtype(np.float32), [mish.name]) == wanted
+    monkeypatch.setattr(backends, "has_numba", lambda: False)
+    assert backends.resolve("auto", np.dtype(np.float32), [mish.name]) == "reference"
+
+
+WITHOUT = """
+    import sys
+    sys.modules["numba"] = None   # an import fails
+    import numpy as np, fastbp
+    mish = fastbp.Activation("my_mish", "z * TANH(LOG1P(EXP(z)))")
+    net = fastbp.MLP((2, 3, 1), activation=mish, seed=1)
+    net.fit(np.ones((4, 2)), np.ones(4), steps=3)
+    for backend in ("cython", "numba"):
+        try:
+            fastbp.MLP((2, 3, 1), activation=mish, backend=backend).predict(np.ones((4, 2)))
+        except RuntimeError as error:
+            print(error)
+    fastbp.MLP((2, 3, 1), seed=1).compile()
+    print("numba" in str(fastbp.config.config()["backend numba"]))
+"""
+
+
+def test_without_numba_all_else_works_and_the_message_says_what_to_install():
+    lines = python(textwrap.dedent(WITHOUT)).splitlines()
+    assert len(lines) == 3 and lines[2] == "True"
+    for line in lines[:2]:
+        assert "pip install fastbp[numba]" in line and "reference" in line
+    assert backends.missing("cython") is not None or "'my_mish'" in lines[0]
+
+
+def test_numba_is_imported_when_it_is_first_needed():
+    script = "import sys, fastbp; fastbp.MLP((2, 1)).predict([[1, 2]]); print({'numba', 'fastbp.own'} & {*sys.modules})"
+    assert python(script).strip() == "set()"
+
+
+# ------------------------------------------------------------------ compiled words
+
+ULPS = 4
+WORDS = {"EXP": np.exp, "EXPM1": np.expm1, "LOG": np.log, "LOG1P": np.log1p, "TANH": np.tanh, "SQRT": np.sqrt}
+
+
+@numba_only
+@pytest.mark.parametrize("word", WORDS)
+def test_words_are_within_4_ulps(word, dtype):
+    """Of what long double gives; `make ulp` measures the same series in C++ over all floats."""
+    from numba import typeof
+
+    from fastbp.backends import cache
+
+    n = 64 // dtype.itemsize
+    text = f"def f(x, y):\n    for k in range(0, len(x), {n}):\n        store(y, k, {word}(load(x, k, {n})))\n"
+    made = cache.module(text)
+    scales = (1e-30, 1e-8, 1e-3, 1, 10, 100, 700)
+    rng = np.random.default_rng(0)
+    info = np.finfo(dtype)
+    ends = [0, -0.0, np.inf, -np.inf, np.nan, info.tiny, -info.tiny, info.smallest_subnormal, info.max, -info.max]
+    x = np.concatenate([*(rng.normal(size=20_000) * scale for scale in scales), ends * n]).astype(dtype)
+    y = np.empty_like(x)
+    cache.function(made, "f", (typeof(x), typeof(y)))(x, y)
+    with np.errstate(all="ignore"):
+        exact = WORDS[word](x.astype(np.longdouble))
+        wanted = exact.astype(dtype)
+        finite = np.isfinite(wanted)
+        ulps = np.abs(y[finite] - exact[finite]) / np.spacing(np.abs(wanted[finite]))
+    assert ulps.max() <= ULPS
+    assert np.array_equal(y[~finite], wanted[~finite], equal_nan=True)
+    assert np.array_equal(np.signbit(y[x == 0]), np.signbit(wanted[x == 0]))
+
+
+@numba_only
+def test_the_order_of_rows_is_philoxs():
+    from fastbp.backends import jit
+    from fastbp.order import epoch_order
+
+    for seed, epoch, n in ((0, 0, 1), (2**64 - 1, 3, 2), (7, 2**40, 100), (12345, 1, 1000)):
+        order = np.zeros(n, np.int64)
+        program = fastbp.plan.program(fastbp.plan.make_plan(fastbp.MLP((1, 1))._spec, 1, backend="numba"), np.zeros(64))
+        program._call(jit._ORDER, "fill", np.uint64(seed), epoch, n, order)
+        assert np.array_equal(order, epoch_order(seed, epoch, n))
+
+
+# ------------------------------------------------------------------ the cache
+
+TRAIN = """
+    import sys, numpy as np, fastbp
+    X = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    net = fastbp.MLP((2, 3, 1), activation="tanh", seed=1, backend="numba")
+    net.fit(X, X[:, 0], steps=10, batch_size=4)
+    from fastbp.backends import jit
+    kept = [f._cache_hits for f in net._programs._idle.popitem()[1][0]._functions.values() if hasattr(f, "_cache_hits")]
+    print(sum(sum(hits.values()) for hits in kept), net.flatten().tobytes().hex())
+"""
+
+
+def trained(folder):
+    """Cache hits of a process, and the bits it trained."""
+    hits, bits = python(textwrap.dedent(TRAIN), timeout=240, XDG_CACHE_HOME=str(folder), NUMBA_OPT="0").split()
+    return int(hits), bits
+
+
+@numba_only
+def test_compiled_code_is_kept_in_a_private_folder_and_garbage_is_compiled_again(tmp_path):
+    first, bits = trained(tmp_path)
+    folder = tmp_path / "fastbp"
+    files = sorted(folder.iterdir())
+    assert first == 0 and files
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and all(not f.stat().st_mode & 0o077 for f in files)
+    assert trained(tmp_path) == (1, bits)
+    for file in files:  # cut off, turned over, and empty
+        file.write_bytes(file.read_bytes()[:-100])
+    assert trained(tmp_path) == (0, bits) and trained(tmp_path) == (1, bits)
+    for file in sorted(folder.iterdir()):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    assert trained(tmp_path) == (0, bits)
+
+
+@numba_only
+def test_a_folder_that_others_may_write_to_is_not_used(tmp_path):
+    (tmp_path / "fastbp").mkdir()
+    (tmp_path / "fastbp").chmod(0o777)
+    hits, _ = trained(tmp_path)
+    assert hits == 0 and not any((tmp_path / "fastbp").iterdir())
+    file = tmp_path / "file"
+    file.write_text("")
+    assert trained(file)[0] == 0  # no folder can be made there
+
+
+@numba_only
+def test_two_processes_may_compile_at_once(tmp_path):
+    found = []
+    both = [threading.Thread(target=lambda: found.append(trained(tmp_path))) for _ in range(2)]
+    for one in both:
+        one.start()
+    for one in both:
+        one.join()
+    assert len({bits for _, bits in found}) == 1 and trained(tmp_path) == (1, found[0][1])
+
+
+PLAIN = """
+    import numpy as np, fastbp
+    rng = np.random.default_rng(1)
+    names, heads = list(fastbp.activations.TABLE), list(fastbp.losses.TABLE)
+    own = fastbp.Activation("my_mish", "z * TANH(LOG1P(EXP(z)))")
+    for k in range(48):   # every other one has a layer wider than those of `columns`
+        sizes = tuple(map(int, rng.integers(1, 20, rng.integers(2, 4))))
+        sizes = (int(rng.integers(33, 50)), *sizes) if k % 2 else sizes
+        batch, loss = int(rng.choice([1, 2, 3, 5, 8, 9, 17])), heads[k % len(heads)]
+        n = batch + int(rng.integers(0, 4))
+        row = fastbp.losses.TABLE[loss]
+        if row.grad_s:
+            sizes = (*sizes[:-1], 2 * sizes[-1])
+        n_targets = row.targets(sizes[-1])
+        X, y = rng.normal(size=(n, sizes[0])), rng.dirichlet(np.ones(n_targets), n)
+        if row.domain.ends == "{}":
+            y = np.sign(y - 0.5)
+        if row.labels and k < 24:
+            y = rng.integers(0, sizes[-1], n)
+        weights = None if k % 3 or row.statistic else np.arange(1.0, n_targets + 1)
+        loss = row(outputs="sum" if k % 2 else "mean", **({} if weights is None else {"output_weights": weights}))
+        rule, found = [fastbp.SGD(1e-3, momentum=0.5), fastbp.Adam(), fastbp.SGD(1e-3), fastbp.Rprop()][k % 4], []
+        batch = n if k % 4 == 3 else batch
+        for backend in ("numba", "reference"):
+            activation = own if k == 7 else names[k % len(names)]
+            net = fastbp.MLP(sizes, activation=activation, bias=k % 5 > 0, seed=3, backend=backend, dtype=float)
+            history = net.fit(X, y, loss=loss, optimizer=rule, batch_size=batch, epochs=2)
+            parts = [net.flatten(), history.loss, net.loss_and_grad(X, y, loss=loss)[1]]
+            parts.append(net.backward(net.forward(X) - 1).ravel())
+            net.update(rule)
+            found.append(np.concatenate([*parts, net.flatten()]))
+        print(np.abs(found[0] - found[1]).max() / max(1, np.abs(found[1]).max()))
+    if fastbp.backends.missing("cython") is None:   # functions of rows are called back
+        nets = [fastbp.MLP((3, 9, 5), activation=own, seed=1, backend=b, dtype=float) for b in ("cython", "reference")]
+        for net in nets:
+            net.fit(np.ones((4, 3)), np.ones((4, 5)), steps=5)
+        print(np.abs(nets[0].flatten() - nets[1].flatten()).max())
+"""
+
+
+@numba_only
+def test_with_numba_disabled_the_same_text_runs_in_python_on_many_shapes():
+    """Where an index is past the end, shapes do not fit; compiled code would not notice."""
+    worst = list(map(float, python(textwrap.dedent(PLAIN), NUMBA_DISABLE_JIT="1", timeout=240).split()))
+    assert len(worst) == 48 + (backends.missing("cython") is None)
+    assert_close(worst, np.zeros(len(worst)), np.float64, k=100, scale=1)
+
+
+# ------------------------------------------------------------------ threads and forks
+
+
+@numba_only
+def test_two_threads_train_at_once_and_the_bits_are_those_of_one():
+    def train():
+        net = fastbp.MLP((5, 9, 1), activation="tanh", seed=1, backend="numba")
+        net.fit(X, X[:, 0], steps=2000, batch_size=8)
+        return net.flatten().tobytes()
+
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(train())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3 and set(found) == {train()}
+
+
+@numba_only
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_goes_on_with_compiled_code():
+    out = python(textwrap.dedent("""
+        import os, numpy as np, fastbp
+        X = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+        net = fastbp.MLP((2, 3, 1), seed=1, backend="numba")
+        net.fit(X, X[:, 0], steps=10)
+        if os.fork() == 0:
+            net.fit(X, X[:, 0], steps=10)
+            new = fastbp.MLP((2, 4, 1), seed=1, backend="numba")   # compiled here
+            new.fit(X, X[:, 0], steps=10)
+            print(net.flatten().sum(), flush=True)
+            os._exit(0)
+        assert os.wait()[1] == 0
+        net.fit(X, X[:, 0], steps=10)
+        print(net.flatten().sum())
+    """), NUMBA_OPT="0")  # fmt: skip
+    child, parent = out.split()
+    assert child == parent
+
+
+# ------------------------------------------------------------------ compile
+
+
+@pytest.mark.parametrize("name", ["reference", "cython", "numba"])
+def test_compile_with_a_name_stays_with_it(name):
+    need(name)
+    net = fastbp.MLP((3, 4, 1), seed=1)
+    before = net.flatten()
+    assert net.compile(name, batch_size=7, loss="mse") > 0
+    assert net.backend == name and pickle.loads(pickle.dumps(net)).backend == name
+    assert net.step == 0 and np.array_equal(net.flatten(), before)
+
+
+@numba_only
+def test_compile_without_a_name_takes_the_faster(monkeypatch):
+    from fastbp import choose
+
+    need("cython")
+    seconds = {"cython": 1e-3, "numba": 2e-3}
+    monkeypatch.setattr(choose, "_seconds", lambda candidate, steps: steps * seconds[candidate.backend])
+    for faster, slower in (("cython", "numba"), ("numba", "cython")):
+        seconds[faster], seconds[slower] = 1e-3, 2e-3
+        net = fastbp.MLP((3, 4, 2), activation=softsign_of_mine, seed=1)
+        net.compile(loss="softmax_cross_entropy", batch_size=4)
+        assert net.backend == faster
+
+
+def test_compile_takes_what_can_serve(capsys):
+    net = fastbp.MLP((3, 4, 1), dtype=np.float16)
+    net.compile()
+    assert net.backend == "reference"
+    with pytest.raises(RuntimeError, match="lacks dtype float16"):
+        net.compile("cython") if backends.missing("cython") is None else net.compile("numba")
+    assert net.backend == "reference"
+    with pytest.raises(ValueError, match="backend.*did you mean 'numba'"):
+        net.compile("nunba")
+
+
+@numba_only
+def test_explain_tells_the_family(capsys):
+    for sizes, family in (((3, 4, 1), "columns"), ((3, 40, 1), "tiles")):
+        fastbp.MLP(sizes, backend="numba").explain()
+        out = capsys.readouterr().out
+        assert "backend     numba" in out and out.count(family) >= 2 and "NumPy's own" not in out
+
+
