@@ -238,7 +238,6 @@ class Trace:
         """Values by name; what is shown before the loss; the factor and the divisor of a row's loss."""
         names, row = self._loss_names(), self.loss
         values = {names["z"]: self.layers[-1].a, "t": self.t}
-        values |= dict(zip(row.numbers_named, row.numbers(self.t.shape[1])))
         before = [Equation("t", "", self.t)]
         if row.statistic == "lse":
             z = names["z"]

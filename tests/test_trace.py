@@ -193,7 +193,8 @@ def evaluated(steps, equation):
 
     words = {
         **{name: function(row.forward_text, ("z",)) for name, row in activations.TABLE.items()},
-        **WORDS, "R": float, "SUM": np.sum, "SUM_ROWS": lambda v: v.sum(axis=0), "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+        **WORDS, "R": float, "SUM": np.sum, "SUM_ROWS": lambda v: v.sum(axis=0),
+        "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
         "SUM_OUTPUTS": lambda v: v.sum(axis=1, keepdims=True),
     }  # fmt: skip
     if equation.called:
