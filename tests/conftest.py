@@ -90,7 +90,7 @@ def dtype(request):
     return np.dtype(request.param)
 
 
-ON_NUMBA = 6  # tests of a file
+ON_NUMBA = 4  # tests of a file
 
 
 def pytest_collection_modifyitems(config, items):

@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import pickle
+import re
 import stat
 import textwrap
 import threading
@@ -32,7 +33,10 @@ def twin(row):
     if isinstance(row, rows.Loss):
         fields = "value grad grad_s outputs statistic settings constants from_logits labels link domain".split()
         return fastbp.Loss(f"my_{row.name}", **{field: getattr(row, field) for field in fields})
-    return fastbp.Optimizer(f"my_{row.name}", state=row.state, scalars=row.scalars, update=row.update)
+    renamed = [re.sub(r"\bclip_value\b", "bound", text) for _, text in row.update]  # which every optimizer has
+    scalars = [name.replace("clip_value", "bound") for name in row.scalars]
+    update = [(target, text) for (target, _), text in zip(row.update, renamed)]
+    return fastbp.Optimizer(f"my_{row.name}", state=row.state, scalars=scalars, update=update)
 
 
 @fastbp.activation(derivative=lambda a: 1 - a * a)
@@ -197,7 +201,7 @@ RUNS += [("numba", *case) for case in (CASES if every_case else [PAIRS, CASES[-1
 def numbers(row):
     """A number for each scalar of a rule."""
     known = {"lr": 1e-4, "step_size": 0.01, "weight_decay": 0.01, "kept": 0.99, "gradient_size": 0.01, "most": 0.1}
-    return {name: known.get(name, 0.5) for name in row.scalars}
+    return {name.replace("clip_value", "bound"): known.get(name, 0.5) for name in row.scalars}
 
 
 def settings_of(loss, n_targets):
