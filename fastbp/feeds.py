@@ -142,32 +142,38 @@ class Prefetch:
     """
 
     def __init__(self, items: Iterable[Any]) -> None:
-        import queue  # here: `import fastbp` does without
+        # In C: a signal within the lock of `queue.Queue`, which is Python, would leave it locked.
+        from queue import SimpleQueue  # here: `import fastbp` does without
 
         self._items = items
-        self._queue: queue.Queue[Any] = queue.Queue(AHEAD)
-        self._begun, self._stopped = threading.Event(), threading.Event()
+        self._ready: SimpleQueue[Any] = SimpleQueue()
+        self._room: SimpleQueue[None] = SimpleQueue()  # one for each item that may still wait
+        for _ in range(AHEAD):
+            self._room.put(None)
+        self._stopped, self._begun = False, threading.Event()
         self._thread: threading.Thread | None = None
 
     def _work(self) -> None:
         self._begun.set()
         last: Any = END
         try:
-            if not self._stopped.is_set():
+            if not self._stopped:
                 for item in self._items:
-                    self._queue.put(item)
-                    if self._stopped.is_set():
+                    self._room.get()
+                    if self._stopped:
                         return
+                    self._ready.put(item)
         except BaseException as error:
             last = _Raised(error)
-        self._queue.put(last)
+        self._ready.put(last)
 
     def get(self) -> Any:
         """The next item, `END` after the last; not to be asked again after that."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="fastbp batches", daemon=True)
             self._thread.start()
-        item = self._queue.get()
+        item = self._ready.get()
+        self._room.put(None)
         if isinstance(item, _Raised):
             raise item.error
         return item
@@ -176,9 +182,8 @@ class Prefetch:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stopped.set()
-        while not self._queue.empty():  # room for what the thread may still put: an item and the end
-            self._queue.get_nowait()
+        self._stopped = True
+        self._room.put(None)  # for a thread that waits for room
         # A signal within `Thread.start` hides whether there is a thread; one that there is begins soon.
         if self._thread is not None and self._begun.wait(1):
             self._thread.join()
