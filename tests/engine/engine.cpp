@@ -127,7 +127,12 @@ template <class T> double worst_of(const Isa& isa, const Case& c, int activation
     const std::vector<double> zeros(static_cast<size_t>(in * out));
     book.push_back({in, out, act, uniforms(in * out, spread), uniforms(out), zeros, zeros, {}, {}});
     const idx ldw = whole_lines(transposed ? in : out), bias = size + (transposed ? out : in) * ldw;
-    shapes.push_back({in, out, ldw, transposed, size, bias, act, false, l == 0 || activation == RELU, true, true, 0});
+    LayerShape layer{};
+    layer.in = in, layer.out = out, layer.ldw = ldw, layer.transposed = transposed;
+    layer.weight = size, layer.bias = bias, layer.activation = act;
+    layer.skips_zeros = l == 0 || activation == RELU;
+    layer.trains_weight = layer.trains_bias = true;
+    shapes.push_back(layer);
     size = bias + whole_lines(out);
     k += STEPS * (in + out);
   }
@@ -155,10 +160,15 @@ template <class T> double worst_of(const Isa& isa, const Case& c, int activation
   double partial[2] = {0, 0}, losses[STEPS];
   const double scalars[] = {LR, 0, MOMENTUM};   // the decay is 0
   const Run run{c.batch, STEPS, 0, false, true, true, &count, place, partial, losses};
-  Rule rule{optimizer, optimizer == SGD, {optimizer == SGD ? nullptr : velocity.data()}, optimizer == SGD ? 1 : 3, {}, {0}};
+  Rule rule{};
+  rule.row = optimizer, rule.skip_zeros = optimizer == SGD, rule.l1 = {0};
+  rule.slots[0] = optimizer == SGD ? nullptr : velocity.data();
+  rule.n_scalars = optimizer == SGD ? 1 : 3;
   for (int s = 0; s < rule.n_scalars; s++) rule.scalars.push_back({reinterpret_cast<const char*>(&scalars[s]), 0});
-  const Shape shape{shapes.data(), static_cast<int>(shapes.size()), c.batch, HALF_SQUARED_ERROR, 1, nullptr, 0, nullptr, 0,
-                    optimizer, fused, true, n_threads, false};
+  Shape shape{};
+  shape.layers = shapes.data(), shape.n_layers = static_cast<int>(shapes.size()), shape.batch = c.batch;
+  shape.loss = HALF_SQUARED_ERROR, shape.loss_scale = 1, shape.optimizer = optimizer;
+  shape.fused = fused, shape.plain = true, shape.n_threads = n_threads;
   const std::unique_ptr<Program> program(make_program(isa, sizeof(T), shape, params.data()));
   const Trained trained = program->train({source(X, n, n_in), source(Y, n, n_out), false, nullptr}, run, rule);
 
