@@ -676,9 +676,8 @@ template <class T> void Network<T>::update(void* grads, const Rule& rule) {
 template <class T> bool Network<T>::finite() const {
   for (const Layer<T>& layer : layers_) {
     const LayerShape& s = layer.shape;
-    const idx rows = s.transposed ? s.out : s.in, cols = s.transposed ? s.in : s.out;
-    for (idx i = 0; i < rows; i++)
-      if (!kernels_.finite(layer.weight + i * s.ldw, cols)) return false;
+    for (idx i = 0; i < rows_of(s); i++)
+      if (!kernels_.finite(layer.weight + i * s.ldw, cols_of(s))) return false;
     if (layer.bias && !kernels_.finite(layer.bias, s.out)) return false;
   }
   return true;
