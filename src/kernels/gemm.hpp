@@ -14,8 +14,13 @@ template <class T> struct Operands {
   const T* b; idx ldb;
 };
 
-// MR x NV vectors of C = A @ B at row m, column n. The epilogue says what the sum at (m + i, n + j) starts from and
-// where it goes.
+// What an epilogue reads of C is fetched while the sums are made: a row of C every so many steps of k or more, since the
+// loads of A and B would wait behind all of it at once.
+enum { FETCH_APART = 4 };
+template <class Epilogue> constexpr bool fetches = false;
+
+// MR x NV vectors of C = A @ B at row m, column n. The epilogue says what the sum at (m + i, n + j) starts from, what it
+// will read in row m + i, and where the sum goes.
 template <class T, int MR, int NV, bool TA, class Epilogue>
 FBP_NOINLINE void tile(idx k, const T* a, idx lda, const T* b, idx ldb, idx m, idx n, const Epilogue* shared) {
   typedef Vec<T> V;
@@ -23,33 +28,29 @@ FBP_NOINLINE void tile(idx k, const T* a, idx lda, const T* b, idx ldb, idx m, i
   V acc[MR][NV];
   FBP_UNROLL for (int i = 0; i < MR; i++) FBP_UNROLL for (int j = 0; j < NV; j++)
     acc[i][j] = epilogue.start(m, n, i, j * lanes<T>);
-  if (TA) {
-    FBP_UNROLL_4 for (idx p = 0; p < k; p++, a += lda, b += ldb) {
-      V row[NV];
-      FBP_UNROLL for (int j = 0; j < NV; j++) row[j] = load(b + j * lanes<T>);
-      FBP_UNROLL for (int i = 0; i < MR; i++) {
-        V x = splat<V>(a[i]);
-        FBP_UNROLL for (int j = 0; j < NV; j++) acc[i][j] += x * row[j];
-      }
-    }
-  } else {
-    // A pointer for each three rows, hidden from the optimiser: eight row addresses would spill in the loop.
-    constexpr int groups = (MR + 2) / 3;
-    const T* row_of[groups];
-    FBP_UNROLL for (int g = 0; g < groups; g++) {
-      row_of[g] = a + 3 * g * lda;
-      asm("" : "+r"(row_of[g]));
-    }
-    FBP_UNROLL_4 for (idx p = 0; p < k; p++, b += ldb) {
-      V row[NV];
-      FBP_UNROLL for (int j = 0; j < NV; j++) row[j] = load(b + j * lanes<T>);
-      FBP_UNROLL for (int i = 0; i < MR; i++) {
-        V x = splat<V>(row_of[i / 3][(i % 3) * lda]);
-        FBP_UNROLL for (int j = 0; j < NV; j++) acc[i][j] += x * row[j];
-      }
-      FBP_UNROLL for (int g = 0; g < groups; g++) row_of[g]++;
-    }
+  // A pointer for each three rows of A, hidden from the optimiser: eight row addresses would spill in the loop.
+  constexpr int groups = TA ? 1 : (MR + 2) / 3;
+  const T* row_of[groups];
+  FBP_UNROLL for (int g = 0; g < groups; g++) {
+    row_of[g] = a + 3 * g * lda;
+    asm("" : "+r"(row_of[g]));
   }
+  const bool spread = fetches<Epilogue> && k >= MR * FETCH_APART;
+  const idx last = m + MR;
+  idx p = 0, row_of_c = m;
+  do {
+    if constexpr (fetches<Epilogue>) do epilogue.fetch(row_of_c++, n, NV); while (!spread && row_of_c < last);
+    const idx end = spread && row_of_c < last ? p + k / MR : k;
+    FBP_UNROLL_4 for (; p < end; p++, b += ldb) {
+      V row[NV];
+      FBP_UNROLL for (int j = 0; j < NV; j++) row[j] = load(b + j * lanes<T>);
+      FBP_UNROLL for (int i = 0; i < MR; i++) {
+        V x = splat<V>(TA ? row_of[0][i] : row_of[i / 3][(i % 3) * lda]);
+        FBP_UNROLL for (int j = 0; j < NV; j++) acc[i][j] += x * row[j];
+      }
+      FBP_UNROLL for (int g = 0; g < groups; g++) row_of[g] += TA ? lda : 1;
+    }
+  } while (p < k);
   asm("" : "+r"(m));   // or the addresses of the rows of C would be held, and spilled, through the loop
   FBP_UNROLL for (int i = 0; i < MR; i++) FBP_UNROLL for (int j = 0; j < NV; j++)
     epilogue.finish(m, n, i, j * lanes<T>, acc[i][j]);

@@ -95,12 +95,14 @@ template <class T, class Row> struct UpdateEpilogue {
   T* weight; idx ld;
   T* slots[Row::states + 1];
   Vec<T> scalar[Row::scalars];
-  FBP_INLINE_MEMBER Vec<T> start(idx m, idx n, int i, int j) const {
-    const idx at = (m + i) * ld + n + j;
-    __builtin_prefetch(weight + at, 1);
-    FBP_UNROLL for (int s = 0; s < Row::states; s++) __builtin_prefetch(slots[s] + at, 1);
-    return Vec<T>{};
+  FBP_INLINE_MEMBER void fetch(idx m, idx n, int vectors) const {
+    FBP_UNROLL for (int j = 0; j < vectors; j++) {
+      const idx at = m * ld + n + j * lanes<T>;
+      __builtin_prefetch(weight + at, 1);
+      FBP_UNROLL for (int s = 0; s < Row::states; s++) __builtin_prefetch(slots[s] + at, 1);
+    }
   }
+  FBP_INLINE_MEMBER Vec<T> start(idx, idx, int, int) const { return Vec<T>{}; }
   FBP_INLINE_MEMBER void finish(idx m, idx n, int i, int j, Vec<T> g) const {
     update_vector<Row>(weight, slots, (m + i) * ld + n + j, g, scalar);
   }
@@ -119,20 +121,23 @@ template <class T> static void call_update(const GradWeight<T>& g, idx at, T* gr
 template <class T> struct UpdateEpilogue<T, ByCall> {
   const GradWeight<T>& g;
   T* scratch;   // a tile
-  FBP_INLINE_MEMBER Vec<T> start(idx m, idx n, int i, int j) const {
-    const idx at = (m + i) * g.ldw + n + j;
-    __builtin_prefetch(g.weight + at, 1);
-    for (T* slot : g.slots) {   // the first ones are there
-      if (!slot) break;
-      __builtin_prefetch(slot + at, 1);
+  FBP_INLINE_MEMBER void fetch(idx m, idx n, int vectors) const {
+    FBP_UNROLL for (int j = 0; j < vectors; j++) {
+      const idx at = m * g.ldw + n + j * lanes<T>;
+      __builtin_prefetch(g.weight + at, 1);
+      for (T* slot : g.slots) {   // the first ones are there
+        if (!slot) break;
+        __builtin_prefetch(slot + at, 1);
+      }
     }
-    return Vec<T>{};
   }
+  FBP_INLINE_MEMBER Vec<T> start(idx, idx, int, int) const { return Vec<T>{}; }
   FBP_INLINE_MEMBER void finish(idx, idx, int i, int j, Vec<T> v) const { store(scratch + i * panel_width<T> + j, v); }
   FBP_INLINE_MEMBER void done(idx m, idx n, idx rows, idx cols) const {
     call_update(g, m * g.ldw + n, scratch, panel_width<T>, rows, cols);
   }
 };
+template <class T, class Row> constexpr bool fetches<UpdateEpilogue<T, Row>> = true;
 template <class T, class Row, class Product> static void with_update_epilogue(const GradWeight<T>& g, Product product) {
   if constexpr (inlined<Row>) {
     UpdateEpilogue<T, Row> epilogue{g.weight, g.ldw, {}, {}};
