@@ -30,6 +30,7 @@ BARS = [  # cell, what, its optimizer, at most so many times a step of SGD
     ("784-128-10 b128", "Adam", fastbp.Adam(LR), 1.1),
     ("1024x3 b512", "Adam", fastbp.Adam(LR), 1.07),
     ("784-128-10 b32", "dropout", fastbp.SGD(LR), 1.1),
+    ("784-128-10 b32", "input_dropout", fastbp.SGD(LR), 1.1),
 ]  # fmt: skip
 
 
@@ -48,12 +49,12 @@ def seconds_a_step(problem, networks, steps):
 @pytest.mark.parametrize("cell, what, rule, most", BARS, ids=[f"{what}, {cell}" for cell, what, _, _ in BARS])
 def test_what_an_optimizer_costs(cell, what, rule, most, capsys):
     problem = bench.Problem(replace(CELLS[cell], rows=max(CELLS[cell].batch, 2048)))
-    dropout = 0.5 if what == "dropout" else 0.0
+    drops = {what: 0.5} if "dropout" in what else {}
 
-    def network(rate):
-        return fastbp.MLP(problem.workload.sizes, activation="relu", init=problem.weights, seed=0, dropout=rate)
+    def network(**drops):
+        return fastbp.MLP(problem.workload.sizes, activation="relu", init=problem.weights, seed=0, **drops)
 
-    networks = {"SGD": (network(0.0), fastbp.SGD(LR)), what: (network(dropout), rule)}
+    networks = {"SGD": (network(), fastbp.SGD(LR)), what: (network(**drops), rule)}
     steps = bench.steps_in(CALL_SECONDS, bench.CONTENDERS["fastbp"](problem))
     best = seconds_a_step(problem, networks, steps)
     ratio = best[what] / best["SGD"]

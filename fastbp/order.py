@@ -1,21 +1,24 @@
-"""The order of the rows in an epoch: a function of (seed, epoch, n) and of nothing else.
+"""What is drawn at random: the order of the rows in an epoch, and what dropout drops.
 
-Fisher-Yates over the words of Philox4x64-10 (Salmon et al., 2011), word for word those of ``numpy.random.Philox``
-with key = seed and the epoch in the third of the four counter words. (In the first word, consecutive epochs would
-read the same stream four words apart.) The fourth word tells the uses of the generator apart.
+The order is a function of (seed, epoch, n) and of nothing else: Fisher-Yates over the words of Philox4x64-10 (Salmon
+et al., 2011), word for word those of ``numpy.random.Philox`` with key = seed and the epoch in the third of the four
+counter words. (In the first word, consecutive epochs would read the same stream four words apart.) The fourth word
+tells the uses of the generator apart.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-ORDER, INIT, DROPOUT, VALIDATION = 0, 1, 2, 3  # the fourth counter word; src/order.cpp says the same
+ORDER, INIT, VALIDATION = range(3)  # the fourth counter word; 0 stands in src/order.cpp
 
 
-def philox(seed: int, epoch: int, use: int, step: int = 0) -> np.random.Philox:
-    return np.random.Philox(key=seed, counter=[0, step, epoch, use])
+def philox(seed: int, epoch: int, use: int) -> np.random.Philox:
+    return np.random.Philox(key=seed, counter=[0, 0, epoch, use])
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
@@ -28,17 +31,35 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.array(order, dtype=np.int64)
 
 
-_DROP_BLOCK = 16  # words of 16 bits that a block of the generator holds
+_DROP_BLOCK = 64  # words of 16 bits that eight counters give
+
+
+def philox4x32(key: int, counters: Sequence[Any]) -> list[np.ndarray]:
+    """The four words of Philox4x32-10 for four words of counters, which broadcast; uint64 arrays below 2**32.
+
+    NumPy has the 64-bit generator alone; this one is made of products that vectors of every CPU have.
+    """
+    low, high = np.uint64(0xFFFFFFFF), np.uint64(32)
+    k = [key & 0xFFFFFFFF, key >> 32]
+    x0, x1, x2, x3 = (np.asarray(word, np.uint64) for word in counters)
+    for _ in range(10):
+        p0, p1 = x0 * np.uint64(0xD2511F53), x2 * np.uint64(0xCD9E8D57)
+        x0, x1, x2, x3 = p1 >> high ^ x1 ^ np.uint64(k[0]), p1 & low, p0 >> high ^ x3 ^ np.uint64(k[1]), p0 & low
+        k = [(k[0] + 0x9E3779B9) & 0xFFFFFFFF, (k[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return [x0, x1, x2, x3]
 
 
 def dropout_scales(seed: int, step: int, layer: int, rows: int, cols: int, rate: float) -> np.ndarray:
     """What dropout multiplies a layer's inputs with in a step, float64 (rows, cols): 0, or 1 over the share kept.
 
-    An input is dropped where its word of 16 bits is below ``rate * 2**16``, rounded. Each row begins with a new block
-    of the generator, whose counter has the step in its second word and the layer in its third.
+    An input is dropped where its word of 16 bits is below ``rate * 2**16``, rounded. The words are those of
+    `philox4x32`, its counter made of a number in the row, the row, and the step (below 2**48) with the layer. Eight
+    counters fill a block: the first two words of each, then the last two of each.
     """
     threshold = math.floor(rate * 65536 + 0.5)
-    blocks = -(-cols // _DROP_BLOCK)
-    words = philox(seed, layer, DROPOUT, step).random_raw(rows * blocks * 4).astype("<u8").view("<u2")
-    kept = words.reshape(rows, blocks * _DROP_BLOCK)[:, :cols] >= threshold
+    n_blocks = -(-cols // _DROP_BLOCK)
+    numbers, row = np.arange(8 * n_blocks), np.arange(rows)[:, None]
+    words = philox4x32(seed, (numbers, row, step & 0xFFFFFFFF, (layer << 16 ^ step >> 32) & 0xFFFFFFFF))
+    blocks = np.stack(words, axis=-1).astype("<u4").reshape(rows, n_blocks, 8, 2, 2).swapaxes(2, 3)
+    kept = np.ascontiguousarray(blocks).view("<u2").reshape(rows, -1)[:, :cols] >= threshold
     return kept / (1 - threshold / 65536)

@@ -155,6 +155,10 @@ template <class T> struct OptimizerKernels {
   TinyKernel<T> tiny_train;
 };
 
+// Dropout's words of 16 bits in a step for the inputs of a layer in a row of the batch, DROP_BLOCK at a time.
+enum { DROP_BLOCK = 64 };
+using DropWords = void (*)(uint64_t seed, uint64_t step, uint64_t layer, uint64_t row, idx blocks, uint16_t* words);
+
 template <class T> struct Kernels {
   idx tile_rows;
   idx panel_columns;                            // of a tile, and of GradInput::panel
@@ -168,6 +172,7 @@ template <class T> struct Kernels {
   double (*squares)(const T* p, idx n);         // their sum
   void (*average)(const Around<T>& around, T* average, const T* p, idx ld, idx rows, idx cols);
   void (*limit_norms)(T* weight, idx ldw, idx in, idx out, bool transposed, T most);   // of each output's weights
+  DropWords drop_words;
   void (*drop)(const T* x, T* out, idx n, const uint16_t* words, int threshold, T scale);
   ActivationKernels<T> identity;                // its row functions are null: there is nothing to do
   const ActivationKernels<T>* activation;       // these three are indexed as the tables of fastbp/

@@ -234,7 +234,7 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
       if (!constant) set_scalars(rule, done.steps, wanted);
       taken = tiny_->train(data.weight, start, order, rows, wanted, step, constant, run.stop_on_loss, losses);
     } else {
-      set_input(data.x, start, order, rows, layers_.front().shape.dropout > 0);
+      set_input(data.x, start, order, rows, false);
       if (rows != bound || rule.accumulate > 1) {
         bind_forward(true);
         bind_backward(grads, fused_ ? &step : nullptr, nullptr, phase > 0);
@@ -446,15 +446,17 @@ template <class T> template <class F> void Network<T>::each_part(const Split& sp
 // The layer's inputs as training has them in one step: which are dropped is a function of (seed, step, layer, place).
 template <class T> void Network<T>::drop_inputs(Layer<T>& layer, uint64_t seed, int64_t step) {
   const idx n = layer.shape.in, blocks = layer.blocks(), ld = padded<T>(n);
-  const auto l = static_cast<uint64_t>(&layer - layers_.data());
+  const auto l = &layer - layers_.data();
   const T* x = l ? layers_[l - 1].a.data() : x_;
   const idx ldx = l ? layers_[l - 1].ld : ldx_;
   each_part(share(rows_, 1, static_cast<double>(rows_ * n) * sizeof(T), BYTES_OF_A_THREAD), [&](idx m0, idx m1, int) {
-    uint16_t* words = layer.words.data() + m0 * blocks * DROP_BLOCK;
-    dropout_words(seed, static_cast<uint64_t>(step), l, static_cast<uint64_t>(m0 * blocks),
-                  static_cast<uint64_t>((m1 - m0) * blocks), words);
-    for (idx m = m0; m < m1; m++, words += blocks * DROP_BLOCK)
+    for (idx m = m0; m < m1; m++) {
+      // They are wanted again on the way back, but for the network's input: one row of them, which stays in the L1 cache.
+      uint16_t* const words = layer.words.data() + (l ? m : m0) * blocks * DROP_BLOCK;
+      kernels_.drop_words(seed, static_cast<uint64_t>(step), static_cast<uint64_t>(l), static_cast<uint64_t>(m), blocks,
+                          words);
       kernels_.drop(x + m * ldx, layer.dropped.data() + m * ld, n, words, layer.threshold(), layer.kept_scale());
+    }
   });
 }
 

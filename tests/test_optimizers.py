@@ -487,11 +487,28 @@ def test_a_remembered_step_has_the_scalars_of_its_update(rule, dtype):
 # ------------------------------------------------------------------ dropout
 
 
-def test_dropout_words_are_those_of_numpys_philox():
-    scales = order.dropout_scales(7, 5, 2, 3, 20, 0.25)
-    words = np.random.Philox(key=7, counter=[0, 5, 2, 2]).random_raw(3 * 2 * 4).view(np.uint16).reshape(3, 32)[:, :20]
-    assert np.array_equal(scales, np.where(words >= 16384, 1 / 0.75, 0))
-    assert 0.7 < (order.dropout_scales(1, 0, 0, 100, 100, 0.25) > 0).mean() < 0.8
+PHILOX = [  # key, counter, words: the known answers of Salmon et al.'s Random123, philox4x32-10
+    (0, [0] * 4, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    (2**64 - 1, [2**32 - 1] * 4, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+    (0x299F31D0A4093822, [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key, counter, words", PHILOX)
+def test_dropout_words_are_those_of_philox(key, counter, words):
+    assert [int(word) for word in order.philox4x32(key, counter)] == words
+
+
+def test_dropout_scales_by_what_is_kept():
+    scales = order.dropout_scales(7, 5, 2, 3, 100, 0.25)
+    assert scales.shape == (3, 100) and set(scales.ravel().tolist()) == {0.0, 1 / 0.75}
+    blocks = np.array([[order.philox4x32(7, [c, 1, 5, 2 << 16])[w] for w in (2, 3)] for c in range(8, 16)])
+    words = blocks.astype("<u4").view("<u2").ravel()  # of row 1, from input 96 on
+    assert np.array_equal(scales[1, 96:] > 0, words[:4] >= 16384)
+    kept = order.dropout_scales(1, 0, 0, 1000, 100, 0.25) > 0
+    assert abs(kept.mean() - 0.75) < 5 * math.sqrt(0.75 * 0.25 / kept.size)
+    assert abs(kept.mean(axis=0) - 0.75).max() < 5 * math.sqrt(0.75 * 0.25 / 1000)
+    assert abs(kept.mean(axis=1) - 0.75).max() < 5 * math.sqrt(0.75 * 0.25 / 100)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

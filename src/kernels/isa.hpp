@@ -74,6 +74,7 @@ template <class T> constexpr Kernels<T> kernels() {
           squares<T>,
           average_params<T>,
           limit_norms<T>,
+          drop_words,
           drop<T>,
           {nullptr, nullptr, FBP_ACTIVATION_KERNELS(activation_identity)},
           Tables<T>::activation,

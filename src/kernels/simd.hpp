@@ -79,6 +79,7 @@ FBP_INLINE VD WHERE(ID c, VD a, VD b) { return c ? a : b; }
 FBP_INLINE VF ABS(VF x) { return from_bits(bits(x) & 0x7fffffff); }
 FBP_INLINE VD ABS(VD x) { return from_bits(bits(x) & 0x7fffffffffffffff); }
 
+// multiply_halves: products of 64 bits of the lower halves of 64-bit lanes, whatever is in the upper ones.
 #if defined(__aarch64__)
 // FMAX and FMIN give NaN where either operand is NaN.
 FBP_INLINE VF MAX(VF a, VF b) { return (VF)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
@@ -87,20 +88,26 @@ FBP_INLINE VF MIN(VF a, VF b) { return (VF)vminq_f32((float32x4_t)a, (float32x4_
 FBP_INLINE VD MIN(VD a, VD b) { return (VD)vminq_f64((float64x2_t)a, (float64x2_t)b); }
 FBP_INLINE VF SQRT(VF x) { return (VF)vsqrtq_f32((float32x4_t)x); }
 FBP_INLINE VD SQRT(VD x) { return (VD)vsqrtq_f64((float64x2_t)x); }
+FBP_INLINE Bits<VD> multiply_halves(Bits<VD> a, Bits<VD> b) {
+  return (Bits<VD>)vmull_u32(vmovn_u64((uint64x2_t)a), vmovn_u64((uint64x2_t)b));
+}
 #else
 // x86 max and min return their second operand where either is NaN.
 #if defined(__x86_64__)
 #if FBP_VECTOR_BYTES == 64
 typedef __m512 RegisterF;
 typedef __m512d RegisterD;
+typedef __m512i RegisterI;
 #define FBP_X86(name) _mm512_##name
 #elif FBP_VECTOR_BYTES == 32
 typedef __m256 RegisterF;
 typedef __m256d RegisterD;
+typedef __m256i RegisterI;
 #define FBP_X86(name) _mm256_##name
 #else
 typedef __m128 RegisterF;
 typedef __m128d RegisterD;
+typedef __m128i RegisterI;
 #define FBP_X86(name) _mm_##name
 #endif
 FBP_INLINE VF max_x86(VF a, VF b) { return (VF)FBP_X86(max_ps)((RegisterF)a, (RegisterF)b); }
@@ -109,6 +116,9 @@ FBP_INLINE VF min_x86(VF a, VF b) { return (VF)FBP_X86(min_ps)((RegisterF)a, (Re
 FBP_INLINE VD min_x86(VD a, VD b) { return (VD)FBP_X86(min_pd)((RegisterD)a, (RegisterD)b); }
 FBP_INLINE VF SQRT(VF x) { return (VF)FBP_X86(sqrt_ps)((RegisterF)x); }
 FBP_INLINE VD SQRT(VD x) { return (VD)FBP_X86(sqrt_pd)((RegisterD)x); }
+FBP_INLINE Bits<VD> multiply_halves(Bits<VD> a, Bits<VD> b) {
+  return (Bits<VD>)FBP_X86(mul_epu32)((RegisterI)a, (RegisterI)b);
+}
 #else
 FBP_INLINE VF max_x86(VF a, VF b) { return WHERE(a > b, a, b); }
 FBP_INLINE VD max_x86(VD a, VD b) { return WHERE(a > b, a, b); }
@@ -116,6 +126,7 @@ FBP_INLINE VF min_x86(VF a, VF b) { return WHERE(a < b, a, b); }
 FBP_INLINE VD min_x86(VD a, VD b) { return WHERE(a < b, a, b); }
 FBP_INLINE VF SQRT(VF x) { FBP_UNROLL for (int i = 0; i < lanes<float>; i++) x[i] = __builtin_sqrtf(x[i]); return x; }
 FBP_INLINE VD SQRT(VD x) { FBP_UNROLL for (int i = 0; i < lanes<double>; i++) x[i] = __builtin_sqrt(x[i]); return x; }
+FBP_INLINE Bits<VD> multiply_halves(Bits<VD> a, Bits<VD> b) { return (a & 0xffffffff) * (b & 0xffffffff); }
 #endif
 // NaN in either operand gives NaN, as numpy.maximum; the second test folds away where b is a constant.
 template <class V> FBP_INLINE V MAX(V a, V b) { return WHERE(b != b, b, max_x86(b, a)); }
