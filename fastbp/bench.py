@@ -30,8 +30,8 @@ from fastbp.optimizers import SGD, Adam
 LR = 1e-3
 RULES = {"sgd": SGD(LR), "adam": Adam(LR)}
 CHECKED_STEPS = 3
-# Relative error of the weights' change that float32 explains. Adam divides a gradient by its size: of one near 0, rounding
-# decides the sign, and its weight moves the other way (one of 3 million: 1e-3).
+# Relative error of the weights' change that float32 explains. Adam divides a gradient by its size: of one near 0,
+# rounding decides the sign, and its weight moves the other way (one of 3 million: 1e-3).
 CLOSE = {"sgd": 1e-3, "adam": 3e-3}
 CALL_SECONDS = 0.2  # shorter calls make a whole run look slower than it is: JAX starts one, fastbp takes a snapshot
 
@@ -442,7 +442,8 @@ def check(problem: Problem, contender: Contender, steps: int = CHECKED_STEPS) ->
         change += float(np.square(wanted - first).sum())
         rounding += float(np.square(first).sum())
     # weights are rounded once a step, which may be as large as a small step's change
-    bound = CLOSE[problem.workload.optimizer] * math.sqrt(change) + steps * float(np.finfo(problem.dtype).eps) * math.sqrt(rounding)
+    close, eps = CLOSE[problem.workload.optimizer], float(np.finfo(problem.dtype).eps)
+    bound = close * math.sqrt(change) + steps * eps * math.sqrt(rounding)
     if not math.sqrt(error) <= bound:
         raise ArithmeticError(f"weights are off by {math.sqrt(error):.3g} after {steps} steps, bound {bound:.3g}")
     return math.sqrt(error / change)
