@@ -259,12 +259,12 @@ def resolve(requested: str, dtype: np.dtype, own_rows: list[str]) -> str:
     RuntimeError
         The named backend cannot serve; the message says why and names those that can.
     """
-    names = usable(dtype, own_rows)
+    # Each call of `fit` asks this. Backends behind the one that serves are not asked: to look for Numba takes 30 us.
     if requested == "auto":
-        return names[0]
-    if requested not in names:
-        reason = _refusal(requested, dtype, own_rows)
-        raise RuntimeError(f"backend {requested!r}: {reason}; there is: {', '.join(names)}")
+        return next(name for name in NAMES if _refusal(name, dtype, own_rows) is None)
+    reason = _refusal(requested, dtype, own_rows)
+    if reason:
+        raise RuntimeError(f"backend {requested!r}: {reason}; there is: {', '.join(usable(dtype, own_rows))}")
     return requested
 
 
