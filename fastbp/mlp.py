@@ -406,8 +406,7 @@ class MLP:
             return self._fit_by_lbfgs(rule, *examples.rows, run_loss, examples.steps, eval_every, n_threads)
 
         def lent(rows: int) -> Any:
-            return self._programs.lent(make_plan(self._spec, rows, backend=self._backend, loss=run_loss, rule=rule,
-                                                 trains=self._trains, n_threads=n_threads))  # fmt: skip
+            return self._programs.lent(self._plan(rows, loss=run_loss, rule=rule, n_threads=n_threads))
 
         lease = lent(examples.batch_size)
         with self._exclusive(), ExitStack() as stack:
@@ -479,9 +478,7 @@ class MLP:
         weight = spec.sample_weights(sample_weight, len(rows))
         rule = spec.optimizer(optimizer, self._spec)
         rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
-        plan = make_plan(
-            self._spec, len(rows), backend=self._backend, loss=row, rule=rule, trains=self._trains
-        )
+        plan = self._plan(len(rows), loss=row, rule=rule)
         with self._exclusive():
             with self._programs.lent(plan) as program:
                 done = program.train(
@@ -685,7 +682,11 @@ class MLP:
         row = spec.loss(loss, self._spec)
         batch = spec.integer("batch_size", batch_size, 1)
         rule = spec.optimizer(optimizer, self._spec)
-        return make_plan(self._spec, batch, backend=self._backend, loss=row, rule=rule, trains=self._trains)
+        return self._plan(batch, loss=row, rule=rule)
+
+    def _plan(self, batch: int, **more: Any) -> Plan:
+        """Of a call that may train."""
+        return make_plan(self._spec, batch, backend=self._backend, trains=self._trains, **more)
 
     def trace(
         self, x: Any, y: Any, *, loss: Any = "mse", optimizer: Any = None, lr: float | None = None,
@@ -782,7 +783,7 @@ class MLP:
             A fresh array.
         """
         rows = spec.features(x, self._spec)
-        plan = make_plan(self._spec, len(rows), backend=self._backend, trains=self._trains)
+        plan = self._plan(len(rows))
         self._drop_pending()
         program = self._programs.take(plan)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
@@ -832,8 +833,7 @@ class MLP:
             Its `accumulate` says nothing here: `backward` accumulates where it is told to.
         """
         rule = spec.optimizer(optimizer, self._spec)
-        plan = make_plan(self._spec, 1, backend=self._backend, trains=self._trains)
-        with self._exclusive(), self._programs.lent(plan) as program:
+        with self._exclusive(), self._programs.lent(self._plan(1)) as program:
             program.update(self.grads, self._state.rule(rule, 1, self._params), self._state.count)
 
     def backward_update(self, grad_output: Any, optimizer: Any = "sgd") -> np.ndarray:
