@@ -10,6 +10,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp.backends import Rule
 from fastbp.plan import Plan
 from fastbp.rows import Optimizer
 from fastbp.training import TrainingState
@@ -17,8 +18,8 @@ from fastbp.training import TrainingState
 _Own: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 _Callers: TypeAlias = NDArray[Any]
 # in_features, out_features, ldw, transposed, offset of weight, of bias or -1, row of the activation or -1, functions of
-# a user's own or 0, keeps_z, skips_zeros
-_Layer: TypeAlias = tuple[int, int, int, bool, int, int, int, int, int, bool, bool]
+# a user's own or 0, keeps_z, skips_zeros, whether weight and bias are trained, share of its inputs that is dropped
+_Layer: TypeAlias = tuple[int, int, int, bool, int, int, int, int, int, bool, bool, bool, bool, float]
 
 COMPILER: str  # name and version
 COMPILE_FLAGS: str
@@ -70,9 +71,7 @@ class Program:
         place: NDArray[np.int64],  # (2,)
         partial: NDArray[np.float64],  # (2,)
         losses: NDArray[np.float64],  # room for every epoch that may end
-        scalars: list[NDArray[np.float64]],  # one array of `steps` numbers for each scalar of the row; stride 0 is fine
-        slots: list[_Own],
-        skip_zeros: bool,
+        rule: Rule,
         stop_on_loss: bool,
         stop_on_params: bool,
     ) -> tuple[int, int, int, float]: ...  # the fields of fastbp.backends.Trained
@@ -87,22 +86,9 @@ class Program:
         grad_input: _Own | None = None,
         accumulate: bool = False,
     ) -> None: ...
-    def update(
-        self,
-        grads: _Own,
-        row: Optimizer,
-        slots: list[_Own],
-        scalars: list[NDArray[np.float64]],
-        count: NDArray[np.int64],  # (1,)
-    ) -> None: ...
+    def update(self, grads: _Own, rule: Rule, count: NDArray[np.int64]) -> None: ...  # count (1,)
     def backward_update(
-        self,
-        grad_output: _Callers,
-        grad_input: _Own,
-        row: Optimizer,
-        slots: list[_Own],
-        scalars: list[NDArray[np.float64]],
-        count: NDArray[np.int64],
+        self, grad_output: _Callers, grad_input: _Own, rule: Rule, count: NDArray[np.int64]
     ) -> None: ...
     def finite(self) -> bool: ...
     def described(self, rows: int) -> list[tuple[int, int, int]]: ...  # fastbp.backends.LayerPlan; family: its index
@@ -128,9 +114,7 @@ class TrainStep:
         high: float,
         between: bool,  # else the two ends alone
         state: TrainingState,
-        slots: list[_Own],
-        scalars: list[NDArray[np.float64]],
-        skip_zeros: bool,
+        rule: Rule,
     ) -> Self: ...
     def __call__(self, x: Any, y: Any, loss: Any, optimizer: Any) -> float | None: ...
 

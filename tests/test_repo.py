@@ -258,3 +258,31 @@ def test_the_example_in_the_docstring_of_mlp_works():
     for example in doctest.DocTestFinder(recurse=False).find(fastbp.MLP, "MLP"):
         runner.run(example)
     assert runner.tries > 0 and runner.failures == 0
+
+
+# ------------------------------------------------------------------ the stub of the compiled module
+
+
+def stubs():
+    """(name, stub, the source from where it is defined on) of each function in the stub, but for properties."""
+    source = (ROOT / "src" / "engine.pyx").read_text()
+    tree = ast.parse((PACKAGE / "_engine.pyi").read_text())
+    for owner in (tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))):
+        start = 0 if owner is tree else source.index(f"cdef class {owner.name}:")
+        for node in owner.body:
+            if isinstance(node, ast.FunctionDef) and not node.decorator_list:
+                yield f"{getattr(owner, 'name', '_engine')}.{node.name}", node, source[start:]
+
+
+def test_the_stub_names_the_parameters_of_the_compiled_module():
+    """`make check` compares more of them, with mypy, but not the constructors."""
+    seen = 0
+    for name, node, source in stubs():
+        called = node.name.replace("__new__", "__cinit__")
+        text = re.search(rf"^ *def {called}\((.*?)\):", source, re.M | re.S)[1]
+        defined = [re.sub(r"=.*", "", part).split()[-1] for part in text.split(",") if part.strip()]
+        stub = [argument.arg.replace("cls", "self") for argument in node.args.args]
+        stub += ["*"] * bool(node.args.kwonlyargs) + [argument.arg for argument in node.args.kwonlyargs]
+        assert stub == defined, name
+        seen += len(defined)
+    assert seen > 60
