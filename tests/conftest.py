@@ -1,4 +1,4 @@
-"""What every test file shares: the backends, ISAs and dtypes to run on, and how hard to try."""
+"""What every test file shares: the backends, ISAs and dtypes to run on, how hard to try, equal bits."""
 
 import itertools
 import os
@@ -29,6 +29,17 @@ settings.load_profile("fastbp")
 _engine = backends.engine()
 VECTOR_BYTES = {"generic": 16, "neon": 16, "avx2": 32, "avx512": 64}
 ISAS = tuple(_engine.isas_found()) if _engine is not None else ("no extension",)
+
+
+def frozen(value):
+    """A nested value as one that == compares bit for bit."""
+    if isinstance(value, np.ndarray):
+        return value.dtype, value.shape, value.tobytes()
+    if isinstance(value, dict):
+        return {name: frozen(item) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [frozen(item) for item in value]
+    return value
 
 
 def need_extension():

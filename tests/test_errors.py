@@ -8,7 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import every_case
+from conftest import every_case, frozen
 from tolerance import assert_close
 
 import fastbp
@@ -38,17 +38,6 @@ def build(which, backend):
     net.backward(np.ones((2, net.sizes[-1])))
     net.forward(X)
     return net
-
-
-def frozen(value):
-    """A nested value as one that == compares bit for bit."""
-    if isinstance(value, np.ndarray):
-        return value.dtype, value.shape, value.tobytes()
-    if isinstance(value, dict):
-        return {name: frozen(item) for name, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [frozen(item) for item in value]
-    return value
 
 
 def state(net):

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import test_state
-from conftest import every_case
+from conftest import every_case, frozen
 from forge import START, described, forged, mutated, padded, signed, split, text
 from test_process import python
 from test_state import FAMILIES, RUNS, bits, build, data, targets
@@ -196,7 +196,7 @@ def test_whatever_the_training_state_holds_is_saved(value, path, monkeypatch):
     net.save(path)
     monkeypatch.setattr(state, "more", "another start")
     loaded = load(path)
-    assert test_state.frozen(loaded._state.more) == test_state.frozen(value)
+    assert frozen(loaded._state.more) == frozen(value)
     if isinstance(value, np.ndarray):
         assert loaded._state.more.flags.writeable and loaded._state.more.flags.aligned
     monkeypatch.undo()
@@ -219,7 +219,7 @@ def test_the_safetensors_package_reads_the_same_arrays(dtype, bias, path):
                 "sums.average": state.average}  # fmt: skip
     wanted |= {name: net._spec.flatten(buffer) for name, buffer in of_state.items()}
     found = numpy.load_file(path)
-    assert test_state.frozen(dict(sorted(found.items()))) == test_state.frozen(dict(sorted(wanted.items())))
+    assert frozen(dict(sorted(found.items()))) == frozen(dict(sorted(wanted.items())))
     with safetensors.safe_open(path, "numpy") as file:
         network = json.loads(file.metadata()["network"])
     assert network["format"] == "fastbp" and network["version"] == files.VERSION

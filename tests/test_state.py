@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import pytest
+from conftest import frozen
 from test_process import python
 from tolerance import assert_close
 
@@ -38,17 +39,6 @@ def data(family):
 
 
 X, Y = data("tiny")
-
-
-def frozen(value):
-    """A nested value as one that == compares bit for bit."""
-    if isinstance(value, np.ndarray):
-        return value.dtype, value.shape, value.tobytes()
-    if isinstance(value, dict):
-        return {name: frozen(item) for name, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [frozen(item) for item in value]
-    return value
 
 
 def bits(net):
