@@ -21,10 +21,15 @@ from numba.core import cgutils, config, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, models, overload, register_jitable, register_model
 
+from fastbp.backends import pipeline
 from fastbp.rows import VOCABULARY, WORDS, n_arguments, over_arrays
 
-# Of all that is compiled: plain C arithmetic, and no counting of references, as nothing is allocated.
-OPTIONS = {"fastmath": {"contract"}, "error_model": "numpy", "boundscheck": False, "_nrt": False}
+# Of all that is compiled: plain C arithmetic, and no counting of references, as nothing is allocated. Called from
+# outside it has another pipeline, `pipeline.Whole`.
+OPTIONS = {
+    "fastmath": {"contract"}, "error_model": "numpy", "boundscheck": False, "_nrt": False, "no_cfunc_wrapper": True,
+    "pipeline_class": pipeline.Part,
+}  # fmt: skip
 _FLAGS = ("contract",)  # multiplications and additions may be fused; NaN, infinities and -0 stay what they are
 _FEATURES = binding.get_host_cpu_features()
 VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
