@@ -1,52 +1,34 @@
 """How Numba compiles what fastbp generates: by its own passes, without those that do nothing here.
 
 Numba optimises each function by itself and makes machine code of it, and does so again with the copy in each function
-that calls it. Here a function that others call, a `Part`, is linked into them as it stands; only what is called from
-outside, a `Whole`, is optimised. Left out are passes for closures, with statements, literal loops and array
-expressions, of which there are none. Both together save a third of the time.
+that calls it. Here a function that others call, a `Part`, is linked into them as it was lowered; only what is called
+from outside, a `Whole`, goes through LLVM's whole pipeline. Left out are passes for closures, with statements, literal
+loops and array expressions, of which there are none. Both together save a third of the time.
 """
 
 from __future__ import annotations
 
 from numba import _dynfunc
-from numba.core import compiler, lowering, typed_passes, untyped_passes
+from numba.core import compiler, typed_passes, untyped_passes
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler_machinery import PassManager, register_pass
 
 
-class _Library(JITCodeLibrary):
-    def _optimize_functions(self, ll_module) -> None:  # the whole is optimised in any case
-        ll_module.data_layout = self._codegen._data_layout
-
-
-class _PartLibrary(_Library):
+class _PartLibrary(JITCodeLibrary):
     """Is linked into others, and that is all."""
 
     def finalize(self) -> None:
         for library in dict.fromkeys(self._linking_libraries):
-            self._reload_init.update(library._reload_init)
             self._final_module.link_in(library._get_module_for_linking(), preserve=True)
         self._finalized = True
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)
-class _Lowering(typed_passes.BaseNativeLowering):
-    _name = "fastbp_lowering"
-    lowering_class = lowering.Lower
-    library_class = _Library
-
-    def run_pass(self, state) -> bool:
-        state.library = self.library_class(state.targetctx.codegen(), state.func_id.func_qualname)
-        state.library.enable_object_caching()
-        return super().run_pass(state)
-
-
-@register_pass(mutates_CFG=True, analysis_only=False)
-class _PartLowering(_Lowering):
+class _PartLowering(typed_passes.NativeLowering):
     _name = "fastbp_part_lowering"
-    library_class = _PartLibrary
 
     def run_pass(self, state) -> bool:
+        state.library = _PartLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = True
         super().run_pass(state)
         of, library = state.cr.fndesc, state.library
@@ -60,7 +42,7 @@ class _PartLowering(_Lowering):
 class Whole(compiler.CompilerBase):
     """What is called from outside."""
 
-    lowering_pass = _Lowering
+    lowering_pass = typed_passes.NativeLowering
 
     def define_pipelines(self) -> list[PassManager]:
         manager = PassManager("fastbp")
