@@ -34,7 +34,7 @@ from numba.core.serialize import dumps
 from numba.core.typing.ctypes_utils import to_ctypes
 from numba.extending import register_jitable
 
-from fastbp.backends import lanes
+from fastbp.backends import lanes, pipeline
 from fastbp.rows import Words
 
 _MOST_FILES = 1000  # the oldest give way
@@ -139,7 +139,7 @@ def function(made: python_types.ModuleType, name: str, arguments: tuple) -> Call
     plain = getattr(made, name)
     if not compiles:
         return np.errstate(all="ignore")(plain)
-    dispatcher = numba.njit(nogil=True, **lanes.OPTIONS)(plain)
+    dispatcher = numba.njit(nogil=True, **lanes.OPTIONS | {"pipeline_class": pipeline.Whole})(plain)
     dispatcher._cache = _disk(made, name) or dispatcher._cache
     dispatcher.compile(arguments)
     return dispatcher
@@ -152,7 +152,8 @@ def callback(made: python_types.ModuleType, name: str, signature) -> object:
         kinds = [to_ctypes(kind) for kind in (signature.return_type, *signature.args)]
         pointer = ctypes.CFUNCTYPE(*kinds)(np.errstate(all="ignore")(plain))
         return python_types.SimpleNamespace(address=ctypes.cast(pointer, ctypes.c_void_p).value, kept=pointer)
-    made_of = CFunc(plain, (signature.args, signature.return_type), {}, dict(lanes.OPTIONS))
+    options = {name: value for name, value in lanes.OPTIONS.items() if name != "pipeline_class"}
+    made_of = CFunc(plain, (signature.args, signature.return_type), {}, options, pipeline_class=pipeline.Whole)
     made_of._cache = _disk(made, name) or made_of._cache
     made_of.compile()
     return made_of

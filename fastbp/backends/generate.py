@@ -13,6 +13,8 @@ import re
 from textwrap import dedent, indent
 from typing import TYPE_CHECKING
 
+from fastbp.spec import padded
+
 if TYPE_CHECKING:
     from fastbp.plan import Plan
     from fastbp.rows import Loss, Optimizer, Words
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
 SMALL_WIDTH = 32  # up to here `columns`
 GROUP = 256  # rows that `columns` gathers at once, at least a batch
-AT_ONCE = 8  # sums side by side
 
 
 def filled(template: str, **parts: object) -> str:
@@ -129,14 +130,16 @@ def train(params, slots, X, y, weight, order, work, run, seed, count, place, par
             losses[epochs] = partial[0] / partial[1]
             epochs += 1
             partial[0], partial[1], place[0], place[1] = 0.0, 0.0, epoch + 1, 0
-        if run.stop_on_params and not finite(params, work.shape):
+        if run.stop_on_params and not ({finite}):
             return step + 1, 2, epochs, value
     return run.steps, 0, epochs, value
 """
 
 
-def _train(plan: Plan, step: str, names: str = "") -> str:
-    return filled(_TRAIN, scale=repr(plan.loss.scale(plan.spec.out_features)), step=step, names=names)
+def _train(plan: Plan, step: str, finite: str, names: str = "") -> str:
+    return filled(
+        _TRAIN, scale=repr(plan.loss.scale(plan.spec.out_features)), step=step, finite=finite, names=names
+    )
 
 
 # ------------------------------------------------------------------ tiles
@@ -281,7 +284,7 @@ def tiles(plan: Plan, lanes: int) -> str:
             if run.stop_on_loss and not value - value == 0:
                 return step, 1, epochs, value
             move(params, slots, scalars, work, rows)
-        """).strip())  # fmt: skip
+        """).strip(), "finite(params, work.shape)")  # fmt: skip
     return text
 
 
@@ -295,8 +298,12 @@ def update_alone(row: Optimizer, lanes: int) -> str:
 # ------------------------------------------------------------------ columns
 
 
+def is_small(plan: Plan) -> bool:
+    return max(plan.spec.sizes) <= SMALL_WIDTH
+
+
 def suits_columns(plan: Plan) -> bool:
-    return bool(plan.fused and plan.plain and plan.loss and plan.optimizer and max(plan.spec.sizes) <= SMALL_WIDTH)
+    return bool(plan.fused and plan.plain and plan.loss and plan.optimizer and is_small(plan))
 
 
 def lanes_for(batch: int, widest: int) -> int:
@@ -310,36 +317,44 @@ def slot_of(batch: int, lanes: int) -> int:
 
 
 class _Columns:
-    """Writes the step of one network; `c` is the column of the first of the samples at hand."""
+    """Writes what one network needs, with sizes and places as numbers.
+
+    All that it works on lies in one array, `memory`, as each array of a call costs compilation: x and t of a group of
+    rows, unit by unit; z, a and d (delta) of each layer for the samples at hand, a vector for each unit; gradients,
+    laid out as parameters are; deltas turned round. `c` is the column of the first of the samples at hand.
+    """
 
     def __init__(self, plan: Plan, widest: int) -> None:
         self.plan, self.spec = plan, plan.spec
-        self.lanes = lanes_for(plan.batch, widest)
-        self.one_group = plan.batch <= self.lanes  # all samples of a batch at once
-        slot = slot_of(plan.batch, self.lanes)
-        self.ldx = max(1, GROUP // slot) * slot
+        self.lanes = lanes = lanes_for(plan.batch, widest)
+        self.one_group = plan.batch <= lanes  # all samples of a batch at once
+        self.slot = slot_of(plan.batch, lanes)
+        self.ldx = max(1, GROUP // self.slot) * self.slot
+        self.at: dict[str, int] = {}
+        self.size = 0  # of `memory`, in elements
+        unit = slot_of(max(self.spec.sizes), lanes) * lanes
+        self._place("x", self.spec.in_features * self.ldx)
+        self._place("t", self.spec.out_features * self.ldx)
+        self._place("turned", unit)
+        self._place("grads", self.spec.buffer_size)
+        for k, layer in enumerate(self.spec.layers):
+            self._place(f"a{k}", unit)
+            self._place(f"d{k}", unit)
+            if layer.activation.keeps_z:
+                self._place(f"z{k}", unit)
+            else:
+                self.at[f"z{k}"] = self.at[f"a{k}"]
 
-    def source(self, k: int) -> tuple[str, str, int]:
-        """The input of layer k: array, index of its first unit, distance of units."""
-        return ("x", "c", self.ldx) if k == 0 else (f"a{k - 1}", "0", self.lanes)
+    def _place(self, name: str, n: int) -> None:
+        self.at[name], self.size = self.size, self.size + slot_of(n, 64)  # cache lines of any element
 
-    def sums(self, n_in: int, n_out: int, source: tuple[str, str, int], weight: str, start: str, finish: str) -> str:
-        """Unit j = start + sum over i of source[i] * weight[i, j]; `finish` says what becomes of v, the sums of j."""
-        array, first, ld = source
+    def unit(self, name: str, n: str = "n") -> str:
+        """The n-th unit of the samples at hand."""
+        return f"load(memory, {self.at[name]} + {n} * {self.lanes}, {self.lanes})"
 
-        def some(at: str, n: int) -> str:
-            units = range(n)
-            lines = [f"v{r} = {start.format(j=f'({at} + {r})')}" for r in units]
-            lines.append(f"for i in range({n_in}):")
-            lines.append(f"    u = load({array}, {first} + i * {ld}, {self.lanes})")
-            lines += [f"    v{r} = v{r} + u * params[{weight.format(i='i', j=f'({at} + {r})')}]" for r in units]
-            for r in units:
-                lines += [f"z = v{r}", finish.format(j=f"({at} + {r})")]
-            return "\n".join(lines) + "\n"
-
-        whole = n_out // AT_ONCE * AT_ONCE
-        text = f"for j in range(0, {whole}, {AT_ONCE}):\n" + indent(some("j", AT_ONCE), "    ") if whole else ""
-        return text + (some(str(whole), n_out - whole) if whole < n_out else "")
+    def source(self, k: int) -> tuple[str, int]:
+        """The input of layer k: index of its first unit, distance of units."""
+        return (f"{self.at['x']} + c", self.ldx) if k == 0 else (f"{self.at[f'a{k - 1}']}", self.lanes)
 
     @staticmethod
     def weight(layer: Layer) -> tuple[int, int]:
@@ -347,203 +362,201 @@ class _Columns:
         return (1, layer.ldw) if layer.transposed else (layer.ldw, 1)
 
     def forward(self, k: int, layer: Layer) -> str:
+        """Lanes past the batch are 0: their input is, but with a bias something may overflow, and inf * 0 is NaN."""
         by_in, by_out = self.weight(layer)
-        start = "nothing" if layer.bias is None else f"like(params[{layer.bias} + {{j}}], nothing)"
-        keep = f"store(z{k}, {{j}} * {self.lanes}, z)\n" if layer.activation.keeps_z else ""
-        return self.sums(
-            layer.in_features, layer.out_features, self.source(k),
-            f"{layer.weight} + {{i}} * {by_in} + {{j}} * {by_out}", start,
-            keep + f"store(a{k}, {{j}} * {self.lanes}, {_pointwise(self.plan, k)['forward']})",
+        x, ldx = self.source(k)
+        return filled(
+            """
+            sums(memory, {x}, {ldx}, {n_in}, params, {weight}, {by_in}, {by_out}, {bias}, {at}, {n_out}, {lanes})
+            for n in range({n_out}):
+                z = {z}
+                store(memory, {a} + n * {lanes}, WHERE(real, {forward}, 0.0))
+            """,
+            x=x, ldx=ldx, n_in=layer.in_features, weight=layer.weight, by_in=by_in, by_out=by_out,
+            bias=-1 if layer.bias is None else layer.bias, at=self.at[f"z{k}"], n_out=layer.out_features,
+            lanes=self.lanes, z=self.unit(f"z{k}"), a=self.at[f"a{k}"], forward=_pointwise(self.plan, k)["forward"],
         )  # fmt: skip
 
     def loss(self) -> str:
         last, row = len(self.spec.layers) - 1, self.plan.loss
         targets = row.targets(self.spec.out_features)
         pointwise = _pointwise(self.plan, last)
-        target = f"load(work.t, n * {self.ldx} + c, {self.lanes})"
+        a, d, t = self.at[f"a{last}"], self.at[f"d{last}"], self.at["t"]
+        target = f"load(memory, {t} + n * {self.ldx} + c, {self.lanes})"
         if row.labels:
-            label = f"WHERE(load(work.t, c, {self.lanes}) == n, like(1.0, nothing), 0.0)"
+            label = f"WHERE(load(memory, {t} + c, {self.lanes}) == n, like(1.0, nothing), 0.0)"
             target = f"{label} if run.labels else {target}"
         statistic = filled(
             """
             for n in range(1, {targets}):
-                shift = MAX(load(a{k}, n * {lanes}, {lanes}), shift)
+                shift = MAX({a}, shift)
             exponentials = nothing
             for n in range({targets}):
-                exponentials = exponentials + EXP(load(a{k}, n * {lanes}, {lanes}) - shift)
+                exponentials = exponentials + EXP({a} - shift)
             lse = LOG(exponentials)
-            """, targets=targets, k=last, lanes=self.lanes,
+            """, targets=targets, a=self.unit(f"a{last}"),
         ) if row.statistic else ""  # fmt: skip
-        at = f"{{}} * {self.lanes}, {self.lanes}".format
-        more = [f"s = load(a{last}, {at(f'({targets} + n)')})"] if row.grad_s else []
+        more = [f"s = {self.unit(f'a{last}', f'({targets} + n)')}"] if row.grad_s else []
         if row.chosen["output_weights"] is not None:
             more.append(f"output_weight = splat(work.output_weight[n], {self.lanes})")
-        grads = [(f"n * {self.lanes}", pointwise["grad"])]
-        grads += [(f"({targets} + n) * {self.lanes}", pointwise["grad_s"])] if row.grad_s else []
-        puts = (f"store(d{last}, {place}, WHERE(counts, {grad} * part_of_grad, 0.0))" for place, grad in grads)
+        grads = [("n", pointwise["grad"])] + ([(f"({targets} + n)", pointwise["grad_s"])] if row.grad_s else [])
+        puts = (f"store(memory, {d} + {n} * {self.lanes}, WHERE(counts, {grad} * part_of_grad, 0.0))"
+                for n, grad in grads)  # fmt: skip
         return filled(
             """
-            part = load(share, m, {lanes})
+            part = load(work.share, m, {lanes})
             counts, part_of_grad = part != 0.0, narrow(part, nothing)
             sum = lse = nothing
             shift = {shift}
             {statistic}
             for n in range({targets}):
-                z = load(a{k}, n * {lanes}, {lanes}) - shift
+                z = {z} - shift
                 {more}
                 t = {target}
                 sum = sum + {value}
                 {puts}
             value += total(wide(WHERE(counts, sum, 0.0)) * part)
             """,
-            k=last, lanes=self.lanes, targets=targets, target=target, statistic=statistic.strip("\n"),
-            shift=f"load(a{last}, 0, {self.lanes})" if row.statistic else "nothing", more="\n".join(more),
-            value=pointwise["value"], puts="\n".join(puts),
+            lanes=self.lanes, targets=targets, target=target, statistic=statistic.strip("\n"),
+            shift=f"load(memory, {a}, {self.lanes})" if row.statistic else "nothing", more="\n".join(more),
+            z=self.unit(f"a{last}"), value=pointwise["value"], puts="\n".join(puts),
         )  # fmt: skip
 
     def backward(self, k: int, layer: Layer) -> str:
         """delta of the layer below from old weights, then the gradient of this layer's."""
         text = ""
-        if not layer.activation.is_identity:
+        if k < len(self.spec.layers) - 1 or not layer.activation.is_identity:
             text += filled(
                 """
-                for j in range(0, {n}, {lanes}):
-                    g, a, z = load(d{k}, j, {lanes}), load(a{k}, j, {lanes}), load(z{k}, j, {lanes})
-                    store(d{k}, j, {backward})
+                for n in range({n_out}):
+                    g, a, z = {g}, {a}, {z}
+                    store(memory, {d} + n * {lanes}, WHERE(real, {backward}, 0.0))
                 """,
-                k=k, n=layer.out_features * self.lanes, lanes=self.lanes, **_pointwise(self.plan, k),
+                n_out=layer.out_features, g=self.unit(f"d{k}"), a=self.unit(f"a{k}"), z=self.unit(f"z{k}"),
+                d=self.at[f"d{k}"], lanes=self.lanes, backward=_pointwise(self.plan, k)["backward"],
             )  # fmt: skip
-        text += self.without_others(f"d{k}", layer)
         if k:
             by_in, by_out = self.weight(layer)
-            text += self.sums(
-                layer.out_features, layer.in_features, (f"d{k}", "0", self.lanes),
-                f"{layer.weight} + {{j}} * {by_in} + {{i}} * {by_out}", "nothing",
-                f"store(d{k - 1}, {{j}} * {self.lanes}, z)",
-            )  # fmt: skip
+            text += f"sums(memory, {self.at[f'd{k}']}, {self.lanes}, {layer.out_features}, params, {layer.weight}, "
+            text += f"{by_out}, {by_in}, -1, {self.at[f'd{k - 1}']}, {layer.in_features}, {self.lanes})\n"
         return text + self.gradient(k, layer)
 
-    def without_others(self, units: str, layer: Layer) -> str:
-        """Lanes past the batch hold an input of 0; with a bias something may overflow there, and inf * 0 is NaN."""
-        return filled(
-            """
-            if rows < m + {lanes}:
-                for j in range(0, {n}, {lanes}):
-                    store({units}, j, WHERE(below(rows - m, nothing), load({units}, j, {lanes}), 0.0))
-            """, units=units, n=layer.out_features * self.lanes, lanes=self.lanes)  # fmt: skip
-
     def put(self, at: str, g: str) -> str:
-        """What becomes of a piece of the gradient."""
-        if self.one_group:
-            return f"change(params, slots, scalars, {at}, {g})"
-        return f"store(grads, {at}, {g} + (load(grads, {at}, {self.lanes}) if m else nothing))"
+        """A piece of the gradient, or what the samples at hand add to it."""
+        at = f"{self.at['grads']} + {at}"
+        return f"store(memory, {at}, {g}{'' if self.one_group else f' + load(memory, {at}, {self.lanes})'})\n"
 
     def gradient(self, k: int, layer: Layer) -> str:
-        array, first, ld = self.source(k)
+        (x, ldx), d, turned = self.source(k), self.at[f"d{k}"], self.at["turned"]
         n_in, n_out, lanes = layer.in_features, layer.out_features, self.lanes
-        unit = f"load({{}}, {{}} + {{}} * {{}}, {lanes})".format
         text = ""
         if layer.transposed:
             for begin, end, n in ((0, n_in // lanes * lanes, lanes), (n_in // lanes * lanes, n_in, n_in % lanes)):
                 if begin < end:
-                    g = f"weigh({unit(f'd{k}', 0, 'o', lanes)}, {array}, {first} + i * {ld}, {ld}, {n})"
+                    g = f"weigh({self.unit(f'd{k}', 'o')}, memory, {x} + i * {ldx}, {ldx}, {n})"
                     text += f"for o in range({n_out}):\n    for i in range({begin}, {end}, {lanes}):\n"
-                    text += f"        {self.put(f'{layer.weight} + o * {layer.ldw} + i', g)}\n"
+                    text += f"        {self.put(f'{layer.weight} + o * {layer.ldw} + i', g)}"
         if n_out <= min(4, lanes):  # sums across the lanes
             if not layer.transposed:
-                g = f"weigh({unit(array, first, 'i', ld)}, d{k}, 0, {lanes}, {n_out})"
-                text += f"for i in range({n_in}):\n    {self.put(f'{layer.weight} + i * {layer.ldw}', g)}\n"
+                g = f"weigh(load(memory, {x} + i * {ldx}, {lanes}), memory, {d}, {lanes}, {n_out})"
+                text += f"for i in range({n_in}):\n    {self.put(f'{layer.weight} + i * {layer.ldw}', g)}"
             if layer.bias is not None:
-                text += self.put(f"{layer.bias}", f"weigh(like(1.0, nothing), d{k}, 0, {lanes}, {n_out})") + "\n"
+                text += self.put(f"{layer.bias}", f"weigh(like(1.0, nothing), memory, {d}, {lanes}, {n_out})")
             return text
         # an output per lane: delta is turned round
-        text += filled(
-            """
-            for j in range(0, {n}, {lanes}):
-                transpose(d{k}, j * {lanes}, {lanes}, turned, j, {n}, {lanes})
-            """, n=slot_of(n_out, lanes), lanes=lanes, k=k)  # fmt: skip
-        whole = n_in // 4 * 4
-        for begin, end, n in ((0, whole, 4), (whole, n_in, n_in - whole)):
-            if layer.transposed or begin == end:
-                continue
-            rows = range(n)
-            text += filled(
-                """
-                for i in range({begin}, {end}, {n}):
-                    for j in range(0, {out}, {lanes}):
-                        {zero}
-                        for sample in range({lanes}):
-                            d = load(turned, sample * {out} + j, {lanes})
-                            {add}
-                        {put}
-                """,
-                begin=begin, end=end, n=n, out=slot_of(n_out, lanes), lanes=lanes,
-                zero="\n".join(f"g{r} = nothing" for r in rows),
-                add="\n".join(f"g{r} = g{r} + d * {array}[{first} + (i + {r}) * {ld} + sample]" for r in rows),
-                put="\n".join(self.put(f"{layer.weight} + (i + {r}) * {layer.ldw} + j", f"g{r}") for r in rows),
-            )  # fmt: skip
+        out = slot_of(n_out, lanes)
+        each = f"for j in range(0, {out}, {lanes}):\n    "
+        text += f"{each}transpose(memory, {d} + j * {lanes}, {lanes}, memory, {turned} + j, {out}, {lanes})\n"
+        if not layer.transposed:
+            text += f"outer(memory, {turned}, {out}, {x}, {ldx}, {n_in}, {self.at['grads']}, {layer.weight}, "
+            text += f"{layer.ldw}, {int(not self.one_group)}, {lanes})\n"
         if layer.bias is not None:
-            text += filled(
-                """
-                for j in range(0, {out}, {lanes}):
-                    g = nothing
-                    for sample in range({lanes}):
-                        g = g + load(turned, sample * {out} + j, {lanes})
-                    {put}
-                """, out=slot_of(n_out, lanes), lanes=lanes, put=self.put(f"{layer.bias} + j", "g"))  # fmt: skip
+            text += f"{each}g = nothing\n    for n in range({lanes}):\n"
+            text += f"        g = g + load(memory, {turned} + n * {out} + j, {lanes})\n"
+            text += f"    {self.put(f'{layer.bias} + j', 'g')}"
         return text
 
-    def text(self) -> str:
-        layers = self.spec.layers
-        names = "".join(f"z{k}, a{k}, d{k} = work.z[{k}], work.a[{k}], work.delta[{k}]\n" for k in range(len(layers)))
-        group = "".join(self.forward(k, layer) + self.without_others(f"a{k}", layer) for k, layer in enumerate(layers))
-        group += self.loss()
+    def each_parameter(self, line: str) -> str:
+        """A line for each vector of parameters, at index `at`. Padding between them may become anything."""
+        one = padded(1, self.spec.dtype.itemsize)
+        step = one if max(self.spec.sizes) <= self.lanes else self.lanes  # no row has more than its first vector
+        return f"for at in range(0, {self.spec.buffer_size}, {step}):\n    {line}\n"
+
+    def finite(self) -> str:
+        """The sum of x - x over all parameters: 0 for finite ones, else NaN."""
+        parts = []
+        for layer in self.spec.layers:
+            rows, cols = layer.in_features, layer.out_features
+            rows, cols = (cols, rows) if layer.transposed else (rows, cols)
+            parts.append(f"rest(params, {layer.weight}, {rows}, {layer.ldw}, {cols}, {self.lanes})")
+            if layer.bias is not None:
+                parts.append(f"rest(params, {layer.bias}, 1, 0, {layer.out_features}, {self.lanes})")
+        return f"total({' + '.join(parts)}) == 0"
+
+    def train(self) -> str:
+        layers, lanes, grads = self.spec.layers, self.lanes, self.at["grads"]
+        group = "real = below(rows - m, nothing)\n"
+        group += "".join(self.forward(k, layer) for k, layer in enumerate(layers)) + self.loss()
         stop = "if run.stop_on_loss and not value - value == 0:\n    return step, 1, epochs, value\n"
         back = "".join(self.backward(k, layer) for k, layer in reversed(list(enumerate(layers))))
         if self.one_group:
             group = "m, c = 0, column\n" + group + stop + back
         else:
-            group = f"for m in range(0, rows, {self.lanes}):\n    c = column + m\n" + indent(group + back, "    ")
-            group += stop
-            for layer in layers:
-                rows, cols = layer.in_features, layer.out_features
-                rows, cols = (cols, rows) if layer.transposed else (rows, cols)
-                parts = [(layer.weight, rows, cols)]
-                parts += [] if layer.bias is None else [(layer.bias, 1, layer.out_features)]
-                for first, n_rows, n_cols in parts:
-                    group += f"for at in range({first}, {first + n_rows * layer.ldw}, {layer.ldw}):\n"
-                    group += f"    for n in range(at, at + {n_cols}, {self.lanes}):\n"
-                    group += f"        change(params, slots, scalars, n, load(grads, n, {self.lanes}))\n"
-        slot = slot_of(self.plan.batch, self.lanes)
+            group = f"for m in range(0, rows, {lanes}):\n    c = column + m\n" + indent(group + back, "    ")
+            group = self.each_parameter(f"store(memory, {grads} + at, nothing)") + group + stop
+        change = f"change(params, slots, work.scalars, at, load(memory, {grads} + at, {lanes}))"
         step = filled(
             """
             if start >= group_end or start < gathered:
                 gathered, group_end = start, start + {most} * run.batch
                 if group_end > run.n:
                     group_end = run.n
-                gather_columns(X, y, run, order, start, group_end, work.x, {ldx}, work.t, {slot})
+                gather_columns(X, y, run, order, start, group_end, memory, {x}, {t}, {ldx}, {slot})
             column = (start - gathered) // run.batch * {slot}
             value = 0.0
             {group}
             """,
-            most=self.ldx // slot, ldx=self.ldx, slot=slot, group=group,
+            most=self.ldx // self.slot, x=self.at["x"], t=self.at["t"], ldx=self.ldx, slot=self.slot,
+            group=group + self.each_parameter(change),
         )  # fmt: skip
-        names += "x, grads, turned, setting = work.x, work.grads, work.panel, work.setting\n"
-        names += "".join(f"{line}\n" for line in setting_lines(self.plan.loss, self.lanes).splitlines())
-        names += f"nothing = like(0.0, load(x, 0, {self.lanes}))\n"
-        return update(self.plan.optimizer, self.lanes) + _train(self.plan, step, names)
+        names = f"memory, setting = work.memory, work.setting\nnothing = like(0.0, load(memory, 0, {lanes}))\n"
+        names += "".join(f"{line}\n" for line in setting_lines(self.plan.loss, lanes).splitlines())
+        return update(self.plan.optimizer, lanes) + _train(self.plan, step, self.finite(), names)
+
+    def outputs(self) -> str:
+        """From rows of inputs to rows of outputs, as many as fill whole vectors."""
+        layers, lanes, x, last = self.spec.layers, self.lanes, self.at["x"], f"a{len(self.spec.layers) - 1}"
+        self.ldx = lanes  # one group
+        return filled(
+            """
+            def outputs(params, memory, inputs, to, rows):
+                nothing, c = like(0.0, load(memory, 0, {lanes})), 0
+                for m in range(0, rows, {lanes}):
+                    for i in range(0, {n_in}, {lanes}):
+                        transpose(inputs, m * {ld_in} + i, {ld_in}, memory, {x} + i * {lanes}, {lanes}, {lanes})
+                    real = below(rows - m, nothing)
+                    {forward}
+                    for j in range(0, {n_out}, {lanes}):
+                        transpose(memory, {a} + j * {lanes}, {lanes}, to, m * {ld_out} + j, {ld_out}, {lanes})
+            """,
+            lanes=lanes, n_in=self.spec.in_features, ld_in=padded(self.spec.in_features, self.spec.dtype.itemsize), x=x,
+            forward="".join(self.forward(k, layer) for k, layer in enumerate(layers)),
+            n_out=self.spec.out_features, a=self.at[last],
+            ld_out=padded(self.spec.out_features, self.spec.dtype.itemsize),
+        )  # fmt: skip
 
 
 def columns(plan: Plan, widest: int) -> str:
     """`train` alone."""
-    return _Columns(plan, widest).text()
+    return _Columns(plan, widest).train()
 
 
-def column_sizes(plan: Plan, widest: int) -> dict[str, int]:
-    """Elements of the work arrays of `columns`."""
+def column_outputs(plan: Plan, widest: int) -> str:
+    """`outputs` alone: what `forward` of `tiles` gives, compiled in less time."""
+    return _Columns(plan, widest).outputs()
+
+
+def column_sizes(plan: Plan, widest: int) -> tuple[int, int]:
+    """Elements of the arrays of `columns`: of `memory` and of `share`."""
     made = _Columns(plan, widest)
-    wide = slot_of(max(plan.spec.sizes), made.lanes)
-    return {
-        "x": plan.spec.in_features * made.ldx, "t": plan.spec.out_features * made.ldx, "unit": wide * made.lanes,
-        "panel": wide * made.lanes, "share": slot_of(plan.batch, made.lanes),
-    }  # fmt: skip
+    return made.size, made.slot

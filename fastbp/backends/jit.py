@@ -57,6 +57,17 @@ class Work(NamedTuple):
     delta: tuple[np.ndarray, ...]
 
 
+class Columns(NamedTuple):
+    """What `columns` works in; the rest is that of `Work`."""
+
+    memory: np.ndarray  # see `generate._Columns`
+    share: np.ndarray
+    setting: np.ndarray
+    output_weight: np.ndarray
+    scalars: np.ndarray
+    known: np.ndarray
+
+
 @functools.lru_cache(maxsize=256)
 def _module(text: str, words: Words) -> ModuleType:
     return cache.module(text, words, kernels)
@@ -130,13 +141,14 @@ class Program:
         widest_in = max(ldx, *lds)
         panel = max(max(padded(layer.out_features, size) * widest_in for layer in spec.layers),
                     8 * max(layer.ldw for layer in spec.layers))  # fmt: skip
-        a = tuple(self._zeros(plan.batch * ld) for ld in lds)
+        rows = generate.slot_of(plan.batch, self.widest) if generate.is_small(plan) else plan.batch  # taken by vectors
+        a = tuple(self._zeros(rows * ld) for ld in lds)
         z = tuple(
             self._zeros(plan.batch * ld) if layer.activation.keeps_z else kept
             for layer, ld, kept in zip(spec.layers, lds, a)
         )
         return Work(
-            shape, ldx, self._zeros(plan.batch * ldx), self._zeros(plan.batch * ldx), self._zeros(plan.batch * lds[-1]),
+            shape, ldx, self._zeros(rows * ldx), self._zeros(plan.batch * ldx), self._zeros(plan.batch * lds[-1]),
             np.zeros(plan.batch), *self._of_loss(), self._zeros(panel),
             self._zeros(0 if plan.fused else spec.buffer_size),
             np.zeros(len(plan.optimizer.scalars) if plan.optimizer else 0, self.dtype),
@@ -152,16 +164,12 @@ class Program:
         return np.array(numbers, self.dtype), padded_weights
 
     @functools.cached_property
-    def _column_work(self) -> Work:
-        sizes = generate.column_sizes(self.plan, self.widest)
-        units = lambda: tuple(self._zeros(sizes["unit"]) for _ in self.plan.spec.layers)  # noqa: E731
-        a, z = units(), units()
-        keeps = (layer.activation.keeps_z for layer in self.plan.spec.layers)
-        return self.work._replace(
-            x=self._zeros(sizes["x"]), t=self._zeros(sizes["t"]), share=np.zeros(sizes["share"]),
-            panel=self._zeros(sizes["panel"]), grads=self._zeros(self.plan.spec.buffer_size),
-            z=tuple(one if kept else other for one, other, kept in zip(z, a, keeps)), a=a, delta=units(),
-        )  # fmt: skip
+    def _column_work(self) -> Columns:
+        memory, share = generate.column_sizes(self.plan, self.widest)
+        work = self.work
+        return Columns(
+            self._zeros(memory), np.zeros(share), work.setting, work.output_weight, work.scalars, work.known
+        )
 
     # -------------------------------------------------------------- compiled functions
 
@@ -172,6 +180,10 @@ class Program:
     @functools.cached_property
     def _columns(self) -> str:
         return generate.columns(self.plan, self.widest)
+
+    @functools.cached_property
+    def _column_outputs(self) -> str:
+        return generate.column_outputs(self.plan, self.widest)
 
     def _call(self, text: str, name: str, *arguments: Any) -> Any:
         """A function of the text; a program calls each with arguments of the same types."""
@@ -265,7 +277,11 @@ class Program:
     def forward(self, x, out, *, keep=False) -> None:
         self.rows = len(x)
         self._matrix(self.work.x, self.plan.spec.in_features)[...] = x
-        self._call(self._tiles, "forward", self.params, self.work, self.rows)
+        if self.plan.loss is None and not keep and generate.is_small(self.plan):  # outputs alone are asked for
+            memory, x, a = self._column_work.memory, self.work.x, self.work.a[-1]
+            self._call(self._column_outputs, "outputs", self.params, memory, x, a, self.rows)
+        else:
+            self._call(self._tiles, "forward", self.params, self.work, self.rows)
         if out is not None:
             out[...] = self._matrix(self.work.a[-1], self.plan.spec.out_features)
 

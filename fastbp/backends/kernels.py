@@ -299,21 +299,16 @@ def gather(X, y, run, order, start, rows, x, ldx, t, ldt):
 
 
 @compiled
-def gather_columns(X, y, run, order, start, end, x, ldx, t, slot):
+def gather_columns(X, y, run, order, start, end, memory, x, t, ldx, slot):
     """Rows start..end as columns: each batch begins at a multiple of `slot`, and what is left of its slot is 0."""
     n_in, n_out = X.shape[1], y.shape[1]
     at = 0
     while start < end:
         rows = end - start if end - start < run.batch else run.batch
-        for m in range(rows):
-            r = row_of(start + m, run, order)
+        for m in range(slot):
+            r = row_of(start + m if m < rows else start, run, order)
             for i in range(n_in):
-                x[i * ldx + at + m] = X[r, i]
+                memory[x + i * ldx + at + m] = X[r, i] if m < rows else 0.0
             for n in range(n_out):
-                t[n * ldx + at + m] = y[r, n]
-        for m in range(rows, slot):
-            for i in range(n_in):
-                x[i * ldx + at + m] = 0
-            for n in range(n_out):
-                t[n * ldx + at + m] = 0
+                memory[t + n * ldx + at + m] = y[r, n] if m < rows else 0.0
         start, at = start + rows, at + slot

@@ -10,9 +10,11 @@ What is in this file is known to Numba from the first import on; only `fastbp.ba
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from llvmlite import binding, ir
@@ -21,10 +23,15 @@ from numba.core import cgutils, config, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, models, overload, register_jitable, register_model
 
+from fastbp.backends import pipeline
 from fastbp.rows import VOCABULARY, WORDS, n_arguments, over_arrays
 
-# Of all that is compiled: plain C arithmetic, and no counting of references, as nothing is allocated.
-OPTIONS = {"fastmath": {"contract"}, "error_model": "numpy", "boundscheck": False, "_nrt": False}
+# Of all that is compiled: plain C arithmetic, and no counting of references, as nothing is allocated. Called from
+# outside it has another pipeline, `pipeline.Whole`.
+OPTIONS = {
+    "fastmath": {"contract"}, "error_model": "numpy", "boundscheck": False, "_nrt": False, "no_cfunc_wrapper": True,
+    "pipeline_class": pipeline.Part,
+}  # fmt: skip
 _FLAGS = ("contract",)  # multiplications and additions may be fused; NaN, infinities and -0 stay what they are
 _FEATURES = binding.get_host_cpu_features()
 VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
@@ -433,6 +440,167 @@ def over_lanes(function: Callable[..., float]) -> Callable:
     if config.DISABLE_JIT:
         return over_arrays(function)
     return register_jitable(**OPTIONS)(each if n_arguments(function) == 1 else each_pair)
+
+
+# ------------------------------------------------------------------ products of columns
+
+# A unit of several samples is a vector, and sizes are numbers in the text. These go to LLVM as they are: Numba takes
+# longer over the lines of such a loop than LLVM over all that becomes of it.
+
+
+def sums(memory: np.ndarray, at: int, apart: int, n: int, params: np.ndarray, weight: int, by_in: int, by_out: int,
+         start: int, to: int, n_out: int, lanes: int) -> None:  # fmt: skip
+    """Vector j from `to` on = params[start + j], 0 if start is -1, + the sum over i of u[i] * weight[i, j], where the n
+    vectors u[i] lie `apart` elements from one another from `at` on."""
+    for j in range(n_out):
+        v = np.full(lanes, params[start + j] if start >= 0 else 0, memory.dtype)
+        for i in range(n):
+            v = v + load(memory, at + i * apart, lanes) * params[weight + i * by_in + j * by_out]
+        store(memory, to + j * lanes, v)
+
+
+def outer(memory: np.ndarray, turned: int, ld: int, x: int, ldx: int, n: int, grads: int, weight: int, ldw: int,
+          adds: int, lanes: int) -> None:  # fmt: skip
+    """Row i of a weight's gradient = the sum over samples of turned[sample] * x[i, sample], added to what is there if
+    `adds`; from `turned` on each sample has `ld` deltas side by side."""
+    for i in range(n):
+        for j in range(0, ld, lanes):
+            g = np.zeros(lanes, memory.dtype)
+            for sample in range(lanes):
+                g = g + load(memory, turned + sample * ld + j, lanes) * memory[x + i * ldx + sample]
+            to = grads + weight + i * ldw + j
+            store(memory, to, g + load(memory, to, lanes) if adds else g)
+
+
+def rest(params: np.ndarray, first: int, n: int, apart: int, cols: int, lanes: int) -> np.ndarray:
+    """The sum of x - x over n rows, 0 where all are finite, in one vector."""
+    rows = params[first + np.arange(n)[:, None] * apart + np.arange(cols)]
+    return np.full(lanes, (rows - rows).sum(), params.dtype)
+
+
+class _Code:
+    """Writes loops over vectors of an array's elements. An index is a value of LLVM's, a number is one of Python's."""
+
+    def __init__(self, context, builder, array: types.Array, lanes: int) -> None:
+        self.context, self.builder, self.array = context, builder, array
+        self.of, self.align = Vector(array.dtype, lanes), array.dtype.bitwidth // 8
+        self.vector = context.get_value_type(self.of)
+        self.nothing = ir.Constant(self.vector, [0.0] * lanes)
+
+    @contextlib.contextmanager
+    def loop(self, n: int):
+        """The index of n rounds; one round is no loop."""
+        int64 = ir.IntType(64)
+        if n == 1:
+            yield ir.Constant(int64, 0)
+        else:
+            with cgutils.for_range(self.builder, ir.Constant(int64, n)) as loop:
+                yield loop.index
+
+    def blocks(self, n: int, at_once: int):
+        """The index of the first of some of 0 .. n - 1, and how many are at hand: at_once, and then the rest."""
+        for begin, rounds, some in ((0, n // at_once, at_once), (n // at_once * at_once, 1, n % at_once)):
+            if rounds and some:
+                with self.loop(rounds) as k:
+                    yield self.index(begin, k, some), some
+
+    def index(self, first, *pairs):
+        """first + the sum of index * number over pairs of these."""
+        int64 = ir.IntType(64)
+        at = ir.Constant(int64, first) if isinstance(first, int) else first
+        for index, number in zip(pairs[::2], pairs[1::2]):
+            at = self.builder.add(at, self.builder.mul(index, ir.Constant(int64, number)))
+        return at
+
+    def element(self, array, at):
+        number = self.builder.load(self._pointer(array, at))
+        return _splat(self.context, self.builder, number, self.array.dtype, self.of)
+
+    def load(self, array, at):
+        place = self.builder.bitcast(self._pointer(array, at), self.vector.as_pointer())
+        return self.builder.load(place, align=self.align)
+
+    def store(self, array, at, value) -> None:
+        place = self.builder.bitcast(self._pointer(array, at), self.vector.as_pointer())
+        self.builder.store(value, place, align=self.align)
+
+    def _pointer(self, array, at):
+        return _pointer(self.context, self.builder, self.array, array, at)
+
+    def add(self, a, b):
+        return self.builder.fadd(a, b, flags=_FLAGS)
+
+    def add_product(self, to, a, b) -> None:
+        """To a sum, which LLVM will keep in a register."""
+        self.builder.store(self.add(self.builder.load(to), self.builder.fmul(a, b, flags=_FLAGS)), to)
+
+    def sums(self, starts: Iterable) -> list:
+        return [cgutils.alloca_once_value(self.builder, start) for start in starts]
+
+
+def _numbers(kinds: tuple[types.Type, ...]) -> list[int | None]:
+    """Of arguments, as far as they are numbers in the text."""
+    return [kind.literal_value if isinstance(kind, types.Literal) else None for kind in kinds]
+
+
+def _are_numbers(*places: int) -> Callable:
+    """Says of arguments that all are but those at these places, and that the function gives nothing."""
+
+    def gives(*kinds):
+        others = (number for k, number in enumerate(_numbers(kinds)) if k not in places)
+        return None if None in others else types.none
+
+    return gives
+
+
+@_known(sums, types.Array, *[types.Integer] * 3, types.Array, *[types.Integer] * 7, gives=_are_numbers(0, 1, 4))
+def _(context, builder, sig, args):
+    memory, at, params = args[0], args[1], args[4]
+    _, _, apart, n, _, weight, by_in, by_out, start, to, n_out, lanes = _numbers(sig[1:])
+    code = _Code(context, builder, sig[1], lanes)
+    for j, some in code.blocks(n_out, 8):
+        bias = lambda r, j=j: code.element(params, code.index(start + r, j, 1))  # noqa: E731
+        v = code.sums(code.nothing if start < 0 else bias(r) for r in range(some))
+        with code.loop(n) as i:
+            unit = code.load(memory, code.index(at, i, apart))
+            for r in range(some):
+                code.add_product(v[r], unit, code.element(params, code.index(weight + r * by_out, i, by_in, j, by_out)))
+        for r in range(some):
+            code.store(memory, code.index(to + r * lanes, j, lanes), builder.load(v[r]))
+
+
+@_known(outer, types.Array, *[types.Integer] * 10, gives=_are_numbers(0, 3))
+def _(context, builder, sig, args):
+    memory, x = args[0], args[3]
+    _, turned, ld, _, ldx, n, grads, weight, ldw, adds, lanes = _numbers(sig[1:])
+    code = _Code(context, builder, sig[1], lanes)
+    for i, some in code.blocks(n, 4):
+        with code.loop(ld // lanes) as j:
+            g = code.sums([code.nothing] * some)
+            with code.loop(lanes) as sample:
+                delta = code.load(memory, code.index(turned, sample, ld, j, lanes))
+                for r in range(some):
+                    unit = code.element(memory, builder.add(x, code.index(r * ldx, i, ldx, sample, 1)))
+                    code.add_product(g[r], delta, unit)
+            for r in range(some):
+                to = code.index(grads + weight + r * ldw, i, ldw, j, lanes)
+                old = [code.load(memory, to)] if adds else []
+                code.store(memory, to, functools.reduce(code.add, old, builder.load(g[r])))
+
+
+@_known(rest, types.Array, *[types.Integer] * 5,
+        gives=lambda params, *numbers: _are_numbers()(*numbers) and Vector(params.dtype, numbers[-1].literal_value))
+def _(context, builder, sig, args):
+    _, first, n, apart, cols, lanes = _numbers(sig[1:])
+    code = _Code(context, builder, sig[1], lanes)
+    (sum_,) = code.sums([code.nothing])
+    with code.loop(n) as row:
+        for begin in range(0, cols, lanes):
+            x = code.load(args[0], code.index(first + begin, row, apart))
+            real = ir.Constant(ir.VectorType(ir.IntType(1), lanes), [begin + lane < cols for lane in range(lanes)])
+            x = builder.select(real, x, code.nothing)
+            builder.store(code.add(builder.load(sum_), builder.fsub(x, x)), sum_)
+    return builder.load(sum_)
 
 
 # ------------------------------------------------------------------ words without a series

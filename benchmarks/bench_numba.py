@@ -1,0 +1,92 @@
+"""Speed bars of the Numba backend: beside the engine, and until it is ready; and of a row of the user's own.
+
+Time of this process, interleaved, the best of several: other processes on the machine count for little. Compilation is
+timed in processes of its own, from when Numba is imported.
+"""
+
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import backends, bench
+
+ROUNDS, CALL_SECONDS, PROCESSES = 7, 0.1, 5
+LEAST = {"2-3-1 b8": 1.0, "4-16-16-1 b16": 1.0}  # of the engine's speed; others at least a quarter
+MISH = fastbp.Activation("mish_of_mine", "z * TANH(MAX(z, 0) + LOG1P(EXP(-ABS(z))))")
+pytestmark = pytest.mark.skipif(
+    not backends.has_numba() or backends.missing("cython") is not None, reason="needs Numba and the engine"
+)
+
+
+def seconds_a_step(contenders):
+    """The least of each one's rounds, interleaved."""
+    steps = {name: bench.steps_in(CALL_SECONDS, contender) for name, contender in contenders.items()}
+    best = dict.fromkeys(contenders, float("inf"))
+    for _ in range(ROUNDS):
+        for name, contender in contenders.items():
+            start = time.process_time()
+            contender.run(steps[name])
+            best[name] = min(best[name], (time.process_time() - start) / steps[name])
+    return best
+
+
+@pytest.mark.parametrize("workload", bench.WORKLOADS, ids=lambda workload: workload.name)
+def test_a_step_beside_the_engines(workload, capsys):
+    problem = bench.Problem(replace(workload, rows=max(workload.batch, min(workload.rows, 2048))))
+    contenders = {"cython": bench.fastbp_cython(problem), "numba": bench.fastbp_numba(problem)}
+    for contender in contenders.values():
+        bench.check(problem, contender)
+    best = seconds_a_step(contenders)
+    speed = best["cython"] / best["numba"]
+    with capsys.disabled():
+        print(f"\n{workload.name}: cython {best['cython'] * 1e6:.4g} us, numba {best['numba'] * 1e6:.4g}, {speed:.2f}",
+              end=" ")  # fmt: skip
+    assert speed >= LEAST.get(workload.name, 0.25)
+
+
+def test_an_activation_of_ones_own_on_the_engine(capsys):
+    """The expression of mish, which the tables have, as a row of the user's own: 8-64-64-4, batches of 32."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(4096, 8)).astype(np.float32), rng.normal(size=(4096, 4)).astype(np.float32)
+
+    def contender(activation):
+        net = fastbp.MLP((8, 64, 64, 4), activation=activation, seed=0, backend="cython")
+        return bench.Contender(lambda steps: net.fit(X, y, batch_size=32, steps=steps, n_threads=1), list)
+
+    best = seconds_a_step({"mish": contender("mish"), "own": contender(MISH)})
+    ratio = best["own"] / best["mish"]
+    with capsys.disabled():
+        print(f"\n8-64-64-4 b32: mish {best['mish'] * 1e6:.4g} us, one's own {best['own'] * 1e6:.4g}, {ratio:.2f}",
+              end=" ")  # fmt: skip
+    assert ratio <= 1.3
+
+
+READY = """
+import time, numpy, numba, fastbp
+import fastbp.backends.jit
+net = fastbp.MLP({sizes}, activation="tanh", dtype=numpy.float32)
+start = time.process_time()
+net.compile("numba", batch_size={batch})
+print(time.process_time() - start)
+"""
+
+
+@pytest.mark.parametrize("sizes, batch", [((2, 3, 1), 8), ((4, 16, 16, 1), 16)])
+def test_a_small_network_is_ready(sizes, batch, tmp_path, monkeypatch, capsys):
+    """Training and `predict`, from an empty cache and from a full one."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(fastbp.__file__).parents[1]))
+    cold, cached = [], []
+    for k in range(PROCESSES):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / str(k)))
+        for found in (cold, cached):
+            command = [sys.executable, "-c", READY.format(sizes=sizes, batch=batch)]
+            found.append(float(subprocess.run(command, capture_output=True, check=True, text=True).stdout))
+    with capsys.disabled():
+        print(f"\n{sizes} b{batch}: {min(cold):.2f} s cold, {min(cached):.3f} s from the cache", end=" ")
+    assert min(cold) <= 1.5 and min(cached) <= 0.15
