@@ -47,7 +47,7 @@ trained = {}
 for loss in ("mse", my_log_cosh):
     name = loss if isinstance(loss, str) else loss.name
     net = trained[name] = fastbp.MLP((1, 16, 1), activation=mish, seed=1)
-    net.fit(X, y, loss=loss, optimizer=fastbp.SGD(lr=0.1, momentum=0.9), batch_size=len(X), steps=3000)
+    net.fit(X, y, loss=loss, optimizer=fastbp.SGD(lr=0.03, momentum=0.9), batch_size=len(X), steps=3000)
     print(f"{name}: at most {worst(net):.2f} from the sine")
 
 # ---- The picture (needs matplotlib), where a file is named for it: `python examples/own_activation.py own.png`

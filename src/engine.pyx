@@ -21,7 +21,10 @@ cnp.import_array()
 
 cdef extern from "engine.hpp" namespace "fbp" nogil:
     ctypedef int64_t idx
+    cdef struct KernelsOfFloat "fbp::Kernels<float>":
+        idx lanes
     cdef struct Isa:
+        KernelsOfFloat f32
         const char* name
     int MAX_SLOTS
     int MAX_SCALARS
@@ -199,6 +202,11 @@ def choose_isa(requested=None):
     return requested
 
 
+def vector_bytes(isa):
+    """Of an instruction set's vectors."""
+    return find_isa(isa).f32.lanes * sizeof(float)
+
+
 # ------------------------------------------------------------------ memory, for tests
 
 def allocations():
@@ -337,8 +345,6 @@ cdef class Program:
         rule.row = self.optimizer_index.get(given.row, -1)
         rule.own = 0 if rule.row >= 0 else self.own_rows.update(given.row)
         rule.skip_zeros = given.skip_zeros
-        for k in range(4):
-            rule.slots[k] = NULL
         for k in range(len(given.slots)):
             rule.slots[k] = data_of(given.slots[k])
         rule.n_scalars = <int> len(given.row.scalars)

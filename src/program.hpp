@@ -51,11 +51,11 @@ struct Scalar {           // a number of each step; stride 0 where it is constan
 };
 
 struct Rule {             // an optimizer's row, what it works on, and what is done around it
-  int row;
-  bool skip_zeros;        // it leaves a parameter with gradient 0 alone
-  uintptr_t own;          // an UpdateRow instead of the table's, or 0
-  void* slots[MAX_SLOTS]; // these, `average` and `accumulated`: whole buffers in the layout of the parameters, or null
-  int n_scalars;
+  int row = -1;
+  bool skip_zeros = false;       // it leaves a parameter with gradient 0 alone
+  uintptr_t own = 0;             // an UpdateRow instead of the table's, or 0
+  void* slots[MAX_SLOTS] = {};   // these, `average` and `accumulated`: whole buffers, laid out as the parameters, or null
+  int n_scalars = 0;
   std::vector<Scalar> scalars;   // (groups, n_scalars)
   std::vector<double> l1;        // of each group: all parameters, or each weight and each bias, layer by layer
   double clip_value = HUGE_VAL, clip_norm = HUGE_VAL, max_norm = HUGE_VAL;

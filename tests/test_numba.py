@@ -241,6 +241,38 @@ def test_own_rows_train_as_on_the_reference(compiled, activation, loss, rule, dt
             assert_close(got, wanted, dtype, k=40 * (sum(sizes) + batch))
 
 
+OWN_ROWS_GUARDED = """
+    import itertools, sys
+    import numpy as np, fastbp
+    from fastbp import _engine
+
+    _engine.set_guard(True)
+    dtype = sys.argv[1]
+    mish = fastbp.Activation("mish_of_mine", "z * TANH(MAX(z, 0) + LOG1P(EXP(-ABS(z))))")
+    squares = fastbp.Loss("squares", "(z - t) * (z - t)")
+    momentum = fastbp.Optimizer("mine", state=["v"], update=[("v", "0.9 * v + g"), ("p", "p - lr * v")])
+    rng = np.random.default_rng(0)
+    furthest = 0.0
+    for width, batch in itertools.product((1, 4, 7, 9, 16, 17, 25, 33, 50, 65), (1, 9, 31)):
+        X, y = rng.normal(size=(40, width)), rng.normal(size=(40, 66 - width))
+        found = []
+        for backend in ("cython", "reference"):
+            net = fastbp.MLP((width, width + 3, 66 - width), activation=mish, dtype=dtype, seed=0, backend=backend)
+            net.fit(X, y, loss=squares, optimizer=momentum(lr=0.01), batch_size=batch, steps=4)
+            net.backward_update(net.forward(X[:batch]), momentum(lr=0.01))
+            found.append((net.flatten(), net.predict(X)))
+        furthest = max(furthest, *(abs(a - b).max() / np.finfo(dtype).eps for a, b in zip(*found)))
+        del net
+    print("unharmed" if furthest < 2000 else furthest, _engine.allocations()[0])
+"""
+
+
+def test_own_rows_on_each_isa_touch_nothing_beside_their_tile(isa, dtype):
+    """Their vectors are those of the kernels that call them: wider ones would reach into what lies beside."""
+    need_numba()
+    assert python(OWN_ROWS_GUARDED, dtype, timeout=240) == "unharmed 0\n"
+
+
 def test_an_own_rule_takes_its_numbers_from_functions_of_the_step(backend):
     rule = fastbp.Optimizer("plain", update=[("p", "p - lr * g")])
     y = X[:, :1]

@@ -72,10 +72,10 @@ def each(z_at, t_at, third_at, setting_at, value_at, grad_at, grad_s_at, n):
 
 
 @functools.lru_cache(maxsize=256)
-def row_functions(row: Any, dtype: np.dtype) -> tuple[Any, ...]:
+def row_functions(row: Any, dtype: np.dtype, vector_bytes: int) -> tuple[Any, ...]:
     """The functions of a row, by address; they live as long as what is given here is kept."""
     T = types.float32 if dtype == np.float32 else types.float64
-    p, idx, n = types.CPointer(T), types.int64, lanes.VECTOR_BYTES // dtype.itemsize
+    p, idx, n = types.CPointer(T), types.int64, vector_bytes // dtype.itemsize
     if isinstance(row, Activation):
         parts = {"forward": plain(row.forward_text), "backward": plain(row.backward_text)}
         text = (_FORWARD + _BACKWARD).format(lanes=n, twice=2 * n, z_at="z_at" if row.keeps_z else "a_at", **parts)

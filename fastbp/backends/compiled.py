@@ -34,17 +34,20 @@ _FORESEEN = 256  # steps whose scalars a remembered `train_step` holds ready
 
 
 class _OwnRows:
-    """Functions of rows that the tables do not hold, compiled by Numba; they live as long as this does."""
+    """Functions of rows that the tables do not hold, compiled by Numba; they live as long as this does.
 
-    def __init__(self, dtype: np.dtype) -> None:
-        self.dtype = dtype
+    Their vectors are as wide as those of the kernels that call them, which leave no room for wider ones.
+    """
+
+    def __init__(self, dtype: np.dtype, isa: str) -> None:
+        self.dtype, self.isa = dtype, isa
         self.kept: dict[object, tuple] = {}
 
     def addresses(self, row) -> list[int]:
         if row not in self.kept:
             from fastbp.backends.callbacks import row_functions
 
-            self.kept[row] = row_functions(row, self.dtype)
+            self.kept[row] = row_functions(row, self.dtype, _engine.vector_bytes(self.isa))
         return [function.address for function in self.kept[row]]
 
     def update(self, row) -> int:
@@ -57,7 +60,7 @@ class Program(_engine.Program):
     def __new__(cls, plan: Plan, params: np.ndarray) -> Program:
         spec, loss = plan.spec, plan.loss
         row = loss and loss.plain
-        own, own_loss = _OwnRows(spec.dtype), (0, False, False)
+        own, own_loss = _OwnRows(spec.dtype, plan.isa), (0, False, False)
         if row and row not in _LOSS:
             own_loss = (*own.addresses(row), row.statistic == "lse", row.grad_s is not None)
         layers = [
