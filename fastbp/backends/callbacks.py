@@ -11,7 +11,7 @@ import numpy as np
 from numba.core import types
 from numba.core.typing import signature
 
-from fastbp.backends import cache, lanes
+from fastbp.backends import cache
 from fastbp.backends.generate import filled, plain, scalar_lines, setting_lines, update_lines
 from fastbp.rows import Activation, Loss
 
