@@ -1,25 +1,22 @@
 """Where rows come from: splits, class weights, memory maps, CSR matrices, iterators of batches."""
 
-import os
 import pickle
 import signal
-import subprocess
 import sys
 import textwrap
 import threading
 import time
 import tracemalloc
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import every_case
+from test_process import python
 
 import fastbp
 from fastbp import data, feeds
 
-ROOT = Path(fastbp.__file__).resolve().parents[1]
 rng = np.random.default_rng(5)
 N, N_IN, N_OUT = 53, 6, 3
 X = np.where(rng.uniform(size=(N, N_IN)) < 0.4, rng.normal(size=(N, N_IN)), 0).astype(np.float32)
@@ -160,6 +157,7 @@ def test_a_balanced_weight_counts_rows_that_are_trained_on_and_spares_validation
 # ------------------------------------------------------------------ memory maps
 
 
+@pytest.mark.noasan  # it allocates by itself, beyond the limit
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_DATA and sparse files")
 @pytest.mark.parametrize("verb", ["fit", "fit with a split", "predict and evaluate"])
 def test_a_memory_map_larger_than_memory_is_never_copied(tmp_path, verb):
@@ -193,9 +191,7 @@ def test_a_memory_map_larger_than_memory_is_never_copied(tmp_path, verb):
         {{call}}
     """
     body = textwrap.dedent(program).replace("{call}", call)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", body], env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert python(body, timeout=240, OPENBLAS_NUM_THREADS="1") == ""
 
 
 # ------------------------------------------------------------------ CSR
@@ -498,9 +494,7 @@ def test_ctrl_c_ends_a_run_that_waits_for_its_iterator():
         except KeyboardInterrupt:
             print(net.step <= 3, threading.active_count(), net.fit(np.ones((4, 3)), np.ones(4), steps=2).n_steps)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], env=os.environ | {"PYTHONPATH": str(ROOT)},
-                          capture_output=True, text=True, timeout=60)  # fmt: skip
-    assert done.stdout == "True 1 2\n", done.stderr
+    assert python(program) == "True 1 2\n"
 
 
 def test_at_most_a_few_batches_are_fetched_ahead():

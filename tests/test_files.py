@@ -29,7 +29,7 @@ import pytest
 import test_state
 from conftest import every_case, frozen
 from forge import START, described, forged, mutated, padded, signed, split, text
-from test_process import python
+from test_process import IMPORTED_FROM, python
 from test_state import FAMILIES, RUNS, bits, build, data, targets
 
 import fastbp
@@ -112,6 +112,7 @@ def test_a_run_goes_on_with_the_same_bits(run, backend, path):
     assert bits(net) == bits(whole)
 
 
+WITH_TESTS = os.pathsep.join([IMPORTED_FROM, str(Path(__file__).parent)])  # a PYTHONPATH
 RULES = {  # with schedules that look at the step, and at losses of former epochs
     "momentum": SGD(lr=schedules.Cosine(0.05, steps=32), momentum=0.9, weight_decay=1e-3),
     "Adam": Adam(lr=schedules.Warmup(0.01, steps=20), amsgrad=True, accumulate=3, average=0.9),
@@ -132,7 +133,7 @@ def test_two_epochs_and_two_in_a_new_process_are_four(rule, path):
         net.save(path)
     """
     for part in "12":
-        python(script, path, part, rule, PYTHONPATH=str(Path(__file__).parent))
+        python(script, path, part, rule, PYTHONPATH=WITH_TESTS)
     net = build(family="few outputs", dropout=0.2)
     net.fit(*data("few outputs"), epochs=4, batch_size=4, optimizer=RULES[rule])
     assert bits(fastbp.load(path)) == bits(net)
@@ -805,8 +806,7 @@ def test_no_file_runs_code_opens_another_or_asks_for_more_memory_than_it_has_byt
     names.append(tmp_path / "sparse")  # a header of 64 MB
     names[-1].write_bytes((1 << 26).to_bytes(8, "little") + START)
     os.truncate(names[-1], (1 << 26) + 4096)
-    here = str(Path(__file__).parent)
-    out = python(LOADED_UNDER_WATCH, *names, PYTHONPATH=here).splitlines()
+    out = python(LOADED_UNDER_WATCH, *names, PYTHONPATH=WITH_TESTS).splitlines()
     assert out == ["loaded"] + ["refused"] * (len(names) - 1)
 
 
