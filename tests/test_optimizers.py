@@ -539,6 +539,17 @@ def test_dropout_is_a_product_with_the_inputs_of_a_layer(shape, rates, kernels, 
     assert_close(net.predict(X), np.tanh(X @ w1 + b1) @ w2 + b2, dtype, k=3 * (rows + sum(sizes)), scale=4)
 
 
+@pytest.mark.parametrize("out", [1, 9, 70])  # transposed, tiles, dot products
+def test_what_is_dropped_counts_for_nothing_even_where_it_is_infinite(out, kernels, dtype):
+    """Neither the value, which the loss does not see, nor a derivative that is infinite too."""
+    seed = next(s for s in range(99) if order.dropout_scales(s, 0, 1, 2, 1, 0.5).ravel().tolist() == [0.0, 2.0])
+    nets = [fastbp.MLP((1, 1, out), activation="exp", seed=seed, dtype=dtype, backend=kernels, dropout=0.5,
+                       init=[np.ones((1, 1)), np.ones((1, out))]) for _ in range(2)]  # fmt: skip
+    for net, x in zip(nets, (1000.0, 0.0)):
+        net.fit([[x], [0.5]], np.zeros((2, out)), optimizer=fastbp.SGD(0.01), batch_size=2, steps=1, shuffle=False)
+    assert np.isfinite(nets[0].flatten()).all() and nets[0].flatten().tobytes() == nets[1].flatten().tobytes()
+
+
 def test_dropout_has_the_same_bits_for_a_seed_whatever_the_threads_pieces_and_calls(dtype, monkeypatch):
     need_extension()
     rng = np.random.default_rng(2)

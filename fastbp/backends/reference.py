@@ -181,16 +181,17 @@ class Program:
         g = self.grad_output
         layers = self.plan.spec.layers
         for k in reversed(range(len(layers))):
-            layer, (z, a), (x, scales) = layers[k], self.kept[k + 1], self.inputs[k]
+            layer, (z, a), x = layers[k], self.kept[k + 1], self.inputs[k][0]
             delta = _backward(layer.activation, g, a, z)
+            scales = self.inputs[k + 1][1] if k + 1 < len(layers) else None
+            if scales is not None:  # last: what is dropped counts for nothing, though its derivative may be infinite
+                delta = np.where(scales, delta * scales, delta.dtype.type(0))
             self.sent_back.append((g, delta))
             if layer.bias is not None:
                 gradients.append(delta.sum(axis=0))
             gradients.append(x.T @ delta)
             if k > 0 or grad_input is not None:
                 g = delta @ layer.weight_in(self.params).T
-                if scales is not None:
-                    g = np.where(scales, g * scales, g.dtype.type(0))
         if grad_input is not None:
             grad_input[...] = g
         return gradients[::-1]
