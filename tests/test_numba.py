@@ -472,6 +472,19 @@ def test_compiled_code_is_kept_in_a_private_folder_and_garbage_is_compiled_again
 
 
 @numba_only
+@pytest.mark.parametrize("base", ["", "caches", "./caches"])
+def test_the_working_directory_holds_no_cache(base, tmp_path, monkeypatch):
+    from fastbp.backends import cache
+
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", base)
+    assert cache.folder() == tmp_path / "home" / ".cache" / "fastbp"
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+@numba_only
 def test_a_folder_that_others_may_write_to_is_not_used(tmp_path):
     (tmp_path / "fastbp").mkdir()
     (tmp_path / "fastbp").chmod(0o777)

@@ -44,8 +44,8 @@ compiles = not config.DISABLE_JIT
 def folder() -> Path | None:
     """The private folder of compiled code, made if need be; None where there can be none."""
     try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        path = Path(base) / "fastbp"
+        base = os.environ.get("XDG_CACHE_HOME", "")  # a relative one is to be ignored, says its specification
+        path = (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "fastbp"
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = path.lstat()
         private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
