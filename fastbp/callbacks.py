@@ -7,6 +7,7 @@ and leaves no trace in the parameters unless it writes them.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -140,7 +141,7 @@ class EarlyStopping(Callback):
     def on_eval(self, net: MLP, logs: dict[str, float]) -> None:
         """Compare `logs` with the best entry; raise `StopTraining` where `net` has got no better for long."""
         value = logs[self.monitor]
-        first = np.isnan(self.best) and not np.isnan(value)
+        first = math.isnan(self.best) and not math.isnan(value)
         if first or self._sign * (value - self.best) > self.min_delta:
             self.best, self.best_step, self._waited = value, int(logs["step"]), 0
             if self.restore_best:

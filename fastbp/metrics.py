@@ -48,8 +48,14 @@ class Metric:
     of: str
 
 
+# `fit` measures once an epoch, when the code of NumPy has left the caches: what counts is how few of its functions a
+# metric calls, and that they are C: `np.add.reduce` and not `sum`.
+
+
 def _mean(values: np.ndarray, weight: np.ndarray | None) -> float:
     """Over rows (weighted) and outputs."""
+    if values.dtype.kind == "b" and weight is None:
+        return np.count_nonzero(values) / values.size
     rows = values if values.ndim == 1 else values.mean(axis=1, dtype=np.float64)
     return float(np.average(rows, weights=weight))
 
@@ -68,10 +74,11 @@ def _balanced_accuracy(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) 
 
 def _top(k: int) -> Function:
     def top(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
-        own = a[np.arange(len(a)), t.astype(np.int64)][:, None]
-        # one of several equal ones is the last of them, and NaN is below all; a sum by `@` takes a tenth of `sum`
-        below = (a < own).astype(np.float32) @ np.ones(a.shape[1], np.float32)
-        return _mean(below >= a.shape[1] - k, weight)
+        rows, outputs = a.shape
+        own = a.take(np.arange(0, rows * outputs, outputs) + t.astype(np.int64))
+        # one of several equal ones is the last of them, and NaN is below all; by columns, for rows are short
+        below = np.add.reduce((a.T.copy() < own).view(np.uint8), axis=0, dtype=np.min_scalar_type(outputs))
+        return _mean(below >= outputs - k, weight)
 
     return top
 
@@ -165,8 +172,18 @@ def decide(values: np.ndarray, loss: Loss, *, logits: bool = False) -> np.ndarra
         above = values > (0 if logits and loss.from_logits else 0.5)
         return above[:, 0] if values.shape[1] == 1 else above
     largest = values.argmax(axis=1)
-    largest[np.isnan(values[np.arange(len(values)), largest])] = -1  # of NaN: no class at all
+    if np.count_nonzero(values != values):  # NaN
+        largest[np.isnan(values).any(axis=1)] = -1  # no class at all
     return largest
+
+
+# What the functions of each `Metric.of` get of targets and outputs.
+_ARGUMENTS: dict[str, Callable[[np.ndarray, np.ndarray, Loss], tuple[np.ndarray, np.ndarray]]] = {
+    "classes": lambda y, outputs, loss: (decide(y, loss), decide(outputs, loss, logits=True)),
+    "scores": lambda y, outputs, loss: (decide(y, loss), outputs),
+    "values": lambda y, outputs, loss: (y, outputs[:, : loss.targets(outputs.shape[1])]),
+    "all": lambda y, outputs, loss: (y, outputs),
+}
 
 
 def measure(
@@ -184,9 +201,5 @@ def measure(
     loss : Loss
         Says whether outputs are logits, and of what.
     """
-    kinds = {metric.of for metric in metrics}
-    true = decide(y, loss) if kinds & {"classes", "scores"} else None
-    chosen = decide(outputs, loss, logits=True) if "classes" in kinds else None
-    first = outputs[:, : loss.targets(outputs.shape[1])]
-    arguments = {"classes": (true, chosen), "scores": (true, outputs), "values": (y, first), "all": (y, outputs)}
+    arguments = {of: _ARGUMENTS[of](y, outputs, loss) for of in {metric.of for metric in metrics}}
     return {metric.name: metric.function(*arguments[metric.of], weight) for metric in metrics}

@@ -324,7 +324,7 @@ class Rule(Settings):
 
     def rate(self, step: int) -> float:
         """The learning rate at a step, counted from 0."""
-        return float(np.ravel(rates(self.lr, step, 1))[0])
+        return float(rates(self.lr, step, 1))
 
     def scalars(
         self,

@@ -185,6 +185,12 @@ def test_metrics_are_what_a_hand_computes():
     assert of("accuracy", weight=np.array([1, 0, 0, 3.0])) == 1 / 4
     assert of("accuracy", y=np.eye(3)[labels]) == 2 / 4  # rows of probabilities
     assert of("accuracy", a=np.full((4, 3), np.nan)) == 0
+    one_nan = np.where(np.arange(12).reshape(4, 3) == 7, np.nan, logits)  # where it was right
+    assert (of("accuracy"), of("accuracy", a=one_nan)) == (2 / 4, 1 / 4)
+    for outputs in (255, 256, 257, 1000):  # of labels 0: below this many
+        a = -np.arange(4.0)[:, None] * (np.arange(outputs) == 0) + np.arange(outputs) / outputs
+        assert of("top_254", np.zeros(4, int), a) == 0
+        assert of(f"top_{outputs - 1}", np.zeros(4, int), -a) == 4 / 4
     mse, y, a = fastbp.losses.TABLE["mse"], np.array([[0.0], [1], [2], [5]]), np.array([[0.0], [2], [2], [2]])
     assert of("mae", y, a, loss=mse) == 1
     assert of("rmse", y, a, loss=mse) == math.sqrt(10 / 4)
