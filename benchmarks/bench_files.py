@@ -8,6 +8,8 @@ import os
 import statistics
 import time
 
+from rounds import seconds_of
+
 import fastbp
 
 SIZES = (1000, 3000, 2000, 500, 10)  # 10 million parameters
@@ -30,12 +32,7 @@ def test_a_save_takes_at_most_twice_as_long_as_its_bytes(tmp_path, capsys):
         return fastbp.load(saved)
 
     calls = {"write": write, "save": lambda: net.save(saved), "load": load}
-    times = {name: [] for name in calls}
-    for _ in range(ROUNDS + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
+    times = seconds_of(ROUNDS + 1, calls, time.perf_counter)
     median = {name: statistics.median(found[1:]) * 1e3 for name, found in times.items()}
     ratio = median["save"] / median["write"]
     with capsys.disabled():

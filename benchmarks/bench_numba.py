@@ -6,12 +6,12 @@ timed in processes of its own, from when Numba is imported.
 
 import subprocess
 import sys
-import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
+from rounds import best_of
 
 import fastbp
 from fastbp import backends, bench
@@ -25,15 +25,10 @@ pytestmark = pytest.mark.skipif(
 
 
 def seconds_a_step(contenders):
-    """The least of each one's rounds, interleaved."""
+    """The least of each one's rounds."""
     steps = {name: bench.steps_in(CALL_SECONDS, contender) for name, contender in contenders.items()}
-    best = dict.fromkeys(contenders, float("inf"))
-    for _ in range(ROUNDS):
-        for name, contender in contenders.items():
-            start = time.process_time()
-            contender.run(steps[name])
-            best[name] = min(best[name], (time.process_time() - start) / steps[name])
-    return best
+    best = best_of(ROUNDS, {name: partial(contender.run, steps[name]) for name, contender in contenders.items()})
+    return {name: seconds / steps[name] for name, seconds in best.items()}
 
 
 @pytest.mark.parametrize("workload", bench.WORKLOADS, ids=lambda workload: workload.name)
@@ -52,14 +47,13 @@ def test_a_step_beside_the_engines(workload, capsys):
 
 def test_an_activation_of_ones_own_on_the_engine(capsys):
     """The expression of mish, which the tables have, as a row of the user's own: 8-64-64-4, batches of 32."""
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(4096, 8)).astype(np.float32), rng.normal(size=(4096, 4)).astype(np.float32)
-
-    def contender(activation):
-        net = fastbp.MLP((8, 64, 64, 4), activation=activation, seed=0, backend="cython")
-        return bench.Contender(lambda steps: net.fit(X, y, batch_size=32, steps=steps, n_threads=1), list)
-
-    best = seconds_a_step({"mish": contender("mish"), "own": contender(MISH)})
+    cell = next(workload for workload in bench.WORKLOADS if workload.name == "8-64-64-4 b32")
+    contenders = {}
+    for name, activation in {"mish": "mish", "own": MISH}.items():
+        problem = bench.Problem(replace(cell, activation=activation))
+        contenders[name] = bench.fastbp_cython(problem)
+        bench.check(problem, contenders[name])
+    best = seconds_a_step(contenders)
     ratio = best["own"] / best["mish"]
     with capsys.disabled():
         print(f"\n8-64-64-4 b32: mish {best['mish'] * 1e6:.4g} us, one's own {best['own'] * 1e6:.4g}, {ratio:.2f}",

@@ -3,10 +3,10 @@
 Time of this process, interleaved, the best of several: other processes on the machine count for little.
 """
 
-import time
 from dataclasses import replace
 
 import pytest
+from rounds import best_of
 
 import fastbp
 from fastbp import bench, schedules
@@ -34,30 +34,22 @@ BARS = [  # cell, what, its optimizer, at most so many times a step of SGD
 ]  # fmt: skip
 
 
-def seconds_a_step(problem, networks, steps):
-    """The least of each network's rounds, interleaved."""
-    w, best = problem.workload, {}
-    for _ in range(ROUNDS):
-        for what, (net, rule) in networks.items():
-            start = time.process_time()
-            net.fit(problem.X, problem.y, loss=w.loss, optimizer=rule, batch_size=w.batch, steps=steps, shuffle=False,
-                    n_threads=1)  # fmt: skip
-            best[what] = min(best.get(what, 1e9), (time.process_time() - start) / steps)
-    return best
-
-
 @pytest.mark.parametrize("cell, what, rule, most", BARS, ids=[f"{what}, {cell}" for cell, what, _, _ in BARS])
 def test_what_an_optimizer_costs(cell, what, rule, most, capsys):
     problem = bench.Problem(replace(CELLS[cell], rows=max(CELLS[cell].batch, 2048)))
     drops = {what: 0.5} if "dropout" in what else {}
 
-    def network(**drops):
-        return fastbp.MLP(problem.workload.sizes, activation="relu", init=problem.weights, seed=0, **drops)
-
-    networks = {"SGD": (network(), fastbp.SGD(LR)), what: (network(**drops), rule)}
     steps = bench.steps_in(CALL_SECONDS, bench.CONTENDERS["fastbp"](problem))
-    best = seconds_a_step(problem, networks, steps)
+
+    def run(rule, **drops):
+        w = problem.workload
+        net = fastbp.MLP(w.sizes, activation="relu", init=problem.weights, seed=0, **drops)
+        return lambda: net.fit(problem.X, problem.y, loss=w.loss, optimizer=rule, batch_size=w.batch, steps=steps,
+                               shuffle=False, n_threads=1)  # fmt: skip
+
+    best = best_of(ROUNDS, {"SGD": run(fastbp.SGD(LR)), what: run(rule, **drops)})
     ratio = best[what] / best["SGD"]
     with capsys.disabled():
-        print(f"\n{cell}: {what} {best[what] * 1e6:.1f} us, {ratio:.3f} of SGD's {best['SGD'] * 1e6:.1f}", end=" ")
+        us = {name: seconds / steps * 1e6 for name, seconds in best.items()}
+        print(f"\n{cell}: {what} {us[what]:.1f} us, {ratio:.3f} of SGD's {us['SGD']:.1f}", end=" ")
     assert ratio <= most

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from rounds import best_of
 
 import fastbp
 from fastbp import bench, callbacks
@@ -16,17 +17,6 @@ from fastbp import bench, callbacks
 ROUNDS = 9
 RULE = {"loss": "softmax_cross_entropy", "optimizer": fastbp.SGD(lr=0.01), "n_threads": 1}
 rng = np.random.default_rng(0)
-
-
-def best_of(rounds, clock=time.process_time, **calls):
-    """The shortest time of each call, in seconds, in rounds that alternate."""
-    times = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            start = clock()
-            call()
-            times[name].append(clock() - start)
-    return {name: min(found) for name, found in times.items()}
 
 
 def digits(n):
@@ -75,7 +65,7 @@ def test_callbacks_and_metrics_once_an_epoch_cost_nothing_beside_the_evaluation(
         waits = [fastbp.EarlyStopping("val_accuracy", patience=99), fastbp.TimeLimit(1e3), Looks()]
         fit("full", metrics=["accuracy", "top_5"], callbacks=waits)
 
-    found = best_of(5 * ROUNDS, full=full, plain=lambda: fit("plain"))
+    found = best_of(5 * ROUNDS, {"full": full, "plain": lambda: fit("plain")})
     more = min(spent["full"]) - min(spent["plain"])
     with capsys.disabled():
         print(f"\nan epoch {found['plain'] / epochs * 1e3:.2f} ms, callbacks and metrics {more / epochs * 1e3:.3f} ms, "
@@ -100,7 +90,7 @@ def test_a_progress_bar_costs_nothing(workload, waiting, capsys):
         if progress:
             spent.append(waiting[0])
 
-    found = best_of(ROUNDS, bar=lambda: fit(True), plain=lambda: fit(False))
+    found = best_of(ROUNDS, {"bar": lambda: fit(True), "plain": lambda: fit(False)})
     share = min(spent) / found["plain"]
     with capsys.disabled():
         print(f"\n{workload.name}: {steps} steps, {found['plain']:.3f} s, in the bar {share:.2%}, "
@@ -140,8 +130,9 @@ def test_batches_that_are_fetched_ahead_hide_their_source(what, share, capsys):
 
     rows = lambda: net.fit(X, y, batch_size=128, steps=n, shuffle=False, **RULE)  # noqa: E731
     rows()
-    step = best_of(9, time.perf_counter, rows=rows)["rows"] / n
-    found = best_of(5 * ROUNDS, time.perf_counter, rows=rows, at_once=lambda: fit(0), slow=lambda: fit(share * step))
+    step = best_of(ROUNDS, {"rows": rows}, time.perf_counter)["rows"] / n
+    calls = {"rows": rows, "at once": lambda: fit(0), "slow": lambda: fit(share * step)}
+    found = best_of(5 * ROUNDS, calls, time.perf_counter)
     with capsys.disabled():
         told = ", ".join(f"{name} {seconds / n * 1e3:.2f} ms" for name, seconds in found.items())
         print(f"\na source that {what} for {share:.0%} of a step: {told} a step", end=" ")

@@ -6,8 +6,10 @@ The bars of gain are for a machine whose two cores are its own.
 
 import statistics
 import time
+from functools import partial
 
 import pytest
+from rounds import seconds_of
 
 from fastbp import bench, threads
 
@@ -29,13 +31,9 @@ def test_more_threads_are_never_slower_and_two_gain(workload, capsys):
     start = time.perf_counter()
     runs[1](10)
     n_steps = max(1, int(CALL_SECONDS / (time.perf_counter() - start) * 10))
-    times = {count: [] for count in COUNTS}
-    for _ in range(RUNS):
-        for count, run in runs.items():
-            start = time.perf_counter()
-            run(n_steps)
-            times[count].append((time.perf_counter() - start) / n_steps)
-    median = {count: statistics.median(found) for count, found in times.items()}
+    calls = {count: partial(run, n_steps) for count, run in runs.items()}
+    times = seconds_of(RUNS, calls, time.perf_counter)
+    median = {count: statistics.median(found) / n_steps for count, found in times.items()}
     gain = min(times[1]) / min(times[2])
     with capsys.disabled():
         told = ", ".join(f"{count}: {median[count] * 1e6:.2f} us" for count in COUNTS)
