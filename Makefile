@@ -33,11 +33,11 @@ step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
-.PHONY: help demo test test-all bench figures pictures rows check check-ruff check-mypy check-arrows check-gcc check-clang asan tsan arm64 ulp clean
+.PHONY: help demo test test-all test-numba bench figures pictures rows check check-ruff check-mypy check-arrows check-gcc check-clang asan tsan arm64 ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
 	@echo 'make demo       set everything up in .venv and run the BP demo'
-	@echo 'make test       the test suite; make test-all: the whole products, long'
+	@echo 'make test       the test suite; make test-numba: all of it on that backend, an hour; make test-all: whole products'
 	@echo 'make check      ruff, mypy, import arrows, builds with GCC and with Clang'
 	@echo 'make asan       the test suite under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the engine and its threads, without Python, under ThreadSanitizer'
@@ -61,6 +61,10 @@ test: $(VENV)/installed $(VENV)/test-tools
 
 test-all: export FASTBP_TEST_ALL := 1
 test-all: test
+
+test-numba: export FASTBP_TEST_NUMBA := 1
+test-numba: TESTS += -k numba
+test-numba: test
 
 # One core and then two, quiet if they can be. Peers other than NumPy and scikit-learn are large, and yours to install
 # into .venv.

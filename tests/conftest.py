@@ -17,6 +17,8 @@ from fastbp import backends
 
 # FASTBP_TEST_ALL=1 (`make test-all`): whole products instead of samples of them.
 every_case = os.environ.get("FASTBP_TEST_ALL", "") not in ("", "0")
+# FASTBP_TEST_NUMBA=1 (`make test-numba`): on Numba the samples that every backend has, and no sample of them.
+every_numba_case = every_case or os.environ.get("FASTBP_TEST_NUMBA", "") not in ("", "0")
 
 # Under `make` (MAKELEVEL) and in CI a missing extension is a failure; elsewhere its tests are skipped.
 official = bool(os.environ.get("CI") or os.environ.get("MAKELEVEL"))
@@ -107,9 +109,10 @@ ON_NUMBA = 4  # tests of a file
 def pytest_collection_modifyitems(config, items):
     """Of the tests that run on every backend some have one case for Numba, which compiles for each network anew.
 
-    `make test-all` has them all. Those that make up networks by the dozen have none: test_numba.py does that in Python.
+    `make test-numba` and `make test-all` have them all. Those that make up networks by the dozen have none:
+    test_numba.py does that in Python.
     """
-    if every_case:
+    if every_numba_case:
         return
     on_numba = {}
     for item in items:
