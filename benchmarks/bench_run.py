@@ -50,7 +50,11 @@ def waiting(monkeypatch):
 
 
 def test_callbacks_and_metrics_once_an_epoch_cost_nothing_beside_the_evaluation(waiting, capsys):
-    """784-128-10, batches of 128, 8,192 rows; 1,024 to validate. Against a run that does nothing but evaluate."""
+    """784-128-10, batches of 128, 8,192 rows; 1,024 to validate. Against a run that does nothing but evaluate.
+
+    Not counted: the copy of the parameters that `Run` renews after a callback of one's own, which may have written them
+    (0.4 MB, some 0.07 ms).
+    """
     X, y = digits(8192)
     validation = digits(1024)
     net, epochs = fastbp.MLP((784, 128, 10), seed=0), 10
