@@ -304,7 +304,7 @@ class Examples:
         """X, y and weight of a `Run`."""
         return self.source if isinstance(self.source, Rows) else (self.source, None, None)
 
-    def run(self, stack: ExitStack, lent: Callable[[int], Any]) -> Callable[..., Run]:
+    def kind_of_run(self, stack: ExitStack, lent: Callable[[int], Any]) -> Callable[..., Run]:
         """The kind of `Run` it takes, to be made; `lent` gives a context with a program for so many rows."""
         if isinstance(self.source, Rows):
             return GatheredRun if self.source.is_lazy else Run

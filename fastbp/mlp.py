@@ -409,17 +409,21 @@ class MLP:
             return self._programs.lent(self._plan(rows, loss=run_loss, rule=rule, n_threads=n_threads))
 
         lease = lent(examples.batch_size)
-        with self._exclusive(), ExitStack() as stack:
-            program = stack.enter_context(lease)
-            rule.rate(self._state.step)  # may raise, before anything has changed
-            self._state.seed = new_seed
-            self._state.link = run_loss.link
-            run = examples.run(stack, lent)(
-                program, self._params, self._state, *examples.rows, examples.batch_size, rule, shuffle, stop, watch
-            )
-            if watch is not None:
-                stack.enter_context(self._watched(run))
-            return run.go(examples.steps)
+        with self._exclusive():
+            with ExitStack() as stack:
+                program = stack.enter_context(lease)
+                stack.enter_context(self._state.unless_no_step())
+                self._state.seed = new_seed
+                self._state.link = run_loss.link
+                kind_of_run = examples.kind_of_run(stack, lent)
+                run = kind_of_run(
+                    program, self._params, self._state, *examples.rows, examples.batch_size, rule, shuffle, stop, watch
+                )
+                if watch is not None:
+                    stack.enter_context(self._watched(run))
+                history = run.go(examples.steps)
+            self._state.seed = new_seed  # also of no steps
+        return history
 
     @contextmanager
     def _watched(self, run: Run) -> Iterator[None]:
@@ -440,7 +444,7 @@ class MLP:
         if self._spec.dropout:
             raise ValueError("optimizer: LBFGS needs the same loss at each step, and this network has dropout")
         trained = self._spec.flatten(self._spec.mask(self._trains)).astype(bool)
-        with self._exclusive():
+        with self._exclusive(), self._state.unless_no_step():
             self._state.link = loss.link
             return lbfgs.fit(
                 rule, self._params, self._state, trained, steps, eval_every,
@@ -480,15 +484,15 @@ class MLP:
         rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
         plan = self._plan(len(rows), loss=row, rule=rule)
         with self._exclusive():
-            with self._programs.lent(plan) as program:
+            with self._programs.lent(plan) as program, self._state.unless_no_step():
                 done = program.train(
                     rows, targets, weight, batch_size=len(rows), steps=1, seed=self.seed, shuffle=False,
                     count=self._state.count, place=np.zeros(2, np.int64), partial=np.zeros(2), losses=np.empty(1),
                     rule=self._state.rule(rule, 1, self._params, accumulate=rule.accumulate),
                     stop_on_loss=True, stop_on_params=False,
                 )  # fmt: skip
-            self._state.link = row.link
-            if weight is None:
+                self._state.link = row.link
+            if weight is None and done.status == backends.DONE:
                 self._remember_step(plan, x, y, loss, optimizer)
         if done.status != backends.DONE:
             message = f"the loss of the step after net.step == {self.step} is {done.loss}; nothing was updated"
@@ -730,6 +734,7 @@ class MLP:
                 raise ValueError(f"give at most one of optimizer and lr, got optimizer={optimizer!r} and lr={lr!r}")
             optimizer = SGD(lr)
         return trace(self, x, y, loss, "sgd" if optimizer is None else optimizer, sample_weight)
+
     def compile(
         self, backend: str | None = None, *, batch_size: int = 32, loss: Any = "mse", optimizer: Any = "sgd"
     ) -> float:

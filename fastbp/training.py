@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from fastbp.schedules import ReduceOnPlateau, rates_at
 from fastbp.spec import Spec, aligned_zeros, first_where, non_finite
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fastbp import optimizers
     from fastbp.callbacks import Watch
 
@@ -79,6 +82,17 @@ class TrainingState:
                 self.place[:] = self.place[0] + 1, 0
             self.data_shape = (n_rows, batch_size)
 
+    @contextmanager
+    def unless_no_step(self) -> Iterator[None]:
+        """Of a call that makes no step nothing is left: another optimizer's slots, link, seed and place are as before."""
+        before, place, step = self.__dict__.copy(), self.place.copy(), self.step
+        try:
+            yield
+        finally:
+            if self.step == step:
+                self.__dict__.update(before)
+                self.place[:] = place
+
     def enter_family(self, family: str) -> None:
         """An optimizer is about to train; slots and updates of another family are dropped."""
         if self.family != family:
@@ -87,9 +101,10 @@ class TrainingState:
     def slots_of(self, row: Optimizer) -> list[np.ndarray]:
         """The row's slots, padded as the parameters; another family's are dropped, missing ones start at zero."""
         self.enter_family(row.family)
-        for name in row.state:
-            if name not in self.slots:
-                self.slots[name] = aligned_zeros(self.spec.buffer_size, self.spec.dtype)
+        missing = [name for name in row.state if name not in self.slots]
+        if missing:
+            zeros = {name: aligned_zeros(self.spec.buffer_size, self.spec.dtype) for name in missing}
+            self.slots = self.slots | zeros
         return [self.slots[name] for name in row.state]
 
     def rule(self, optimizer: optimizers.Rule, steps: int, params: np.ndarray, *, accumulate: int = 1) -> Rule:

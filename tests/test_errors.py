@@ -358,7 +358,7 @@ def test_the_tables_of_errors_can_fail(backend):
         )
     for change in (
         lambda net: net.train_step(X, Y),
-        lambda net: net.fit(X, Y, steps=0, batch_size=3),  # moves nothing but the position
+        lambda net: net._state.enter(N, 3),  # moves nothing but the position
         lambda net: net.fit(X, Y, steps=0, batch_size=4, seed=8),
         lambda net: net.params.__setitem__(15, 1.0),  # padding
         lambda net: net.backward(G),
@@ -589,6 +589,51 @@ def test_a_pending_forward_is_left_alone_or_dropped(backend, what):
         assert state(net) == before
         net.forward(X)
         net.backward(G)
+
+
+class Raises(fastbp.Callback):
+    def on_train_begin(self, net):
+        raise KeyError("on purpose")
+
+
+NO_STEP = {  # calls that get as far as to begin, with another loss, optimizer, seed and batch size; and what they raise
+    "train_step": (lambda net, more: net.train_step(NAN_X, Y, **more), fastbp.NonFiniteError),
+    "fit": (lambda net, more: net.fit(NAN_X, Y, steps=9, batch_size=3, seed=5, **more), fastbp.NonFiniteError),
+    "fit of nothing": (lambda net, more: net.fit(X, Y, steps=0, batch_size=3, **more), None),
+    "on_train_begin": (
+        lambda net, more: net.fit(X, Y, steps=9, batch_size=3, seed=5, callbacks=[Raises()], **more), KeyError
+    ),
+    "rate": (
+        lambda net, more: net.fit(X, Y, steps=9, seed=5, batch_size=3, loss="mse", optimizer=SGD(lambda step: -1.0)),
+        ValueError,
+    ),
+    "batches": (lambda net, more: net.fit(iter([(NAN_X, Y)]), steps=9, seed=5, **more), fastbp.NonFiniteError),
+    "lbfgs": (lambda net, more: net.fit(NAN_X, Y, steps=9, seed=5, optimizer="lbfgs"), fastbp.NonFiniteError),
+}  # fmt: skip
+NAN_X = changed(X, (slice(None), 1), np.nan)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", SGD(0.1, momentum=0.5, average=0.9, accumulate=2), "adam"])
+@pytest.mark.parametrize("call", NO_STEP)
+def test_a_call_that_makes_no_step_leaves_the_training_state(backend, call, optimizer):
+    """Slots, what they count, the loss's link, seed and place: training goes on as if there had been no call."""
+    run = {"optimizer": "adam", "loss": "binary_cross_entropy"}
+    net, twin = (fastbp.MLP((N_IN, 5, N_OUT), activation="tanh", seed=7, backend=backend) for _ in range(2))
+    for one in (net, twin):
+        one.fit(X, Y, batch_size=4, steps=5, **run)
+        one.train_step(X, Y, **run)
+    act, error = NO_STEP[call]
+    if error is None:
+        act(net, {"optimizer": optimizer})
+    else:
+        with pytest.raises(error):
+            act(net, {"optimizer": optimizer})
+    assert state(net) == state(twin)
+    assert net.predict_proba(X).tobytes() == twin.predict_proba(X).tobytes()
+    for one in (net, twin):
+        one.train_step(X, Y, **run)
+        one.fit(X, Y, batch_size=4, steps=5, **run)
+    assert state(net) == state(twin)
 
 
 def test_a_backward_without_a_forward_is_an_error(backend):
