@@ -11,8 +11,15 @@ from dataclasses import dataclass
 from fastbp.backends import LayerPlan, Program
 from fastbp.plan import Plan
 
+Trains = Sequence[tuple[bool, bool]]  # of `Plan`: weight and bias of each layer
 
-def flops(sizes: Sequence[int], batch: int) -> list[int]:
+
+def _below(trains: Trains) -> list[bool]:
+    """Whether something below each layer trains: only then there is a grad_input."""
+    return [any(map(any, trains[:k])) for k in range(len(trains))]
+
+
+def flops(sizes: Sequence[int], batch: int, trains: Trains | None = None) -> list[int]:
     """Multiplications and additions of a step's matrix products, for each layer.
 
     Parameters
@@ -21,22 +28,25 @@ def flops(sizes: Sequence[int], batch: int) -> list[int]:
         As of `MLP`.
     batch : int
         Rows.
+    trains : sequence of (bool, bool), optional
+        Of each layer, whether weight and bias train; all do unless told.
 
     Returns
     -------
     list of int
-        2 * batch * in_features * out_features for each of forward, grad_weight and, but for the first layer,
-        grad_input.
+        2 * batch * in_features * out_features for each of forward, grad_weight where the weight trains, and grad_input
+        where something below does.
     """
-    pairs = zip(sizes, sizes[1:])
-    return [2 * batch * n_in * n_out * (3 if k else 2) for k, (n_in, n_out) in enumerate(pairs)]
+    trains = trains or ((True, True),) * (len(sizes) - 1)
+    layers = zip(sizes, sizes[1:], trains, _below(trains))
+    return [2 * batch * n_in * n_out * (1 + weight + below) for n_in, n_out, (weight, _), below in layers]
 
 
 def moved(plan: Plan) -> list[int]:
     """Bytes that a step reads and writes, for each layer, if no cache keeps anything from one use to the next.
 
-    Each array counts as often as it is read or written. `below` is 1, and 0 in the first layer, which has no
-    grad_input::
+    Each array counts as often as it is read or written. `below` is 1 where something below the layer trains, which
+    wants a grad_input: 0 in the first layer. Of what is frozen, and below all that trains, the way back is left out::
 
         parameters          3 + 2 slots     read forward; read and written by the update, as each slot is
         weight              below           read for grad_input
@@ -50,11 +60,13 @@ def moved(plan: Plan) -> list[int]:
     """
     slots = len(plan.optimizer.state) if plan.optimizer else 0
     elements = []
-    for k, layer in enumerate(plan.spec.layers):
-        n_in, n_out, below = layer.in_features, layer.out_features, int(k > 0)
-        parameters = (n_in + plan.spec.bias) * n_out
-        row = 2 * n_in + (2 * layer.activation.keeps_z + 2 + 2 + below) * n_out
-        elements.append((3 + 2 * slots) * parameters + below * n_in * n_out + plan.batch * row)
+    for layer, (weight, bias), below in zip(plan.spec.layers, plan.trains, _below(plan.trains)):
+        n_in, n_out, bias = layer.in_features, layer.out_features, bias and plan.spec.bias
+        back = weight or bias or below  # there is a delta
+        parameters, trained = (n_in + plan.spec.bias) * n_out, (n_in * weight + bias) * n_out
+        row = (1 + weight) * n_in + (1 + back) * (layer.activation.keeps_z + 1) * n_out
+        row += (1 + (weight or bias) + below) * back * n_out
+        elements.append(parameters + (2 + 2 * slots) * trained + below * n_in * n_out + plan.batch * row)
     return [count * plan.spec.dtype.itemsize for count in elements]
 
 
@@ -111,7 +123,8 @@ class Explanation:
 def explain(program: Program) -> Explanation:
     """The explanation of the plan that a program was made from."""
     plan = program.plan
-    costs = zip(plan.spec.layers, program.describe(plan.batch), flops(plan.spec.sizes, plan.batch), moved(plan))
+    work = flops(plan.spec.sizes, plan.batch, plan.trains)
+    costs = zip(plan.spec.layers, program.describe(plan.batch), work, moved(plan))
     layers = (LayerCost(layer.in_features, layer.out_features, layer.activation.name, *cost) for layer, *cost in costs)
     return Explanation(plan, tuple(layers), program.sharing, program.workspace_bytes)
 
@@ -123,7 +136,7 @@ def summary(plan: Plan) -> str:
     """The network and a step in numbers, layer by layer and in all: what `MLP.summary` prints."""
     spec = plan.spec
     counts = [(layer.in_features + spec.bias) * layer.out_features for layer in spec.layers]
-    costs = list(zip(counts, flops(spec.sizes, plan.batch), moved(plan)))
+    costs = list(zip(counts, flops(spec.sizes, plan.batch, plan.trains), moved(plan)))
     rows = []
     for k, (layer, cost) in enumerate(zip(spec.layers, costs)):
         shape = f"{layer.in_features} x {layer.out_features}", f"{layer.out_features}" if spec.bias else "-"
@@ -135,10 +148,15 @@ def summary(plan: Plan) -> str:
 def _what(plan: Plan) -> dict[str, str]:
     """The network and its step, as facts of a `_page`."""
     spec = plan.spec
-    return {
+    facts = {
         "network": f"{'-'.join(map(str, spec.sizes))}, {spec.dtype}, {spec.n_params:,} parameters",
         "step": ", ".join([f"{plan.batch:,} rows", *(row.name for row in (plan.loss, plan.optimizer) if row)]),
     }
+    of = ["inputs", *(f"outputs of layer {k}" for k in range(len(spec.layers) - 1))]
+    dropped = [f"{rate:g} of the {what}" for rate, what in zip(spec.dropout, of) if rate]
+    kinds = {(False, True): "the weight of layer {}", (True, False): "the bias of layer {}", (False, False): "layer {}"}
+    frozen = [kinds[trains].format(k) for k, trains in enumerate(plan.trains) if trains in kinds]
+    return facts | {name: ", ".join(what) for name, what in (("dropout", dropped), ("frozen", frozen)) if what}
 
 
 def _page(facts: Mapping[str, str], columns: Mapping[str, str], rows: Iterable[tuple[str, ...]]) -> str:

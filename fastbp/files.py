@@ -263,6 +263,8 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _by_name(rows: Iterable[Activation]) -> dict[str, Activation]:
     given: dict[str, Activation] = {}
+    if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes)):
+        raise TypeError(f"rows must be a sequence of activations, got {rows!r}")
     for row in rows:
         if not isinstance(row, Activation):
             raise TypeError(f"rows must be a sequence of activations, got {row!r}")

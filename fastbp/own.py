@@ -18,6 +18,7 @@ import math
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def _slope(node: ast.expr, by: str) -> ast.expr:
             return _filled(_SLOPES[_COMPARISONS[type(op)]], by, u=u, v=v, x=x, y=y)
         case ast.Call(func=ast.Name(id=word), args=arguments):
             return _filled(_SLOPES[word], by, **dict(zip("uv", arguments)))
-    raise ValueError(f"{ast.unparse(node)} has no derivative here; give it")
+    raise ValueError(f"{ast.unparse(node)} has no derivative here")
 
 
 def _filled(template: str, by: str, **parts: ast.expr) -> ast.expr:
@@ -148,10 +149,27 @@ def _check_numbers_name(what: str, name: Any) -> None:
         raise ValueError(f"{what} must have a Python name, got {name!r}")
 
 
+def _check_sequence(what: str, wanted: str, value: Any) -> tuple:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{what} must be a sequence of {wanted}, got {value!r}")
+    return tuple(value)
+
+
 def _domain(name: str, value: Any) -> rows.Domain:
-    if not isinstance(value, (tuple, list)) or not 2 <= len(value) <= 3:
+    pair = tuple(value) if isinstance(value, (tuple, list)) else ()
+    low, high, ends = pair if len(pair) == 3 else (*pair, "[]") if len(pair) == 2 else ("", "", "")
+    if any(isinstance(x, bool) or not isinstance(x, Real) for x in (low, high)) or not isinstance(ends, str):
         raise TypeError(f"loss {name!r}: domain must be (low, high), got {value!r}")
-    return rows.Domain(*value)
+    if not low < high or ends not in ("[]", "(]", "[)", "()", "{}"):
+        raise ValueError(f"loss {name!r}: domain must be (low, high) with low < high, got {value!r}")
+    return rows.Domain(float(low), float(high), ends)
+
+
+def _derived(row: Any, kind: str, field: str) -> str:
+    try:
+        return slope(getattr(row, field), "z")
+    except (ArithmeticError, RecursionError, ValueError) as error:
+        raise ValueError(f"{kind} {row.name!r}: {field}: {error}; give the derivative") from None
 
 
 _STEP = 1e-5  # of a finite difference, relative to the place or to 0.01
@@ -263,7 +281,7 @@ class Activation(_Own, rows.Activation):
         _check_name("activation", self.name, (*activations.TABLE, *activations.ALIASES))
         _check_text(self, "activation", "forward", ["z"])
         if not self.backward:
-            object.__setattr__(self, "backward", f"g * ({slope(self.forward, 'z')})")
+            object.__setattr__(self, "backward", f"g * ({_derived(self, 'activation', 'forward')})")
         _check_text(self, "activation", "backward", ["g", "a", "z"])
         forward = rows.function(self.forward_text, ("z",), self.words)
         backward = rows.function(self.backward_text, ("g", "a", "z"), self.words)
@@ -322,8 +340,11 @@ class Loss(_Own, rows.Loss):
         settings = self.settings
         if isinstance(settings, Mapping):
             settings = (rows.Setting(name, value, rows.ANY) for name, value in settings.items())
-        object.__setattr__(self, "settings", tuple(settings))
+        settings = _check_sequence(f"loss {self.name!r}: settings", "fastbp.rows.Setting, or a mapping", settings)
+        object.__setattr__(self, "settings", settings)
         for setting in self.settings:
+            if not isinstance(setting, rows.Setting):
+                raise TypeError(f"loss {self.name!r}: settings must be fastbp.rows.Setting, got {setting!r}")
             _check_numbers_name(f"loss {self.name!r}: a setting", setting.name)
             setting.checked(f"loss {self.name!r}", setting.default)
         if len(set(self.names)) < len(self.names):
@@ -339,7 +360,7 @@ class Loss(_Own, rows.Loss):
         if not self.grad:
             if self.statistic:
                 raise ValueError(f"loss {self.name!r}: grad must be given, as lse depends on every output")
-            object.__setattr__(self, "grad", slope(self.value, "z"))
+            object.__setattr__(self, "grad", _derived(self, "loss", "value"))
         _check_text(self, "loss", "grad", names)
         z, t, s = self._places()
         columns = np.arange(z.shape[1])
@@ -413,9 +434,12 @@ class Optimizer(rows.Optimizer):
         families = {row.family for row in optimizers.TABLE.values()}
         _check_name("optimizer", self.name, (*optimizers.TABLE, *optimizers.BY_NAME, *families))
         what = f"optimizer {self.name!r}"
-        for field in ("state", "scalars", "update"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
-        object.__setattr__(self, "update", tuple((target, text) for target, text in self.update))
+        for field, wanted in {"state": "names", "scalars": "names", "update": "pairs (name, expression)"}.items():
+            object.__setattr__(self, field, _check_sequence(f"{what}: {field}", wanted, getattr(self, field)))
+        for pair in self.update:
+            if not isinstance(pair, (tuple, list)) or [type(part) for part in pair] != [str, str]:
+                raise TypeError(f"{what}: update must be a sequence of pairs (name, expression), got {pair!r} in it")
+        object.__setattr__(self, "update", tuple(map(tuple, self.update)))
         object.__setattr__(self, "family", self.family or self.name)
         if self.family in families:
             raise ValueError(f"{what}: family {self.family!r} is fastbp's; its slots mean something else")

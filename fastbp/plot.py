@@ -56,6 +56,7 @@ def history(history: History, ax: Axes | None = None, *, log: bool | None = None
     ValueError
         The history has no entry.
     """
+    _check("history", history, "what MLP.fit returned", "step", "loss", "columns")
     if not len(history.step):
         raise ValueError("this history has no entry: there is nothing to draw")
     log = None if log is None else spec.boolean("log", log)
@@ -132,6 +133,7 @@ class GradientRecorder:
         net : MLP
             The same at each call, or one of the same sizes.
         """
+        _check_net(net)
         layers = _shapes(net)
         if self.step and layers != self.layers:
             raise ValueError(f"net has the layers {layers}, and this recorder has gradients of {self.layers}")
@@ -173,6 +175,7 @@ def gradients(recorder: GradientRecorder, ax: Axes | None = None) -> Axes:
     ValueError
         Nothing was recorded.
     """
+    _check("recorder", recorder, "a GradientRecorder", "step", "rms", "layers")
     if not recorder.step:
         raise ValueError("this recorder has no entry: give it to fit as a callback, or call record(net)")
     ax = _axes(ax, 6.4, 4)
@@ -216,6 +219,7 @@ def weights(net: MLP, layer: int | None = None, ax: Axes | None = None, *, image
     -------
     Axes
     """
+    _check_net(net)
     if layer is None:
         if image is not None:
             raise ValueError("image needs a layer: which one's inputs are pixels?")
@@ -310,6 +314,7 @@ def decision_boundary(
     -------
     Axes
     """
+    _check_net(net)
     if net.sizes[0] != 2:
         raise ValueError(f"net must have 2 inputs to be drawn over the plane, it has {net.sizes[0]}")
     points = spec.features(X, net._spec).astype(np.float64)
@@ -317,6 +322,8 @@ def decision_boundary(
         raise ValueError("X must be finite")
     labels = _labels(y, len(points), net.sizes[-1])
     resolution = spec.integer("resolution", resolution, 2)
+    if threshold is not None and net.sizes[-1] > 1:
+        raise ValueError(f"threshold is for a network with one output, this one has {net.sizes[-1]}")
     if threshold is None:
         threshold = 0.5 if net._spec.activations[-1].name == "sigmoid" else 0.0
     if not isinstance(threshold, Real):
@@ -420,6 +427,16 @@ def benchmark(record: Any, ax: Axes | None = None) -> Axes:
 # ------------------------------------------------------------------ what they share
 
 
+def _check(argument: str, value: Any, wanted: str, *has: str) -> None:
+    """By what it has: this module stands below those that make what it draws."""
+    if not all(hasattr(value, name) for name in has):
+        raise TypeError(f"{argument} must be {wanted}, got {type(value).__name__}")
+
+
+def _check_net(net: MLP) -> None:
+    _check("net", net, "a fastbp.MLP", "_spec", "weights", "loss_and_grad")
+
+
 def _axes(ax: Axes | None, width: float, height: float) -> Axes:
     """`ax`, or the Axes of a new figure of so many inches; without the frame that says nothing."""
     try:
@@ -443,7 +460,9 @@ def _stack(ax: Axes, heights: Sequence[float]) -> list[Axes]:
     place = ax.get_subplotspec()
     if place is None:
         raise ValueError("ax must be one of plt.subplots or fig.add_subplot: several panels are to share its place")
-    grid = place.subgridspec(len(heights), 1, height_ratios=heights, hspace=0.1)
+    # Room for titles: a layout engine makes it, without one the panels must be apart.
+    apart = 0.6 if ax.figure.get_layout_engine() is None else 0.1
+    grid = place.subgridspec(len(heights), 1, height_ratios=heights, hspace=apart)
     ax.set_subplotspec(grid[0])
     return [ax, *(_axes(ax.figure.add_subplot(part, sharex=ax), 0, 0) for part in list(grid)[1:])]
 

@@ -97,9 +97,12 @@ def render(expression: str, names: Iterable[str], words: Words = ()) -> tuple[st
     renderer = _Renderer(names, words)
     try:
         tree = renderer.visit(ast.parse(expression, mode="eval"))
+        text = ast.unparse(ast.fix_missing_locations(tree))
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"expression {expression!r}: {error}") from None
-    return ast.unparse(ast.fix_missing_locations(tree)), frozenset(renderer.used)
+    except (RecursionError, MemoryError):  # MemoryError: of Python's parser
+        raise ValueError(f"expression {expression[:40]!r}...: it is nested too deeply") from None
+    return text, frozenset(renderer.used)
 
 
 WORDS = {  # over NumPy arrays
@@ -117,9 +120,12 @@ def over_arrays(function: Callable[..., float]) -> Callable[..., np.ndarray]:
 
     def one(*numbers: float) -> float:
         try:
-            return function(*numbers)
+            value = function(*numbers)
         except (ArithmeticError, ValueError):
             return float("nan")
+        if not isinstance(value, (Real, np.bool_)):
+            raise TypeError(f"{function.__qualname__} must return a number, got {value!r}")
+        return value
 
     each = np.frompyfunc(one, n_arguments(function), 1)
     return lambda *arrays: np.asarray(each(*arrays)).astype(np.result_type(*arrays, np.float16))

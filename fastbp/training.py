@@ -84,7 +84,7 @@ class TrainingState:
 
     @contextmanager
     def unless_no_step(self) -> Iterator[None]:
-        """Of a call that makes no step nothing is left: another optimizer's slots, link, seed and place are as before."""
+        """A call that makes no step leaves nothing: another optimizer's slots, link, seed and place are as before."""
         before, place, step = self.__dict__.copy(), self.place.copy(), self.step
         try:
             yield

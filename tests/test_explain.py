@@ -86,6 +86,25 @@ def test_bytes_count_each_array_for_each_use(backend):
     assert explained(kept, 10).layers[0].n_bytes == 4 * (first - 3 * 5 + 2 * 10 * 5)
 
 
+def test_what_is_frozen_costs_no_way_back_and_is_told(backend, capsys):
+    """By hand, for 7-5-3-2 with 10 rows."""
+    net = fastbp.MLP((7, 5, 3, 2), activation="relu", dtype=np.float64, backend=backend, dropout=(0.5, 0), seed=0)
+    net.freeze(0)
+    net.freeze(2, weight=False)
+    plan = net._plan_of_step(10, "mse", "sgd")
+    layers = explain(program(plan, net.params)).layers
+    assert [layer.flops for layer in layers] == [2 * 10 * 7 * 5, 2 * (2 * 10 * 5 * 3), 3 * (2 * 10 * 3 * 2)]
+    first, middle = 8 * 5 + 10 * (7 + 5), 3 * (6 * 3) + 10 * (2 * 5 + 2 * 3 + 2 * 3)  # no delta; nothing below
+    last = 4 * 2 + 2 * 3 * 2 + 3 * 2 + 10 * (2 * 3 + 2 * 2 + 3 * 2)  # the bias is read alone
+    assert [layer.n_bytes for layer in layers] == [8 * first, 8 * middle, 8 * last]
+    for show in (net.summary, net.explain):
+        show(10)
+        out = capsys.readouterr().out
+        assert "dropout     0.5 of the outputs of layer 0\n" in out
+        assert "frozen      layer 0, the bias of layer 2\n" in out
+        assert f"{sum(layer.flops for layer in layers):,}" in out
+
+
 def test_explain_prints_all_of_it_and_returns_nothing(kernels, capsys):
     net = fastbp.MLP((7, 50, 10), backend=kernels)
     shown = net.explain(20, loss="softmax_cross_entropy", optimizer=SGD(momentum=0.9))

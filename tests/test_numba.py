@@ -59,6 +59,10 @@ def fourth_power(z, t):
 # ------------------------------------------------------------------ rows as they are made
 
 
+def text(z):
+    return "a"
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -97,6 +101,11 @@ def fourth_power(z, t):
          "optimizer 'my_lion': lr must be finite and at least 0"),
         (lambda: fastbp.Optimizer("q", scalars=["rate"], update=[("p", "p - rate * g")])(rate=1, lr_scale=(1.0, 2.0)),
          "lr_scale is given, but no scalar is called lr"),
+        (lambda: fastbp.Activation("q", "z / 0"), "activation 'q': forward: .*division by zero; give the derivative"),
+        (lambda: fastbp.Activation("q", "+".join(["z"] * 5000)), "activation 'q': forward: .*nested too deeply"),
+        (lambda: fastbp.Loss("q", "z - t", domain=(1, 0)), "domain must be .* with low < high, got"),
+        (lambda: fastbp.Loss("q", "z - t", domain=(math.nan, 1)), "loss 'q': domain must be .*, got"),
+        (lambda: fastbp.Loss("q", "z - t", domain=(0, 1, "[[")), "loss 'q': domain must be .*, got"),
     ],
 )  # fmt: skip
 def test_a_row_that_cannot_be_is_refused_where_it_is_made(make, message):
@@ -115,7 +124,17 @@ def test_a_row_that_cannot_be_is_refused_where_it_is_made(make, message):
         (lambda: fastbp.Optimizer("q", update=[("p", "p")])(rate=1), "takes exactly lr; got rate"),
         (lambda: fastbp.Optimizer("q", update=[("p", "p")])(lr="x"), "lr must be a number, got 'x'"),
         (lambda: fastbp.Loss("q", "z - t", domain=3), r"domain must be \(low, high\), got 3"),
+        (lambda: fastbp.Loss("q", "z - t", domain=("a", "b")), r"domain must be \(low, high\), got"),
+        (lambda: fastbp.Loss("q", "z - t", domain=(0, 1, 2)), r"domain must be \(low, high\), got"),
         (lambda: fastbp.Loss("q", "z - t", settings={"delta": "x"}), "delta must be a number, got 'x'"),
+        (lambda: fastbp.Loss("q", "z - t", settings=["delta"]), "settings must be fastbp.rows.Setting.*, got 'delta'"),
+        (lambda: fastbp.Loss("q", "z - t", settings=3), "settings must be a sequence of .*, got 3"),
+        (lambda: fastbp.Optimizer("q", update="p - lr * g"), "update must be a sequence of pairs.*, got 'p - lr"),
+        (lambda: fastbp.Optimizer("q", update=[("p", "p", 1)]), "update must be a sequence of pairs.*, got"),
+        (lambda: fastbp.Optimizer("q", update=[("p", 1)]), "update must be a sequence of pairs.*, got"),
+        (lambda: fastbp.Optimizer("q", scalars="lr", update=[("p", "p")]), "scalars must be .* of names, got 'lr"),
+        (lambda: fastbp.Optimizer("q", state="v", update=[("p", "p")]), "state must be a sequence of names, got 'v'"),
+        (lambda: fastbp.activation(derivative=lambda z: 1.0)(text), "text must return a number, got 'a'"),
         (lambda: fastbp.Optimizer("q", scalars=["k"], update=[("p", "p - k")])(k=fastbp.schedules.ReduceOnPlateau(1.0)),
          "ReduceOnPlateau is for lr alone"),
         (lambda: fastbp.MLP((2, 1)).fit(X[:, :2], X[:, 0], steps=1, optimizer=twin(optimizers.TABLE["sgd"])),
@@ -348,6 +367,30 @@ def test_steps_that_its_kernels_do_not_serve_are_the_references(network, optimiz
         net.explain(optimizer=optimizer)
     assert found[0] == found[1]
     assert "steps of the reference backend" in capsys.readouterr().out
+
+
+def imports(z):
+    import math
+
+    return math.exp(z)
+
+
+def reads(z):
+    return float(str(z))
+
+
+@numba_only
+@pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT", "0") != "0", reason="nothing is compiled")
+@pytest.mark.parametrize("function, derivative", [(imports, lambda a: a), (reads, lambda z: 1.0)])
+def test_functions_that_numba_cannot_compile_are_named_and_what_runs_them(backend, function, derivative):
+    net = fastbp.MLP((3, 2), activation=[], output_activation=fastbp.activation(derivative=derivative)(function),
+                     backend=backend)  # fmt: skip
+    if backend == "reference":
+        assert net.predict(np.ones((1, 3))).shape == (1, 2)
+        return
+    for call in (net.predict, lambda x: net.fit(x, [[1, 1]], steps=1)):
+        with pytest.raises(TypeError, match=f"Numba cannot compile .*{function.__name__}.*backend='reference' runs"):
+            call(np.ones((1, 3)))
 
 
 def test_auto_takes_the_engine_for_own_rows_where_numba_is(monkeypatch):

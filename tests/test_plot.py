@@ -177,6 +177,31 @@ def test_what_a_history_cannot_draw_is_refused_before_a_figure_is_made(pyplot):
         made(accuracy=[1] * 5).plot(pyplot.figure().add_axes((0.1, 0.1, 0.5, 0.5)))
 
 
+def test_panels_in_an_axes_without_a_layout_leave_room_for_their_titles(pyplot):
+    _, ax = pyplot.subplots()
+    made(accuracy=[1] * 5, top_2=[1] * 5, lr=[1, 2, 3, 4, 5]).plot(ax)
+    ax.figure.canvas.draw()
+    tight = [panel.get_tightbbox().y1 for panel in ax.figure.axes]  # with the title
+    frames = [panel.get_window_extent().y0 for panel in ax.figure.axes]
+    assert len(frames) == 4 and all(above > title for above, title in zip(frames, tight[1:]))
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: plot.history(3), "history must be what MLP.fit returned, got int"),
+        (lambda: plot.weights(3), "net must be a fastbp.MLP, got int"),
+        (lambda: plot.gradients(3), "recorder must be a GradientRecorder, got int"),
+        (lambda: plot.decision_boundary(3, POINTS, [0, 1, 0, 1]), "net must be a fastbp.MLP, got int"),
+        (lambda: plot.GradientRecorder(POINTS, [0] * 4, loss="mse").record(3), "net must be a fastbp.MLP, got int"),
+    ],
+)
+def test_the_wrong_object_is_refused(pyplot, call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+    assert pyplot.get_fignums() == []
+
+
 def test_a_run_of_fit_is_drawn_as_it_is(pyplot, backend):
     net = fastbp.MLP((2, 3, 1), seed=1, backend=backend)
     rng = np.random.default_rng(1)
@@ -410,6 +435,7 @@ def test_several_outputs_have_regions_in_the_colours_of_their_labels(pyplot, y):
         (line_net(), POINTS, [0, 1, 0, np.nan], {}, "y must be finite"),
         (line_net(), POINTS, [0, 1, 0, 1], {"threshold": np.inf}, "threshold must be finite"),
         (line_net(), POINTS, [0, 1, 0, 1], {"threshold": "half"}, "threshold must be a number"),
+        (fastbp.MLP((2, 3)), POINTS, [0, 1, 2, 0], {"threshold": 0.5}, "threshold is for a network with one output"),
     ],
 )
 def test_what_is_no_plane_with_labels_is_refused(pyplot, net, X, y, more, message):

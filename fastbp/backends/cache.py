@@ -10,6 +10,7 @@ Numba's own cache wants functions from files, and fails on a broken one.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -19,7 +20,7 @@ import stat
 import sys
 import tempfile
 import types as python_types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import llvmlite
@@ -134,6 +135,20 @@ def _disk(made: python_types.ModuleType, name: str) -> _Disk | None:
     return None if made.words else _Disk(made.source, name)
 
 
+@contextlib.contextmanager
+def _telling(made: python_types.ModuleType) -> Iterator[None]:
+    """Where a user's functions are not what Numba compiles, whose they are and what runs them."""
+    try:
+        yield
+    except Exception as error:  # many of Numba's are no NumbaError
+        if not made.words:
+            raise
+        names = ", ".join(dict.fromkeys(own.__qualname__ for _, own in made.words))
+        reason = next((line for line in str(error).splitlines() if line and not line.startswith("Failed in ")), "")
+        message = f"Numba cannot compile a row's functions ({names}); backend='reference' runs them: {reason}"
+        raise TypeError(message) from error
+
+
 def function(made: python_types.ModuleType, name: str, arguments: tuple) -> Callable:
     """A function of a module, compiled for arguments of these Numba types; it runs without the GIL."""
     plain = getattr(made, name)
@@ -141,7 +156,8 @@ def function(made: python_types.ModuleType, name: str, arguments: tuple) -> Call
         return np.errstate(all="ignore")(plain)
     dispatcher = numba.njit(nogil=True, **lanes.OPTIONS | {"pipeline_class": pipeline.Whole})(plain)
     dispatcher._cache = _disk(made, name) or dispatcher._cache
-    dispatcher.compile(arguments)
+    with _telling(made):
+        dispatcher.compile(arguments)
     return dispatcher
 
 
@@ -155,5 +171,6 @@ def callback(made: python_types.ModuleType, name: str, signature) -> object:
     options = {name: value for name, value in lanes.OPTIONS.items() if name != "pipeline_class"}
     made_of = CFunc(plain, (signature.args, signature.return_type), {}, options, pipeline_class=pipeline.Whole)
     made_of._cache = _disk(made, name) or made_of._cache
-    made_of.compile()
+    with _telling(made):
+        made_of.compile()
     return made_of
