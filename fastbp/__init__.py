@@ -32,6 +32,10 @@ _ON_FIRST_USE = {  # names, and the modules that have them
 }
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> object:
     """Parts that load on first use."""
     import importlib

@@ -7,6 +7,7 @@ and leaves no trace in the parameters unless it writes them.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import sys
@@ -88,8 +89,9 @@ class EarlyStopping(Callback):
     min_delta : float, default 0.0
         An improvement is by more than this.
     restore_best : bool, default True
-        At the end the network becomes what it was at the best entry: parameters, optimizer slots, ``net.step``. To go
-        on from there gives the bits of a run that was never stopped. False: it stays where the run stopped.
+        At the end, also of a run that was not stopped, the network becomes what it was at the best entry: parameters,
+        optimizer slots, ``net.step``. To go on from there gives the bits of a run that was never stopped. False: it
+        stays where the run ended.
     mode : {"auto", "min", "max"}
         Which values are better; "auto" knows it of losses and of the metrics of `fastbp.metrics`.
 
@@ -149,6 +151,8 @@ class EarlyStopping(Callback):
             return
         self._waited += 1
         if self._waited >= self.patience:
+            if self.best_step is None:
+                raise StopTraining(f"{self.monitor} was NaN in {self._waited} entries")
             raise StopTraining(f"{self.monitor} has not improved in {self._waited} entries; "
                                f"best {self.best:g} at step {self.best_step}")  # fmt: skip
 
@@ -168,7 +172,8 @@ class Checkpoint(_Clock):
     Parameters
     ----------
     path : str or path
-        ``{step}`` in it becomes ``net.step``; without, each file replaces the one before.
+        ``{step}`` in it becomes ``net.step``, as `str.format` has it: ``{step:06d}``; without, each file replaces the
+        one before. A brace is written twice.
     every_steps, every_seconds : number
         Exactly one: after each step that is a multiple, or when so many seconds have passed.
     """
@@ -180,13 +185,21 @@ class Checkpoint(_Clock):
             raise ValueError("Checkpoint: give exactly one of every_steps and every_seconds, "
                              f"got every_steps={every_steps!r} and every_seconds={every_seconds!r}")  # fmt: skip
         self.path = os.fspath(path)
+        try:
+            self.path.format(step=0)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"Checkpoint: path may have {{step}} in braces and nothing else, got {path!r}: "
+                             f"{error!r}") from None  # fmt: skip
         self.every_steps = spec.optional_integer("Checkpoint: every_steps", every_steps, 1)
         self.every_seconds = (
             None if every_seconds is None else spec.number("Checkpoint: every_seconds", every_seconds, 0)
         )
 
     def on_train_begin(self, net: MLP) -> None:
-        """Start the clock of `net`."""
+        """Start the clock of `net`; a folder that is missing is an error now, not after a thousand steps."""
+        folder = os.path.dirname(self.path.format(step=net.step))
+        if folder and not os.path.isdir(folder):
+            raise FileNotFoundError(errno.ENOENT, "Checkpoint: there is no such folder", folder)
         self._last = time.monotonic()
 
     def steps_ahead(self, step: int) -> int:
@@ -201,7 +214,7 @@ class Checkpoint(_Clock):
 
     def act(self, net: MLP) -> None:
         """Save `net`."""
-        net.save(self.path.replace("{step}", str(net.step)))
+        net.save(self.path.format(step=net.step))
         self._last = time.monotonic()
 
 
@@ -283,6 +296,19 @@ def _hook(callback: Any, name: str) -> Callable[..., None] | None:
     return method if callable(method) and not empty else None
 
 
+def _check_signature(what: str, hook: Callable[..., None], name: str) -> None:
+    """Now, and not after the first epoch."""
+    import inspect
+
+    wanted = ("net",) if name == "on_train_begin" else ("net", "logs")
+    try:
+        inspect.signature(hook).bind(*wanted)
+    except TypeError:
+        raise TypeError(f"{what}: {name} must take ({', '.join(wanted)})") from None
+    except ValueError:  # it does not say what it takes
+        pass
+
+
 def check(value: Any, better: Mapping[str, str | None]) -> list[Any]:
     """The ``callbacks=`` of `fit`, sure to be callbacks, and to find what they monitor."""
     if value is None:
@@ -294,6 +320,10 @@ def check(value: Any, better: Mapping[str, str | None]) -> list[Any]:
         if isinstance(callback, type) or not any(callable(getattr(callback, name, None)) for name in HOOKS):
             raise TypeError(f"callbacks[{k}] must be an object with at least one of {', '.join(HOOKS)}, "
                             f"got {callback!r}")  # fmt: skip
+        for name in HOOKS:
+            hook = _hook(callback, name)
+            if hook is not None and type(callback).__module__ != __name__:
+                _check_signature(f"callbacks[{k}]", hook, name)
         if isinstance(callback, EarlyStopping):
             callback.check(better)
     return found

@@ -45,6 +45,15 @@ class StopTraining(Exception):
         self.reason = reason
 
 
+_ELSEWHERE = {  # what other libraries have under these names; the nearest name would mislead
+    "softmax": "loss='softmax_cross_entropy' takes logits, and predict_proba gives probabilities; ",
+    **dict.fromkeys(
+        ("cross_entropy", "crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy"),
+        "did you mean 'softmax_cross_entropy'? ",
+    ),
+}
+
+
 def unknown_name(argument: str, got: object, known: Iterable[str], error: type[Exception] = ValueError) -> Exception:
     """The error for a name that no table holds: the argument, what came, the nearest name, all names."""
     import difflib
@@ -52,4 +61,6 @@ def unknown_name(argument: str, got: object, known: Iterable[str], error: type[E
     known = sorted(known)
     near = difflib.get_close_matches(got.lower(), known, n=1, cutoff=0.5) if isinstance(got, str) else []
     hint = f"did you mean {near[0]!r}? " if near else ""
+    if isinstance(got, str):
+        hint = _ELSEWHERE.get(got, hint)
     return error(f"{argument}: unknown name {got!r}; {hint}known: {', '.join(map(repr, known))}")

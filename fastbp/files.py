@@ -170,7 +170,12 @@ def _write(path: str, header: bytes, data: list[np.ndarray]) -> None:
     name = os.path.join(folder, f".fastbp-{os.urandom(8).hex()}")
     new, kept = f"{name}.tmp", f"{name}-old.tmp"
     try:
-        with open(new, "xb") as file:
+        try:
+            made = open(new, "xb")
+        except OSError as error:
+            error.filename = path  # what the caller knows of
+            raise
+        with made as file:
             if old is not None:
                 os.chmod(new, stat.S_IMODE(old.st_mode))
             _write_contents(file, header, data)

@@ -104,6 +104,9 @@ class GradientCheck:
         """Whether something was checked, and all of it is right up to a relative error of 1e-6."""
         return self.n_checked > 0 and self.error <= RIGHT
 
+    def __bool__(self) -> bool:
+        return self.ok
+
     def __str__(self) -> str:
         skipped = f", {self.n_skipped} skipped at kinks" if self.n_skipped else ""
         counts = f"{self.n_checked:,} of {self.n_params:,} parameters checked{skipped}"
@@ -138,7 +141,8 @@ def check_gradients(
     Returns
     -------
     GradientCheck
-        Print it, or ask for ``ok``. A wrong gradient raises nothing.
+        Print it, or ask for ``ok``, which is its truth too: ``assert check_gradients(...)``. A wrong gradient raises
+        nothing.
 
     Examples
     --------

@@ -636,6 +636,23 @@ def test_a_call_that_makes_no_step_leaves_the_training_state(backend, call, opti
     assert state(net) == state(twin)
 
 
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: fastbp.MLP((2, 3), output_activation="softmax"), "loss='softmax_cross_entropy' takes logits"),
+        (lambda: build("net", "auto").fit(X, Y, steps=1, loss="cross_entropy"), "did you mean 'softmax_cross_entropy'"),
+    ],
+)
+def test_names_of_other_libraries_lead_to_those_here(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_the_public_names_are_found_by_completion():
+    assert set(fastbp.__all__) <= set(dir(fastbp)) and "feeds" not in dir(fastbp)
+    assert all(hasattr(fastbp, name) for name in dir(fastbp))
+
+
 def test_a_backward_without_a_forward_is_an_error(backend):
     net = fastbp.MLP((N_IN, 5, N_OUT), seed=0, backend=backend)
     before = state(net)

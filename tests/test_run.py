@@ -41,6 +41,11 @@ def trained(steps, backend="auto", **options):
     return net
 
 
+class TakesNothing(fastbp.Callback):
+    def on_epoch_end(self):
+        raise AssertionError
+
+
 class Recorder(fastbp.Callback):
     """Writes down what it is told, and does what it is given at one of these moments."""
 
@@ -489,6 +494,12 @@ def test_early_stopping_knows_which_side_of_a_metric_is_better():
         assert net.step == stop.best_step == history.step[np.argmax(sign * column)]
 
 
+def test_early_stopping_on_what_is_never_a_number_says_so():
+    stop = fastbp.EarlyStopping("says", patience=2, mode="min")
+    history = build().fit(X, LABELS, epochs=9, metrics=[Says(math.nan, math.nan)], callbacks=[stop], **RUN)
+    assert history.stopped == "says was NaN in 2 entries"
+
+
 def test_early_stopping_begins_anew_with_each_run():
     stop, net = fastbp.EarlyStopping("says", patience=2, mode="min"), build()
     for _ in range(2):
@@ -526,6 +537,22 @@ def test_checkpoints_are_the_network_at_each_kth_step_and_can_be_gone_on_from(ba
         assert state(copied) == state(trained(step, backend))
         copied.fit(X, LABELS, steps=23 - step, **RUN)
         assert state(copied) == state(net) == state(trained(23, backend))
+
+
+def test_a_checkpoint_names_its_steps_as_format_does(tmp_path):
+    path = tmp_path / "{{a}}-{step:04d}"
+    build().fit(X, LABELS, steps=9, callbacks=[fastbp.Checkpoint(path, every_steps=4)], **RUN)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["{a}-0004", "{a}-0008"]
+
+
+def test_a_checkpoint_without_a_folder_fails_before_the_first_step(tmp_path):
+    net, path = build(), tmp_path / "no" / "a"
+    before = state(net)
+    with pytest.raises(FileNotFoundError, match="no such folder.*no'"):
+        net.fit(X, LABELS, steps=9, callbacks=[fastbp.Checkpoint(path, every_steps=4)], **RUN)
+    assert state(net) == before
+    with pytest.raises(FileNotFoundError, match=f"{path}'$"):  # and not a temporary file's name
+        net.save(path)
 
 
 def test_a_checkpoint_in_a_file_can_be_gone_on_from(backend, tmp_path):
@@ -660,6 +687,9 @@ WRONG = {
     "metrics twice": ({"metrics": ["accuracy", "accuracy"]}, ValueError, "metrics.*'accuracy'"),
     "callbacks a number": ({"callbacks": 3}, TypeError, "callbacks must be a sequence.*3"),
     "callbacks a class": ({"callbacks": [Recorder]}, TypeError, r"callbacks\[0\]"),
+    "callbacks that take nothing": ({"callbacks": [TakesNothing()]}, TypeError,
+                                    r"callbacks\[0\]: on_epoch_end must take \(net, logs\)"),
+    "metrics of one argument": ({"metrics": [lambda a: 1]}, TypeError, r"metrics: <lambda> must take \(y_true, y_"),
     "callbacks of other objects": ({"callbacks": [Recorder(), 3]}, TypeError, r"callbacks\[1\].*on_epoch_end.*3"),
     "monitor unknown": ({"callbacks": [fastbp.EarlyStopping("val_los")], "validation_data": VALIDATION}, ValueError,
                         "monitor.*'val_los'.*'val_loss'"),
@@ -700,6 +730,10 @@ def test_a_wrong_argument_is_named_and_nothing_is_done(backend, what):
         (lambda: fastbp.Checkpoint("a"), ValueError, "every_steps and every_seconds"),
         (lambda: fastbp.Checkpoint("a", every_steps=1, every_seconds=1), ValueError, "every_steps and every_seconds"),
         (lambda: fastbp.Checkpoint("a", every_steps=0), ValueError, "every_steps.*0"),
+        (lambda: fastbp.Checkpoint("a{epoch}", every_steps=1), ValueError, "path may have {step}.*'a{epoch}'"),
+        (lambda: fastbp.Checkpoint("a{}", every_steps=1), ValueError, "path may have {step}.*'a{}'"),
+        (lambda: fastbp.Checkpoint("a{step:x.y}", every_steps=1), ValueError, "path may have {step}"),
+        (lambda: fastbp.Checkpoint("a{", every_steps=1), ValueError, "path may have {step}"),
         (lambda: fastbp.Checkpoint("a", every_seconds=-1), ValueError, "every_seconds.*-1"),
         (lambda: fastbp.TimeLimit("1"), TypeError, "seconds.*'1'"),
         (lambda: fastbp.TimeLimit(math.inf), ValueError, "seconds.*inf"),
