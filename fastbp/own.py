@@ -32,7 +32,8 @@ MOST_SLOTS, MOST_SCALARS = 4, 10  # MAX_SLOTS and MAX_SCALARS of src/engine.hpp
 # ------------------------------------------------------------------ derivatives of expressions
 
 # Of f(u), of f(u, v), and of a choice by comparing x with y. At a kink it is the slope to the left, so that sums of
-# kinks that cancel have the slope they should; relu has 0 there. A NaN in u hands du on.
+# kinks that cancel have the slope they should; relu has 0 there. Where x and y move alike it is that of the side that
+# the comparison takes. A NaN in u hands du on.
 _SLOPES = {
     "EXP": "du * EXP(u)", "EXPM1": "du * EXP(u)", "LOG": "du / u", "LOG1P": "du / (1 + u)",
     "TANH": "du * (1 - TANH(u) * TANH(u))", "SQRT": "du * 0.5 / SQRT(u)",
@@ -40,11 +41,14 @@ _SLOPES = {
     "MAX": "WHERE(u < v, dv, WHERE(u <= v, MIN(du, dv), du))",
     "MIN": "WHERE(u > v, dv, WHERE(u >= v, MAX(du, dv), du))",
     "<": "WHERE(x < y, du, WHERE(x <= y, WHERE(dx > dy, du, dv), dv))",
+    "<=": "WHERE(x < y, du, WHERE(x <= y, WHERE(dx < dy, dv, du), dv))",
     ">": "WHERE(x > y, du, WHERE(x >= y, WHERE(dx < dy, du, dv), dv))",
+    ">=": "WHERE(x > y, du, WHERE(x >= y, WHERE(dx > dy, dv, du), dv))",
     "+": "du + dv", "-": "du - dv", "*": "du * v + u * dv", "/": "du / v - u * dv / (v * v)",
 }  # fmt: skip
 _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
-_COMPARISONS = {ast.Lt: "<", ast.LtE: "<", ast.Gt: ">", ast.GtE: ">"}
+_COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
+_MOST_NODES = 5000  # of a derivative: choices within choices grow threefold with each level
 
 
 def _slope(node: ast.expr, by: str) -> ast.expr:
@@ -98,7 +102,10 @@ def _filled(template: str, by: str, **parts: ast.expr) -> ast.expr:
                     return ast.Call(node.func, [or_equal, yes, no], [])
             return call
 
-    return Fill().visit(ast.parse(template, mode="eval").body)
+    made = Fill().visit(ast.parse(template, mode="eval").body)
+    if sum(1 for _ in ast.walk(made)) > _MOST_NODES:
+        raise ValueError("its derivative would be too long")
+    return made
 
 
 def _same(a: ast.expr, b: ast.expr) -> bool:
@@ -144,8 +151,8 @@ def _check_text(row: Any, kind: str, field: str, names: Iterable[str]) -> None:
 
 
 def _check_numbers_name(what: str, name: Any) -> None:
-    fits = isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name)
-    if not fits or name in (*rows.VOCABULARY, "R"):
+    fits = isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name) and name.isascii()
+    if not fits or name in (*rows.VOCABULARY, "R", "__debug__"):
         raise ValueError(f"{what} must have a Python name, got {name!r}")
 
 
@@ -279,6 +286,8 @@ class Activation(_Own, rows.Activation):
 
     def __post_init__(self) -> None:
         _check_name("activation", self.name, (*activations.TABLE, *activations.ALIASES))
+        for field in ("pinned", "words"):
+            object.__setattr__(self, field, tuple(map(tuple, getattr(self, field))))
         _check_text(self, "activation", "forward", ["z"])
         if not self.backward:
             object.__setattr__(self, "backward", f"g * ({_derived(self, 'activation', 'forward')})")
@@ -342,6 +351,10 @@ class Loss(_Own, rows.Loss):
             settings = (rows.Setting(name, value, rows.ANY) for name, value in settings.items())
         settings = _check_sequence(f"loss {self.name!r}: settings", "fastbp.rows.Setting, or a mapping", settings)
         object.__setattr__(self, "settings", settings)
+        for field in ("constants", "pinned", "words"):
+            object.__setattr__(self, field, tuple(map(tuple, getattr(self, field))))
+        if self.constants and "k" in (setting.name for setting in self.settings if isinstance(setting, rows.Setting)):
+            raise ValueError(f"loss {self.name!r}: k is the number of targets in its constants; no setting may be k")
         for setting in self.settings:
             if not isinstance(setting, rows.Setting):
                 raise TypeError(f"loss {self.name!r}: settings must be fastbp.rows.Setting, got {setting!r}")
@@ -351,6 +364,9 @@ class Loss(_Own, rows.Loss):
             raise ValueError(f"loss {self.name!r}: settings and constants must have different names: {self.names}")
         if self.outputs not in ("mean", "sum"):
             raise ValueError(f"loss {self.name!r}: outputs must be 'mean' or 'sum', got {self.outputs!r}")
+        if self.link not in (None, *losses.LINKS):
+            raise ValueError(f"loss {self.name!r}: link must be None or one of {', '.join(losses.LINKS)}, "
+                             f"got {self.link!r}")  # fmt: skip
         if self.statistic not in (None, "lse"):
             raise ValueError(f"loss {self.name!r}: statistic must be None or 'lse', got {self.statistic!r}")
         if self.statistic and self.grad_s:
@@ -388,6 +404,8 @@ class Loss(_Own, rows.Loss):
         t = rng.dirichlet(np.ones(3), 64) if self.labels else rng.uniform(low, high, z.shape)
         if self.domain.ends == "{}":
             t = np.where(2 * t < low + high, low, high)
+        elif not self.labels and math.isfinite(self.domain.low) and math.isfinite(self.domain.high):
+            t[::4], t[1::4] = low, high  # where targets of 0 and 1 lie
         return z, t, rng.normal(size=z.shape)
 
     def _terms(self, z: np.ndarray, t: np.ndarray, s: np.ndarray, text: str) -> np.ndarray:
@@ -555,7 +573,7 @@ class OwnOptimizer(optimizers.Rule):
 def _parameters(what: str, function: Any, allowed: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     if not inspect.isfunction(function):
         raise TypeError(f"{what} must be a Python function, got {function!r}")
-    names = tuple(inspect.signature(function).parameters)
+    names = tuple(inspect.signature(function, follow_wrapped=False).parameters)
     if names not in allowed:
         wanted = " or ".join(f"({', '.join(some)})" for some in allowed)
         raise TypeError(f"{what} must take {wanted}, it takes ({', '.join(names)})")

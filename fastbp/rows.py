@@ -31,6 +31,15 @@ _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.USub)
 _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
 
 
+def _is_constant(rendered: ast.AST) -> bool:
+    return not any(isinstance(node, ast.Name) and node.id not in ("R", *VOCABULARY) for node in ast.walk(rendered))
+
+
+def _evaluated(rendered: ast.expr) -> Any:
+    with np.errstate(all="ignore"):
+        return eval(ast.unparse(ast.fix_missing_locations(rendered)), WORDS | {"R": float})
+
+
 class _Renderer(ast.NodeTransformer):
     """Walks one expression: refuses what is not in the vocabulary, wraps each number in R()."""
 
@@ -56,6 +65,11 @@ class _Renderer(ast.NodeTransformer):
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        raise ValueError("a comparison may stand in WHERE alone, as the first of three")
+
+    def _visit_comparison(self, node: ast.expr) -> ast.AST:
+        if not isinstance(node, ast.Compare):
+            raise ValueError(f"WHERE chooses by a comparison, not by {ast.unparse(node)}")
         if len(node.ops) != 1:
             raise ValueError("chained comparisons mean something else in C++")
         return super().generic_visit(node)
@@ -66,7 +80,12 @@ class _Renderer(ast.NodeTransformer):
             raise ValueError(f"{ast.unparse(node.func)} is not one of {', '.join(self.words)}")
         if len(node.args) != self.words[word] or node.keywords:
             raise ValueError(f"{word} takes {self.words[word]} argument(s)")
-        node.args = [self.visit(argument) for argument in node.args]
+        first = self._visit_comparison if word == "WHERE" else self.visit
+        node.args = [(first if k == 0 else self.visit)(argument) for k, argument in enumerate(node.args)]
+        if word == "WHERE" and _is_constant(node.args[0]):
+            return node.args[1 if _evaluated(node.args[0]) else 2]
+        if word in VOCABULARY and _is_constant(node):  # compiled words are those of vectors
+            return self.visit_Constant(ast.Constant(float(_evaluated(node))))
         return node
 
 
@@ -98,7 +117,7 @@ def render(expression: str, names: Iterable[str], words: Words = ()) -> tuple[st
     try:
         tree = renderer.visit(ast.parse(expression, mode="eval"))
         text = ast.unparse(ast.fix_missing_locations(tree))
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, ArithmeticError) as error:  # a number too large, a division by 0
         raise ValueError(f"expression {expression!r}: {error}") from None
     except (RecursionError, MemoryError):  # MemoryError: of Python's parser
         raise ValueError(f"expression {expression[:40]!r}...: it is nested too deeply") from None
@@ -180,7 +199,11 @@ class Activation:
     @cached_property
     def dead_at_zero(self) -> bool:
         """Whether the derivative is 0 wherever the output is 0, read off the row."""
-        return not self.keeps_z and bool(function(self.backward_text, ("g", "a"), self.words)(1.0, 0.0) == 0)
+        if self.keeps_z:
+            return False
+        with np.errstate(all="ignore"):
+            slope = function(self.backward_text, ("g", "a"), self.words)(np.ones(1), np.zeros(1))
+        return bool(np.all(slope == 0))
 
     @property
     def is_identity(self) -> bool:

@@ -24,6 +24,9 @@ from fastbp import activations, backends, losses, optimizers, own, rows
 RNG = np.random.default_rng(5)
 X, PLACES = RNG.normal(size=(37, 5)), np.linspace(-9, 9, 181) + 0.01  # at no kink
 numba_only = pytest.mark.skipif(not backends.has_numba(), reason="Numba is not installed")
+jit_only = pytest.mark.skipif(
+    not backends.has_numba() or os.environ.get("NUMBA_DISABLE_JIT", "0") != "0", reason="nothing is compiled"
+)
 
 
 def twin(row):
@@ -61,6 +64,13 @@ def fourth_power(z, t):
 
 def text(z):
     return "a"
+
+
+def nested(template, levels=12):
+    expression = "z"
+    for _ in range(levels):
+        expression = template.format(expression)
+    return expression
 
 
 @pytest.mark.parametrize(
@@ -101,6 +111,15 @@ def text(z):
          "optimizer 'my_lion': lr must be finite and at least 0"),
         (lambda: fastbp.Optimizer("q", scalars=["rate"], update=[("p", "p - rate * g")])(rate=1, lr_scale=(1.0, 2.0)),
          "lr_scale is given, but no scalar is called lr"),
+        (lambda: fastbp.Activation("q", "z * (z > 0)", "g * (z > 0)"), "a comparison may stand in WHERE alone"),
+        (lambda: fastbp.Activation("q", "WHERE(z, z, z)"), "WHERE chooses by a comparison, not by z"),
+        (lambda: fastbp.Activation("q", nested("ABS({} - 1)")), "its derivative would be too long; give the"),
+        (lambda: fastbp.Activation("q", nested("MAX({}, z / 2)")), "its derivative would be too long"),
+        (lambda: fastbp.Activation("q", "-" * 5000 + "z"), "activation 'q': forward: .*nested too deeply"),
+        (lambda: fastbp.Activation("q", "z * 1" + "0" * 400), "activation 'q': forward: expression.*too large"),
+        (lambda: fastbp.Loss("q", "z - t", link="soft"), "link must be None or one of softmax, sigmoid, got 'soft'"),
+        (lambda: fastbp.Loss("q", "c * z - k * t", settings={"k": 1.0}, constants=[("c", "k")]), "no setting may be k"),
+        (lambda: fastbp.Loss("q", "z - t", settings={"__debug__": 1.0}), "must have a Python name, got '__debug__'"),
         (lambda: fastbp.Activation("q", "z / 0"), "activation 'q': forward: .*division by zero; give the derivative"),
         (lambda: fastbp.Activation("q", "+".join(["z"] * 5000)), "activation 'q': forward: .*nested too deeply"),
         (lambda: fastbp.Loss("q", "z - t", domain=(1, 0)), "domain must be .* with low < high, got"),
@@ -144,6 +163,24 @@ def test_a_row_that_cannot_be_is_refused_where_it_is_made(make, message):
 def test_what_has_the_wrong_kind_is_a_type_error(make, message):
     with pytest.raises(TypeError, match=message):
         make()
+
+
+@pytest.mark.parametrize("comparison, first", [("<", False), ("<=", True), (">", False), (">=", True)])
+def test_a_derivative_that_is_made_takes_the_branch_of_a_comparison_that_z_does_not_move(comparison, first):
+    """Labels of 0 and 1 lie at such ends."""
+    row = fastbp.Loss("q", f"WHERE(t {comparison} 1, 2 * z, 3 * z)", domain=(0, 1))
+    slope = rows.function(row.grad_text, row.names)(np.zeros(1), np.ones(1), 0.0)
+    assert slope == (2 if first else 3)
+    other = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}[comparison]
+    with pytest.raises(ValueError, match="grad is wrong at .*t = 1:"):  # the check looks there
+        fastbp.Loss("q", f"WHERE(t {comparison} 1, 2 * z, 3 * z)", f"WHERE(t {other} 1, 2, 3)", domain=(0, 1))
+
+
+def test_whether_units_at_zero_are_dead_is_seen_as_the_engine_computes():
+    divides = fastbp.Activation("q", "SQRT(1 + EXP(z))", "g * (a * a - 1) / (2 * a)")
+    slight = fastbp.activation(derivative=lambda a: 1e-9 + 0 * a, name="slight")(lambda z: 1e-9 * z)
+    assert not divides.dead_at_zero and not slight.dead_at_zero
+    assert activations.TABLE["relu"].dead_at_zero and twin(activations.TABLE["relu"]).dead_at_zero
 
 
 @pytest.mark.parametrize("name", activations.TABLE)
@@ -369,6 +406,73 @@ def test_steps_that_its_kernels_do_not_serve_are_the_references(network, optimiz
     assert "steps of the reference backend" in capsys.readouterr().out
 
 
+# Constants in words, a constant row, a choice between constants, a derivative that is a truth value.
+ODD = ["z / SQRT(2)", "z * MAX(1, 2)", "ABS(-2) * z", "WHERE(1 > 0, z, 2)", "0.5", "WHERE(z > 0, 1, 2) * z"]
+ODD = [fastbp.Activation(f"odd_{k}", expression) for k, expression in enumerate(ODD)]
+ODD_LOSSES = [
+    fastbp.Loss("odd_settings", "a * (z - t) * (z - t) + a_ * ABS(z - t)", settings={"a": 1.0, "a_": 5.0}),
+    fastbp.Loss("odd_constant", "z - t"),
+]
+ODD_RULES = [
+    fastbp.Optimizer("odd_slots", state=("v", "v_"), update=[("v", "SQRT(0.81) * v + g"), ("v_", "v_ / 2 + v"),
+                                                             ("p", "p - lr * v_")])(lr=0.01),
+    fastbp.Optimizer("odd_scalars", scalars=(), update=[("p", "p - 0.01 * g")])(),
+]  # fmt: skip
+
+
+@fastbp.activation(derivative=lambda z: z > 0)
+def relu_of_mine(z):
+    return max(z, 0.0)
+
+
+@pytest.mark.parametrize("loss, rule", list(zip(ODD_LOSSES, ODD_RULES)))
+@pytest.mark.parametrize("compiled", ["cython", "numba"])
+def test_odd_rows_train_as_on_the_reference(compiled, loss, rule):
+    need(compiled)
+    nets = [
+        fastbp.MLP((5, *[6] * len(ODD), 4, 2), activation=[*ODD, relu_of_mine], seed=2, backend=backend, dtype=float)
+        for backend in (compiled, "reference")
+    ]
+    for net in nets:
+        net.fit(X, X[:, :2], loss=loss, optimizer=rule, batch_size=8, steps=9)
+        net.backward(net.forward(X[:3]))
+        net.update(rule)
+    assert_close(*(net.flatten() for net in nets), np.float64, k=64)
+
+
+def refuses(z):
+    if z > 0.5:
+        raise ValueError("too large")
+    return z
+
+
+@pytest.mark.parametrize("sizes", [(1, 2, 1), (1, 40, 1)], ids=str)
+def test_where_a_function_raises_its_value_is_nan_on_every_backend(backend, sizes):
+    row = fastbp.activation(derivative=lambda z: 1.0)(refuses)
+    net = fastbp.MLP(sizes, activation=row, init="zeros", seed=1, backend=backend)
+    net.biases[0][0] = 1.0
+    net.weights[1][1:] = 1.0  # of the other units, whose values are numbers
+    x = np.zeros((3, 1))
+    assert np.isnan(net.predict(x)).all()
+    with pytest.raises(fastbp.NonFiniteError):
+        net.fit(x, x, steps=1)
+    net.biases[0][0] = 0.0
+    assert (net.predict(x) == 0).all()
+
+
+def calls_what_refuses(z):
+    return refuses(z)
+
+
+@numba_only
+def test_functions_that_may_raise_are_told_from_others():
+    from fastbp.backends.lanes import _raises
+
+    called = calls_what_refuses
+    assert _raises(refuses, set()) and _raises(called, set()) and _raises(lambda z: called(z), set())
+    assert not _raises(tanh_of_mine.words[0][1], set()) and not _raises(softsign_of_mine.words[0][1], set())
+
+
 def imports(z):
     import math
 
@@ -379,8 +483,7 @@ def reads(z):
     return float(str(z))
 
 
-@numba_only
-@pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT", "0") != "0", reason="nothing is compiled")
+@jit_only
 @pytest.mark.parametrize("function, derivative", [(imports, lambda a: a), (reads, lambda z: 1.0)])
 def test_functions_that_numba_cannot_compile_are_named_and_what_runs_them(backend, function, derivative):
     net = fastbp.MLP((3, 2), activation=[], output_activation=fastbp.activation(derivative=derivative)(function),
@@ -496,7 +599,7 @@ def trained(folder):
     return int(hits), bits
 
 
-@numba_only
+@jit_only
 def test_compiled_code_is_kept_in_a_private_folder_and_garbage_is_compiled_again(tmp_path):
     first, bits = trained(tmp_path)
     folder = tmp_path / "fastbp"
@@ -538,7 +641,7 @@ def test_a_folder_that_others_may_write_to_is_not_used(tmp_path):
     assert trained(file)[0] == 0  # no folder can be made there
 
 
-@numba_only
+@jit_only
 def test_two_processes_may_compile_at_once(tmp_path):
     found = []
     both = [threading.Thread(target=lambda: found.append(trained(tmp_path))) for _ in range(2)]
@@ -583,9 +686,18 @@ PLAIN = """
         print(np.abs(found[0] - found[1]).max() / max(1, np.abs(found[1]).max()))
     if fastbp.backends.missing("cython") is None:   # functions of rows are called back
         nets = [fastbp.MLP((3, 9, 5), activation=own, seed=1, backend=b, dtype=float) for b in ("cython", "reference")]
+        square = fastbp.Loss("square", "(z - t) * (z - t)")
         for net in nets:
-            net.fit(np.ones((4, 3)), np.ones((4, 5)), steps=5)
+            net.fit(np.ones((4, 3)), np.ones((4, 5)), steps=5, loss=square)
         print(np.abs(nets[0].flatten() - nets[1].flatten()).max())
+    import fastbp.backends.jit as jit   # data that are cast piece by piece
+    jit._STAGED_ELEMENTS = 600
+    X = rng.normal(size=(500, 3))
+    for batch in (7, 32, 3):
+        nets = [fastbp.MLP((3, 4, 2), seed=1, backend=b, dtype=np.float32) for b in ("numba", "reference")]
+        for net in nets:
+            net.fit(X, X[:, :2], batch_size=batch, epochs=1, n_threads=1)
+        print(np.abs(nets[0].flatten() - nets[1].flatten()).max() * 1e-9)   # of float32
 """
 
 
@@ -593,7 +705,7 @@ PLAIN = """
 def test_with_numba_disabled_the_same_text_runs_in_python_on_many_shapes():
     """Where an index is past the end, shapes do not fit; compiled code would not notice."""
     worst = list(map(float, python(textwrap.dedent(PLAIN), NUMBA_DISABLE_JIT="1", timeout=240).split()))
-    assert len(worst) == 48 + (backends.missing("cython") is None)
+    assert len(worst) == 48 + (backends.missing("cython") is None) + 3
     assert_close(worst, np.zeros(len(worst)), np.float64, k=100, scale=1)
 
 

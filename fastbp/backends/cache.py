@@ -58,7 +58,7 @@ def folder() -> Path | None:
 @functools.cache
 def _world() -> bytes:
     """What every compiled function depends on beside its own text."""
-    parts = [sys.version, numba.__version__, llvmlite.__version__, np.__version__]
+    parts = [sys.version, numba.__version__, llvmlite.__version__, np.__version__, str(config.OPT)]
     parts += [path.read_text() for path in sorted(Path(__file__).parent.glob("*.py"))]
     return repr(parts).encode()
 
@@ -99,9 +99,13 @@ class _Disk(_Cache):
         try:
             data = dumps(result._reduce())
             handle, name = tempfile.mkstemp(dir=file.parent)
-            with os.fdopen(handle, "wb") as to:
-                to.write(hashlib.sha256(data).digest() + data)
-            os.replace(name, file)
+            try:
+                with os.fdopen(handle, "wb") as to:
+                    to.write(hashlib.sha256(data).digest() + data)
+                os.replace(name, file)
+            except OSError:
+                os.unlink(name)
+                raise
             files = sorted(file.parent.iterdir(), key=lambda path: path.stat().st_mtime)
             for old in files[:-_MOST_FILES]:
                 old.unlink(missing_ok=True)

@@ -61,7 +61,6 @@ _LOSS = """
 def each(z_at, t_at, third_at, setting_at, value_at, grad_at, grad_s_at, n):
     z_array, t_array, third_array = memory(z_at, n), memory(t_at, n), memory(third_at, n)
     value_array, grad_array, grad_s_array = memory(value_at, n), memory(grad_at, n), memory(grad_s_at, n)
-    setting = memory(setting_at, {n_settings})
     {settings}
     for at in range(0, n, {lanes}):
         z, t, {third} = load(z_array, at, {lanes}), load(t_array, at, {lanes}), load(third_array, at, {lanes})
@@ -84,8 +83,11 @@ def row_functions(row: Any, dtype: np.dtype, vector_bytes: int) -> tuple[Any, ..
             "backward": types.void(p, p, p, idx, idx, idx),
         }
     elif isinstance(row, Loss):
+        settings = setting_lines(row, n)
+        if settings:  # else there is no memory for them
+            settings = f"setting = memory(setting_at, {len(row.numbers_named)})\n{settings}"
         text = filled(
-            _LOSS, lanes=n, third=row.third, n_settings=len(row.numbers_named), settings=setting_lines(row, n),
+            _LOSS, lanes=n, third=row.third, settings=settings,
             value=plain(row.value_text, row), grad=plain(row.grad_text, row),
             grad_s=f"store(grad_s_array, at, like({plain(row.grad_s_text, row)}, z))" if row.grad_s else "",
         )  # fmt: skip

@@ -46,8 +46,8 @@ def plain(text: str, row: object = None, place: object = None) -> str:
         for word, _ in getattr(row, "words", ()):
             text = re.sub(rf"\b{word}\(", f"{word}_{place}(", text)
     chosen = (*getattr(row, "numbers_named", ()), *getattr(row, "state", ()), *getattr(row, "scalars", ()))
-    for name in chosen:
-        text = re.sub(rf"\b{name}\b", f"{name}_", text)
+    if chosen:  # all at once: one may be another's with the ending
+        text = re.sub(rf"\b({'|'.join(chosen)})\b", r"\1_", text)
     return re.sub(r"\bR\(([^()]*)\)", r"(\1)", text)
 
 
@@ -509,8 +509,8 @@ class _Columns:
             """
             if start >= group_end or start < gathered:
                 gathered, group_end = start, start + {most} * run.batch
-                if group_end > run.n:
-                    group_end = run.n
+                if group_end > run.first + len(X):
+                    group_end = run.first + len(X)
                 gather_columns(X, y, run, order, start, group_end, memory, {x}, {t}, {ldx}, {slot})
             column = (start - gathered) // run.batch * {slot}
             value = 0.0

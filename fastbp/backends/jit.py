@@ -104,7 +104,7 @@ def scalar_table(scalars: list[np.ndarray]) -> tuple[np.ndarray, int]:
     """The scalars of each step, (scalars, steps), and 1; or (scalars, 1) and 0 where they stay as they are."""
     moving = any(scalar.strides[0] for scalar in scalars)
     rows = [np.asarray(scalar, np.float64) if moving else scalar[:1] for scalar in scalars]
-    return np.array(rows, np.float64).reshape(len(rows), -1), int(moving)
+    return np.array(rows, np.float64) if rows else np.zeros((0, 1)), int(moving)
 
 
 _quiet = np.errstate(all="ignore")  # casts may overflow

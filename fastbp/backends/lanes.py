@@ -11,7 +11,9 @@ What is in this file is known to Numba from the first import on; only `fastbp.ba
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
+import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable
@@ -421,9 +423,35 @@ def _(context, builder, sig, args):
     return builder.insert_element(args[0], number, args[1])
 
 
+def _raises(function: Callable, seen: set) -> bool:
+    """Whether a `raise` or an `assert` stands in a function, or in what it calls by name."""
+    function = getattr(function, "py_func", function)  # of what Numba has compiled
+    if not inspect.isfunction(function) or function in seen:
+        return False
+    seen.add(function)
+    if any(step.opname == "RAISE_VARARGS" for step in dis.get_instructions(function)):
+        return True
+    names = inspect.getclosurevars(function)
+    return any(_raises(called, seen) for called in (*names.nonlocals.values(), *names.globals.values()))
+
+
 def over_lanes(function: Callable[..., float]) -> Callable:
     """A user's function of one or two numbers, as one of vectors."""
-    one = njit(error_model="numpy")(function)
+    own = njit(error_model="numpy")(function)
+
+    @njit(error_model="numpy")
+    def one(*numbers):
+        return 1.0 * own(*numbers)  # it may be a bool
+
+    @njit(error_model="numpy")
+    def one_that_raises(*numbers):
+        try:
+            return 1.0 * own(*numbers)
+        except Exception:  # noqa: BLE001 - NaN, as `fastbp.rows.over_arrays` has it
+            return np.nan
+
+    if _raises(function, set()):  # only then: LLVM makes no vectors of what may raise
+        one = one_that_raises
 
     def each(x):
         y = x

@@ -17,13 +17,19 @@ if TYPE_CHECKING:
     from fastbp.plan import Plan
 
 
+def _like(value, array):
+    """A row's value as an array: a constant one is a number, WHERE with a constant on one side may widen the dtype."""
+    if np.shape(value) != array.shape:
+        return np.full_like(array, value)
+    return value.astype(array.dtype, copy=False)
+
+
 def _forward(row, z):
-    return function(row.forward_text, ("z",), row.words)(z)
+    return _like(function(row.forward_text, ("z",), row.words)(z), z)
 
 
 def _backward(row, g, a, z):
-    # WHERE with a constant on one side may widen the dtype
-    return function(row.backward_text, ("g", "a", "z"), row.words)(g, a, z).astype(g.dtype, copy=False)
+    return _like(function(row.backward_text, ("g", "a", "z"), row.words)(g, a, z), g)
 
 
 def _loss_terms(row, a, t):
@@ -36,7 +42,7 @@ def _loss_terms(row, a, t):
         z, third = np.split(a, 2, axis=1)
     arguments = (z, t, third, *row.numbers(t.shape[1]))
     value, *grads = (
-        function(text, row.names, row.words)(*arguments).astype(dtype, copy=False)
+        _like(function(text, row.names, row.words)(*arguments), z)
         for text in (row.value_text, row.grad_text, row.grad_s_text)
         if text
     )
