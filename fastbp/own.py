@@ -584,7 +584,7 @@ def activation(*, derivative: Callable[[float], float], name: str | None = None)
     """Make an activation of a Python function of one number; to be used as a decorator.
 
     The function is called for each number on ``backend="reference"``, and compiled by Numba on the others: it may use
-    `math` and what else Numba compiles. What raises an error of arithmetic gives NaN.
+    `math` and what else Numba compiles. Where it raises an error of arithmetic or a ValueError its value is NaN.
 
     Parameters
     ----------

@@ -135,7 +135,7 @@ def n_arguments(function: Callable[..., float]) -> int:
 
 
 def over_arrays(function: Callable[..., float]) -> Callable[..., np.ndarray]:
-    """A function of numbers, element by element. What `math` refuses is NaN, as it is in compiled code."""
+    """A function of numbers, element by element. Where it raises what `math` does, its value is NaN."""
 
     def one(*numbers: float) -> float:
         try:
