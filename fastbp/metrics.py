@@ -138,7 +138,6 @@ def _own(function: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
     import inspect
 
     name = getattr(function, "__name__", type(function).__name__)
-
     try:
         inspect.signature(function).bind("y_true", "y_pred")
     except TypeError:

@@ -22,6 +22,7 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import carray, njit
 from numba.core import cgutils, config, types
+from numba.core.dispatcher import Dispatcher
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, models, overload, register_jitable, register_model
 
@@ -425,13 +426,17 @@ def _(context, builder, sig, args):
 
 def _raises(function: Callable, seen: set) -> bool:
     """Whether a `raise` or an `assert` stands in a function, or in what it calls by name."""
-    function = getattr(function, "py_func", function)  # of what Numba has compiled
+    if isinstance(function, Dispatcher):
+        function = function.py_func
     if not inspect.isfunction(function) or function in seen:
         return False
     seen.add(function)
     if any(step.opname == "RAISE_VARARGS" for step in dis.get_instructions(function)):
         return True
-    names = inspect.getclosurevars(function)
+    try:
+        names = inspect.getclosurevars(function)
+    except ValueError:  # a name that has no value yet
+        return True
     return any(_raises(called, seen) for called in (*names.nonlocals.values(), *names.globals.values()))
 
 
