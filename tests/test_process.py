@@ -56,17 +56,23 @@ def python(script, *arguments, timeout=60, status=0, flags=(), **environment):
 @pytest.mark.serial
 @pytest.mark.noasan
 def test_import_costs_at_most_30_ms_over_numpy(tmp_path):
-    """In processor time, which a busy machine stretches least; with the bytecode that an installation leaves."""
+    """In processor time, which a busy machine stretches least; with the bytecode that an installation leaves.
+
+    Where a machine is slow, at most half of what NumPy takes: two fifths are usual.
+    """
     script = """
         import time
+        begin = time.process_time()
         import numpy
         start = time.process_time()
         import fastbp
-        print(time.process_time() - start)
+        print(start - begin, time.process_time() - start)
     """
     cache = {"PYTHONDONTWRITEBYTECODE": None, "PYTHONPYCACHEPREFIX": tmp_path}
-    best = min(float(python(script, **cache)) for _ in range(12))  # the first writes the bytecode
-    assert best < 0.030, f"import fastbp takes {best * 1e3:.1f} ms after numpy"
+    runs = [map(float, python(script, **cache).split()) for _ in range(12)]  # the first writes the bytecode
+    numpy_takes, best = map(min, zip(*runs))
+    told = f"import fastbp takes {best * 1e3:.1f} ms after numpy, which takes {numpy_takes * 1e3:.1f}"
+    assert best < max(0.030, 0.5 * numpy_takes), told
 
 
 def test_import_loads_nothing_heavy():
