@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp import spec
+from fastbp.checks import takes
 from fastbp.errors import StopTraining, unknown_name
 from fastbp.metrics import find_all, measure
 
@@ -58,7 +59,10 @@ class Callback:
         """
 
 
-HOOKS = ("on_train_begin", "on_eval", "on_epoch_end", "on_train_end")
+HOOKS = {  # and what they take
+    "on_train_begin": ("net",), "on_eval": ("net", "logs"), "on_epoch_end": ("net", "logs"),
+    "on_train_end": ("net", "logs"),
+}  # fmt: skip
 
 
 class _Clock(Callback):
@@ -296,19 +300,6 @@ def _hook(callback: Any, name: str) -> Callable[..., None] | None:
     return method if callable(method) and not empty else None
 
 
-def _check_signature(what: str, hook: Callable[..., None], name: str) -> None:
-    """Now, and not after the first epoch."""
-    import inspect
-
-    wanted = ("net",) if name == "on_train_begin" else ("net", "logs")
-    try:
-        inspect.signature(hook).bind(*wanted)
-    except TypeError:
-        raise TypeError(f"{what}: {name} must take ({', '.join(wanted)})") from None
-    except ValueError:  # it does not say what it takes
-        pass
-
-
 def check(value: Any, better: Mapping[str, str | None]) -> list[Any]:
     """The ``callbacks=`` of `fit`, sure to be callbacks, and to find what they monitor."""
     if value is None:
@@ -323,7 +314,7 @@ def check(value: Any, better: Mapping[str, str | None]) -> list[Any]:
         for name in HOOKS:
             hook = _hook(callback, name)
             if hook is not None and type(callback).__module__ != __name__:
-                _check_signature(f"callbacks[{k}]", hook, name)
+                takes(f"callbacks[{k}]: {name}", hook, *HOOKS[name])
         if isinstance(callback, EarlyStopping):
             callback.check(better)
     return found

@@ -89,6 +89,18 @@ def number(argument: str, value: Any, low: float, high: float = math.inf, *, end
     return x
 
 
+def takes(what: str, function: Callable[..., Any], *names: str) -> None:
+    """Make sure that `function` can be called with so many arguments, before it is."""
+    import inspect
+
+    try:
+        inspect.signature(function).bind(*names)
+    except TypeError:
+        raise TypeError(f"{what} must take ({', '.join(names)})") from None
+    except ValueError:  # it does not say what it takes
+        pass
+
+
 def boolean(argument: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{argument} must be True or False, got {value!r}")

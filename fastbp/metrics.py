@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from fastbp.checks import takes
 from fastbp.errors import unknown_name
 from fastbp.rows import Loss
 
@@ -135,15 +136,8 @@ def find(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> Metric:
 
 
 def _own(function: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
-    import inspect
-
     name = getattr(function, "__name__", type(function).__name__)
-    try:
-        inspect.signature(function).bind("y_true", "y_pred")
-    except TypeError:
-        raise TypeError(f"metrics: {name} must take (y_true, y_pred)") from None
-    except ValueError:  # it does not say what it takes
-        pass
+    takes(f"metrics: {name}", function, "y_true", "y_pred")
 
     def call(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
         value = function(t, a)

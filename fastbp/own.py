@@ -113,7 +113,7 @@ def _same(a: ast.expr, b: ast.expr) -> bool:
 
 
 def _evaluated(node: ast.expr) -> ast.Constant:
-    return ast.Constant(float(eval(ast.unparse(node), dict(rows.WORDS))))
+    return ast.Constant(float(rows.evaluated(node)))
 
 
 def slope(expression: str, by: str) -> str:

@@ -35,7 +35,8 @@ def _is_constant(rendered: ast.AST) -> bool:
     return not any(isinstance(node, ast.Name) and node.id not in ("R", *VOCABULARY) for node in ast.walk(rendered))
 
 
-def _evaluated(rendered: ast.expr) -> Any:
+def evaluated(rendered: ast.expr) -> Any:
+    """A part of an expression that names no variable, in float64."""
     with np.errstate(all="ignore"):
         return eval(ast.unparse(ast.fix_missing_locations(rendered)), WORDS | {"R": float})
 
@@ -83,9 +84,9 @@ class _Renderer(ast.NodeTransformer):
         first = self._visit_comparison if word == "WHERE" else self.visit
         node.args = [(first if k == 0 else self.visit)(argument) for k, argument in enumerate(node.args)]
         if word == "WHERE" and _is_constant(node.args[0]):
-            return node.args[1 if _evaluated(node.args[0]) else 2]
+            return node.args[1 if evaluated(node.args[0]) else 2]
         if word in VOCABULARY and _is_constant(node):  # compiled words are those of vectors
-            return self.visit_Constant(ast.Constant(float(_evaluated(node))))
+            return self.visit_Constant(ast.Constant(float(evaluated(node))))
         return node
 
 
