@@ -666,6 +666,38 @@ def test_wherever_a_signal_may_be_served_the_network_is_at_a_finished_step(backe
         assert seen >= set(finished[: 4 if fails else 6])  # the trace sees every step of Python's
 
 
+@pytest.mark.noasan
+def test_a_signal_comes_before_all_that_is_assigned_or_after_it():
+    """The trace above sees bytecode only; NumPy's C code may serve signals too, as it does when it converts a tuple."""
+    out = python("""
+        import signal, time
+        import numpy as np
+        from fastbp.backends import assign
+
+        places = list(np.zeros((100_000, 2), np.int64))
+        def run(k):
+            assign(places, [(k, k)] * len(places))
+        run(0)
+        clock = time.perf_counter()
+        run(0)
+        whole = time.perf_counter() - clock
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        interrupted = 0
+        for k in range(1, 41):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, whole * k / 40)
+                run(k)
+                time.sleep(2 * whole)  # the machine was quicker this time
+            except KeyboardInterrupt:
+                pass
+            seen = set(np.ravel(places).tolist())
+            assert len(seen) == 1, f"{seen} at once"
+            interrupted += seen != {k}
+        print(interrupted)
+    """)  # fmt: skip
+    assert 0 < int(out), "no signal came before the end"
+
+
 TRAINED_BY = {
     "fit": lambda net, X, y: net.fit(X, y, batch_size=4, steps=3, optimizer="sgd"),
     "train_step": lambda net, X, y: net.train_step(X, y),

@@ -177,9 +177,10 @@ class Program(Protocol):
 def assign(arrays: list[np.ndarray], values: list[Any]) -> None:
     """``array[...] = value`` for each, in one call of C code: signals are served before all of them or after.
 
-    `numpy.copyto` would not do: NumPy dispatches it by a Python function, and there a signal may come in.
+    `numpy.copyto` would not do: NumPy dispatches it by a Python function, and there a signal may come in. Nor would
+    values that are no arrays: NumPy serves signals as it converts a tuple.
     """
-    deque(map(operator.setitem, arrays, repeat(...), values), maxlen=0)
+    deque(map(operator.setitem, arrays, repeat(...), [np.asarray(value) for value in values]), maxlen=0)
 
 
 @dataclass(frozen=True)
