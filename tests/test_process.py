@@ -419,6 +419,7 @@ def test_predict_works_on_a_network_that_is_training_in_another_thread(backend):
     out = python(textwrap.dedent(THREADS) + textwrap.dedent("""
         net = fastbp.MLP((7, 33, 3), seed=1, backend=sys.argv[1])
         twin = fastbp.MLP((7, 33, 3), seed=1, backend=sys.argv[1])
+        twin.fit(X, y, steps=3000)  # compiles what there is to: Python code, which the loop below may keep off the GIL
         trainer = threading.Thread(target=net.fit, args=(X, y), kwargs=dict(steps=3000))
         trainer.start()
         finite, calls = True, 0
@@ -426,7 +427,6 @@ def test_predict_works_on_a_network_that_is_training_in_another_thread(backend):
             finite &= bool(np.isfinite(net.predict(X)).all())
             calls += 1
         trainer.join()
-        twin.fit(X, y, steps=3000)
         print(finite, calls > 0, net.flatten().tobytes() == twin.flatten().tobytes())
     """), backend)  # fmt: skip
     assert out == "True True True\n"
