@@ -20,7 +20,7 @@ import numpy as np
 
 from fastbp import spec
 from fastbp.checks import takes
-from fastbp.errors import StopTraining, unknown_name
+from fastbp.errors import NonFiniteError, StopTraining, unknown_name
 from fastbp.metrics import find_all, measure
 
 if TYPE_CHECKING:
@@ -466,7 +466,7 @@ class Watch:
 
 def make_watch(
     net: MLP, examples: Examples, loss: Loss, evaluate: Callable[..., float], metrics: Any, callbacks: Any,
-    progress: Any, verbose: Any, eval_every: int | None,
+    progress: Any, verbose: Any, eval_every: int | None, stop_on_non_finite: bool,
 ) -> Watch | None:  # fmt: skip
     """What the arguments of `fit` ask to wait for, or None where they ask for nothing; they are checked here.
 
@@ -490,11 +490,19 @@ def make_watch(
     if not (parts or found or eval_every or bar):
         return None
 
+    def refuse_non_finite(X: Any) -> None:
+        at = spec.first_where(X, partial(spec.non_finite, dtype=net.dtype))
+        if at is not None:  # else the network's outputs are too large there, which passes for a bad result
+            where = f"X of the validation rows holds {X[at]} at row {at[0]}, column {at[1]}"
+            raise NonFiniteError(f"val_loss after net.step == {net.step} is not finite; {where}", net.step, net.epoch)
+
     def measured() -> dict[str, float]:
         values = {}
         for prefix, rows, metrics in parts:
             out = np.empty((len(rows.X), net.sizes[-1]), net.dtype) if metrics else None
             value = evaluate(*rows, out=out)
+            if rows is validation and stop_on_non_finite and not math.isfinite(value):
+                refuse_non_finite(rows.X)
             if prefix or eval_every:
                 values[f"{prefix}loss"] = value
             if metrics:

@@ -89,6 +89,10 @@ def config() -> dict[str, object]:
     }
     for name in backends.NAMES:
         facts[f"backend {name}"] = backends.describe(name)
+    try:
+        facts["backend used"] = backends.resolve(requested_backend("auto"), np.dtype(np.float32), [])
+    except RuntimeError as error:
+        facts["backend used"] = f"none: {error}"
     engine = backends.engine()
     if engine is not None:
         facts["compiler"] = engine.COMPILER
@@ -103,6 +107,6 @@ def config() -> dict[str, object]:
 
 
 def show_config() -> None:
-    """Print versions, compiler, instruction sets built, found and used, threads and backends."""
+    """Print versions, threads, compiler, and which backends and instruction sets there are and are used."""
     for name, value in config().items():
         sys.stdout.write(f"{name:>22}  {value}\n")

@@ -376,7 +376,8 @@ class MLP:
         Raises
         ------
         NonFiniteError
-            A loss or a parameter became NaN or infinite; the network holds the last finite step.
+            A loss or a parameter became NaN or infinite; the network holds the last finite step. Or the validation
+            rows hold such a number.
         RuntimeError
             The network is training already.
         """
@@ -399,7 +400,9 @@ class MLP:
             from fastbp.callbacks import make_watch
 
             evaluate = partial(self._evaluate, loss=run_loss, n_threads=n_threads)
-            watch = make_watch(self, examples, run_loss, evaluate, metrics, callbacks, progress, verbose, eval_every)
+            watch = make_watch(
+                self, examples, run_loss, evaluate, metrics, callbacks, progress, verbose, eval_every, stop
+            )
         if by_lbfgs:
             if watch is not None and not watch.only_evaluates:
                 raise ValueError("optimizer: LBFGS takes no validation, metrics, callbacks, progress or verbose")

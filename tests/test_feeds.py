@@ -217,6 +217,13 @@ def test_csr_rows_train_as_the_dense_ones(backend, options, small_blocks):
     assert all(np.array_equal(history.columns[name], same.columns[name]) for name in same.columns)
 
 
+def test_csr_validation_rows_that_are_not_finite_are_named():
+    bad = X.copy()
+    bad[11, 2] = np.nan
+    with pytest.raises(fastbp.NonFiniteError, match="val_loss.*holds nan at row 11, column 2"):
+        build().fit(X, LABELS, epochs=1, validation_data=(csr(bad), LABELS), **RUN)
+
+
 def test_csr_rows_in_pieces_and_with_callbacks(backend, small_blocks):
     net, twin = build(backend), build(backend)
     for steps in (1, 4, 9, 2):

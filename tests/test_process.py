@@ -253,11 +253,18 @@ def test_show_config_tells_versions_threads_and_backends(capsys):
         version = "not installed"
     fastbp.show_config()
     out = capsys.readouterr().out
-    for word in (version, np.__version__, "threads", "cpus", "backend cython", "backend reference"):
+    for word in (version, np.__version__, "threads", "cpus", "backend cython", "backend reference", "backend used"):
         assert word in out
     if fastbp.backends.engine() is not None:
         for word in ("compiler", "isa built", "isa found", "isa used"):
             assert word in out
+
+
+def test_show_config_tells_which_backend_is_used(monkeypatch):
+    with fastbp.backend("reference"):
+        assert fastbp.config.config()["backend used"] == "reference"
+    monkeypatch.setenv("FASTBP_BACKEND", "nonsense")
+    assert fastbp.config.config()["backend used"].startswith("none: backend 'nonsense': no such backend; there is: ")
 
 
 # ------------------------------------------------------------------ the floating-point unit

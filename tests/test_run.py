@@ -162,6 +162,35 @@ def test_validation_rows_may_have_weights():
     assert_close(history.metrics["val_accuracy"][0], np.average(right, weights=weight), np.float64, k=17)
 
 
+def as_given(X):
+    return {"validation_data": (X, VALIDATION[1])}
+
+
+def as_float64(X):
+    return as_given(X.astype(np.float64))
+
+
+def as_batches(X):
+    return as_given(X) | {"X": [(X[:8] * 0, LABELS[:8])] * 30, "y": None, "batch_size": 32}
+
+
+@pytest.mark.parametrize("form", [as_given, as_float64, as_batches])
+def test_validation_rows_that_are_not_finite_are_named(backend, form):
+    bad = VALIDATION[0].copy()
+    bad[11, 2] = np.nan
+    net, options = build(backend), {"X": X, "y": LABELS, "epochs": 2, **RUN, **form(bad)}
+    with pytest.raises(fastbp.NonFiniteError, match="val_loss.*validation rows holds nan at row 11, column 2"):
+        net.fit(**options)
+    assert net.step and net.epoch == 1 and np.isfinite(net.flatten()).all()
+    history = build(backend).fit(**options, nonfinite="ignore")
+    assert np.isnan(history.val_loss).all() and len(history.val_loss) == 2
+
+
+def test_a_val_loss_that_overflows_on_finite_rows_is_a_bad_result():
+    history = build().fit(X, Y, epochs=2, validation_data=(X, np.full_like(Y, 1e30)), batch_size=8)
+    assert np.isinf(history.val_loss).all()
+
+
 def test_lines_come_every_so_many_epochs(capsys):
     build().fit(X, LABELS, epochs=7, verbose=3, validation_data=VALIDATION, metrics=["accuracy"], **RUN)
     lines = capsys.readouterr().out.splitlines()
