@@ -334,6 +334,8 @@ class MLP:
         loss : str or row, default "mse"
             See `fastbp.losses`, which states each reduction. ``fastbp.losses.huber(delta=2.0)`` has a setting.
         optimizer : str or object, default "sgd"
+            A name has the defaults of its class: "sgd" the rate of 0.001 that torch has too, which is slow for most
+            networks.
         batch_size : int, default 32
             The last batch of an epoch is smaller where it must be, and averaged over its real size.
         epochs, steps : int
