@@ -1,5 +1,6 @@
 """The timer of the speed bars: calls that take turns, so that what the machine does meanwhile meets them all."""
 
+import statistics
 import time
 
 
@@ -17,3 +18,11 @@ def seconds_of(rounds, calls, clock=time.process_time):
 def best_of(rounds, calls, clock=time.process_time):
     """The shortest of each call's times: name -> seconds."""
     return {name: min(found) for name, found in seconds_of(rounds, calls, clock).items()}
+
+
+def median_ratio(times, name, base):
+    """How many times as long as `base` a call takes: the median over the rounds.
+
+    What slows a machine down for a while slows both calls of a round: this holds where the shortest times do not.
+    """
+    return statistics.median(a / b for a, b in zip(times[name], times[base]))
