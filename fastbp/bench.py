@@ -23,7 +23,7 @@ import numpy as np
 
 from fastbp import backends, config, spec
 from fastbp.explain import flops
-from fastbp.figures import ALONE, PACKAGES, Cell, Record
+from fastbp.figures import ALONE, PACKAGES, STEERED, Cell, Record
 from fastbp.mlp import MLP
 from fastbp.optimizers import SGD, Adam
 
@@ -512,6 +512,9 @@ def machine(n_threads: int = 1) -> dict[str, Any]:
             facts[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             pass
+    steered = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(STEERED)]
+    if steered:
+        facts["set"] = " ".join(steered)
     facts |= {"peak GFLOP/s": peak()} | {f"{level} GB/s": rate for level, rate in bandwidths().items()}
     if n_threads > 1:
         facts[f"{n_threads} threads meet in ns"] = meeting(n_threads) * 1e9

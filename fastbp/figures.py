@@ -34,6 +34,7 @@ OURS = Peer("fastbp", "#222222", "*")
 BESIDE = {"fastbp numba": "fastbp, Numba"}  # no peers: columns of their own where they were measured
 ALONE = "fastbp, one thread"  # beside "fastbp" where that has more
 PACKAGES = ("fastbp", "numpy", "scikit-learn", "torch", "jax", "tensorflow", "tensorflow-cpu")  # whose versions matter
+STEERED = ("OPENBLAS_", "MKL_", "BLIS_", "ONEDNN_")  # environment variables so called choose the kernels of peers
 SHOWN = ("numpy", "torch", "jax scan")  # in README.md, where there is no room for all
 
 
@@ -153,14 +154,14 @@ class Record:
     def markdown(self) -> str:
         """The figures of README.md: how they were measured, the table, the means."""
         machine, peak = self.machine, max(cell.peak for cell in self.cells)
-        versions = ", ".join(f"{name} {machine[name]}" for name in PACKAGES if name in machine)
+        versions = [f"{name} {machine[name]}" for name in (*PACKAGES, "set") if name in machine]
         cores = f"{self.cells[0].n_threads} of {machine['cores']} cores ({machine['cpu']}, {machine['isa']} kernels)"
         how = (
             f"Microseconds of one step (forward, loss, backward, plain SGD) in {self.cells[0].dtype}, on {cores}, the "
             f"best of {self.rounds} interleaved rounds. Every contender's weights were compared with the NumPy "
-            f"reference in float64 before it was timed. {machine['compiler']}, Python {machine['python']}, {versions}. "
-            "\"Of peak\" is the share of the best rate of the register tile with its data in the L1 cache, "
-            f"{peak:.0f} GFLOP/s in this run."
+            f"reference in float64 before it was timed. {machine['compiler']}, Python {machine['python']}, "
+            f"{', '.join(versions)}. \"Of peak\" is the share of the best rate of the register tile with its data in the L1 "
+            f"cache, {peak:.0f} GFLOP/s in this run."
         )
         parts = [textwrap.fill(how, 120), self.table(SHOWN), textwrap.fill(self.means(), 120)]
         return "\n\n".join(parts)

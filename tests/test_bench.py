@@ -177,8 +177,9 @@ def run_bench(monkeypatch):
     return lambda *arguments: command.main(["bench", *map(str, arguments)])
 
 
-def test_the_command_measures_writes_reads_and_compares(run_bench, tmp_path, capsys, isa):
+def test_the_command_measures_writes_reads_and_compares(run_bench, tmp_path, capsys, monkeypatch, isa):
     need_extension()
+    monkeypatch.setenv("MKL_VERBOSE", "0")  # as any that may steer a peer
     saved, page = tmp_path / "saved.json", tmp_path / "page.md"
     chosen = ("--cells", "0,1", "--contenders", "numpy", "--rounds", 1, "--dtype", "float64")
     assert run_bench(*chosen, "--json", saved) == 0
@@ -193,7 +194,7 @@ def test_the_command_measures_writes_reads_and_compares(run_bench, tmp_path, cap
     assert run_bench("--from", saved, "--against", saved, "--markdown", page) == 0
     out = capsys.readouterr().out
     assert len(re.findall(r"of the time before: fastbp 1\.000, numpy 1\.000$", out, re.M)) == 2
-    assert record.table(SHOWN) in page.read_text()
+    assert record.table(SHOWN) in page.read_text() and "MKL_VERBOSE=0" in page.read_text()
 
 
 @pytest.mark.skipif(threads.available_cpus() < 2, reason="needs two CPUs")
