@@ -160,8 +160,8 @@ class Record:
             f"Microseconds of one step (forward, loss, backward, plain SGD) in {self.cells[0].dtype}, on {cores}, the "
             f"best of {self.rounds} interleaved rounds. Every contender's weights were compared with the NumPy "
             f"reference in float64 before it was timed. {machine['compiler']}, Python {machine['python']}, "
-            f"{', '.join(versions)}. \"Of peak\" is the share of the best rate of the register tile with its data in the L1 "
-            f"cache, {peak:.0f} GFLOP/s in this run."
+            f"{', '.join(versions)}. \"Of peak\" is the share of the best rate of the register tile with its data in "
+            f"the L1 cache, {peak:.0f} GFLOP/s in this run."
         )
         parts = [textwrap.fill(how, 120), self.table(SHOWN), textwrap.fill(self.means(), 120)]
         return "\n\n".join(parts)
