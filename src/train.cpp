@@ -453,6 +453,8 @@ template <class T> void Network<T>::drop_inputs(Layer<T>& layer, uint64_t seed, 
     for (idx m = m0; m < m1; m++) {
       // They are wanted again on the way back, but for the network's input: one row of them, which stays in the L1 cache.
       uint16_t* const words = layer.words.data() + (l ? m : m0) * blocks * DROP_BLOCK;
+      // A row of the data comes from afar while its words are made.
+      for (idx k = 0; k < n; k += 64 / static_cast<idx>(sizeof(T))) __builtin_prefetch(x + m * ldx + k);
       kernels_.drop_words(seed, static_cast<uint64_t>(step), static_cast<uint64_t>(l), static_cast<uint64_t>(m), blocks,
                           words);
       kernels_.drop(x + m * ldx, layer.dropped.data() + m * ld, n, words, layer.threshold(), layer.kept_scale());
