@@ -4,7 +4,8 @@ Mish (Misra, 2019) is z tanh(softplus(z)): smooth, and a little below 0 on the l
 needs: the derivative is made from it, and compared with finite differences. The loss is log cosh, quadratic near the
 target and linear far from it, so that wild points pull less; it is written as a Python function with its derivative.
 
-Where Numba is installed (`pip install fastbp[numba]`) both are compiled, without a compiler; else NumPy does the work.
+Where Numba is installed (`pip install 'fastbp[numba]'`) both are compiled, without a compiler; else NumPy does the
+work.
 """
 
 import math

@@ -19,7 +19,7 @@ if _typing.TYPE_CHECKING:
 __all__ = [
     "LBFGS", "MLP", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Callback", "Checkpoint", "EarlyStopping",
     "FormatError", "History", "Lion", "NAdam", "NonFiniteError", "RAdam", "RMSprop", "Rprop", "StopTraining",
-    "TimeLimit", "backend", "check_gradients", "load", "losses", "ops", "plot", "schedules", "set_backend",
+    "TimeLimit", "backend", "check_gradients", "load", "losses", "metrics", "ops", "plot", "schedules", "set_backend",
     "show_config", *_OWN,
 ]  # fmt: skip
 
@@ -42,7 +42,7 @@ def __getattr__(name: str) -> object:
 
     if name in _ON_FIRST_USE:
         return getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
-    if name in ("ops", "plot", "schedules"):
+    if name in ("metrics", "ops", "plot", "schedules"):
         return importlib.import_module(f"fastbp.{name}")
     if name in _OWN:
         return getattr(importlib.import_module("fastbp.own"), name)

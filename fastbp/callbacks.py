@@ -20,7 +20,7 @@ import numpy as np
 
 from fastbp import spec
 from fastbp.checks import takes
-from fastbp.errors import NonFiniteError, StopTraining, unknown_name
+from fastbp.errors import NonFiniteError, StopTraining, instance_hint, unknown_name
 from fastbp.metrics import find_all, measure
 
 if TYPE_CHECKING:
@@ -170,8 +170,9 @@ class EarlyStopping(Callback):
 class Checkpoint(_Clock):
     """Saves the network, with its training state, every so many steps or seconds, by `MLP.save`.
 
-    A run that goes on from the file gives the bits of one that was never interrupted. The end of a run is not saved by
-    itself. With ``nonfinite="raise"`` only finite parameters are saved.
+    A run that goes on from the file gives the bits of one that was never interrupted; where X gives batches, if it
+    begins with those that were not done yet. The end of a run is not saved by itself. With ``nonfinite="raise"`` only
+    finite parameters are saved.
 
     Parameters
     ----------
@@ -267,7 +268,7 @@ class Progress:
         try:
             from tqdm.auto import tqdm
         except ImportError:
-            raise ImportError("progress=True needs tqdm: pip install fastbp[progress]") from None
+            raise ImportError("progress=True needs tqdm: pip install 'fastbp[progress]'") from None
         self._make, self._bar = tqdm, None
         self._next = 0.0
 
@@ -310,7 +311,9 @@ def check(value: Any, better: Mapping[str, str | None]) -> list[Any]:
     for k, callback in enumerate(found):
         if isinstance(callback, type) or not any(callable(getattr(callback, name, None)) for name in HOOKS):
             raise TypeError(f"callbacks[{k}] must be an object with at least one of {', '.join(HOOKS)}, "
-                            f"got {callback!r}")  # fmt: skip
+                            f"got {callback!r}{instance_hint(callback)}")  # fmt: skip
+        if isinstance(callback, Callback) and not any(_hook(callback, name) for name in HOOKS):
+            raise TypeError(f"callbacks[{k}]: {type(callback).__name__} has none of {', '.join(HOOKS)} of its own")
         for name in HOOKS:
             hook = _hook(callback, name)
             if hook is not None and type(callback).__module__ != __name__:
@@ -491,10 +494,11 @@ def make_watch(
         return None
 
     def refuse_non_finite(X: Any) -> None:
-        at = spec.first_where(X, partial(spec.non_finite, dtype=net.dtype))
-        if at is not None:  # else the network's outputs are too large there, which passes for a bad result
-            where = f"X of the validation rows holds {X[at]} at row {at[0]}, column {at[1]}"
-            raise NonFiniteError(f"val_loss after net.step == {net.step} is not finite; {where}", net.step, net.epoch)
+        found = spec.where_non_finite(X, net.dtype, examples.outside)
+        if found is not None:  # else the network's outputs are too large there, which passes for a bad result
+            of = "" if examples.outside is not None else "validation_data: "
+            message = f"val_loss after net.step == {net.step} is not finite; {of}{found}"
+            raise NonFiniteError(message, net.step, net.epoch)
 
     def measured() -> dict[str, float]:
         values = {}

@@ -54,6 +54,11 @@ _ELSEWHERE = {  # what other libraries have under these names; the nearest name 
 }
 
 
+def instance_hint(value: object) -> str:
+    """The end of a message about a class that was given where one of its objects is wanted."""
+    return f"; {value.__name__}() makes one" if isinstance(value, type) else ""
+
+
 def unknown_name(argument: str, got: object, known: Iterable[str], error: type[Exception] = ValueError) -> Exception:
     """The error for a name that no table holds: the argument, what came, the nearest name, all names."""
     import difflib

@@ -288,6 +288,8 @@ class Examples:
     validation: Rows | None
     batch_size: int  # of a `Batches`: 1, since it counts batches where others count rows
     steps: int
+    inside: np.ndarray | None = None  # numbers of the caller's rows: those trained on,
+    outside: np.ndarray | None = None  # and those of `validation`, where validation_split parts them
 
     @property
     def training(self) -> Rows | None:
@@ -307,7 +309,7 @@ class Examples:
     def kind_of_run(self, stack: ExitStack, lent: Callable[[int], Any]) -> Callable[..., Run]:
         """The kind of `Run` it takes, to be made; `lent` gives a context with a program for so many rows."""
         if isinstance(self.source, Rows):
-            return GatheredRun if self.source.is_lazy else Run
+            return partial(GatheredRun if self.source.is_lazy else Run, numbers=self.inside)
 
         def lend(rows: int) -> Program:
             return stack.enter_context(lent(1 << (rows - 1).bit_length()))
@@ -336,7 +338,7 @@ def examples(
     rows = Rows(rows, spec.targets(y, loss, rows, network), spec.sample_weights(sample_weight, len(rows)))
     rows = Rows(*map(apart, rows))
     n_classes = max(network.out_features, 2)
-    kinds = None
+    kinds = inside = outside = None
     if class_weight is not None or validation_split is not None:
         kinds = _classes(rows.y, loss) if names_classes(rows.y, loss.labels) else None
     if class_weight is not None:
@@ -365,7 +367,8 @@ def examples(
     if shuffle and n >= 2**32:
         raise ValueError(f"shuffle=True takes at most 2**32 - 1 rows, X has {n}")
     batch_size = min(batch_size, n)
-    return Examples(rows, validation, batch_size, spec.run_length(epochs, steps, -(-n // batch_size)))
+    n_steps = spec.run_length(epochs, steps, -(-n // batch_size))
+    return Examples(rows, validation, batch_size, n_steps, inside, outside)
 
 
 def _batches(

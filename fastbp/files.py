@@ -282,7 +282,8 @@ def _read_header(file: BinaryIO, size: int) -> bytes:
     """The header's bytes: no more of them than there are in the file, or than any network needs."""
     length = int.from_bytes(file.read(8), "little")
     if not _DIGITS.stop <= length <= min(size - 8, _MAX_HEADER):
-        raise ValueError(f"a header of {length} bytes in a file of {size}")
+        fits = "is none that fastbp writes" if length <= size - 8 else f"does not fit into a file of {size}"
+        raise ValueError(f"a header of {length} bytes {fits}")
     header = file.read(length)
     if len(header) != length or not header.startswith(_START):
         raise ValueError("its header begins in another way")

@@ -90,7 +90,7 @@ class History:
         try:
             import pandas
         except ImportError:
-            raise ImportError("History.to_frame needs pandas: pip install fastbp[pandas]") from None
+            raise ImportError("History.to_frame needs pandas: pip install 'fastbp[pandas]'") from None
         return pandas.DataFrame(self._all_columns()).set_index("step")
 
     def plot(self, ax: Axes | None = None, *, log: bool | None = None) -> Axes:

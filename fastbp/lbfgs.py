@@ -42,7 +42,7 @@ def fit(
     try:
         from scipy.optimize import minimize
     except ImportError as error:
-        raise ImportError("the optimizer LBFGS needs SciPy: pip install fastbp[scipy]") from error
+        raise ImportError("the optimizer LBFGS needs SciPy: pip install 'fastbp[scipy]'") from error
 
     began, spec, first = time.perf_counter(), state.spec, state.step
     kept = params.copy()  # of the last finished iteration

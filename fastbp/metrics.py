@@ -2,7 +2,7 @@
 
 A metric is a function of targets, outputs and weights. One of *classes* gets the class of each row instead: the label
 or the largest of its targets, and the largest of its outputs; with one output, or `binary_cross_entropy`, whether each
-is above one half (logits: above 0). Rows of weight w count w times.
+is above one half (logits, and where the targets are -1 and 1: above 0). Rows of weight w count w times.
 
 - ``accuracy``: share of right answers.
 - ``balanced_accuracy``: mean over the classes that occur of the share of their rows that are right.
@@ -22,7 +22,8 @@ import numpy as np
 
 from fastbp.checks import takes
 from fastbp.errors import unknown_name
-from fastbp.rows import Loss
+from fastbp.rows import Domain, Loss
+from fastbp.spec import first_where
 
 Function = Callable[[np.ndarray, np.ndarray, "np.ndarray | None"], float]
 
@@ -114,7 +115,22 @@ TABLE: dict[str, Metric] = {
 
 
 def find(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> Metric:
-    """The row that an item of ``metrics=`` asks for: a name, ``top_k``, or a callable ``(y_true, y_pred) -> float``."""
+    """The row that an item of ``metrics=`` asks for.
+
+    Parameters
+    ----------
+    value : str or callable
+        A name, ``"top_5"`` and the like, or a function ``(y_true, y_pred) -> float``.
+    loss : Loss
+    y : ndarray, (n,) labels or (n, out_features)
+        The targets that it will see.
+    out_features : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        There is no such metric, or it does not suit the loss or the targets.
+    """
     if callable(value):
         return _own(value)
     top = re.fullmatch(r"top_([1-9]\d*)", value) if isinstance(value, str) else None
@@ -130,6 +146,13 @@ def find(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> Metric:
         raise ValueError(f"metrics: {value!r} compares outputs with targets, and y holds labels")
     if metric.of != "values" and loss.grad_s:
         raise ValueError(f"metrics: {value!r} compares classes, and {loss.name!r} has none")
+    if metric.of in ("classes", "scores") and y.ndim == 2 and y.shape[1] == 1 and not loss.labels:
+        signs = loss.domain.low == -1 or first_where(y, lambda block: block < 0) is not None
+        known = Domain(-1, 1, "{}") if signs else Domain(0, 1)
+        at = first_where(y, lambda block: ~known.holds(block))
+        if at is not None:
+            raise ValueError(f"metrics: {value!r} compares classes, and y[{at[0]}] = {y[at]} names none: "
+                             "from 0 to 1, or -1 or 1, are wanted")  # fmt: skip
     if metric.of != "values" and value != "accuracy" and _independent(loss) and out_features > 1:
         raise ValueError(f"metrics: {value!r} needs one class for each row, {loss.name!r} has {out_features} labels")
     return metric
@@ -150,7 +173,19 @@ def _own(function: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
 
 
 def find_all(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> tuple[Metric, ...]:
-    """The rows that ``metrics=`` asks for, sure to suit the targets y that they will see."""
+    """The rows that ``metrics=`` asks for, sure to suit the targets y that they will see.
+
+    Parameters
+    ----------
+    value : sequence
+    loss, y, out_features
+        As for `find`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `find`; or two would have one name.
+    """
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise TypeError(f"metrics must be a sequence of names and callables such as ('accuracy',), got {value!r}")
     found = tuple(find(item, loss, y, out_features) for item in value)
@@ -166,12 +201,31 @@ def _independent(loss: Loss) -> bool:
     return loss.from_logits and not loss.labels
 
 
-def decide(values: np.ndarray, loss: Loss, *, logits: bool = False) -> np.ndarray:
-    """The class of each row of targets or outputs, (n,); (n, out_features) where each output is a label of its own."""
+def _cut(y: np.ndarray, loss: Loss) -> float:
+    """What lies between the two classes that one column names: 0 between -1 and 1, one half between 0 and 1."""
+    return 0.0 if loss.domain.low == -1 or (y < 0).any() else 0.5
+
+
+def decide(y: np.ndarray, loss: Loss, outputs: np.ndarray | None = None) -> np.ndarray:
+    """The class of each row of targets, or of `outputs` where they are given.
+
+    Parameters
+    ----------
+    y : ndarray, (n,) labels or (n, out_features)
+        Targets. They also say what the classes of one column are: 0 and 1, or -1 and 1.
+    loss : Loss
+    outputs : ndarray, (n, out_features), optional
+
+    Returns
+    -------
+    ndarray, (n,)
+        Or (n, out_features), where each output is a label of its own.
+    """
+    values = y if outputs is None else outputs
     if values.ndim == 1:
         return values
     if _independent(loss) or (values.shape[1] == 1 and not loss.labels):
-        above = values > (0 if logits and loss.from_logits else 0.5)
+        above = values > (0 if values is outputs and loss.from_logits else _cut(y, loss))
         return above[:, 0] if values.shape[1] == 1 else above
     largest = values.argmax(axis=1)
     if np.count_nonzero(values != values):  # NaN
@@ -181,7 +235,7 @@ def decide(values: np.ndarray, loss: Loss, *, logits: bool = False) -> np.ndarra
 
 # What the functions of each `Metric.of` get of targets and outputs.
 _ARGUMENTS: dict[str, Callable[[np.ndarray, np.ndarray, Loss], tuple[np.ndarray, np.ndarray]]] = {
-    "classes": lambda y, outputs, loss: (decide(y, loss), decide(outputs, loss, logits=True)),
+    "classes": lambda y, outputs, loss: (decide(y, loss), decide(y, loss, outputs)),
     "scores": lambda y, outputs, loss: (decide(y, loss), outputs),
     "values": lambda y, outputs, loss: (y, outputs[:, : loss.targets(outputs.shape[1])]),
     "all": lambda y, outputs, loss: (y, outputs),

@@ -324,7 +324,7 @@ class MLP:
         Parameters
         ----------
         X : array_like or CSR matrix, (n, in_features), or iterable of batches
-            Real numbers of any dtype and layout; cast batch by batch, never copied as a whole. Rows of a CSR matrix
+            Real numbers of any dtype and layout; cast batch by batch, and not copied as a whole. Rows of a CSR matrix
             are made dense block by block. Without `y` an iterable of tuples (X, y) or (X, y, sample_weight), each the
             batch of a step; a thread fetches them ahead. `batch_size`, `shuffle` do not apply then, and an epoch is a
             pass through the iterable.
@@ -346,7 +346,7 @@ class MLP:
             Each batch's loss is sum(w l) / sum(w).
         class_weight : dict or "balanced", optional
             A weight for the rows of each class, times their `sample_weight`; "balanced": n / (classes that occur * rows
-            of the class). Not for validation rows.
+            of the class). Of targets -1 and 1 these are classes 0 and 1. Not for validation rows.
         validation_data : tuple (X, y) or (X, y, sample_weight), optional
             Rows to measure the loss and `metrics` on, at each entry of the history.
         validation_split : float, optional

@@ -443,7 +443,7 @@ def _axes(ax: Axes | None, width: float, height: float) -> Axes:
         from matplotlib import pyplot
         from matplotlib.axes import Axes
     except ImportError:
-        raise ImportError("fastbp.plot needs matplotlib: pip install fastbp[plot]") from None
+        raise ImportError("fastbp.plot needs matplotlib: pip install 'fastbp[plot]'") from None
     if ax is None:
         ax = pyplot.subplots(figsize=(width, height), layout="constrained")[1]
     elif not isinstance(ax, Axes):

@@ -143,6 +143,8 @@ def over_arrays(function: Callable[..., float]) -> Callable[..., np.ndarray]:
             value = function(*numbers)
         except (ArithmeticError, ValueError):
             return float("nan")
+        if isinstance(value, np.ndarray) and value.shape == ():  # of `np.where` and the like
+            value = value[()]
         if not isinstance(value, (Real, np.bool_)):
             raise TypeError(f"{function.__qualname__} must return a number, got {value!r}")
         return value

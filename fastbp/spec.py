@@ -16,7 +16,7 @@ import numpy as np
 
 from fastbp import activations, data, initializers, losses, optimizers
 from fastbp.checks import boolean, integer, number
-from fastbp.errors import unknown_name
+from fastbp.errors import instance_hint, unknown_name
 from fastbp.rows import ANY, Activation, Loss, Optimizer
 
 NARROW_OUTPUTS = 4  # an output layer of at most this many is kept transposed; src/engine.hpp says the same
@@ -182,6 +182,9 @@ def _find(argument: str, value: Any, kind: type, table: Mapping[str, Any], alias
     """A row by itself, by name or by alias."""
     if isinstance(value, kind):
         return value
+    if callable(value):
+        makes = f"@fastbp.{kind.__name__.lower()} makes a row of a function"
+        raise TypeError(f"{argument} must be a name or a row, got {value!r}; {makes}")
     name = choice(argument, value, (*table, *aliases))
     return table[aliases.get(name, name)]
 
@@ -217,7 +220,7 @@ def optimizer(value: Any, spec: Spec, n_rows: int | None = None, batch_size: int
         raise TypeError(f"optimizer {value.name!r} is a rule without its numbers: call it, as in {value.name}(lr=0.01)")
     if not isinstance(value, (optimizers.Rule, optimizers.LBFGS)):
         known = ", ".join(kind.__name__ for kind in optimizers.BY_NAME.values())
-        raise TypeError(f"optimizer must be a name or one of {known}, got {value!r}")
+        raise TypeError(f"optimizer must be a name or one of {known}, got {value!r}{instance_hint(value)}")
     if isinstance(value, optimizers.LBFGS):
         if n_rows is None:
             raise ValueError("optimizer: LBFGS chooses its own steps on all rows: only `fit`, with X and y, takes it")
@@ -245,7 +248,7 @@ def make_spec(
     if len(sizes) < 2:
         raise ValueError(f"sizes needs at least the input's and the output's size, got {sizes!r}")
     n_hidden = len(sizes) - 2
-    if isinstance(hidden, (str, Activation)):
+    if isinstance(hidden, (str, Activation)) or callable(hidden):
         rows = (activation("activation", hidden),) * n_hidden
     elif isinstance(hidden, Sequence):
         if len(hidden) != n_hidden:
@@ -403,6 +406,16 @@ def non_finite(block: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return ~np.isfinite(block.astype(dtype))
 
 
+def where_non_finite(X: Any, dtype: np.dtype, numbers: np.ndarray | None = None) -> str | None:
+    """What X holds that is not finite in the network's dtype; `numbers`: of its rows, for those who gave them."""
+    at = first_where(X, lambda block: non_finite(block, dtype))
+    if at is None:
+        return None
+    row = at[0] if numbers is None else numbers[at[0]]
+    large = f" (too large for {dtype})" if np.isfinite(X[at]) else ""
+    return f"X holds {X[at]}{large} at row {row}, column {at[1]}"
+
+
 def _refuse(argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str) -> None:
     at = first_where(array, test)
     if at is not None:
@@ -422,7 +435,9 @@ def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
                 f"y: {loss.name} takes integer labels or rows of probabilities (n, {k}); "
                 f"got shape {y.shape} of {y.dtype}, perhaps y.astype(int) is meant"
             )
-        _refuse("y", y, lambda block: (block < 0) | (block >= k), f"class labels from 0 to {k - 1}")
+        one = "0, the one class of a network with one output (for two take two outputs, or binary_cross_entropy)"
+        labels = f"class labels from 0 to {k - 1}" if k > 1 else one
+        _refuse("y", y, lambda block: (block < 0) | (block >= k), labels)
         return y.view(np.uint8) if y.dtype.kind == "b" else y
     if y.ndim == 1 and k == 1:
         y = y[:, None]
@@ -491,9 +506,7 @@ def _kind(value: Any) -> str:
 
 def validation_share(value: Any, n: int) -> float:
     """``validation_split``: a share of n rows that leaves some on both sides."""
-    share = number("fit: validation_split", value, 0, 1)
-    if not 0 < share < 1:
-        raise ValueError(f"validation_split must lie between 0 and 1, both excluded, got {value!r}")
+    share = number("fit: validation_split", value, 0, 1, ends="()")
     if n < 2:
         raise ValueError(f"validation_split needs at least 2 rows, X has {n}")
     return share
@@ -507,6 +520,8 @@ def class_weight(value: Any, n_classes: int) -> Mapping[int, float] | str:
         raise TypeError(f"class_weight must be a dict of weights by class or 'balanced', got {value!r}")
     found = {}
     for name, weight in value.items():
+        if name == -1:
+            raise ValueError("class_weight: of targets -1 and 1 these are classes 0 and 1, got a weight for -1")
         label = integer("class_weight: a class", name, 0, n_classes - 1)
         found[label] = number(f"class_weight: the weight of class {label}", weight, 0)
     return found

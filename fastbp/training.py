@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from fastbp.history import History
 from fastbp.losses import LINKS
 from fastbp.rows import Optimizer
 from fastbp.schedules import ReduceOnPlateau, rates_at
-from fastbp.spec import Spec, aligned_zeros, first_where, non_finite
+from fastbp.spec import Spec, aligned_zeros, where_non_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,10 +220,9 @@ class TrainingState:
         integer("wait", self.plateau["wait"], 0, 2**62)
 
 
-def culprit(X: np.ndarray, dtype: np.dtype) -> str:
-    """The end of a NonFiniteError's message: where X holds a value that is not finite in the network's dtype."""
-    at = first_where(X, lambda block: non_finite(block, dtype))
-    return "; a smaller learning rate may help" if at is None else f"; X holds {X[at]} at row {at[0]}, column {at[1]}"
+def culprit(X: Any, dtype: np.dtype, numbers: np.ndarray | None = None) -> str:
+    """The end of a NonFiniteError's message: what X holds, as `where_non_finite` says it, or else a hint."""
+    return f"; {where_non_finite(X, dtype, numbers) or 'a smaller learning rate may help'}"
 
 
 class Snapshot:
@@ -255,6 +254,7 @@ class Run:
     shuffle: bool
     stop_on_non_finite: bool
     watch: Watch | None  # None: nothing waits
+    numbers: np.ndarray | None = field(default=None, kw_only=True)  # of the caller's rows, where X holds some of them
 
     def go(self, steps: int) -> History:
         """Train for `steps` steps, or until something stops the run.
@@ -407,6 +407,9 @@ class Run:
         if not self.program.finite():
             failed, overflow = state.step, True
             snapshot.restore()
+            if not self.program.finite():
+                message = f"a parameter is not finite at net.step == {state.step}, and no step of this run made it so"
+                raise NonFiniteError(message, state.step, state.epoch)
             # Where the data were changed meanwhile the replay may end otherwise, after a finite step too.
             if self._replay(failed - snapshot.step, stop_on_params=True) == PARAMS_NOT_FINITE:
                 bad = state.step
@@ -423,7 +426,7 @@ class Run:
         )
 
     def _culprit(self) -> str:
-        return culprit(self.X, self.state.spec.dtype)
+        return culprit(self.X, self.state.spec.dtype, self.numbers)
 
     def _replay(self, steps: int, *, stop_on_params: bool) -> int:
         """Run `steps` steps again, in chunks, up to the first that fails; the status of the last."""

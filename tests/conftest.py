@@ -61,7 +61,7 @@ def sampled(part, *factors):
     return chosen
 def need_numba():
     if not backends.has_numba():
-        reason = "Numba is not installed: pip install fastbp[numba]"
+        reason = "Numba is not installed: pip install 'fastbp[numba]'"
         pytest.fail(reason) if official else pytest.skip(reason)
 
 

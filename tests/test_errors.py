@@ -185,6 +185,7 @@ BAD_Y = {  # what: (network, y, loss, error, pattern)
         "sigmoid", Y, "binary_cross_entropy", ValueError, "loss.*binary_cross_entropy.*identity.*sigmoid"),
     "an unknown loss": ("net", Y, "mes", ValueError, "loss.*'mes'.*did you mean 'mse'"),
     "a loss far from all": ("net", Y, "zzzz", ValueError, "loss.*'zzzz'.*known.*'mse'"),
+    "a function for a loss": ("net", Y, max, TypeError, "loss must be.*max.*@fastbp.loss makes a row of a function"),
     "no name of a loss": ("net", Y, 3, TypeError, "loss.*3"),
     "None for a loss": ("net", Y, None, TypeError, "loss.*None"),
 }  # fmt: skip

@@ -228,7 +228,7 @@ def test_a_plateau_is_that_of_the_step_gone_back_to(backend, monkeypatch, chunk,
 BAD_X = {  # a value that is not finite in the network's dtype, and how the message shows it
     "NaN": (np.nan, np.float64, "nan"),
     "infinite": (-np.inf, np.float64, "-inf"),
-    "infinite in float32": (1e39, np.float64, r"1e\+39"),
+    "infinite in float32": (1e39, np.float64, r"1e\+39 \(too large for float32\)"),
 }
 
 
@@ -256,6 +256,28 @@ def test_a_train_step_names_it_too(backend, what):
     bad[7, 2] = value
     with pytest.raises(NonFiniteError, match=rf"nothing was updated; X holds {shown} at row 7, column 2"):
         build(backend).train_step(bad, Y)
+
+
+@pytest.mark.parametrize("part", ["trained on", "kept for validation"])
+def test_a_row_of_x_is_that_of_the_caller_where_validation_split_parts_them(backend, part):
+    net = build(backend, activation="tanh")
+    whole = np.repeat(X, 5, axis=0)
+    for row in range(5, 15):
+        bad = whole.copy()
+        bad[row, 1] = np.nan
+        with pytest.raises(NonFiniteError, match=rf"X holds nan at row {row}, column 1") as caught:
+            net.fit(bad, np.repeat(Y, 5, axis=0), epochs=1, validation_split=0.5, seed=0)
+        if ("val_loss" in str(caught.value)) == (part == "kept for validation"):
+            return
+    pytest.fail(f"none of these rows is {part}")
+
+
+def test_a_parameter_that_was_not_finite_before_is_no_step_s_fault(backend):
+    net = build(backend)
+    net.weights[0][0, 0] = np.inf
+    with pytest.raises(NonFiniteError, match="a parameter is not finite at net.step == 0, and no step of this run"):
+        net.fit(X, Y, steps=3)
+    assert net.step == 0
 
 
 def test_x_that_is_finite_is_not_accused(backend):

@@ -525,7 +525,7 @@ def test_without_numba_all_else_works_and_the_message_says_what_to_install():
     lines = python(textwrap.dedent(WITHOUT)).splitlines()
     assert len(lines) == 3 and lines[2] == "True"
     for line in lines[:2]:
-        assert "pip install fastbp[numba]" in line and "reference" in line
+        assert "pip install 'fastbp[numba]'" in line and "reference" in line
     assert backends.missing("cython") is not None or "'my_mish'" in lines[0]
 
 

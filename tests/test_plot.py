@@ -83,7 +83,7 @@ def test_what_is_missing_is_named_when_it_is_used(monkeypatch, package, use, ext
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)  # `import` of it fails
-    with pytest.raises(ImportError, match=rf"{package}: pip install fastbp\[{extra}\]"):
+    with pytest.raises(ImportError, match=rf"{package}: pip install 'fastbp\[{extra}\]'"):
         eval(use, {"history": made(), "net": fastbp.MLP((2, 1)), "fastbp": fastbp})
 
 

@@ -46,6 +46,11 @@ class TakesNothing(fastbp.Callback):
         raise AssertionError
 
 
+class Misspelt(fastbp.Callback):
+    def on_epochend(self, net, logs):
+        raise AssertionError
+
+
 class Recorder(fastbp.Callback):
     """Writes down what it is told, and does what it is given at one of these moments."""
 
@@ -179,7 +184,7 @@ def test_validation_rows_that_are_not_finite_are_named(backend, form):
     bad = VALIDATION[0].copy()
     bad[11, 2] = np.nan
     net, options = build(backend), {"X": X, "y": LABELS, "epochs": 2, **RUN, **form(bad)}
-    with pytest.raises(fastbp.NonFiniteError, match="val_loss.*validation rows holds nan at row 11, column 2"):
+    with pytest.raises(fastbp.NonFiniteError, match="val_loss.*; validation_data: X holds nan at row 11, column 2"):
         net.fit(**options)
     assert net.step and net.epoch == 1 and np.isfinite(net.flatten()).all()
     history = build(backend).fit(**options, nonfinite="ignore")
@@ -232,6 +237,12 @@ def test_metrics_are_what_a_hand_computes():
     bce, yes = fastbp.losses.TABLE["binary_cross_entropy"], np.array([[0.0], [1], [1], [0]])
     assert of("accuracy", yes, np.array([[-1.0], [0.2], [-0.1], [0.4]]), loss=bce) == 2 / 4  # logits: above 0
     assert of("accuracy", yes, np.array([[0.4], [0.6], [0.1], [0.4]]), loss=mse) == 3 / 4  # above one half
+    signs, near = 2 * yes - 1, np.array([[-0.1], [0.2], [-0.1], [0.4]])  # of -1 and 1 the cut is 0
+    assert of("accuracy", signs, near, loss=mse) == of("balanced_accuracy", signs, near, loss=mse) == 2 / 4
+    assert of("accuracy", np.ones((4, 1)), near, loss=fastbp.losses.TABLE["hinge"]) == 2 / 4
+    for no_classes, what in (([[-1.0], [-0.5]], r"y\[1\] = -0\.5"), ([[1.0], [2.0]], r"y\[1\] = 2\.0")):
+        with pytest.raises(ValueError, match=f"metrics: 'accuracy' compares classes, and {what} names none"):
+            of("accuracy", np.array(no_classes), near[:2], loss=mse)
     assert of("accuracy", np.eye(2), np.array([[1.0, 1], [-1, 1]]), loss=bce) == 3 / 4  # each output by itself
     pairs = fastbp.losses.TABLE["gaussian_nll"]  # means and log-variances: the means are compared
     for name in ("mae", "rmse", "r2"):
@@ -688,7 +699,7 @@ def test_tqdm_draws_the_bar(monkeypatch):
 def test_without_tqdm_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     net = build()
-    with pytest.raises(ImportError, match=r"pip install fastbp\[progress\]"):
+    with pytest.raises(ImportError, match=r"pip install 'fastbp\[progress\]'"):
         net.fit(X, LABELS, steps=3, progress=True, **RUN)
     assert net.step == 0
 
@@ -705,6 +716,7 @@ WRONG = {
                                 "validation_data: sample_weight"),
     "validation_split 0": ({"validation_split": 0}, ValueError, "validation_split"),
     "validation_split 1": ({"validation_split": 1.0}, ValueError, "validation_split"),
+    "validation_split -0.1": ({"validation_split": -0.1}, ValueError, "validation_split must be.*-0.1"),
     "validation_split text": ({"validation_split": "0.2"}, TypeError, "validation_split.*'0.2'"),
     "both": ({"validation_split": 0.2, "validation_data": VALIDATION}, ValueError, "one of validation_data and val"),
     "metrics a string": ({"metrics": "accuracy"}, TypeError, "metrics must be a sequence"),
@@ -715,7 +727,8 @@ WRONG = {
     "metrics of values for labels": ({"metrics": ["r2"]}, ValueError, "metrics.*'r2'.*labels"),
     "metrics twice": ({"metrics": ["accuracy", "accuracy"]}, ValueError, "metrics.*'accuracy'"),
     "callbacks a number": ({"callbacks": 3}, TypeError, "callbacks must be a sequence.*3"),
-    "callbacks a class": ({"callbacks": [Recorder]}, TypeError, r"callbacks\[0\]"),
+    "callbacks a class": ({"callbacks": [Recorder]}, TypeError, r"callbacks\[0\].*Recorder\(\) makes one"),
+    "callbacks with none": ({"callbacks": [Misspelt()]}, TypeError, r"callbacks\[0\]: Misspelt has none of on_train_b"),
     "callbacks that take nothing": ({"callbacks": [TakesNothing()]}, TypeError,
                                     r"callbacks\[0\]: on_epoch_end must take \(net, logs\)"),
     "metrics of one argument": ({"metrics": [lambda a: 1]}, TypeError, r"metrics: <lambda> must take \(y_true, y_"),
@@ -731,6 +744,7 @@ WRONG = {
     "class_weight a list": ({"class_weight": [1, 2]}, TypeError, "class_weight.*dict"),
     "class_weight a name": ({"class_weight": "balance"}, ValueError, "class_weight.*'balanced'"),
     "class_weight of no class": ({"class_weight": {3: 1.0}}, ValueError, "class_weight.*from 0 to 2.*3"),
+    "class_weight of -1": ({"class_weight": {-1: 1.0}}, ValueError, "class_weight: of targets -1 and 1.*0 and 1"),
     "class_weight negative": ({"class_weight": {0: -1.0}}, ValueError, "class_weight.*class 0.*-1"),
     "class_weight all 0": ({"class_weight": dict.fromkeys(range(3), 0)}, ValueError, "class_weight.*zero"),
 }  # fmt: skip

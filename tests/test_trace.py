@@ -559,6 +559,7 @@ def test_every_word_of_the_rows_can_be_written():
         ({"lr": -1.0}, ValueError, "lr must be"),
         ({"optimizer": "sdg"}, ValueError, "did you mean 'sgd'"),
         ({"optimizer": 0.1}, TypeError, "optimizer must be"),
+        ({"optimizer": fastbp.Adam}, TypeError, r"optimizer must be.*; Adam\(\) makes one"),
         ({"sample_weight": [1]}, ValueError, "sample_weight must have shape"),
         ({"x": [[1, 2]]}, ValueError, "2 column"),
         ({"y": [[1, 2]]}, ValueError, "inconsistent|shape"),

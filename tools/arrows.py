@@ -12,9 +12,9 @@ from pathlib import Path
 LAYERS = (  # from the bottom up
     "checks errors order figures",
     "rows schedules",
-    "activations losses optimizers initializers data metrics",
+    "activations losses optimizers initializers data",
     "spec own",
-    "plot",
+    "plot metrics",
     "history",
     "backends",
     "threads",

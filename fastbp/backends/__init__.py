@@ -214,7 +214,7 @@ def missing(name: str) -> str | None:
     if name == "cython" and engine() is None:
         return "the extension fastbp._engine was not built"
     if _TABLE[name].needs_numba == "always" and not has_numba():
-        return "Numba is not installed: pip install fastbp[numba]"
+        return "Numba is not installed: pip install 'fastbp[numba]'"
     return None
 
 
@@ -236,7 +236,7 @@ def _refusal(name: str, dtype: np.dtype, own_rows: list[str]) -> str | None:
         return missing(name) or f"it lacks dtype {dtype}"
     if row.needs_numba == "own rows" and own_rows and not has_numba():
         what = f"it needs Numba for {', '.join(map(repr, own_rows))}, which the tables do not hold"
-        return missing(name) or f"{what}: pip install fastbp[numba]"
+        return missing(name) or f"{what}: pip install 'fastbp[numba]'"
     return missing(name)
 
 
