@@ -5,9 +5,11 @@ Each of those is a `Run` that makes its steps in pieces; chunks, snapshots, repl
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -141,39 +143,23 @@ class Prefetch:
     ``with``: the thread begins with the first `get`, and ends with the block, once the item that it works at is done.
     """
 
+    # Signals are served in the main thread, between bytecodes of Python's. A lock of a class written in Python stays
+    # locked where one comes in between: what the main thread waits for here are queues and locks in C.
+
     def __init__(self, items: Iterable[Any]) -> None:
-        # In C: a signal within the lock of `queue.Queue`, which is Python, would leave it locked.
-        from queue import SimpleQueue  # here: `import fastbp` does without
-
-        self._items = items
-        self._ready: SimpleQueue[Any] = SimpleQueue()
-        self._room: SimpleQueue[None] = SimpleQueue()  # one for each item that may still wait
-        for _ in range(AHEAD):
-            self._room.put(None)
-        self._stopped, self._begun = False, threading.Event()
+        self._line = _Line(items)
         self._thread: threading.Thread | None = None
-
-    def _work(self) -> None:
-        self._begun.set()
-        last: Any = END
-        try:
-            if not self._stopped:
-                for item in self._items:
-                    self._room.get()
-                    if self._stopped:
-                        return
-                    self._ready.put(item)
-        except BaseException as error:
-            last = _Raised(error)
-        self._ready.put(last)
+        # The thread knows the line alone: it ends too where a signal keeps `__exit__` from being called.
+        self._stop = weakref.finalize(self, self._line.stop)
 
     def get(self) -> Any:
         """The next item, `END` after the last; not to be asked again after that."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="fastbp batches", daemon=True)
-            self._thread.start()
-        item = self._ready.get()
-        self._room.put(None)
+            self._thread = threading.Thread(target=self._line.work, name="fastbp batches", daemon=True)
+            # `Thread.start` waits with Python's locks, and so in another thread, where no signals are served.
+            _thread.start_new_thread(self._line.start, (self._thread,))
+        item = self._line.ready.get()
+        self._line.room.put(None)
         if isinstance(item, _Raised):
             raise item.error
         return item
@@ -182,11 +168,53 @@ class Prefetch:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stopped = True
-        self._room.put(None)  # for a thread that waits for room
-        # A signal within `Thread.start` hides whether there is a thread; one that there is begins soon.
-        if self._thread is not None and self._begun.wait(1):
+        self._stop()
+        # A signal as the thread was started hides whether there is one; one that there is begins soon.
+        if self._thread is not None and self._line.begun.acquire(timeout=1):
+            self._line.ended.acquire()
             self._thread.join()
+
+
+class _Line:
+    """What a `Prefetch` and its thread share."""
+
+    def __init__(self, items: Iterable[Any]) -> None:
+        from queue import SimpleQueue  # here: `import fastbp` does without
+
+        self.items = items
+        self.ready: SimpleQueue[Any] = SimpleQueue()
+        self.room: SimpleQueue[None] = SimpleQueue()  # one for each item that may still wait
+        for _ in range(AHEAD):
+            self.room.put(None)
+        self.stopped = False
+        self.begun, self.ended = threading.Lock(), threading.Lock()  # free once the thread has
+        self.begun.acquire()
+        self.ended.acquire()
+
+    def start(self, thread: threading.Thread) -> None:
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system refuses one
+            self.ready.put(_Raised(error))
+
+    def work(self) -> None:
+        self.begun.release()
+        last: Any = END
+        try:
+            if not self.stopped:
+                for item in self.items:
+                    self.room.get()
+                    if self.stopped:
+                        break
+                    self.ready.put(item)
+        except BaseException as error:
+            last = _Raised(error)
+        self.ready.put(last)
+        self.ended.release()
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.room.put(None)  # for a thread that waits for room
 
 
 @dataclass

@@ -16,7 +16,7 @@ import math
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, BinaryIO
 
@@ -190,10 +190,16 @@ def _write(path: str, header: bytes, data: list[np.ndarray]) -> None:
             elif os.path.exists(kept):
                 os.replace(kept, path)
             raise
-    finally:
-        for leftover in (new, kept):
-            with suppress(OSError):
-                os.unlink(leftover)
+    finally:  # neither a loop nor `suppress`: signals are served where a loop turns and a function of Python's begins
+        try:
+            os.unlink(new)
+        except OSError:
+            pass
+        finally:
+            try:
+                os.unlink(kept)
+            except OSError:
+                pass
 
 
 def _write_contents(file: BinaryIO, header: bytes, data: list[np.ndarray]) -> None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -166,8 +166,10 @@ class MLP:
             In the order of `flatten`.
         """
         v = self._apart(spec.dense_vector("v", v, self._spec))
+        made = self._params.copy()
+        self._spec.unflatten_into(made, v)
         with self._alone():
-            self._spec.unflatten_into(self._params, v)
+            self._params[...] = made
 
     def freeze(self, layer: int, *, weight: bool = True, bias: bool = True) -> None:
         """Say which of a layer's parameters training leaves as they are, bit by bit, and their slots too.
@@ -247,35 +249,28 @@ class MLP:
 
     # -------------------------------------------------------------- training
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Parameters are about to change: one caller at a time."""
+    # `with` takes the lock itself: its methods are C, so that no signal comes between it and the block, and a traceback
+    # that is kept keeps no lock, as that of a generator does.
+
+    def _alone(self) -> threading.Lock:
+        """For `with`: parameters are about to change, one caller at a time."""
         if self._training.locked():
             raise RuntimeError("this network is training already; one fit, train_step or update at a time")
-        with self._training:  # not `acquire` and `try`: a signal between the two would leave it locked
-            try:
-                self._trainer = threading.get_ident()
-                yield
-            finally:
-                self._trainer = None
+        return self._training
 
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _exclusive(self) -> threading.Lock:
         """`_alone`, and a pending forward is void."""
-        with self._alone():
-            self._drop_pending()
-            yield
+        lock = self._alone()
+        self._drop_pending()
+        return lock
 
-    @contextmanager
-    def _still(self) -> Iterator[None]:
-        """Parameters and state do not change: nobody trains, or this thread does and is between two steps."""
+    def _still(self) -> AbstractContextManager[Any]:
+        """For `with`: nothing changes. Nobody trains, or this thread does and is between two steps."""
         if self._trainer == threading.get_ident():
-            yield
-        elif self._training.locked():
+            return nullcontext()
+        if self._training.locked():
             raise RuntimeError("another thread is training this network; save it there, or when it is done")
-        else:
-            with self._training:
-                yield
+        return self._training
 
     def _apart(self, data: Any) -> Any:
         """`data`, copied where it lies in the parameters that are about to change."""
@@ -415,30 +410,26 @@ class MLP:
 
         lease = lent(examples.batch_size)
         with self._exclusive():
-            with ExitStack() as stack:
-                program = stack.enter_context(lease)
-                stack.enter_context(self._state.unless_no_step())
-                self._state.seed = new_seed
-                self._state.link = run_loss.link
-                kind_of_run = examples.kind_of_run(stack, lent)
-                run = kind_of_run(
-                    program, self._params, self._state, *examples.rows, examples.batch_size, rule, shuffle, stop, watch
-                )
-                if watch is not None:
-                    stack.enter_context(self._watched(run))
-                history = run.go(examples.steps)
-            self._state.seed = new_seed  # also of no steps
+            try:
+                self._trainer = threading.get_ident()
+                with ExitStack() as stack:
+                    program = stack.enter_context(lease)
+                    stack.enter_context(self._state.unless_no_step())
+                    self._state.seed = new_seed
+                    self._state.link = run_loss.link
+                    kind_of_run = examples.kind_of_run(stack, lent)
+                    run = kind_of_run(
+                        program, self._params, self._state, *examples.rows, examples.batch_size, rule, shuffle, stop,
+                        watch,
+                    )  # fmt: skip
+                    if watch is not None:
+                        stack.callback(watch.close)
+                        self._run = run  # which calls back
+                    history = run.go(examples.steps)
+                self._state.seed = new_seed  # also of no steps
+            finally:
+                self._trainer = self._run = None
         return history
-
-    @contextmanager
-    def _watched(self, run: Run) -> Iterator[None]:
-        """`run` calls back."""
-        self._run = run
-        try:
-            yield
-        finally:
-            self._run = None
-            run.watch.close()
 
     def _fit_by_lbfgs(
         self, rule: LBFGS, rows: Any, targets: Any, weight: Any, loss: Any, steps: int, eval_every: int | None,
@@ -490,13 +481,13 @@ class MLP:
         plan = self._plan(len(rows), loss=row, rule=rule)
         with self._exclusive():
             with self._programs.lent(plan) as program, self._state.unless_no_step():
+                self._state.link = row.link
                 done = program.train(
                     rows, targets, weight, batch_size=len(rows), steps=1, seed=self.seed, shuffle=False,
                     count=self._state.count, place=np.zeros(2, np.int64), partial=np.zeros(2), losses=np.empty(1),
                     rule=self._state.rule(rule, 1, self._params, accumulate=rule.accumulate),
                     stop_on_loss=True, stop_on_params=False,
                 )  # fmt: skip
-                self._state.link = row.link
             if weight is None and done.status == backends.DONE:
                 self._remember_step(plan, x, y, loss, optimizer)
         if done.status != backends.DONE:
@@ -843,7 +834,7 @@ class MLP:
             Its `accumulate` says nothing here: `backward` accumulates where it is told to.
         """
         rule = spec.optimizer(optimizer, self._spec)
-        with self._exclusive(), self._programs.lent(self._plan(1)) as program:
+        with self._exclusive(), self._programs.lent(self._plan(1)) as program, self._state.unless_no_step():
             program.update(self.grads, self._state.rule(rule, 1, self._params), self._state.count)
 
     def backward_update(self, grad_output: Any, optimizer: Any = "sgd") -> np.ndarray:
@@ -862,10 +853,11 @@ class MLP:
         """
         rule = spec.optimizer(optimizer, self._spec)
         program, grad_output, grad_input = self._pending_forward(grad_output)
+        count, step = self._state.count, self.step
         self._pending = None  # `_exclusive` must not hand it to others yet
         try:
-            with self._exclusive():
-                made, count = self._state.rule(rule, 1, self._params), self._state.count
+            with self._exclusive(), self._state.unless_no_step():
+                made = self._state.rule(rule, 1, self._params)
                 if rule.clip_norm is None:
                     program.backward_update(grad_output, grad_input, made, count)
                 else:  # the whole gradient comes first
@@ -873,7 +865,8 @@ class MLP:
                     program.backward(grads, grad_output=grad_output, grad_input=grad_input)
                     program.update(grads, made, count)
         except RuntimeError:
-            self._pending = (program, len(grad_input))
+            if count[0] == step:
+                self._pending = (program, len(grad_input))
             raise
         self._programs.give_back(program)
         return grad_input

@@ -377,7 +377,7 @@ class ReduceOnPlateau(Schedule):
         if seen["wait"] > 0:
             seen |= {"wait": seen["wait"] - 1, "bad": 0}
         if seen["bad"] > self.patience:
-            rate = self(step)
+            rate = self(step) if self.least else 0.0
             lowest = min(self.least / rate, seen["scale"]) if rate else 0.0
             seen |= {"scale": max(seen["scale"] * self.factor, lowest), "wait": self.cooldown, "bad": 0}
         return seen

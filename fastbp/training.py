@@ -11,7 +11,7 @@ import math
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,14 @@ _MOST_VARYING = 1 << 16  # steps of a chunk where scalars differ from step to st
 _NO_PLATEAU = {"scale": 1.0, "best": math.inf, "bad": 0, "wait": 0}
 
 
+class _Untold(NamedTuple):
+    """Epochs that `ReduceOnPlateau` may not have been told of."""
+
+    schedule: ReduceOnPlateau
+    losses: np.ndarray  # mean losses of epochs
+    epoch: int  # the first of them
+
+
 class TrainingState:
     """What training adds to a network's parameters: slots and their count, step, epoch, position, seed.
 
@@ -53,6 +61,7 @@ class TrainingState:
         self.reset()
 
     def reset(self) -> None:
+        plateau = dict(_NO_PLATEAU)  # first: a signal may come after a call, and there is none below
         self.seed = self.initial_seed
         self.count[:] = 0
         self.place[:] = 0
@@ -65,7 +74,8 @@ class TrainingState:
         self.accumulate = 1
         self.accumulated: np.ndarray | None = None  # sum of the gradients since the last update
         self.average: np.ndarray | None = None  # moving average of the parameters
-        self.plateau: dict[str, float] = dict(_NO_PLATEAU)  # see `fastbp.schedules.ReduceOnPlateau`
+        self._plateau: dict[str, float] = plateau
+        self._untold: _Untold | None = None
 
     @property
     def step(self) -> int:
@@ -74,6 +84,34 @@ class TrainingState:
     @property
     def epoch(self) -> int:
         return int(self.place[0])
+
+    @property
+    def plateau(self) -> dict[str, float]:
+        """What `fastbp.schedules.ReduceOnPlateau` remembers of the epochs that have ended."""
+        self._settle()
+        return self._plateau
+
+    def _settle(self) -> None:
+        untold, seen = self._untold, self._plateau
+        if untold is None:
+            return
+        epoch = self.epoch
+        rest = _Untold(untold.schedule, untold.losses[epoch - untold.epoch :], epoch)
+        try:
+            for loss in untold.losses[: epoch - untold.epoch].tolist():
+                seen = untold.schedule.after_epoch(seen, loss, self.step)
+        except Exception:  # of the caller's own rate: what raises once may raise for ever
+            self._untold = rest
+            raise
+        self._plateau, self._untold = seen, rest
+
+    def tell(self, schedule: ReduceOnPlateau, losses: np.ndarray) -> None:
+        """The program is about to write the mean losses of epochs that end into `losses`.
+
+        They are told of when they are asked for, so that a signal right after the epoch's last step loses none.
+        """
+        self._settle()
+        self._untold = _Untold(schedule, losses, self.epoch)
 
     def enter(self, n_rows: int, batch_size: int) -> None:
         """Go on in the epoch begun, or begin a new one where rows or batch size have changed."""
@@ -85,13 +123,15 @@ class TrainingState:
     @contextmanager
     def unless_no_step(self) -> Iterator[None]:
         """A call that makes no step leaves nothing: another optimizer's slots, link, seed and place are as before."""
+        self._settle()
+        self._untold = None  # of a run that is over
         before, place, step = self.__dict__.copy(), self.place.copy(), self.step
         try:
             yield
         finally:
-            if self.step == step:
-                self.__dict__.update(before)
+            if self.count[0] == step:
                 self.place[:] = place
+                self.__dict__.update(before)
 
     def enter_family(self, family: str) -> None:
         """An optimizer is about to train; slots and updates of another family are dropped."""
@@ -182,7 +222,7 @@ class TrainingState:
         state.link = saved.get("link")  # older pickles have none
         state.family = saved["family"]
         state.updates, state.since, state.accumulate = saved["counted"]
-        state.plateau = dict(saved["plateau"])
+        state._plateau = dict(saved["plateau"])
         state.slots = {name: spec.padded(vector) for name, vector in saved["slots"].items()}
         sums = {name: spec.padded(vector) for name, vector in saved["sums"].items()}
         state.accumulated, state.average = sums.get("accumulated"), sums.get("average")
@@ -235,8 +275,7 @@ class Snapshot:
         self.time = time.perf_counter()
 
     def restore(self) -> None:
-        assign(self.arrays, self.copies)
-        self.state.plateau = self.plateau
+        assign(self.arrays, self.copies, self.state, _plateau=self.plateau, _untold=None)
 
 
 @dataclass
@@ -287,6 +326,8 @@ class Run:
                     wanted = min(wanted, self.steps_to_epoch_end)
                 clock, before = time.perf_counter(), state.step
                 losses = np.empty(wanted // self.steps_per_epoch + 1)
+                scale = state.plateau["scale"]
+                self._watch_plateau(losses)
                 done = self._train(wanted, losses, stop_on_params=False)
                 if done.status != DONE:
                     self._fail(snapshot)
@@ -294,8 +335,6 @@ class Run:
                 most = _MOST_VARYING if self._varies else 1 << 30
                 chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, most))
                 losses = losses[: done.epochs]
-                scale = state.plateau["scale"]
-                self._watch_plateau(losses)
                 if snapshot is not None and state.plateau["scale"] != scale:
                     snapshot = self._checked_snapshot(snapshot)  # a replay has one rate
                 if epochs_are_entries and done.epochs:
@@ -384,10 +423,9 @@ class Run:
         return rule
 
     def _watch_plateau(self, losses: np.ndarray) -> None:
-        """Tell `ReduceOnPlateau` the mean losses of epochs that have ended."""
+        """`ReduceOnPlateau` is to be told of the mean losses that the program is about to write."""
         if isinstance(self.optimizer.lr, ReduceOnPlateau):
-            for loss in losses:
-                self.state.plateau = self.optimizer.lr.after_epoch(self.state.plateau, float(loss), self.state.step)
+            self.state.tell(self.optimizer.lr, losses)
 
     def _is_old(self, snapshot: Snapshot | None) -> bool:
         return snapshot is None or snapshot.time + SNAPSHOT_SECONDS < time.perf_counter()
@@ -434,8 +472,8 @@ class Run:
         chunk = self._first_chunk()
         while self.state.step < end:
             losses = np.empty(chunk + 1)
+            self._watch_plateau(losses)
             done = self._train(min(chunk, end - self.state.step), losses, stop_on_params=stop_on_params)
-            self._watch_plateau(losses[: done.epochs])
             if done.status != DONE:
                 return done.status
         return DONE

@@ -246,7 +246,7 @@ def golden_network():
     state.slots["velocity"] = net._spec.padded(np.arange(26) / -16)
     state.updates, state.since, state.accumulate = 2, 5, 3
     state.accumulated, state.average = (net._spec.padded(np.arange(26) / k) for k in (32, 64))
-    state.plateau = {"scale": 0.5, "best": 0.25, "bad": 1, "wait": 0}
+    state._plateau = {"scale": 0.5, "best": 0.25, "bad": 1, "wait": 0}
     return net
 
 

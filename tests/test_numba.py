@@ -796,3 +796,33 @@ def test_explain_tells_the_family(capsys):
         assert "backend     numba" in out and out.count(family) >= 2 and "NumPy's own" not in out
 
 
+
+
+def test_an_order_that_was_filled_as_a_signal_came_is_filled_again(monkeypatch):
+    """Data of another dtype and more elements than are cast at once; the order of their rows is kept for an epoch."""
+    from fastbp.backends import jit
+
+    rows = np.random.default_rng(0).normal(size=(1100, 1000))
+    targets, run = rows[:, :1].copy(), {"batch_size": 550, "epochs": 1, "optimizer": fastbp.SGD(0.5)}
+
+    def trained(interrupted):
+        net = fastbp.MLP((1000, 2, 1), seed=0, backend="numba")
+        net.fit(rows, targets, **run)
+        if interrupted:
+            original = jit.Program._call
+
+            def call(program, text, name, *arguments):
+                original(program, text, name, *arguments)
+                if name == "fill":
+                    raise KeyboardInterrupt
+
+            monkeypatch.setattr(jit.Program, "_call", call)
+            with pytest.raises(KeyboardInterrupt):
+                net.fit(rows, targets, **run)
+            monkeypatch.undo()
+        net.reset_training()
+        net.unflatten(np.full(net.n_params, 0.01))
+        net.fit(rows, targets, **run)
+        return net.flatten()
+
+    assert np.array_equal(trained(False), trained(True))

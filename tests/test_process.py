@@ -4,6 +4,7 @@ Each risky case runs in an interpreter of its own, so that a crash or a hang is 
 """
 
 import contextlib
+import copy
 import dis
 import importlib.metadata
 import os
@@ -12,6 +13,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ import pytest
 from conftest import need_extension
 
 import fastbp
+from fastbp import schedules
 
 IMPORTED_FROM = str(Path(fastbp.__file__).resolve().parents[1])
 
@@ -626,10 +630,12 @@ def where_signals_are_served(do, call):
 
     def trace(frame, event, argument):
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode":
+        if event == "call":
+            do()
+        elif event == "opcode":
             code = codes.setdefault(frame.f_code, frame.f_code.co_code)
             name = dis.opname[code[frame.f_lasti]]
-            if name in ("RESUME", "JUMP_BACKWARD") or last.get(id(frame), "").startswith("CALL"):
+            if name == "JUMP_BACKWARD" or last.get(id(frame), "").startswith("CALL"):
                 do()
             last[id(frame)] = name  # not the frame, which would keep alive what the exception of `do` lets go
         elif event == "return":
@@ -710,8 +716,37 @@ def test_a_signal_comes_before_all_that_is_assigned_or_after_it():
     assert 0 < int(out), "no signal came before the end"
 
 
+def interrupted(call, error=KeyboardInterrupt):
+    """Yields the number of each moment in turn at which a signal raises `error` in `call`, and it came out.
+
+    In the `except` block: the traceback, and what it keeps alive, are there.
+    """
+    left = moment = 0
+
+    def interrupt():
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise error
+
+    while left <= 0:
+        left = moment = moment + 1
+        try:
+            where_signals_are_served(interrupt, call)
+        except error:
+            yield moment
+
+
+def wait_until(true, seconds=5):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 TRAINED_BY = {
     "fit": lambda net, X, y: net.fit(X, y, batch_size=4, steps=3, optimizer="sgd"),
+    "fit of batches": lambda net, X, y: net.fit([(X, y)], steps=1),
     "train_step": lambda net, X, y: net.train_step(X, y),
     "update": lambda net, X, y: net.update(),
     "backward_update": lambda net, X, y: net.backward_update(net.forward(X)),
@@ -725,23 +760,72 @@ def test_wherever_a_signal_interrupts_a_verb_the_network_is_not_locked(backend, 
     X = np.random.default_rng(0).normal(size=(10, 2))
     net, other = (fastbp.MLP((2, 3, 1), seed=4, backend=backend) for _ in range(2))
     TRAINED_BY[verb](other, X, X[:, :1])  # Numba imports itself, and does not survive a signal meanwhile
-    left = moment = 0
-
-    def interrupt():
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise KeyboardInterrupt
-
-    while left <= 0:
-        left = moment = moment + 1
-        with contextlib.suppress(KeyboardInterrupt):
-            where_signals_are_served(interrupt, lambda: TRAINED_BY[verb](net, X, X[:, :1]))
+    moment = 0
+    for moment in interrupted(lambda: TRAINED_BY[verb](net, X, X[:, :1])):
         assert not net._training.locked(), f"interrupted at moment {moment}"
     assert moment > 50
     before = net.step
     TRAINED_BY[verb](net, X, X[:, :1])
     assert net.step > before
+    wait_until(lambda: not any(thread.name == "fastbp batches" for thread in threading.enumerate()))
+
+
+def on_plateau(net, X, y):
+    rule = fastbp.SGD(schedules.ReduceOnPlateau(0.1, patience=0), momentum=0.5)
+    net.fit(X, y, batch_size=10, steps=1, optimizer=rule)
+
+
+MADE_WHOLE_BY = {  # each makes one step, or none
+    "fit on a plateau": on_plateau,
+    "train_step, another loss": lambda net, X, y: net.train_step(X, y > 0, loss="binary_cross_entropy"),
+    "update, another family": lambda net, X, y: (net.backward(net.forward(X)), net.update("adam")),
+    "backward_update, another family": lambda net, X, y: net.backward_update(net.forward(X), "adam"),
+    "unflatten": lambda net, X, y: net.unflatten(np.ones(net.n_params)),
+    "reset_training": lambda net, X, y: net.reset_training(),
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised as a generator is closed
+@pytest.mark.parametrize("verb", MADE_WHOLE_BY)
+def test_wherever_a_signal_interrupts_a_verb_all_of_it_is_done_or_nothing(backend, verb):
+    X = np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)
+    y, call = X[:, :1], MADE_WHOLE_BY[verb]
+    made = fastbp.MLP((2, 3, 1), seed=4, backend=backend)
+    on_plateau(made, X, y)
+    on_plateau(made, X, y)
+
+    def state(net):
+        return repr(net._state.to_dict()), net.flatten().tobytes()  # few parameters: `repr` shows all
+
+    after = copy.copy(made)
+    call(after, X, y)
+    whole = {state(made), state(after)}
+    nets = [copy.copy(made)]
+    for moment in interrupted(lambda: call(nets[-1], X, y)):
+        assert state(nets[-1]) in whole, f"interrupted at moment {moment}"
+        nets[:] = [copy.copy(made)]
+    assert state(nets[-1]) == state(after)
+
+
+def test_wherever_a_signal_interrupts_a_save_one_of_the_two_files_is_there_and_nothing_else(tmp_path):
+    old, new = (fastbp.MLP((2, 3, 1), seed=seed) for seed in (0, 4))
+    path = tmp_path / "net"
+    old.save(path)
+    for moment in interrupted(lambda: new.save(path)):
+        assert os.listdir(tmp_path) == ["net"], f"interrupted at moment {moment}"
+        assert fastbp.load(path).seed in (old.seed, new.seed)
+        old.save(path)
+
+
+def test_a_forward_is_pending_again_only_where_its_step_was_not_made(backend):
+    net, X = fastbp.MLP((2, 3, 1), seed=4, backend=backend), np.ones((4, 2))
+    net.backward_update(net.forward(X))
+    step = net.step
+    net.forward(X)
+    for _ in interrupted(lambda: net.backward_update(np.ones((4, 1))), RuntimeError):
+        assert (net._pending is None) == (net.step > step)
+        step = net.step
+        net.forward(X)
 
 
 @pytest.mark.noasan

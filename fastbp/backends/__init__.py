@@ -174,13 +174,18 @@ class Program(Protocol):
         """`MLP.predict` in the same way, for at most ``plan.batch`` rows, with one of the programs of `idle`."""
 
 
-def assign(arrays: list[np.ndarray], values: list[Any]) -> None:
-    """``array[...] = value`` for each, in one call of C code: signals are served before all of them or after.
+def assign(arrays: list[np.ndarray], values: list[Any], owner: object = None, **attributes: Any) -> None:
+    """``array[...] = value`` for each, and attributes of `owner`, in one call of C code.
+
+    Signals are served before all of them or after.
 
     `numpy.copyto` would not do: NumPy dispatches it by a Python function, and there a signal may come in. Nor would
     values that are no arrays: NumPy serves signals as it converts a tuple.
     """
-    deque(map(operator.setitem, arrays, repeat(...), [np.asarray(value) for value in values]), maxlen=0)
+    targets = [*arrays, *(owner.__dict__ for _ in attributes)]
+    keys = [*repeat(..., len(arrays)), *attributes]
+    made = [*map(np.asarray, values), *attributes.values()]
+    deque(map(operator.setitem, targets, keys, made), maxlen=0)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class _Disk(_Cache):
                 with os.fdopen(handle, "wb") as to:
                     to.write(hashlib.sha256(data).digest() + data)
                 os.replace(name, file)
-            except OSError:
+            except BaseException:
                 os.unlink(name)
                 raise
             files = sorted(file.parent.iterdir(), key=lambda path: path.stat().st_mtime)

@@ -254,6 +254,7 @@ class Program:
         count = -(-(rows.stop - start) // batch_size)
         if shuffle:
             if work.known.tolist() != [epoch, int(seed), len(X)]:
+                work.known[:] = 2**64 - 1  # a signal may come between the two lines below
                 self._call(_ORDER, "fill", seed, epoch, len(X), self.order)
                 work.known[:] = epoch, seed, len(X)
             rows = self.order[rows]
