@@ -745,7 +745,7 @@ def wait_until(true, seconds=5):
 
 
 TRAINED_BY = {
-    "fit": lambda net, X, y: net.fit(X, y, batch_size=4, steps=3, optimizer="sgd"),
+    "fit": lambda net, X, y: net.fit(X, y, batch_size=4, steps=1),
     "fit of batches": lambda net, X, y: net.fit([(X, y)], steps=1),
     "train_step": lambda net, X, y: net.train_step(X, y),
     "update": lambda net, X, y: net.update(),
