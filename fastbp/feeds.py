@@ -129,7 +129,12 @@ class Batches:
                     break
                 if not left:
                     return
-                yield self._check(batch)
+                try:
+                    rows = self._check(batch)
+                except (TypeError, ValueError) as error:
+                    error.add_note(f"in batch {given} of the pass, counted from 0")
+                    raise
+                yield rows
                 left, given = left - 1, given + 1
 
 

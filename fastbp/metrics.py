@@ -163,7 +163,11 @@ def _own(function: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
     takes(f"metrics: {name}", function, "y_true", "y_pred")
 
     def call(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
-        value = function(t, a)
+        try:
+            value = function(t, a)
+        except Exception as error:
+            error.add_note(f"in the metric {name!r}")
+            raise
         try:
             return float(value)
         except (TypeError, ValueError):

@@ -51,7 +51,8 @@ class _Renderer(ast.NodeTransformer):
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         if not isinstance(node, (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Load, *_OPERATORS, *_COMPARISONS)):
-            raise ValueError(f"{type(node).__name__} is not part of the row vocabulary")
+            instead = "; a square is z * z" if isinstance(node, ast.Pow) else ""
+            raise ValueError(f"{type(node).__name__} is not part of the row vocabulary{instead}")
         return super().generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:

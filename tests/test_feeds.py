@@ -413,6 +413,12 @@ def test_what_waits_sees_each_pass(backend):
     assert every.loss[0] == first.loss[0] and every.val_loss.shape == (5,)
 
 
+def test_an_error_in_a_batch_says_which(backend):
+    with pytest.raises(ValueError, match="a batch: X has 5 column") as error:
+        build(backend).fit([*batches()][:3] + [(X[:8, 1:], LABELS[:8])], epochs=1, **RUN)
+    assert error.value.__notes__ == ["in batch 3 of the pass, counted from 0"]
+
+
 def test_a_batch_may_be_made_in_a_buffer_that_is_used_again(backend):
     def reuse():
         x, y = np.empty((8, N_IN), np.float32), np.empty(8, np.int64)

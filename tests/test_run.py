@@ -371,9 +371,12 @@ def test_an_error_in_a_metric_or_a_stop_from_one_ends_the_run(backend):
         raise fastbp.StopTraining("a metric")
 
     net = build(backend)
-    with pytest.raises(Oops):
-        net.fit(X, LABELS, epochs=3, metrics=[lambda t, a: failing(Oops())(net)], **RUN)
-    assert net.step == 7
+    def breaks(t, a):
+        failing(Oops())(net)
+
+    with pytest.raises(Oops) as error:
+        net.fit(X, LABELS, epochs=3, metrics=[breaks], **RUN)
+    assert net.step == 7 and error.value.__notes__ == ["in the metric 'breaks'"]
     with pytest.raises(TypeError, match="metrics.*number.*'text'"):
         net.fit(X, LABELS, epochs=3, metrics=[lambda t, a: "text"], **RUN)
     assert net.step == 14
