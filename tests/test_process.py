@@ -717,9 +717,10 @@ def test_a_signal_comes_before_all_that_is_assigned_or_after_it():
 
 
 def interrupted(call, error=KeyboardInterrupt):
-    """Yields the number of each moment in turn at which a signal raises `error` in `call`, and it came out.
+    """Yields the number of each moment in turn at which a signal raises `error` in `call`, once that has ended.
 
-    In the `except` block: the traceback, and what it keeps alive, are there.
+    Where it comes out, in the `except` block: the traceback, and what it keeps alive, are there. (In a finaliser it is
+    printed only.)
     """
     left = moment = 0
 
@@ -735,6 +736,9 @@ def interrupted(call, error=KeyboardInterrupt):
             where_signals_are_served(interrupt, call)
         except error:
             yield moment
+        else:
+            if left <= 0:
+                yield moment
 
 
 def wait_until(true, seconds=5):
