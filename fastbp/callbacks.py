@@ -309,9 +309,10 @@ def check(value: Any, better: Mapping[str, str | None]) -> list[Any]:
         raise TypeError(f"callbacks must be a sequence of callbacks, got {value!r}")
     found = list(value)
     for k, callback in enumerate(found):
-        if isinstance(callback, type) or not any(callable(getattr(callback, name, None)) for name in HOOKS):
+        hears = any(callable(getattr(callback, name, None)) for name in HOOKS)
+        if isinstance(callback, type) or not hears:
             raise TypeError(f"callbacks[{k}] must be an object with at least one of {', '.join(HOOKS)}, "
-                            f"got {callback!r}{instance_hint(callback)}")  # fmt: skip
+                            f"got {callback!r}{instance_hint(callback, object if hears else ())}")  # fmt: skip
         if isinstance(callback, Callback) and not any(_hook(callback, name) for name in HOOKS):
             raise TypeError(f"callbacks[{k}]: {type(callback).__name__} has none of {', '.join(HOOKS)} of its own")
         for name in HOOKS:

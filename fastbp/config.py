@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -67,6 +67,14 @@ def requested_isa() -> str | None:
     return os.environ.get("FASTBP_ISA") or None
 
 
+def _or_why(find: Callable[[], str]) -> str:
+    """What is found, or why what is forced is not to be had."""
+    try:
+        return find()
+    except RuntimeError as error:
+        return f"none: {error}"
+
+
 def config() -> dict[str, object]:
     """What `show_config` prints, as a dict."""
     import platform
@@ -89,20 +97,14 @@ def config() -> dict[str, object]:
     }
     for name in backends.NAMES:
         facts[f"backend {name}"] = backends.describe(name)
-    try:
-        facts["backend used"] = backends.resolve(requested_backend("auto"), np.dtype(np.float32), [])
-    except RuntimeError as error:
-        facts["backend used"] = f"none: {error}"
+    facts["backend used"] = _or_why(lambda: backends.resolve(requested_backend("auto"), np.dtype(np.float32), []))
     engine = backends.engine()
     if engine is not None:
         facts["compiler"] = engine.COMPILER
         facts["compile flags"] = engine.COMPILE_FLAGS
         facts["isa built"] = ", ".join(engine.isas_built())
         facts["isa found"] = ", ".join(engine.isas_found())
-        try:
-            facts["isa used"] = engine.choose_isa(requested_isa())
-        except RuntimeError as error:
-            facts["isa used"] = f"none: {error}"
+        facts["isa used"] = _or_why(lambda: engine.choose_isa(requested_isa()))
     return facts
 
 

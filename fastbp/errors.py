@@ -54,9 +54,9 @@ _ELSEWHERE = {  # what other libraries have under these names; the nearest name 
 }
 
 
-def instance_hint(value: object) -> str:
-    """The end of a message about a class that was given where one of its objects is wanted."""
-    return f"; {value.__name__}() makes one" if isinstance(value, type) else ""
+def instance_hint(value: object, kinds: type | tuple[type, ...]) -> str:
+    """The end of a message about a class, of these kinds, that was given where one of its objects is wanted."""
+    return f"; {value.__name__}() makes one" if isinstance(value, type) and issubclass(value, kinds) else ""
 
 
 def unknown_name(argument: str, got: object, known: Iterable[str], error: type[Exception] = ValueError) -> Exception:

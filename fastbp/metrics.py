@@ -146,9 +146,8 @@ def find(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> Metric:
         raise ValueError(f"metrics: {value!r} compares outputs with targets, and y holds labels")
     if metric.of != "values" and loss.grad_s:
         raise ValueError(f"metrics: {value!r} compares classes, and {loss.name!r} has none")
-    if metric.of in ("classes", "scores") and y.ndim == 2 and y.shape[1] == 1 and not loss.labels:
-        signs = loss.domain.low == -1 or first_where(y, lambda block: block < 0) is not None
-        known = Domain(-1, 1, "{}") if signs else Domain(0, 1)
+    if metric.of != "values" and y.ndim == 2 and y.shape[1] == 1 and not loss.labels:
+        known = Domain(-1, 1, "{}") if _are_signs(y, loss) else Domain(0, 1)
         at = first_where(y, lambda block: ~known.holds(block))
         if at is not None:
             raise ValueError(f"metrics: {value!r} compares classes, and y[{at[0]}] = {y[at]} names none: "
@@ -205,9 +204,9 @@ def _independent(loss: Loss) -> bool:
     return loss.from_logits and not loss.labels
 
 
-def _cut(y: np.ndarray, loss: Loss) -> float:
-    """What lies between the two classes that one column names: 0 between -1 and 1, one half between 0 and 1."""
-    return 0.0 if loss.domain.low == -1 or (y < 0).any() else 0.5
+def _are_signs(y: np.ndarray, loss: Loss) -> bool:
+    """Whether the two classes that one column names are -1 and 1, and not 0 and 1."""
+    return loss.domain.low == -1 or first_where(y, lambda block: block < 0) is not None
 
 
 def decide(y: np.ndarray, loss: Loss, outputs: np.ndarray | None = None) -> np.ndarray:
@@ -229,7 +228,7 @@ def decide(y: np.ndarray, loss: Loss, outputs: np.ndarray | None = None) -> np.n
     if values.ndim == 1:
         return values
     if _independent(loss) or (values.shape[1] == 1 and not loss.labels):
-        above = values > (0 if values is outputs and loss.from_logits else _cut(y, loss))
+        above = values > (0 if (values is outputs and loss.from_logits) or _are_signs(y, loss) else 0.5)
         return above[:, 0] if values.shape[1] == 1 else above
     largest = values.argmax(axis=1)
     if np.count_nonzero(values != values):  # NaN

@@ -218,9 +218,10 @@ def optimizer(value: Any, spec: Spec, n_rows: int | None = None, batch_size: int
         value = optimizers.BY_NAME[choice("optimizer", value, optimizers.BY_NAME)]()
     if isinstance(value, Optimizer):
         raise TypeError(f"optimizer {value.name!r} is a rule without its numbers: call it, as in {value.name}(lr=0.01)")
-    if not isinstance(value, (optimizers.Rule, optimizers.LBFGS)):
+    kinds = (optimizers.Rule, optimizers.LBFGS)
+    if not isinstance(value, kinds):
         known = ", ".join(kind.__name__ for kind in optimizers.BY_NAME.values())
-        raise TypeError(f"optimizer must be a name or one of {known}, got {value!r}{instance_hint(value)}")
+        raise TypeError(f"optimizer must be a name or one of {known}, got {value!r}{instance_hint(value, kinds)}")
     if isinstance(value, optimizers.LBFGS):
         if n_rows is None:
             raise ValueError("optimizer: LBFGS chooses its own steps on all rows: only `fit`, with X and y, takes it")
