@@ -722,3 +722,8 @@ def test_a_network_is_usable_after_each_of_many_errors_in_a_row(backend):
                 call(net)
             assert net.step == twin.step, name
     assert continuation(net) == continuation(twin)
+
+
+def test_classes_of_a_network_with_one_output_are_told_where_they_belong():
+    with pytest.raises(ValueError, match=r"y must be 0, the one class.*binary_cross_entropy.*y\[1\] = 1"):
+        fastbp.MLP((2, 1)).fit(np.ones((2, 2)), np.array([0, 1]), steps=1, loss="softmax_cross_entropy")

@@ -1213,3 +1213,10 @@ def test_the_file_is_synced_before_it_is_renamed_and_its_folder_behind(traced):
     while order[0] == "write":
         order.pop(0)
     assert [name.rstrip("at2") for name in order] == ["fsync", "rename", "fsync"]
+
+
+@pytest.mark.parametrize("n, why", [(61, "is none that fastbp writes"), (99, "does not fit into a file of 73")])
+def test_a_header_of_another_program_is_told_from_one_that_is_too_long(tmp_path, n, why):
+    (tmp_path / "other").write_bytes(n.to_bytes(8, "little") + b" " * 65)
+    with pytest.raises(fastbp.FormatError, match=f"a header of {n} bytes {why}"):
+        fastbp.load(tmp_path / "other")

@@ -739,6 +739,7 @@ def interrupted(call, error=KeyboardInterrupt):
         else:
             if left <= 0:
                 yield moment
+    assert moment > 5, "nothing was interrupted"
 
 
 def wait_until(true, seconds=5):

@@ -493,3 +493,11 @@ def test_a_rate_of_0_moves_nothing(settings, kernels, dtype):
     before = net.flatten()
     net.fit(X, t, optimizer=fastbp.SGD(lr=0.0, **settings), batch_size=4, epochs=2)
     assert net.flatten().tobytes() == before.tobytes()
+
+
+def test_a_function_of_numbers_may_give_what_numpy_gives_for_one():
+    """`numpy.where` gives an array without axes."""
+    step = rows.over_arrays(lambda z: np.where(z > 0, 1.0, 0.0))
+    assert step(np.array([-1.0, 2.0])).tolist() == [0.0, 1.0]
+    with pytest.raises(TypeError, match="must return a number"):
+        rows.over_arrays(lambda z: np.array([z]))(np.ones(1))
