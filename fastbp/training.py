@@ -326,7 +326,7 @@ class Run:
                     wanted = min(wanted, self.steps_to_epoch_end)
                 clock, before = time.perf_counter(), state.step
                 losses = np.empty(wanted // self.steps_per_epoch + 1)
-                scale = state.plateau["scale"]
+                self._reduction = state.reduction_of(self.optimizer)  # of all steps of this chunk
                 self._watch_plateau(losses)
                 done = self._train(wanted, losses, stop_on_params=False)
                 if done.status != DONE:
@@ -335,7 +335,7 @@ class Run:
                 most = _MOST_VARYING if self._varies else 1 << 30
                 chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, most))
                 losses = losses[: done.epochs]
-                if snapshot is not None and state.plateau["scale"] != scale:
+                if snapshot is not None and state.reduction_of(self.optimizer) != self._reduction:
                     snapshot = self._checked_snapshot(snapshot)  # a replay has one rate
                 if epochs_are_entries and done.epochs:
                     last = state.step - int(state.place[1]) // self.batch_size
@@ -389,10 +389,10 @@ class Run:
         self.optimizer = replace(self.optimizer, lr=value)
 
     def record(self, loss: Any, step: Any) -> None:
-        """Add entries to the history."""
+        """Add entries to the history, of steps of the last chunk."""
         self._loss.append(np.atleast_1d(loss))
         self._step.append(np.atleast_1d(step))
-        self._lr.append(rates_at(self.optimizer.lr, self._step[-1] - 1.0) * self.state.reduction_of(self.optimizer))
+        self._lr.append(rates_at(self.optimizer.lr, self._step[-1] - 1.0) * self._reduction)
 
     def snapshot(self) -> Snapshot:
         """What the network and its training are at this step."""

@@ -36,7 +36,7 @@ def problem(seed, sizes, loss, n, *, weighted=False, dtype=np.float64, **network
         net.unflatten(net.flatten() / 4)
         X /= 8
     X[rng.uniform(size=X.shape) < 0.1] = 0
-    weight = (np.arange(n) + 3) % 5 / 2 if weighted else None  # 1.5, 2, 0, 0.5, 1, ...
+    weight = (np.arange(n) + 3) % 5 * 0.75 if weighted else None  # 2.25, 3, 0, 0.75, 1.5, ...: their mean is not 1
     return net, X, targets(rng, loss, n, sizes[-1]), weight
 
 
@@ -95,7 +95,7 @@ def test_gradients_are_finite_differences_with_weights_and_without_bias(activati
     net, X, t, weight = problem(
         7, (4, 5, 3), loss, 9, weighted=weighted, activation=activation, bias=bias, backend=kernels
     )  # fmt: skip
-    assert weight is None or 0 in weight and len(set(weight)) > 2
+    assert weight is None or 0 in weight and len(set(weight)) > 2 and weight.sum() != len(weight)
     check_gradient(net, X, t, loss, weight)
 
 
@@ -178,6 +178,32 @@ def test_what_a_row_of_weight_0_holds_changes_no_bit(loss, kernels, dtype):
         assert np.isfinite(value) and value > 0
         results.append((value, gradient.tobytes(), net.evaluate(X, t, loss=loss, sample_weight=weight)))
     assert results[0] == results[1] == results[2]
+    kept = weight > 0
+    alone = net.evaluate(X[kept], t[kept], loss=loss, sample_weight=weight[kept])
+    for value in (results[0][0], results[0][2]):
+        assert_close(value, alone, dtype, roundings(net, 12))
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("n", [3, 256, 300])
+def test_the_loss_is_the_mean_over_rows_that_a_hand_computes(n, weighted, kernels, dtype):
+    net, X, t, weight = problem(5, (6, 9, 3), "mse", n, weighted=weighted, dtype=dtype, activation="tanh",
+                                backend=kernels)  # fmt: skip
+    each = np.mean((net.predict(X) - t.astype(dtype).astype(float)) ** 2, axis=1)  # of each row
+    wanted = each.mean() if weight is None else (weight * each).sum() / weight.sum()
+    for value in (net.evaluate(X, t, loss="mse", sample_weight=weight),
+                  net.loss_and_grad(X, t, loss="mse", sample_weight=weight)[0]):  # fmt: skip
+        assert_close(value, wanted, dtype, roundings(net, n))
+
+
+@pytest.mark.parametrize("loss", losses.TABLE)
+def test_the_loss_of_weighted_rows_is_the_weighted_mean_of_their_losses(loss, kernels, dtype):
+    net, X, t, weight = problem(6, (5, 7, 3), loss, 13, weighted=True, dtype=dtype, activation="tanh", backend=kernels)
+    each = [net.evaluate(X[[k]], t[[k]], loss=loss) for k in range(13)]
+    wanted = (weight * each).sum() / weight.sum()
+    for value in (net.evaluate(X, t, loss=loss, sample_weight=weight),
+                  net.loss_and_grad(X, t, loss=loss, sample_weight=weight)[0]):  # fmt: skip
+        assert_close(value, wanted, dtype, roundings(net, 13), scale=max(1, np.abs(each).max()))
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])

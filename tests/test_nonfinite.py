@@ -225,6 +225,24 @@ def test_a_plateau_is_that_of_the_step_gone_back_to(backend, monkeypatch, chunk,
     assert frozen(net) == frozen(twin)
 
 
+@pytest.mark.parametrize("chunk, snapshot", CHUNKS)
+def test_a_replay_has_the_rate_that_a_plateau_had_at_each_step(backend, dtype, monkeypatch, chunk, snapshot):
+    """The loss stays 0, so each epoch but the first halves the rate, and the decay lets a weight grow all the same."""
+    cut_into(monkeypatch, chunk, snapshot)
+    limits = np.finfo(dtype)
+    rule = SGD(ReduceOnPlateau(2.0 ** (limits.maxexp // 6), factor=0.5, patience=0), weight_decay=1.0)
+    net, stopped = (fastbp.MLP((1, 1), init=[[[limits.tiny]]], dtype=dtype, backend=backend) for _ in range(2))
+    data = np.zeros((8, 1)), np.zeros((8, 1))
+    with pytest.raises(NonFiniteError, match="parameter") as caught:
+        net.fit(*data, optimizer=rule, batch_size=4, epochs=50)
+    assert caught.value.step == net.step > 8
+    assert net._state.plateau["scale"] == 0.5 ** (net.epoch - 1)
+    stopped.fit(*data, optimizer=rule, batch_size=4, steps=net.step)
+    assert np.isfinite(net.flatten()).all() and net.flatten().tobytes() == stopped.flatten().tobytes()
+    with pytest.raises(NonFiniteError):
+        stopped.fit(*data, optimizer=rule, batch_size=4, steps=1)
+
+
 BAD_X = {  # a value that is not finite in the network's dtype, and how the message shows it
     "NaN": (np.nan, np.float64, "nan"),
     "infinite": (-np.inf, np.float64, "-inf"),

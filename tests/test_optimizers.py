@@ -710,28 +710,30 @@ def test_a_loss_that_is_not_finite_is_never_the_best_of_a_plateau():
 
 
 def test_a_plateau_lowers_the_rate_at_epoch_ends_and_goes_on_in_the_next_call(backend):
-    X, t = np.ones((8, 1)), np.zeros((8, 1))
+    """The loss stays 0, and the weight decays by what the rate of each step says."""
+    X, t = np.zeros((8, 1)), np.zeros((8, 1))
 
     def network():
-        net = fastbp.MLP((1, 1), bias=False, init=[[[1.0]]], dtype=np.float64, backend=backend, seed=1)
-        net.freeze(0)  # the loss stays 1
-        return net
+        return fastbp.MLP((1, 1), bias=False, init=[[[1.0]]], dtype=np.float64, backend=backend, seed=1)
 
-    rule = fastbp.SGD(schedules.ReduceOnPlateau(0.5, factor=0.5, patience=1))
-    whole, pieces = network(), network()
-    whole.fit(X, t, optimizer=rule, batch_size=4, epochs=7)
+    rule = fastbp.SGD(schedules.ReduceOnPlateau(0.5, factor=0.5, patience=1), weight_decay=0.5)
+    # epoch 0 is the best; 1 and 2 are not better, so 2 lowers it; so do 4 and 6
+    rates = np.repeat([0.5, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125], 2)  # of each step
+    whole, pieces, batches = network(), network(), network()
+    histories = [whole.fit(X, t, optimizer=rule, batch_size=4, epochs=7),
+                 batches.fit([(X[:4], t[:4]), (X[4:], t[4:])], optimizer=rule, epochs=7)]  # fmt: skip
     for epochs in (1, 2, 4):
         pieces.fit(X, t, optimizer=rule, batch_size=4, epochs=epochs)
         pieces = pickle.loads(pickle.dumps(pieces))
-    # epoch 0 is the best; 1 and 2 are not better, so 2 lowers it; so do 4 and 6
-    assert whole._state.plateau == pieces._state.plateau == {"scale": 0.125, "best": 1.0, "bad": 0, "wait": 0}
-    whole.freeze(0, weight=False)
-    before = whole.weights[0][0, 0]
-    whole.fit(X, t, optimizer=rule, batch_size=8, steps=1, loss="half_squared_error")
-    assert whole.weights[0][0, 0] == before - 0.5 * 0.125 * before
-    before = whole.weights[0][0, 0]  # another rate knows nothing of it
-    whole.fit(X, t, optimizer=fastbp.SGD(0.5), batch_size=8, steps=1, loss="half_squared_error")
-    assert whole.weights[0][0, 0] == before - 0.5 * before
+    for net in (whole, pieces, batches):
+        assert net._state.plateau == {"scale": 0.125, "best": 0.0, "bad": 0, "wait": 0}
+        assert_close(net.flatten(), [np.prod(1 - 0.5 * rates)], np.float64, k=14, scale=1)
+    assert [history.lr.tolist() for history in histories] == [rates[1::2].tolist()] * 2
+    assert network().fit(X, t, optimizer=rule, batch_size=4, epochs=7, eval_every=1).lr.tolist() == rates.tolist()
+    for optimizer, rate in ((rule, 0.5 * 0.125), (fastbp.SGD(0.5, weight_decay=0.5), 0.5)):  # which knows nothing of it
+        before = whole.flatten()
+        whole.fit(X, t, optimizer=optimizer, batch_size=8, steps=1)
+        assert_close(whole.flatten(), before * (1 - 0.5 * rate), np.float64)
 
 
 @pytest.mark.parametrize("rate", [lambda step: -1.0, lambda step: None, lambda step: 1 / 0])

@@ -566,11 +566,15 @@ def test_eval_every_records_evaluate_after_every_kth_step_of_the_network(backend
     second = net.fit(x, y, steps=10, eval_every=4, **options)
     assert (first.step.tolist(), second.step.tolist()) == ([4, 8], [12, 16, 20])
     loss, weight = options.get("loss", "mse"), options.get("sample_weight")
-    wanted = []
+    wanted, by_hand = [], []
     for _ in range(5):
         twin.fit(x, y, steps=4, **options)
         wanted.append(twin.evaluate(x, y, loss=loss, sample_weight=weight))
+        a = twin.predict(x).astype(float)
+        each = np.log(np.exp(a).sum(1)) - a[range(N), y] if loss != "mse" else ((a - y) ** 2).mean(1)
+        by_hand.append(np.average(each, weights=weight))
     assert [*first.loss, *second.loss] == wanted
+    assert_close(wanted, by_hand, dtype, k=N, scale=max(1, max(by_hand)))
     assert bits(net) == bits(twin)  # looking changes nothing
 
 
