@@ -7,6 +7,7 @@ import math
 import pickle
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -152,6 +153,16 @@ def test_with_eval_every_loss_and_metrics_are_those_of_all_rows_at_each_kth_step
     assert both.val_loss[1] == trained(10).evaluate(*VALIDATION, loss=RUN["loss"])
 
 
+def test_the_rate_of_an_entry_is_that_of_the_step_before_it(backend):
+    rule = fastbp.SGD(lambda step: 0.1 / (1 + step))
+    history = build(backend).fit(X, LABELS, steps=16, **RUN | {"optimizer": rule})
+    assert history.lr.tolist() == [0.1 / 7, 0.1 / 14, 0.1 / 16]
+    history = build(backend).fit(X, LABELS, steps=16, eval_every=5, **RUN | {"optimizer": rule})
+    assert history.lr.tolist() == [0.1 / 5, 0.1 / 10, 0.1 / 15]
+    history = build(backend).fit([(X, LABELS)] * 3, epochs=2, **RUN | {"optimizer": rule})
+    assert history.lr.tolist() == [0.1 / 3, 0.1 / 6]
+
+
 def test_without_validation_the_column_is_nan_and_metrics_are_none():
     history = build().fit(X, LABELS, epochs=3, **RUN)
     assert history.val_loss.shape == (3,) and np.isnan(history.val_loss).all() and history.metrics == {}
@@ -163,6 +174,9 @@ def test_validation_rows_may_have_weights():
     history = build().fit(X, LABELS, epochs=1, validation_data=(*VALIDATION, weight), metrics=["accuracy"], **RUN)
     twin = trained(7)
     assert history.val_loss[0] == twin.evaluate(*VALIDATION, loss=RUN["loss"], sample_weight=weight)
+    a = twin.predict(VALIDATION[0]).astype(float)
+    each = np.log(np.exp(a).sum(axis=1)) - a[range(17), VALIDATION[1]]
+    assert_close(history.val_loss[0], np.average(each, weights=weight), np.float32, k=17)
     right = twin.predict(VALIDATION[0]).argmax(1) == VALIDATION[1]
     assert_close(history.metrics["val_accuracy"][0], np.average(right, weights=weight), np.float64, k=17)
 
@@ -222,6 +236,7 @@ def test_metrics_are_what_a_hand_computes():
     assert of("balanced_accuracy") == pytest.approx((1 + 1 / 3) / 2, rel=1e-15)
     assert (of("top_1"), of("top_2")) == (2 / 4, 3 / 4)
     assert of("accuracy", weight=np.array([1, 0, 0, 3.0])) == 1 / 4
+    assert of("balanced_accuracy", weight=np.array([0, 1, 1, 2.0])) == 1 / 4  # a class that weighs nothing is not there
     assert of("accuracy", y=np.eye(3)[labels]) == 2 / 4  # rows of probabilities
     assert of("accuracy", a=np.full((4, 3), np.nan)) == 0
     one_nan = np.where(np.arange(12).reshape(4, 3) == 7, np.nan, logits)  # where it was right
@@ -234,9 +249,12 @@ def test_metrics_are_what_a_hand_computes():
     assert of("mae", y, a, loss=mse) == 1
     assert of("rmse", y, a, loss=mse) == math.sqrt(10 / 4)
     assert of("r2", y, a, loss=mse) == pytest.approx(1 - 10 / 14, rel=1e-15)
+    constant = np.ones((4, 2))
+    assert of("r2", constant, constant, loss=mse) == 1  # all that there is to explain is explained
+    assert of("r2", constant, constant + [[0, 0], [1, 0], [0, 0], [0, 0]], loss=mse) == (0 + 1) / 2
     bce, yes = fastbp.losses.TABLE["binary_cross_entropy"], np.array([[0.0], [1], [1], [0]])
-    assert of("accuracy", yes, np.array([[-1.0], [0.2], [-0.1], [0.4]]), loss=bce) == 2 / 4  # logits: above 0
-    assert of("accuracy", yes, np.array([[0.4], [0.6], [0.1], [0.4]]), loss=mse) == 3 / 4  # above one half
+    assert of("accuracy", yes, np.array([[-1.0], [0.2], [0.3], [-0.1]]), loss=bce) == 4 / 4  # logits: above 0
+    assert of("accuracy", yes, np.array([[0.4], [0.6], [0.7], [0.1]]), loss=mse) == 4 / 4  # above one half
     signs, near = 2 * yes - 1, np.array([[-0.1], [0.2], [-0.1], [0.4]])  # of -1 and 1 the cut is 0
     assert of("accuracy", signs, near, loss=mse) == of("balanced_accuracy", signs, near, loss=mse) == 2 / 4
     assert of("accuracy", np.ones((4, 1)), near, loss=fastbp.losses.TABLE["hinge"]) == 2 / 4
@@ -460,20 +478,29 @@ def test_a_replay_begins_after_what_a_callback_wrote(backend):
     assert (net.weights[0] == 0.5).all() and np.isfinite(net.flatten()).all()
 
 
+def overflows_unseen(backend):
+    """A run of single steps, and its step from 42 to 43 makes a weight infinite, which no loss sees."""
+    net = fastbp.MLP((3, 4, 1), init="zeros", backend=backend)
+    net.weights[0][1, 2] = 1
+    rule = fastbp.SGD(lr=1, weight_decay=9)  # w <- -8 w, and 8 ** 42 is the last power below the largest float32
+    return net, {"X": np.zeros((8, 3)), "y": np.zeros((8, 1)), "batch_size": 8, "optimizer": rule, "steps": 99}
+
+
 def test_nothing_sees_parameters_that_are_not_finite(backend):
     """They may have overflowed with the last step, whose loss was finite."""
     looks = []
 
     class Looks(fastbp.Callback):
-        def on_epoch_end(self, net, logs):
-            looks.append(np.isfinite(net.flatten()).all())
+        def on_eval(self, net, logs):
+            looks.append(abs(net.weights[0][1, 2]))
 
-    net = fastbp.MLP((3, 4, 1), seed=0, backend=backend)
-    one = np.ones((8, 3), np.float32), np.ones((8, 1), np.float32)
+        on_epoch_end = on_eval
+
+    net, run = overflows_unseen(backend)
     with pytest.raises(fastbp.NonFiniteError) as error:
-        net.fit(*one, batch_size=8, epochs=9, optimizer=fastbp.SGD(lr=3e38), callbacks=[Looks()])
-    assert all(looks) and error.value.step == net.step
-    assert np.isfinite(net.flatten()).all()
+        net.fit(**run, callbacks=[Looks()])
+    assert looks == np.repeat(8.0 ** np.arange(1, 43), 2).tolist()
+    assert error.value.step == net.step == 42 and abs(net.weights[0][1, 2]) == 8.0**42
 
 
 # ------------------------------------------------------------------ early stopping
@@ -617,12 +644,41 @@ def test_checkpoints_by_seconds_come_between_chunks(saved, tmp_path):
     assert saved == []
 
 
+@pytest.fixture
+def second_by_second(monkeypatch):
+    """A step takes a second, whatever else may take time, and the run comes back after each: the network's clock."""
+    clock = types.SimpleNamespace(monotonic=lambda: clock.now(), now=None)
+    monkeypatch.setattr(callbacks, "time", clock)
+    monkeypatch.setattr("fastbp.training._FIRST_CHUNK_STEPS", 1)
+    monkeypatch.setattr("fastbp.training.CHUNK_SECONDS", 0)
+    return clock
+
+
+def test_checkpoints_by_seconds_are_so_many_seconds_apart(second_by_second, saved):
+    net, checkpoint = build(), fastbp.Checkpoint("a", every_seconds=4)
+    second_by_second.now = lambda: 100.0 + net.step
+    for steps, at in ((14, [4, 8, 12]), (3, []), (10, [21, 25])):  # each run has a clock of its own
+        net.fit(X, LABELS, steps=steps, callbacks=[checkpoint], **RUN)
+        assert [copied.step for _, copied in saved] == at
+        saved.clear()
+    second_by_second.now = lambda: 100.0 + net.step + 3 * len(saved)  # the seconds that a save takes do not count
+    net.fit(X, LABELS, steps=14, callbacks=[checkpoint], **RUN)
+    assert [copied.step for _, copied in saved] == [31, 35, 39]
+
+
+def test_a_time_limit_is_one_of_each_run(second_by_second):
+    net, limit = build(), fastbp.TimeLimit(6)
+    second_by_second.now = lambda: 100.0 + net.step
+    for _ in range(2):
+        history = net.fit(X, LABELS, steps=99, callbacks=[limit], **RUN)
+        assert history.n_steps == 6 and history.stopped == "the time limit of 6 seconds"
+
+
 def test_a_checkpoint_is_finite_and_one_that_fails_ends_the_run(backend, saved, monkeypatch):
-    net = fastbp.MLP((3, 4, 1), seed=0, backend=backend)
-    one = np.ones((8, 3), np.float32), np.ones((8, 1), np.float32)
+    net, run = overflows_unseen(backend)
     with pytest.raises(fastbp.NonFiniteError):
-        net.fit(*one, batch_size=8, steps=9, optimizer=fastbp.SGD(lr=3e38),
-                callbacks=[fastbp.Checkpoint("a", every_steps=1)])  # fmt: skip
+        net.fit(**run, callbacks=[fastbp.Checkpoint("a", every_steps=1)])
+    assert [copied.step for _, copied in saved] == list(range(1, 43))
     assert all(np.isfinite(copied.flatten()).all() for _, copied in saved)
 
     def full(net, path):
