@@ -419,25 +419,32 @@ def test_an_error_in_a_batch_says_which(backend):
     assert error.value.__notes__ == ["in batch 3 of the pass, counted from 0"]
 
 
-def test_a_batch_may_be_made_in_a_buffer_that_is_used_again(backend):
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_a_batch_may_be_made_in_a_buffer_that_is_used_again(backend, weighted):
     def reuse():
-        x, y = np.empty((8, N_IN), np.float32), np.empty(8, np.int64)
-        for a, b in batches():
-            if len(a) == 8:
-                x[...], y[...] = a, b
-                yield x, y
-                x.fill(np.nan)
+        buffers = np.empty((8, N_IN), np.float32), np.empty(8, np.int64), np.empty(8)
+        for batch in batches(8, WEIGHT):
+            if len(batch[0]) == 8:
+                for buffer, part in zip(buffers, batch):
+                    buffer[...] = part
+                yield buffers if weighted else buffers[:2]
+                for buffer in buffers:
+                    buffer[...] = 1
 
     net, twin = build(backend), build(backend)
     net.fit(reuse(), epochs=1, **RUN)
-    twin.fit(X[:48], LABELS[:48], batch_size=8, epochs=1, shuffle=False, **RUN)
+    twin.fit(X[:48], LABELS[:48], batch_size=8, epochs=1, shuffle=False,
+             sample_weight=WEIGHT[:48] if weighted else None, **RUN)  # fmt: skip
     assert parameters(net) == parameters(twin)
 
 
-def test_batches_may_be_sparse_and_weighed_by_class(backend):
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_batches_may_be_sparse_and_weighed_by_class(backend, weighted):
     net, twin = build(backend), build(backend)
-    net.fit([(csr(x), y) for x, y in batches()], epochs=2, class_weight={1: 4.0}, **RUN)
-    twin.fit(X, LABELS, batch_size=8, epochs=2, class_weight={1: 4.0}, shuffle=False, **RUN)
+    given = [(csr(x), y, *weight) for x, y, *weight in batches(8, WEIGHT if weighted else None)]
+    net.fit(given, epochs=2, class_weight={1: 4.0}, **RUN)
+    weight = np.array([1, 4, 1.0])[LABELS] * (WEIGHT if weighted else 1)
+    twin.fit(X, LABELS, batch_size=8, epochs=2, sample_weight=weight, shuffle=False, **RUN)
     assert parameters(net) == parameters(twin)
     net.fit([(X, LABELS, np.zeros(N))], epochs=1, **RUN | {"optimizer": fastbp.SGD(lr=0.1)})  # no gradient
 
@@ -510,23 +517,24 @@ def test_ctrl_c_ends_a_run_that_waits_for_its_iterator():
     assert python(program) == "True 1 2\n"
 
 
-def test_at_most_a_few_batches_are_fetched_ahead():
-    fetched = []
+def test_two_batches_are_fetched_ahead():
+    """Two wait while the kernels run, one more is made, and one is looked at, to see whether the pass has ended."""
+    fetched, ahead, until = [], [], time.monotonic() + 20
 
     def source():
         for _ in range(60):
             fetched.append(1)
             yield X[:4], LABELS[:4]
 
-    net, ahead = build(), []
-
     class Looks(fastbp.Callback):
         def on_eval(self, net, logs):
-            time.sleep(0.002)
+            while len(fetched) < min(net.step + 4, 60) and time.monotonic() < until:
+                time.sleep(1e-4)
+            time.sleep(0.002)  # in which a thread that takes more takes more
             ahead.append(len(fetched) - net.step)
 
-    net.fit(source(), steps=60, eval_every=1, callbacks=[Looks()], **RUN)
-    assert max(ahead) <= feeds.AHEAD + 2  # in the queue, one that waits for a place there, one looked at for the end
+    build().fit(source(), steps=60, eval_every=1, callbacks=[Looks()], **RUN)
+    assert ahead == [4] * 56 + [3, 2, 1, 0]  # of 60 in all
 
 
 @pytest.mark.parametrize("kept", [1 << 26, 500], ids=["all kept", "snapshots often"])
@@ -549,17 +557,22 @@ def test_a_batch_whose_update_overflows_is_found_by_a_replay(backend, bad, kept,
     assert np.array_equal(net.flatten(), twin.flatten())
 
 
-def test_batches_kept_for_a_replay_are_few(backend, monkeypatch):
-    monkeypatch.setattr(feeds, "_KEPT_BYTES", 3000)
-    found = []
-
-    class Looks(fastbp.Callback):
-        def on_eval(self, net, logs):
-            found.append(net._run._kept_bytes)
-
-    endless = (batch for _ in iter(int, 1) for batch in batches())
-    build(backend).fit(endless, steps=300, eval_every=75, callbacks=[Looks()], **RUN)
-    assert len(found) == 4 and max(found) < 3000 + 8 * (4 * N_IN + 8)  # and one batch
+@pytest.mark.parametrize("nonfinite, chunk", [("raise", 0.05), ("ignore", 0.05), ("ignore", 0.0)])
+def test_batches_kept_for_a_replay_are_few(backend, nonfinite, chunk, monkeypatch):
+    """Most of their bytes are those of targets and weights. Where nothing is replayed they are those of one chunk."""
+    monkeypatch.setattr(feeds, "_KEPT_BYTES", 500_000 if chunk else 1 << 26)
+    monkeypatch.setattr(feeds, "CHUNK_SECONDS", chunk)
+    monkeypatch.setattr("fastbp.training.SNAPSHOT_SECONDS", 1e9)
+    batch = np.ones((1000, 1), np.float32), np.zeros(1000, np.int64), np.ones(1000)  # 20,000 bytes
+    net, options = build(backend, sizes=(1, 2, 2)), RUN | {"nonfinite": nonfinite}
+    net.fit(iter([batch]), steps=1, **options)  # makes what stays
+    tracemalloc.start()
+    try:
+        net.fit((batch for _ in iter(int, 1)), steps=100, **options)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert net.step == 101 and most < 1_000_000  # and some more batches, and what a step works with
 
 
 def test_a_batch_that_is_not_finite_is_named(backend):
