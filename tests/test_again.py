@@ -7,10 +7,12 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from conftest import frozen
 from tolerance import assert_close
 
 import fastbp
 from fastbp import backends
+from fastbp.backends import reference
 
 pytestmark = pytest.mark.skipif(backends.missing("cython") is not None, reason="the short way is compiled")
 
@@ -215,6 +217,29 @@ def test_what_is_forced_later_is_seen(monkeypatch):
         assert again() == (False, False)
     finally:
         fastbp.set_backend("auto")
+
+
+def test_the_backend_that_compile_stays_with_is_that_of_calls_made_again(monkeypatch):
+    served = []
+    for verb in ("forward", "train"):
+        inner = getattr(reference.Program, verb)
+        monkeypatch.setattr(
+            reference.Program, verb,
+            lambda *args, inner=inner, verb=verb, **options: served.append(verb) or inner(*args, **options),
+        )  # fmt: skip
+    net, (x, y) = network(backend="cython"), data()
+    for _ in range(2):
+        net.predict(x)
+        net.train_step(x, y)
+    assert net._predict_again is not None and net._train_step_again is not None
+    net.compile("reference")
+    twin = network(backend="reference")
+    twin.unflatten(net.flatten())
+    for call in (lambda one: one.predict(x), lambda one: one.train_step(x, y), lambda one: one.predict(x)):
+        served.clear()
+        values = [frozen(call(one)) for one in (net, twin)]
+        assert values[0] == values[1] and len(served) >= 2 and len(set(served)) == 1
+    assert net.flatten().tobytes() == twin.flatten().tobytes()
 
 
 def test_a_pending_forward_is_dropped_by_a_step_and_kept_by_an_error():

@@ -1,18 +1,25 @@
 """The training state belongs to the network: the same bits whatever the pieces, copies, processes and objects."""
 
+import contextlib
 import copy
+import dataclasses
+import gc
 import hashlib
+import os
 import pickle
 import random
+import weakref
+from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import frozen
+from conftest import ISAS, frozen, need
 from test_process import python
 from tolerance import assert_close
 
 import fastbp
 from fastbp import SGD
+from fastbp.plan import Plan, Programs, make_plan
 
 N = 29
 RNG = np.random.default_rng(11)
@@ -147,6 +154,142 @@ def test_every_call_reads_its_data_anew(kernels, dtype, family, run):
             one.fit(x, y, steps=1 + k % 3, seed=k // 5, **options)
         fresh = copy.deepcopy(fresh)  # has no workspace yet
         assert bits(kept) == bits(fresh), k
+
+
+# ------------------------------------------------------------------ one network trained in one way, then in another
+
+WAYS = {  # to train: options of `fit`; `frozen`: weight and bias of each layer; `isa`; `verb`: another than `fit`
+    "plain": {},
+    "in order": {"shuffle": False},
+    "one row": {"batch_size": 1},
+    "other rows": {"batch_size": 13},
+    "all rows": {"batch_size": N},
+    "weighted": {"sample_weight": WEIGHT},
+    "another loss": {"loss": "huber"},
+    "labels": {"loss": "softmax_cross_entropy"},
+    "threads": {"n_threads": 3},
+    "the first isa": {"isa": ISAS[0]},
+    "non-finite": {"nonfinite": "ignore"},
+    "batches": {"verb": "batches"},
+    "train_step": {"verb": "train_step"},
+    "update": {"verb": "update"},
+    "backward_update": {"verb": "backward_update"},
+    "a weight frozen": {"frozen": ((True, False), (False, False))},
+    "a bias frozen": {"frozen": ((False, False), (False, True))},
+    "a layer frozen": {"frozen": ((True, True), (False, False))},
+    "the last layer frozen": {"frozen": ((False, False), (True, True))},
+    "momentum": {"optimizer": SGD(0.1, momentum=0.9)},
+    "nesterov": {"optimizer": SGD(0.1, momentum=0.9, nesterov=True)},
+    "decay": {"optimizer": SGD(0.1, weight_decay=0.3)},
+    "rates of layers": {"optimizer": SGD(0.1, lr_scale=(0.5, 2.0))},
+    "rate of biases": {"optimizer": SGD(0.1, bias_lr_scale=0.25)},
+    "decays of layers": {"optimizer": SGD(0.1, weight_decay=0.3, decay_scale=(0.5, 2.0))},
+    "decay of biases": {"optimizer": SGD(0.1, weight_decay=0.3, bias_decay_scale=0.0)},
+    "l1": {"optimizer": SGD(0.1, l1=0.05)},
+    "clip_value": {"optimizer": SGD(0.1, clip_value=0.05)},
+    "clip_norm": {"optimizer": SGD(0.1, clip_norm=0.1)},
+    "max_norm": {"optimizer": SGD(0.1, max_norm=0.5)},
+    "average": {"optimizer": SGD(0.1, average=0.7)},
+    "accumulate": {"optimizer": SGD(0.1, accumulate=2)},
+    "schedule": {"optimizer": SGD(lambda step: 0.1 / (1 + step))},
+    "adam": {"optimizer": fastbp.Adam(0.01)},
+    "amsgrad": {"optimizer": fastbp.Adam(0.01, amsgrad=True)},
+    "adamw by layers": {"optimizer": fastbp.AdamW(0.01, decay_scale=(0.5, 2.0))},
+}
+ON_NUMBA = ("plain", "rate of biases", "accumulate", "a weight frozen")  # seconds of compilation each
+
+
+def train_in(net, way, family):
+    """Some steps, from a training state that is reset."""
+    options = {"optimizer": SGD(0.1), "batch_size": 8, "loss": "mse"} | WAYS[way]
+    verb, isa = options.pop("verb", "fit"), options.pop("isa", "")
+    for k, (weight, bias) in enumerate(options.pop("frozen", ((False, False), (False, False)))):
+        net.freeze(k, weight=weight, bias=bias)
+    x, y = data(family)
+    y = LABELS if options["loss"] == "softmax_cross_entropy" else y
+    with mock.patch.dict(os.environ, FASTBP_ISA=isa) if isa else contextlib.nullcontext():
+        if verb == "fit":
+            net.fit(x, y, steps=5, **options)
+        elif verb == "batches":
+            net.fit([(x[:9], y[:9]), (x[9:], y[9:])], epochs=2, optimizer=options["optimizer"])
+        else:
+            for _ in range(3):
+                if verb == "train_step":
+                    net.train_step(x, y, optimizer=options["optimizer"])
+                elif verb == "backward_update":
+                    net.forward(x)
+                    net.backward_update(y, options["optimizer"])
+                else:
+                    net.forward(x)
+                    net.backward(y)
+                    net.update(options["optimizer"])
+
+
+def check_that_nothing_stays_behind(first, ways, backend, family, dtype=np.float32):
+    for second in ways:
+        net, fresh = build(backend, dtype, family), build(backend, dtype, family)
+        start = net.flatten()
+        train_in(net, first, family)
+        net.reset_training()
+        net.unflatten(start)
+        for one in (net, fresh):
+            train_in(one, second, family)
+        assert bits(net) == bits(fresh), (first, second)
+        assert frozen(net.flatten()) != frozen(start)
+
+
+@pytest.mark.parametrize("first", WAYS)
+@pytest.mark.parametrize("backend, family", [("reference", "tiny"), *(("cython", family) for family in FAMILIES)])
+def test_what_a_network_was_trained_with_before_changes_no_bit(backend, family, first, monkeypatch):
+    """Once its state is reset; programs of one kind of training are not taken for another."""
+    need(backend)
+    monkeypatch.setenv("FASTBP_FORCE_THREADS", "1")
+    check_that_nothing_stays_behind(first, WAYS, backend, family)
+
+
+def test_what_a_network_was_trained_with_before_changes_no_bit_on_numba():
+    need("numba")
+    for first in ON_NUMBA:
+        check_that_nothing_stays_behind(first, ON_NUMBA, "numba", "tiny")
+
+
+# ------------------------------------------------------------------ the programs that a network keeps
+
+
+def test_a_plan_that_differs_in_any_field_has_programs_of_its_own():
+    first = make_plan(build()._spec, 8, backend="reference", loss=fastbp.losses.TABLE["mse"], rule=RULE, n_threads=1)
+    others = {
+        "spec": build(bias=False)._spec, "batch": 9, "backend": "cython", "isa": "another",
+        "loss": fastbp.losses.TABLE["huber"], "optimizer": fastbp.Adam().row, "trains": ((True, True), (True, False)),
+        "plain": not first.plain, "fused": not first.fused, "n_threads": 2, "gated": not first.gated,
+    }  # fmt: skip
+    assert others.keys() == {field.name for field in dataclasses.fields(Plan)}
+    with mock.patch("fastbp.plan.program", lambda plan, params: mock.Mock(plan=plan)):
+        for name, other in others.items():
+            pool, second = Programs(np.zeros(1)), dataclasses.replace(first, **{name: other})
+            programs = [pool.take(plan) for plan in (first, second)]
+            assert getattr(programs[1].plan, name) == other != getattr(programs[0].plan, name)
+            for program in programs:
+                pool.give_back(program)
+            for plan, program in ((first, programs[0]), (second, programs[1]), (first, programs[0])):
+                with pool.lent(plan) as lent:
+                    assert lent is program, name
+                    assert pool.take(plan) is not program  # which is at work
+
+
+def test_programs_are_kept_for_the_16_plans_used_last(backend):
+    net, made, first = build(backend), [], set()
+    pool, always = Programs(net.params), make_plan(net._spec, 100, backend=backend)
+    for batch in range(60):
+        with pool.lent(always) as program:
+            first.add(program)
+        with pool.lent(make_plan(net._spec, 1 + batch, backend=backend)) as program:
+            made.append(weakref.ref(program))
+            del program
+    gc.collect()
+    assert [k for k, program in enumerate(made) if program() is not None] == list(range(45, 60))
+    with pool.lent(make_plan(net._spec, 60, backend=backend)) as last:
+        assert last is made[-1]() and len(first) == 1  # which was used all the time
 
 
 # ------------------------------------------------------------------ reproducible
