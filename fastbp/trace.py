@@ -444,8 +444,9 @@ def trace(net: MLP, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: An
     scalars = {name: float(value[0]) for name, value in zip(rule.row.scalars, values)}
     if targets.ndim == 1:
         targets = np.eye(network.out_features)[targets.astype(np.int64)]
-    kept = _frozen(rows.astype(network.dtype)), _frozen(targets.astype(network.dtype))
-    return Trace(*kept, weight, row, rule.row, scalars, loss_before, loss_after, layers)
+    kept = [_frozen(rows.astype(network.dtype)), _frozen(targets.astype(network.dtype))]
+    kept.append(None if weight is None else _frozen(weight))
+    return Trace(*kept, row, rule.row, scalars, loss_before, loss_after, layers)
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -170,6 +170,20 @@ def test_new_slots_are_seen():
     assert same(net, other)
 
 
+def test_what_is_frozen_later_is_seen():
+    net, other, (x, y) = network(), network(), data()
+    for weight in (False, True, False):
+        for each in (net, other):
+            each.freeze(0, weight=weight, bias=False)
+            before = each.weights[0].copy()
+            if each is other:
+                long_way(other)
+            for _ in range(3):
+                each.train_step(x, y)
+            assert np.array_equal(each.weights[0], before) == weight
+        assert same(net, other)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_what_another_run_leaves_is_seen(optimizer):
     """Gradients that wait for an update wait in vain; predict_proba goes by the last loss."""

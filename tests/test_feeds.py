@@ -102,6 +102,14 @@ def test_a_split_leaves_rows_on_both_sides(n, share):
     assert 1 <= kept.sum() <= n - 1 and abs(kept.sum() - n * share) <= 1
 
 
+def test_a_split_is_the_same_in_every_version():
+    """Or a run that goes on from a file of another one would train on rows that were kept from it."""
+    kinds = np.arange(20) % 3
+    for given, seed, kept in ((None, 7, [0, 4, 5, 8, 14]), (kinds, 7, [0, 8, 10, 14, 15]),
+                              (None, 2**64 - 1, [1, 7, 9, 14, 18])):  # fmt: skip
+        assert np.flatnonzero(data.validation_rows(20, 0.25, given, seed)).tolist() == kept
+
+
 def test_a_split_of_numbers_is_a_plain_draw():
     """0.25 of the rows over many seeds: each as often."""
     often = sum(data.validation_rows(40, 0.25, None, seed).astype(int) for seed in range(400))
@@ -385,6 +393,17 @@ def test_steps_go_round_batches_that_start_anew(backend):
     assert net.fit(Again(), steps=14, **RUN).step.tolist() == [7, 14] and net.epoch == 2  # the end of the pass is seen
     net.fit(X, LABELS, steps=1, **RUN)
     assert net._state.place.tolist() == [2, 32]
+
+
+def test_each_call_begins_a_pass_and_so_an_epoch(backend):
+    net = build(backend)
+    for steps, place in ((3, [0, 3]), (2, [1, 2]), (7, [3, 0]), (1, [3, 1]), (0, [3, 1]), (9, [5, 2])):  # 7 are a pass
+        net.fit(Again(), steps=steps, **RUN)
+        assert net._state.place.tolist() == place
+    twin = build(backend)
+    for steps in (3, 2, 7, 1, 9):
+        twin.fit((batch for _ in range(2) for batch in batches()), steps=steps, **RUN)
+    assert parameters(net) == parameters(twin)
 
 
 def test_an_iterator_that_ends_early_says_so(backend):

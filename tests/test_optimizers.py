@@ -871,6 +871,42 @@ def test_lbfgs_stops_at_the_iterations_given_and_goes_on(backend):
     assert net.evaluate(X, y, loss="mse") <= second.loss[-1]
 
 
+def test_lbfgs_takes_each_of_its_settings(backend):
+    pytest.importorskip("scipy")
+    rng = np.random.default_rng(2)
+    X, y = rng.normal(size=(60, 3)), rng.normal(size=60)
+
+    def trained(steps=30, **settings):
+        net = fastbp.MLP((3, 6, 1), activation="tanh", seed=1, dtype=np.float64, backend=backend)
+        return net.fit(X, y, optimizer=fastbp.LBFGS(**settings), steps=steps).loss
+
+    plain = trained()
+    assert len(plain) == 30
+    assert len(trained(gtol=1e6)) == 0 and len(trained(ftol=1e6)) == 1  # flat enough; falls too little
+    assert len(trained(max_evaluations=4)) < 5
+    short, long = trained(history_size=1), trained(history_size=20)
+    assert np.array_equal(short[:3], plain[:3]) and not np.isclose(short[5], plain[5], rtol=1e-6)
+    assert np.array_equal(long[:11], plain[:11]) and not np.isclose(long[-1], plain[-1], rtol=1e-6)
+
+
+def test_lbfgs_records_the_loss_before_each_iteration_or_after_each_kth_step(backend):
+    pytest.importorskip("scipy")
+    rng = np.random.default_rng(2)
+    X, y = rng.normal(size=(60, 3)), rng.normal(size=60)
+    nets = [fastbp.MLP((3, 6, 1), activation="tanh", seed=1, dtype=np.float64, backend=backend) for _ in range(2)]
+    after = []
+    for net in nets:
+        net.fit(X, y, steps=1, batch_size=60)  # net.step counts it
+    for _ in range(2):
+        whole = nets[0].fit(X, y, optimizer="lbfgs", steps=5)
+        some = nets[1].fit(X, y, optimizer="lbfgs", steps=5, eval_every=3)
+        after.append(nets[1].evaluate(X, y, loss="mse"))
+        assert np.array_equal(whole.step, nets[0].step - np.arange(5)[::-1])
+        assert some.step.tolist() == [step for step in whole.step if step % 3 == 0]
+        assert_close(some.loss, [[*whole.loss, after[-1]][list(whole.step).index(step) + 1] for step in some.step],
+                     np.float64)  # fmt: skip
+
+
 def test_lbfgs_is_left_with_a_finished_iteration(backend):
     pytest.importorskip("scipy")
     X, t = np.ones((4, 2)), np.zeros((4, 1))

@@ -578,6 +578,16 @@ def test_early_stopping_begins_anew_with_each_run():
     assert net.step == 28
 
 
+def test_early_stopping_forgets_the_best_of_a_run_that_failed(backend):
+    stop, net = fastbp.EarlyStopping("says", mode="min"), build(backend)
+    with pytest.raises(Oops):
+        fails = Recorder(("on_epoch_end", 14), failing(Oops()))
+        net.fit(X, LABELS, epochs=9, metrics=[Says(1, 2)], callbacks=[stop, fails], **RUN)
+    assert net.step == 14 and stop.best_step == 7
+    net.fit(X, LABELS, epochs=1, metrics=[Says(math.nan)], callbacks=[stop], **RUN)
+    assert stop.best_step is None and state(net) == state(trained(21, backend))
+
+
 def test_the_best_of_a_run_that_ends_by_itself_is_restored_too():
     net = build()
     history = net.fit(X, LABELS, steps=16, metrics=[Says(3, 2, 1)], **RUN,
@@ -765,6 +775,12 @@ def test_without_tqdm_the_error_says_what_to_install(monkeypatch):
 
 # ------------------------------------------------------------------ wrong arguments
 
+
+def named(name):
+    """A metric of this name."""
+    return type("Metric", (), {"__name__": name, "__call__": lambda self, y_true, y_pred: 1.0})()
+
+
 WRONG = {
     "validation_data no tuple": ({"validation_data": X}, TypeError, r"validation_data.*\(X, y\)"),
     "validation_data of one": ({"validation_data": (X,)}, TypeError, "validation_data.*1 items"),
@@ -784,6 +800,8 @@ WRONG = {
     "metrics top_0": ({"metrics": ["top_0"]}, ValueError, "metrics.*top_0"),
     "metrics top_3 of 3": ({"metrics": ["top_3"]}, ValueError, "metrics.*top_3.*3"),
     "metrics of values for labels": ({"metrics": ["r2"]}, ValueError, "metrics.*'r2'.*labels"),
+    **{f"metrics called {name}": ({"metrics": [named(name)]}, ValueError, f"two things would be called '{name}'")
+       for name in ("loss", "lr", "step", "epoch")},
     "metrics twice": ({"metrics": ["accuracy", "accuracy"]}, ValueError, "metrics.*'accuracy'"),
     "callbacks a number": ({"callbacks": 3}, TypeError, "callbacks must be a sequence.*3"),
     "callbacks a class": ({"callbacks": [Recorder]}, TypeError, r"callbacks\[0\].*Recorder\(\) makes one"),

@@ -199,12 +199,14 @@ def test_a_pending_forward_stays():
 
 def test_a_trace_is_a_value():
     net, X, t = problem()
-    steps = net.trace(X, t, optimizer=SGD(0.1, 0.9))
+    weight = np.arange(1.0, 1 + len(X))
+    steps = net.trace(X, t, optimizer=SGD(0.1, 0.9), sample_weight=weight)
     text = str(steps)
-    net.weights[0][...], X[...], t[...] = 7, 7, 7
+    net.weights[0][...], X[...], t[...], weight[...] = 7, 7, 7, 7
     assert str(steps) == str(pickle.loads(pickle.dumps(steps))) == str(copy.deepcopy(steps)) == text
     layer = steps.layers[0]
-    for array in (steps.x, steps.t, layer.z, layer.delta, layer.weight.new, layer.bias.new_slots["velocity"]):
+    for array in (steps.x, steps.t, steps.sample_weight, layer.z, layer.delta, layer.weight.new,
+                  layer.bias.new_slots["velocity"]):  # fmt: skip
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
     assert len(repr(steps)) < 120 and "3-5-4" in repr(steps)
