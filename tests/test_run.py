@@ -329,6 +329,12 @@ def test_with_eval_every_entries_and_epochs_are_told_apart():
     by_epoch = build().fit(X, LABELS, steps=16, **RUN)
     assert [logs["loss"] for hook, _, logs in recorder.told if hook == "on_eval"] == history.loss.tolist()
     assert [logs["loss"] for hook, _, logs in recorder.told if hook == "on_epoch_end"] == by_epoch.loss[:2].tolist()
+    recorder = Recorder()  # both at one step
+    history = build().fit(X, LABELS, steps=14, callbacks=[recorder], eval_every=7, **RUN)
+    told = [(hook, logs["loss"]) for hook, _, logs in recorder.told if hook in ("on_eval", "on_epoch_end")]
+    assert told == [("on_eval", history.loss[0]), ("on_epoch_end", by_epoch.loss[0]),
+                    ("on_eval", history.loss[1]), ("on_epoch_end", by_epoch.loss[1])]  # fmt: skip
+    assert len({loss for _, loss in told}) == 4
 
 
 def test_a_callback_may_be_any_object_with_a_method():
