@@ -379,6 +379,11 @@ def test_fits_seed_replaces_the_orders_seed_from_here_on(backend):
     other = build(backend)
     other.fit(X, Y, batch_size=4, epochs=4)
     assert frozen(net.flatten()) != frozen(other.flatten())
+    other = build(backend)
+    other.fit(X, Y, batch_size=4, steps=0, seed=99)  # no step is needed for it
+    assert other.seed == 99
+    other.fit(X, Y, batch_size=4, epochs=4)
+    assert frozen(net.flatten()) == frozen(other.flatten())
 
 
 # ------------------------------------------------------------------ the position in the epoch
@@ -859,3 +864,13 @@ def test_update_with_edited_gradients_moves_what_they_say(backend, dtype):
     net.update(SGD(lr=0.1))
     assert frozen(net.biases[0]) == frozen(before[0]) and frozen(net.biases[1]) != frozen(before[1])
     assert frozen(net.weights[0]) != frozen(weight)
+
+
+def test_a_backward_update_that_is_refused_leaves_its_forward_pending(backend):
+    net, twin = build(backend), build(backend)
+    for one in (net, twin):
+        one.forward(X)
+    with net._training, pytest.raises(RuntimeError, match="training already"):  # by another thread
+        net.backward_update(Y, RULE)
+    assert frozen(net.backward_update(Y, RULE)) == frozen(twin.backward_update(Y, RULE))
+    assert bits(net) == bits(twin)
