@@ -261,6 +261,14 @@ def test_y_is_cast_as_astype_does(kernels, dtype, values):
         assert gradient[-1] == -y.astype(dtype)[0, 0], value
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_each_half_is_the_number_that_it_is_for_numpy(order, kernels, dtype):
+    """All 65,536: subnormals and zeros of either sign, infinities and NaN too."""
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)[:, None]
+    net = network((1, 1), dtype, kernels, init=[np.ones((1, 1))], bias=False)
+    assert np.array_equal(net.predict(halves.astype(f"{order}f2")), halves.astype(dtype), equal_nan=True)
+
+
 @pytest.mark.parametrize("kind", ANY_REAL + ["g", ">i2", ">u8", ">f2"])
 def test_every_real_dtype_trains_as_its_cast(backend, dtype, kind):
     rng = np.random.default_rng(RNG_SEED)

@@ -760,6 +760,24 @@ def test_zero_times_infinity_is_not_skipped(kernels, dtype):
         assert np.isnan(net.predict(X)).all(axis=1).tolist() == [False, False, True, False]
 
 
+@pytest.mark.parametrize("activation", activations.TABLE)
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_a_unit_at_0_trains_by_its_slope_there(n_rows, activation, kernels, dtype):
+    """Inputs of 0 may be skipped, but not what comes back to units that are 0 and not dead."""
+    for width in (3, 9, 70):
+        weight = np.random.default_rng(width).normal(size=(width, 30))
+        net = fastbp.MLP((9, width, 30), activation=activation, init=[np.zeros((9, width)), weight], dtype=dtype,
+                         backend=kernels)  # fmt: skip
+        t = np.ones((n_rows, 30))
+        net.fit(np.zeros((n_rows, 9)), t, optimizer=fastbp.SGD(1.0), batch_size=n_rows, steps=1)
+        f, slope = (function(np.zeros(1)) for function in TEXTBOOK_ACTIVATION[activation])
+        delta = 2 * (f * weight.sum(axis=0) - 1) / 30  # the mean over rows that are all alike
+        k, scale = width + 30, np.abs(delta).max() * np.abs(weight).max()
+        assert_close(net.biases[0], -slope * (weight @ delta), dtype, k, scale)
+        assert_close(net.weights[1], weight - f * delta, dtype, k, scale)
+        assert not net.weights[0].any()
+
+
 def padding(net):
     """Where `net.params` holds nothing real."""
     mask = np.ones(net.params.shape, bool)

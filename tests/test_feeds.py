@@ -292,6 +292,8 @@ def broken(**changes):
         (broken(data=lambda values: values[:-1]), ValueError, "X is no CSR matrix"),
         (broken(indices=lambda columns: columns[::-1]), ValueError, "X.*unsorted"),
         (broken(indices=lambda columns: np.append([1, 0], columns[2:]).astype(np.uint32)), ValueError, "X.*unsorted"),
+        (broken(indices=lambda columns: np.append(columns[1], columns[1:])), ValueError, "X.*stand twice"),
+        (broken(indices=lambda columns: np.append(columns[:-1], columns[-2])), ValueError, "X.*stand twice"),
         (broken(shape=lambda shape: (shape[0], 9)), ValueError, "X has 9 column"),
     ],
 )

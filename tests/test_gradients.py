@@ -206,6 +206,22 @@ def test_the_loss_of_weighted_rows_is_the_weighted_mean_of_their_losses(loss, ke
         assert_close(value, wanted, dtype, roundings(net, 13), scale=max(1, np.abs(each).max()))
 
 
+@pytest.mark.parametrize("sizes", [(3, 4, 2), (3, 33, 9)], ids=str)
+def test_each_call_is_a_mean_over_its_own_rows_whatever_was_called_before(sizes, kernels, dtype, monkeypatch):
+    """Blocks of one size may belong to more rows or to fewer."""
+    monkeypatch.setattr("fastbp.mlp._BLOCK_ROWS", 8)
+    net, X, t, _ = problem(6, sizes, "mse", 32, dtype=dtype, activation="tanh", backend=kernels)
+    X, t = X.astype(dtype), t.astype(dtype)
+    each = ((net.predict(X).astype(float) - t) ** 2).mean(axis=1)
+    for n in (16, 8, 32, 8, 24, 16):
+        k, scale, wanted = roundings(net, n), each.max(), each[:n].mean()
+        assert_close(net.evaluate(X[:n], t[:n], loss="mse"), wanted, dtype, k, scale)
+        value, gradient = net.loss_and_grad(X[:n], t[:n], loss="mse")
+        assert_close(value, wanted, dtype, k, scale)
+        bias = 2 * (net.predict(X[:n]).astype(float) - t[:n]).sum(axis=0) / t[:n].size
+        assert_close(gradient[-len(bias) :], bias, dtype, k, scale=np.abs(t).max())
+
+
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 @pytest.mark.parametrize("rows", [1, 2, 7, 64, 100, 299, 300, 1000])
 def test_loss_and_gradient_do_not_depend_on_the_size_of_a_block(rows, weighted, kernels, dtype, monkeypatch):

@@ -186,6 +186,20 @@ def test_shuffling_is_gathering_the_rows_beforehand(n, batch_size, kernels, dtyp
         assert net.flatten().tobytes() != other.flatten().tobytes(), "the bits do not tell the order"
 
 
+@pytest.mark.parametrize("sizes", [(3, 5, 2), (3, 12, 2)], ids=["tiny", "wide"])
+def test_rows_are_shuffled_anew_where_their_number_changes(sizes, kernels):
+    """An order of 13 rows is none of 10, of the same seed and epoch though it is."""
+    rng = np.random.default_rng(0)
+    X, t = rng.normal(size=(13, 3)), rng.normal(size=(13, 2))
+    net, peer = (fastbp.MLP(sizes, seed=5, dtype=np.float64, backend=kernels) for _ in range(2))
+    for n in (10, 13, 5, 12):
+        order = shuffled(5, 0, n)
+        for one, rows, shuffle in ((net, slice(n), True), (peer, order, False)):
+            one.reset_training()  # from epoch 0 on
+            one.fit(X[rows], t[rows], batch_size=4, epochs=1, shuffle=shuffle)
+        assert net.flatten().tobytes() == peer.flatten().tobytes(), n
+
+
 def test_shuffled_labels_go_with_their_rows(kernels, dtype):
     n, seed = 100, 7
     rng = np.random.default_rng(0)

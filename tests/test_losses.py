@@ -232,6 +232,32 @@ def test_an_output_of_weight_0_is_left_out_though_its_loss_overflows(kernels, dt
         assert net.evaluate(x, np.ones((1, n_targets)), loss="poisson") == np.inf
 
 
+@pytest.mark.parametrize("loss", L.TABLE)
+def test_a_row_of_weight_0_is_left_out_though_its_loss_overflows(loss, kernels, dtype):
+    """Its outputs are infinite or NaN; with labels and without, with few outputs and with many."""
+    weight = np.resize([1.0, 0, 2, 1, 0], 11)
+    for n_targets in (1, 3, 7, 40):
+        X, t = data(loss, n=11, n_targets=n_targets)
+        net = fastbp.MLP((5, outputs_for(loss, n_targets)), seed=1, dtype=dtype, backend=kernels)
+        net.weights[0][...] = np.where(net.weights[0] > 0, 2, -2)
+        X /= 8  # the other outputs stay near 0
+        start = net.flatten()
+        for y in (t, t.argmax(axis=1)) if L.TABLE[loss].labels else (t,):
+            found = []
+            for far in (1.0, 0.9 * np.finfo(dtype).max):
+                X[weight == 0] = far * np.array([1, -1, 1, 1, -1])
+                assert np.isfinite(net.predict(X[weight == 0])).all() == (far == 1)
+                value, gradient = net.loss_and_grad(X, y, loss=loss, sample_weight=weight)
+                out = [value, gradient, net.evaluate(X, y, loss=loss, sample_weight=weight)]
+                run = {"loss": loss, "optimizer": RATE, "sample_weight": weight}
+                out += [net.train_step(X, y, **run), net.fit(X, y, batch_size=11, steps=2, **run).loss, net.flatten()]
+                net.unflatten(start)
+                net.reset_training()
+                assert all(np.isfinite(one).all() for one in out), n_targets
+                found.append([np.asarray(one).tobytes() for one in out])
+            assert found[0] == found[1], n_targets
+
+
 @pytest.mark.parametrize("verb", ["fit", "train_step", "evaluate", "loss_and_grad", "explain"])
 def test_weights_that_do_not_fit_the_network_are_refused(verb, backend):
     net, (X, t) = network("mse", backend=backend), data("mse")

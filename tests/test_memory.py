@@ -234,7 +234,7 @@ GUARDED = """
 
     _engine.set_guard(True)
     dtype, sizes_of = sys.argv[1], sys.argv[2]
-    rule = fastbp.SGD(lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.1)
+    rule = fastbp.SGD(lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.1, **eval(sys.argv[3]))
 
     def verbs(net, X, y, batch):
         for shuffle, loss, weight in ((True, "mse", None), (False, "half_squared_error", np.arange(1.0, len(X) + 1))):
@@ -277,7 +277,15 @@ def test_no_byte_beside_a_workspace_buffer_is_read_or_written(isa, dtype, what):
     cases = GUARDED_SIZES[what]
     if len(cases) > 100 and not every_case:  # two dtypes, half of the cases each: an odd number of batches to a width
         cases = cases[dtype.itemsize // 8 :: 2]
-    assert python(GUARDED, dtype, cases, timeout=120) == "unharmed 0\n"
+    assert python(GUARDED, dtype, cases, {}, timeout=120) == "unharmed 0\n"
+
+
+@pytest.mark.parametrize("around", [
+    {"clip_norm": 0.1}, {"l1": 0.1, "clip_value": 0.1, "average": 0.9}, {"max_norm": 0.5, "average": 0.9},
+], ids=str)  # fmt: skip
+def test_nor_is_one_by_what_is_done_around_a_rule(isa, dtype, around):
+    cases = [((i, h, o), b) for i in (1, 9, 17) for h in (5, 16, 17) for o in (1, 4, 9, 33) for b in (1, 5, 9)]
+    assert python(GUARDED, dtype, cases, around, timeout=120) == "unharmed 0\n"
 
 
 def test_results_under_guard_are_those_without(isa, dtype):

@@ -297,6 +297,44 @@ def test_own_rows_train_as_on_the_reference(compiled, activation, loss, rule, dt
             assert_close(got, wanted, dtype, k=40 * (sum(sizes) + batch))
 
 
+INVERSE = fastbp.Activation("inverse", "1 / z")
+SQUARES_APART = fastbp.Loss("squares_apart", "(z - t) * (z - t)", outputs="sum")
+
+
+@pytest.mark.parametrize("batch", [1, 5, 9, 33])
+@pytest.mark.parametrize("sizes", [(5, 3, 2), (5, 20, 4), (5, 40, 18)])  # tiny, narrow, wide outputs
+def test_what_an_own_row_makes_of_places_past_the_batch_reaches_nothing(sizes, batch, isa, dtype):
+    """There z is the bias, 0, whose inverse and its slope are infinite."""
+    need_numba()
+    x = np.random.default_rng(3).uniform(1, 2, size=(batch, 5))
+    init = [(np.ones(s) / s[0], np.zeros(s[1])) for s in zip(sizes, sizes[1:])]
+    run = {"loss": SQUARES_APART, "optimizer": fastbp.SGD(0.1), "batch_size": batch, "steps": 1}
+    nets = []
+    for name in ("cython", "reference"):
+        nets.append(fastbp.MLP(sizes, activation=INVERSE, init=init, seed=1, dtype=dtype, backend=name))
+        nets[-1].fit(x, np.ones((batch, sizes[-1])), **run)
+    assert_close(nets[0].flatten(), nets[1].flatten(), dtype, k=batch + sum(sizes))
+
+
+@pytest.mark.parametrize("sizes", [(5, 2), (5, 8), (5, 40)], ids=str)
+@pytest.mark.parametrize("loss", [SQUARES_APART, twin(losses.gaussian_nll), twin(losses.softmax_cross_entropy)],
+                         ids=lambda loss: loss.name)  # fmt: skip
+def test_a_row_of_weight_0_is_left_out_of_an_own_loss_that_overflows(loss, sizes, backend, dtype):
+    need_numba()
+    rng, weight, found = np.random.default_rng(3), np.resize([1.0, 0, 2, 1, 0], 11), []
+    x, y = rng.normal(size=(11, 5)) / 8, rng.dirichlet(np.ones(loss.targets(sizes[1])), 11)
+    for far in (1.0, 0.9 * np.finfo(dtype).max):
+        x[weight == 0] = far * np.array([1, -1, 1, 1, -1])
+        net = fastbp.MLP(sizes, seed=1, dtype=dtype, backend=backend)
+        net.weights[0][...] = np.resize([2, -2, 2, 2, -2, -2, 2], sizes)
+        assert np.isfinite(net.predict(x[weight == 0])).all() == (far == 1)
+        out = [*net.loss_and_grad(x, y, loss=loss, sample_weight=weight)]
+        out += [net.fit(x, y, loss=loss, sample_weight=weight, batch_size=11, steps=2).loss, net.flatten()]
+        assert all(np.isfinite(one).all() for one in out)
+        found.append([np.asarray(one).tobytes() for one in out])
+    assert found[0] == found[1]
+
+
 OWN_ROWS_GUARDED = """
     import itertools, sys
     import numpy as np, fastbp

@@ -299,6 +299,7 @@ AROUND = {
             "bias_lr_scale": 2.0, "weight_decay": 0.2, "decay_scale": (0.5, 1.0), "bias_decay_scale": 0.5,
             "accumulate": 2},
     "average after max norm": {"max_norm": 0.6, "average": 0.5},
+    "l1 of the last layer": {"l1": 0.3, "decay_scale": (0.0, 1.0), "bias_decay_scale": 0.5},
 }  # fmt: skip
 SHAPES = {"direct": ((19, 33, 21), 30), "narrow": ((9, 20, 3), 30), "few": ((20, 70, 70), 3),
           "single": ((20, 70, 9), 1),
@@ -376,6 +377,34 @@ def test_clipping_by_norm_is_that_of_torch(backend, dtype):
             assert_close(view, tensor.detach().numpy() - 0.5 * tensor.grad.numpy(), dtype, k=200)
 
 
+@pytest.mark.parametrize("bad, spoils", [(np.nan, True), (np.inf, False)])
+def test_a_gradient_whose_norm_is_no_number_is_clipped_to_none(bad, spoils, kernels, dtype):
+    """As in torch: a NaN is in the factor of all, an infinite norm makes a factor of 0."""
+    for layer, bias in ((0, False), (0, True), (1, False), (1, True)):
+        net = fastbp.MLP((3, WIDTH, 2), seed=3, dtype=dtype, backend=kernels)
+        net.grads[...] = 1.0
+        (net.grad_biases if bias else net.grad_weights)[layer].flat[-1] = bad
+        before = net.flatten()
+        net.update(fastbp.SGD(0.1, clip_norm=1.0))
+        spoilt = np.isnan(net.flatten())
+        assert spoilt.all() if spoils else spoilt.sum() == 1 and (net.flatten() == before)[~spoilt].all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_l1_leaves_a_parameter_of_0_where_it_is(shape, kernels, dtype):
+    sizes, rows = SHAPES[shape]
+    rule = fastbp.SGD(0.25, l1=0.5)
+    net = fastbp.MLP(sizes, activation="tanh", init="zeros", seed=1, dtype=dtype, backend=kernels)
+    net.fit(np.zeros((rows, sizes[0])), np.zeros((rows, sizes[-1])), optimizer=rule, batch_size=rows, steps=3)
+    assert not net.flatten().any(), "nothing pulls at it"
+    for view in parameters(net):
+        view.flat[...] = np.resize([0.0, 1.0, -1.0, -0.0], view.size)
+    before = net.flatten()
+    net.grads[...] = 0
+    net.update(rule)
+    assert np.array_equal(net.flatten(), before - 0.125 * np.sign(before))
+
+
 @pytest.mark.parametrize(
     "name, settings",
     [
@@ -410,11 +439,34 @@ def test_what_is_frozen_stays_bit_by_bit_and_the_rest_trains(name, settings, sha
 
 
 def test_frozen_parameters_do_not_count_in_the_norm(backend):
-    net = fastbp.MLP((2, 1), init=[([[3.0], [4.0]], [1.0])], dtype=np.float64, backend=backend)
-    net.grad_weights[0][...], net.grad_biases[0][...] = 1e6, 3.0
-    net.freeze(0, weight=True, bias=False)
-    net.update(fastbp.SGD(1.0, clip_norm=2.0))
-    assert net.biases[0][0] == pytest.approx(1 - 2, abs=1e-5) and net.weights[0][0, 0] == 3.0
+    for frozen in ("weight", "bias"):
+        net = fastbp.MLP((2, 1), init=[([[3.0], [4.0]], [1.0])], dtype=np.float64, backend=backend)
+        still, moves = net.flatten(), np.array([0.6, 0.8, 1.0]) * 2
+        net.grad_weights[0][...], net.grad_biases[0][...] = [[3e3], [4e3]], 3e3
+        (net.grad_weights if frozen == "weight" else net.grad_biases)[0][...] *= 1e3
+        net.freeze(0, weight=frozen == "weight", bias=frozen == "bias")
+        net.update(fastbp.SGD(1.0, clip_norm=2.0))
+        trained = np.array([frozen == "bias", frozen == "bias", frozen == "weight"])
+        assert net.flatten() == pytest.approx(still - moves * trained, abs=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_norm": 0.5}, {"clip_norm": 0.1}], ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_average_is_that_of_what_trains_and_of_what_is_frozen(settings, shape, kernels, dtype):
+    sizes, rows = SHAPES[shape]
+    rng = np.random.default_rng(1)
+    X, t = rng.normal(size=(rows, sizes[0])), rng.normal(size=(rows, sizes[-1]))
+    rule = fastbp.SGD(0.1, average=0.5, **settings)
+    for weight, bias in ((True, False), (False, True)):
+        net = fastbp.MLP(sizes, activation="tanh", seed=1, dtype=dtype, backend=kernels)
+        for layer in (0, 1):
+            net.freeze(layer, weight=weight, bias=bias)
+        mean = net.flatten().astype(float)
+        for _ in range(3):
+            net.fit(X, t, optimizer=rule, batch_size=rows, steps=1)
+            mean = (mean + net.flatten()) / 2
+        assert_close(net.averaged().flatten(), mean, dtype, k=3)
+        assert abs(mean - net.flatten()).max() > 1e-4
 
 
 def test_accumulation_goes_on_from_one_call_to_the_next(backend, dtype):
@@ -500,12 +552,22 @@ def test_dropout_words_are_those_of_philox(key, counter, words):
     assert [int(word) for word in order.philox4x32(key, counter)] == words
 
 
-def test_dropout_scales_by_what_is_kept():
-    scales = order.dropout_scales(7, 5, 2, 3, 100, 0.25)
+def words_of(seed, step, layer, row, cols):
+    """The words of a row's inputs: blocks of 64, eight counters each, two of their 32-bit words and then the others."""
+    counters = np.arange(-(-cols // 64) * 8), row, step % 2**32, layer << 16 ^ step >> 32
+    blocks = np.stack(order.philox4x32(seed, counters), axis=-1).reshape(-1, 8, 2, 2)
+    return blocks.swapaxes(1, 2).astype("<u4").view("<u2").ravel()[:cols]
+
+
+LATE = 3 * 2**32 + 5  # a step that 32 bits do not hold
+
+
+@pytest.mark.parametrize("seed, step", [(7, 5), (7, LATE), (7 + 2**32, 5)])
+def test_dropout_scales_by_what_is_kept(seed, step):
+    scales = order.dropout_scales(seed, step, 2, 3, 100, 0.25)
     assert scales.shape == (3, 100) and set(scales.ravel().tolist()) == {0.0, 1 / 0.75}
-    blocks = np.array([[order.philox4x32(7, [c, 1, 5, 2 << 16])[w] for w in (2, 3)] for c in range(8, 16)])
-    words = blocks.astype("<u4").view("<u2").ravel()  # of row 1, from input 96 on
-    assert np.array_equal(scales[1, 96:] > 0, words[:4] >= 16384)
+    for row in range(3):
+        assert np.array_equal(scales[row] > 0, words_of(seed, step, 2, row, 100) >= 16384)
     kept = order.dropout_scales(1, 0, 0, 1000, 100, 0.25) > 0
     assert abs(kept.mean() - 0.75) < 5 * math.sqrt(0.75 * 0.25 / kept.size)
     assert abs(kept.mean(axis=0) - 0.75).max() < 5 * math.sqrt(0.75 * 0.25 / 1000)
@@ -537,6 +599,57 @@ def test_dropout_is_a_product_with_the_inputs_of_a_layer(shape, rates, kernels, 
     for got, wanted in zip(parameters(net), (w1, b1, w2, b2)):
         assert_close(got, wanted, dtype, k=3 * (rows + sum(sizes)), scale=1)
     assert_close(net.predict(X), np.tanh(X @ w1 + b1) @ w2 + b2, dtype, k=3 * (rows + sum(sizes)), scale=4)
+
+
+@pytest.mark.parametrize("place", [0, 37, 69])
+def test_an_input_whose_word_is_the_bound_itself_is_kept(place, kernels, dtype):
+    """With weights of 0 and inputs of 1 a step moves just the weights of what is kept, each as far."""
+    words = words_of(9, 0, 0, 0, 70).astype(int)
+    for bound in (words[place], words[place] + 1):
+        net = fastbp.MLP((70, 1), init="zeros", seed=9, dtype=dtype, backend=kernels, input_dropout=bound / 65536)
+        net.fit(np.ones((1, 70)), np.ones((1, 1)), optimizer=fastbp.SGD(0.5), steps=1, loss="half_squared_error")
+        assert_close(net.weights[0][:, 0], (words >= bound) * 0.5 / (1 - bound / 65536), dtype)
+
+
+@pytest.mark.parametrize("seed, step, rows, sizes", [
+    (9, LATE, 5, (20, 70, 3)), (9, 2**48 - 1, 1, (20, 70, 9)), (9 + 2**32, 1, 5, (20, 70, 70)),
+    (9, 0, 300, (7, 9, 3)), (9, 0, 3, (1100, 600, 5)),
+], ids=["late", "last", "seed", "rows", "inputs"])  # fmt: skip
+def test_every_bit_of_seed_step_row_and_input_tells_what_is_dropped(seed, step, rows, sizes, kernels, dtype):
+    init = [np.ones(sizes[:2]) / sizes[0], np.zeros(sizes[1:])]
+    net = fastbp.MLP(sizes, activation="identity", bias=False, init=init, seed=seed, dtype=dtype, backend=kernels,
+                     input_dropout=0.25, dropout=0.5)  # fmt: skip
+    net._state.count[0] = step
+    t = np.random.default_rng(2).normal(size=(rows, sizes[-1]))
+    run = {"optimizer": fastbp.SGD(1.0), "loss": "half_squared_error", "batch_size": rows, "steps": 1}
+    net.fit(np.ones((rows, sizes[0])), t, shuffle=False, **run)
+    kept = [np.array([words_of(seed, step, layer, row, n) >= bound for row in range(rows)])
+            for layer, n, bound in ((0, sizes[0], 16384), (1, sizes[1], 32768))]  # fmt: skip
+    hidden = kept[1] * kept[0].mean(axis=1, keepdims=True) * 2 / 0.75
+    assert_close(net.weights[1], hidden.T @ t / rows, dtype, k=rows + sizes[0], scale=4)
+    assert net.step == step + 1
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_nothing_is_dropped_in_a_call_that_trains_not_by_itself(shape, kernels, dtype):
+    """Neither forward nor back, whatever the last step dropped."""
+    sizes, rows = SHAPES[shape]
+    rng = np.random.default_rng(2)
+    X, t = rng.normal(size=(rows, sizes[0])), rng.normal(size=(rows, sizes[-1]))
+    rule = fastbp.SGD(0.1)
+    net = fastbp.MLP(sizes, seed=9, dtype=dtype, backend=kernels, input_dropout=0.5, dropout=0.5)
+    net.fit(X, t, optimizer=rule, batch_size=rows, steps=2)
+    net.train_step(X, t, optimizer=rule)
+    plain = fastbp.MLP(sizes, init=list(zip(net.weights, net.biases)), dtype=dtype, backend=kernels)
+    found = []
+    for one in (net, plain):
+        value, gradient = one.loss_and_grad(X, t, loss="mse")
+        a = one.forward(X)
+        out = [value, gradient, a, one.backward(t), one.grads, one.evaluate(X, t, loss="mse"), one.predict(X)]
+        one.forward(X)
+        out += [one.backward_update(t, rule), one.flatten()]
+        found.append([np.asarray(array).tobytes() for array in out])
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("out", [1, 9, 70])  # transposed, tiles, dot products

@@ -141,8 +141,8 @@ class Program:
         scale = row.scale(spec.out_features) / total if total else 0.0
         share = np.full((len(a), 1), scale) if weight is None else weight[:, None] * scale
         value, grad = _loss_terms(row, a, t)
-        if gradient:
-            self.grad_output = grad * share.astype(spec.dtype)
+        if gradient:  # a row of weight 0 is left out, whose loss may be infinite
+            self.grad_output = np.where(share != 0, grad * share.astype(spec.dtype), spec.dtype.type(0))
         per_row = value.sum(axis=1, dtype=np.float64, keepdims=True)
         return float(np.where(share != 0, per_row * share, 0.0).sum())
 
