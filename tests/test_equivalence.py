@@ -828,7 +828,10 @@ def verb_backward_update(net, X, y, rule):
 VERBS = [verb_predict, verb_evaluate, verb_loss_and_grad, verb_fit, verb_train_step, verb_update, verb_backward_update]
 
 
-@pytest.mark.parametrize("settings", OPTIMIZERS, ids=name_of_rule)
+AROUND_IT = {"clip_norm": 0.1, "clip_value": 0.1, "l1": 0.1, "max_norm": 0.5, "average": 0.9}
+
+
+@pytest.mark.parametrize("settings", [*OPTIMIZERS, AROUND_IT], ids=name_of_rule)
 @pytest.mark.parametrize("verb", VERBS)
 def test_padding_filled_with_nan_changes_no_bit(verb, settings, kernels, dtype):
     rng = np.random.default_rng(0)

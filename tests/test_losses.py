@@ -164,6 +164,20 @@ def test_label_smoothing_0_is_the_plain_loss_and_more_is_a_mixture_of_targets(n_
         assert_close(smoothed[1], plain[1], dtype, k=n_targets + len(X), scale=1)
 
 
+@pytest.mark.parametrize("sizes", [(5, 7, 3), (5, 9, 4), (5, 40)], ids=str)
+def test_targets_may_be_labels_in_one_call_and_probabilities_in_the_next(sizes, kernels, dtype):
+    X, t = data("softmax_cross_entropy", n_targets=sizes[-1])
+    run = {"loss": "softmax_cross_entropy", "optimizer": RATE, "batch_size": 5, "epochs": 1}
+    net = fastbp.MLP(sizes, seed=1, dtype=dtype, backend=kernels)
+    start = net.flatten()
+    for y in (t.argmax(axis=1), t, t.argmin(axis=1), t[:, ::-1]):
+        fresh = fastbp.MLP(sizes, seed=1, dtype=dtype, backend=kernels)
+        net.unflatten(start)
+        net.reset_training()
+        histories = [one.fit(X, y, **run).loss.tobytes() for one in (net, fresh)]
+        assert histories[0] == histories[1] and net.flatten().tobytes() == fresh.flatten().tobytes()
+
+
 @pytest.mark.parametrize("how", ["fit", "train_step"])
 @pytest.mark.parametrize("loss", L.TABLE)
 def test_a_setting_trains_the_same_on_each_path(loss, how, kernels, dtype):
@@ -213,6 +227,14 @@ def test_weights_of_outputs_add_up(loss, kernels, dtype):
 
         alone = [both(row(outputs="sum", output_weights=one)) for one in np.eye(n_targets)]
         total, scale = both(row(outputs="sum", output_weights=weights)), max(1, np.abs(alone).max())
+        single = network(loss, dtype, kernels, 1)
+        for n in {0, n_targets // 2, n_targets - 1}:  # a network of this output and no other
+            single.weights[0][...] = net.weights[0]
+            single.weights[1][...] = net.weights[1][:, n::n_targets]
+            got = both(row(outputs="sum"), single, X, t[:, [n]])
+            below = single.weights[0].size
+            assert_close(alone[n][-1], got[-1], dtype, k=len(X), scale=scale, what="loss")
+            assert_close(alone[n][:below], got[:below], dtype, k=len(X), scale=scale, what="gradient")
         assert_close(total, weights @ alone, dtype, k=n_targets * len(X), scale=weights.sum() * scale)
         mean = both(row(outputs="mean", output_weights=weights))
         assert_close(mean * n_targets, total, dtype, k=n_targets, scale=weights.sum() * scale)

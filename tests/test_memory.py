@@ -280,11 +280,9 @@ def test_no_byte_beside_a_workspace_buffer_is_read_or_written(isa, dtype, what):
     assert python(GUARDED, dtype, cases, {}, timeout=120) == "unharmed 0\n"
 
 
-@pytest.mark.parametrize("around", [
-    {"clip_norm": 0.1}, {"l1": 0.1, "clip_value": 0.1, "average": 0.9}, {"max_norm": 0.5, "average": 0.9},
-], ids=str)  # fmt: skip
-def test_nor_is_one_by_what_is_done_around_a_rule(isa, dtype, around):
-    cases = [((i, h, o), b) for i in (1, 9, 17) for h in (5, 16, 17) for o in (1, 4, 9, 33) for b in (1, 5, 9)]
+def test_nor_is_one_by_what_is_done_around_a_rule(isa, dtype):
+    cases = [((i, h, o), b) for i in (1, 16) for h in (5, 16, 17) for o in (1, 9, 33) for b in (1, 9)]
+    around = {"clip_norm": 0.1, "clip_value": 0.1, "l1": 0.1, "max_norm": 0.5, "average": 0.9}
     assert python(GUARDED, dtype, cases, around, timeout=120) == "unharmed 0\n"
 
 

@@ -85,6 +85,22 @@ def test_odd_shapes_give_the_same_bits_on_every_isa(sizes, batch, dtype, isa, fo
     assert [run(count) for count in COUNTS] == [alone] * len(COUNTS)
 
 
+@pytest.mark.parametrize("rule", [SGD(0.01), MOMENTUM], ids=["plain", "momentum"])
+def test_one_row_with_zeros_gives_the_same_bits_on_threads(rule, dtype, isa, forced):
+    """Inputs of 0 are skipped: what is left lies anyhow between the parts."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 300)) * (rng.uniform(size=(20, 300)) < 0.6), rng.normal(size=(20, 65))
+
+    def run(count):
+        forced(count)
+        net = fastbp.MLP((300, 400, 65), dtype=dtype, seed=0, backend="cython")
+        net.fit(X, y, batch_size=1, steps=20, optimizer=rule)
+        return net.flatten().tobytes()
+
+    alone = run(1)
+    assert [run(count) for count in COUNTS] == [alone] * len(COUNTS)
+
+
 @pytest.mark.parametrize("around", AROUND)
 def test_what_is_done_around_a_rule_gives_the_same_bits_on_threads(around, dtype, isa, forced):
     """In fused steps, in others, and in an update by itself; of a layer that is kept transposed too."""
