@@ -607,6 +607,25 @@ def test_words_are_within_4_ulps(word, dtype):
 
 
 @numba_only
+def test_the_words_of_several_numbers_are_numpys_also_of_nan(dtype):
+    from numba import typeof
+
+    from fastbp.backends import cache
+
+    every = np.array([np.nan, -np.inf, np.inf, 0.0, 1.0, -1.0, 1e-3, 2.5], dtype)
+    x, y = (np.ascontiguousarray(grid.ravel()) for grid in np.meshgrid(every, every))
+    n = 64 // dtype.itemsize
+    vectors = f"load(x, k, {n}), load(y, k, {n})"
+    lines = [f"store(to[{row}], k, {word})" for row, word in enumerate((f"MAX({vectors})", f"MIN({vectors})",
+             f"WHERE(load(x, k, {n}) < load(y, k, {n}), {vectors})"))]  # fmt: skip
+    made = cache.module(f"def f(x, y, to):\n    for k in range(0, len(x), {n}):\n        " + "; ".join(lines) + "\n")
+    to = tuple(np.empty_like(x) for _ in lines)
+    cache.function(made, "f", tuple(map(typeof, (x, y, to))))(x, y, to)
+    for got, wanted in zip(to, (np.maximum(x, y), np.minimum(x, y), np.where(x < y, x, y)), strict=True):
+        assert np.array_equal(got, wanted, equal_nan=True)
+
+
+@numba_only
 def test_the_order_of_rows_is_philoxs():
     from fastbp.backends import jit
     from fastbp.order import epoch_order
@@ -747,6 +766,73 @@ def test_with_numba_disabled_the_same_text_runs_in_python_on_many_shapes():
     assert_close(worst, np.zeros(len(worst)), np.float64, k=100, scale=1)
 
 
+EDGES = """
+    import numpy as np, fastbp
+    import fastbp.backends.jit as jit
+
+    rng = np.random.default_rng(1)
+    X, y = rng.normal(size=(9, 2)), rng.normal(size=(9, 3))
+
+    def nets(hidden, *backends, **options):
+        return [fastbp.MLP((2, hidden, 3), seed=1, dtype=float, backend=backend, **options) for backend in backends]
+
+    for hidden in (4, 40):   # `columns`, `tiles`
+        # a row of weight 0 has no part, whatever its loss is, and a batch of such rows none; small weights are weights
+        ours, theirs, spoiled = nets(hidden, "numba", "reference", "numba")
+        weight, far, values = np.array([0, 2, 0.1, 0, 0, 0, 1e-3, 1e-4, 0]), y.copy(), []
+        far[weight == 0] = 1.7e308   # whose gradient overflows too
+        for net, t in ((ours, y), (theirs, y), (spoiled, far)):
+            history = net.fit(X, t, sample_weight=weight, batch_size=3, epochs=2)
+            values.append([*history.loss, net.loss_and_grad(X, t, loss="mse", sample_weight=weight / 9)[0]])
+        assert np.allclose(ours.flatten(), theirs.flatten(), 1e-12, 1e-14) and np.allclose(*values[:2], 1e-12)
+        assert spoiled.flatten().tobytes() == ours.flatten().tobytes() and values[0] == values[2]
+
+        # what lies beside the batch overflows: its inputs are 0, the biases are not
+        for activation in ("relu", "silu"):
+            (net,) = nets(hidden, "numba", activation=activation, output_activation=activation)
+            net.weights[0][...], net.biases[0][...] = -1.5e308, 1.5e308
+            net.weights[1][...], net.biases[1][...] = 4, 0
+            before = net.flatten()
+            net.fit([[0.5, 0.5]] * 3, np.ones((3, 3)), steps=1, batch_size=3, optimizer=fastbp.SGD(0.0))
+            assert np.array_equal(net.flatten(), before), activation
+
+        # a bias overflows, and no weight
+        (net,) = nets(hidden, "numba", init="zeros")
+        try:
+            net.fit(0 * X, 0 * y + 100, batch_size=9, steps=1, optimizer=fastbp.SGD(1e308))
+        except fastbp.NonFiniteError:
+            assert net.step == 0 and not net.flatten().any()
+        else:
+            raise AssertionError("a bias overflowed unseen")
+
+        # the order of another seed, of other rows, of the next epoch; more rows than are gathered at once
+        ours, theirs = nets(hidden, "numba", "reference")
+        for n, run in ((9, {"seed": 5}), (9, {"seed": 6}), (8, {}), (9, {}), (600, {}), (600, {"shuffle": False})):
+            for net in (ours, theirs):
+                net.reset_training()
+                net.fit(np.resize(X, (n, 2)), np.resize(y, (n, 3)), batch_size=8 if n < 600 else 150, epochs=2, **run)
+            assert np.allclose(ours.flatten(), theirs.flatten(), 1e-11, 1e-13), (n, run)
+
+    jit._STAGED_ELEMENTS = 60   # data that are cast piece by piece, over epochs; of the scalars the first one stays
+    rule = fastbp.Optimizer("falls", scalars=("k", "lr"), update=[("p", "p - k * lr * g")])
+    rule = rule(k=0.5, lr=fastbp.schedules.Cosine(0.3, steps=40))
+    run = {"batch_size": 7, "epochs": 3, "optimizer": rule}
+    for hidden in (4, 40):
+        for shuffle in (True, False):
+            found = []
+            for net in nets(hidden, "numba", "reference"):
+                history = net.fit(np.resize(X, (90, 2)).astype("f4"), np.resize(y, (90, 3)), shuffle=shuffle, **run)
+                found.append(np.concatenate([net.flatten(), history.loss]))
+            assert np.allclose(*found, 1e-11, 1e-13)
+    print("all")
+"""
+
+
+@numba_only
+def test_with_numba_disabled_the_same_text_is_right_at_its_edges():
+    assert python(textwrap.dedent(EDGES), NUMBA_DISABLE_JIT="1", timeout=240) == "all\n"
+
+
 # ------------------------------------------------------------------ threads and forks
 
 
@@ -764,6 +850,21 @@ def test_two_threads_train_at_once_and_the_bits_are_those_of_one():
     for thread in threads:
         thread.join()
     assert len(found) == 3 and set(found) == {train()}
+
+
+@numba_only
+def test_padding_is_no_parameter_whatever_it_holds():
+    found = []
+    for value in (0, np.nan):
+        net = fastbp.MLP((5, 9, 1), activation="tanh", seed=1, backend="numba")  # which the test above compiles
+        beside = np.ones(net.params.shape, bool)
+        for view in net._spec.views(beside):
+            view[...] = False
+        assert beside.any()
+        net.params[beside] = value
+        net.fit(X, X[:, 0], steps=20, batch_size=8)
+        found.append(net.flatten().tobytes())
+    assert found[0] == found[1]
 
 
 @numba_only
