@@ -772,6 +772,7 @@ EDGES = """
 
     rng = np.random.default_rng(1)
     X, y = rng.normal(size=(9, 2)), rng.normal(size=(9, 3))
+    cube = fastbp.Activation("cube", "z * z * z")
 
     def nets(hidden, *backends, **options):
         return [fastbp.MLP((2, hidden, 3), seed=1, dtype=float, backend=backend, **options) for backend in backends]
@@ -788,10 +789,9 @@ EDGES = """
         assert spoiled.flatten().tobytes() == ours.flatten().tobytes() and values[0] == values[2]
 
         # what lies beside the batch overflows: its inputs are 0, the biases are not
-        for activation in ("relu", "silu"):
-            (net,) = nets(hidden, "numba", activation=activation, output_activation=activation)
-            net.weights[0][...], net.biases[0][...] = -1.5e308, 1.5e308
-            net.weights[1][...], net.biases[1][...] = 4, 0
+        for activation in (["identity", "relu"], ["identity", "silu"], [cube, "relu"]):
+            net = fastbp.MLP((2, hidden, hidden, 3), seed=1, dtype=float, backend="numba", activation=activation)
+            net.weights[0][...], net.biases[0][...], net.weights[1][...] = -1.5e308, 1.5e308, 4
             before = net.flatten()
             net.fit([[0.5, 0.5]] * 3, np.ones((3, 3)), steps=1, batch_size=3, optimizer=fastbp.SGD(0.0))
             assert np.array_equal(net.flatten(), before), activation
@@ -808,9 +808,10 @@ EDGES = """
         # the order of another seed, of other rows, of the next epoch; more rows than are gathered at once
         ours, theirs = nets(hidden, "numba", "reference")
         for n, run in ((9, {"seed": 5}), (9, {"seed": 6}), (8, {}), (9, {}), (600, {}), (600, {"shuffle": False})):
+            batch, epochs = (150, 2) if n == 600 else (2, 1)
             for net in (ours, theirs):
                 net.reset_training()
-                net.fit(np.resize(X, (n, 2)), np.resize(y, (n, 3)), batch_size=8 if n < 600 else 150, epochs=2, **run)
+                net.fit(np.resize(X, (n, 2)), np.resize(y, (n, 3)), batch_size=batch, epochs=epochs, **run)
             assert np.allclose(ours.flatten(), theirs.flatten(), 1e-11, 1e-13), (n, run)
 
     jit._STAGED_ELEMENTS = 60   # data that are cast piece by piece, over epochs; of the scalars the first one stays

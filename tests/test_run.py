@@ -460,8 +460,8 @@ def test_a_callback_may_change_the_rate(backend):
     assert state(net) == state(twin)
     assert history.lr.tolist() == [0.05, 0.05, 0.005]
     assert RULE.lr == 0.05
+    wrong = Recorder(("on_train_begin", 21), lambda net: setattr(net, "lr", -1))
     with pytest.raises(ValueError, match="lr.*-1"):
-        wrong = Recorder(("on_train_begin", 21), lambda net: setattr(net, "lr", -1))
         net.fit(X, LABELS, epochs=1, callbacks=[wrong], **RUN)
     with pytest.raises(RuntimeError, match="lr.*callback"):
         print(net.lr)
