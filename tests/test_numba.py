@@ -855,6 +855,7 @@ def test_two_threads_train_at_once_and_the_bits_are_those_of_one():
 
 @numba_only
 def test_padding_is_no_parameter_whatever_it_holds():
+    """In no step, and not in the search for the step that made a parameter overflow."""
     found = []
     for value in (0, np.nan):
         net = fastbp.MLP((5, 9, 1), activation="tanh", seed=1, backend="numba")  # which the test above compiles
@@ -863,7 +864,10 @@ def test_padding_is_no_parameter_whatever_it_holds():
             view[...] = False
         assert beside.any()
         net.params[beside] = value
-        net.fit(X, X[:, 0], steps=20, batch_size=8)
+        rule = fastbp.SGD(lambda step: 1e-3 if step < 5 else 3e38)
+        with pytest.raises(fastbp.NonFiniteError, match="a parameter") as error:
+            net.fit(X, 100 * X[:, 0], steps=6, batch_size=8, optimizer=rule)
+        assert error.value.step == net.step == 5
         found.append(net.flatten().tobytes())
     assert found[0] == found[1]
 
