@@ -105,6 +105,19 @@ def test_what_is_frozen_costs_no_way_back_and_is_told(backend, capsys):
         assert f"{sum(layer.flops for layer in layers):,}" in out
 
 
+def test_a_bias_that_trains_alone_wants_its_deltas_and_those_above_it(backend):
+    """By hand, for 7-5-3-2 with 10 rows, the first two weights frozen."""
+    net = fastbp.MLP((7, 5, 3, 2), activation="relu", dtype=np.float64, backend=backend, seed=0)
+    for k in (0, 1):
+        net.freeze(k, bias=False)
+    layers = explain(program(net._plan_of_step(10, "mse", "sgd"), net.params)).layers
+    assert [layer.flops for layer in layers] == [2 * 10 * 7 * 5, 2 * (2 * 10 * 5 * 3), 3 * (2 * 10 * 3 * 2)]
+    first = 8 * 5 + 2 * 5 + 10 * (7 + 2 * 5 + 2 * 5)  # delta: written, and read for the bias
+    middle = 6 * 3 + 2 * 3 + 5 * 3 + 10 * (5 + 2 * 3 + 3 * 3)  # and for what is below
+    last = 3 * (4 * 2) + 3 * 2 + 10 * (2 * 3 + 2 * 2 + 3 * 2)
+    assert [layer.n_bytes for layer in layers] == [8 * first, 8 * middle, 8 * last]
+
+
 def test_explain_prints_all_of_it_and_returns_nothing(kernels, capsys):
     net = fastbp.MLP((7, 50, 10), backend=kernels)
     shown = net.explain(20, loss="softmax_cross_entropy", optimizer=SGD(momentum=0.9))
