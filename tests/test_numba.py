@@ -11,6 +11,7 @@ import re
 import stat
 import textwrap
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -685,6 +686,43 @@ def test_the_working_directory_holds_no_cache(base, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", base)
     assert cache.folder() == tmp_path / "home" / ".cache" / "fastbp"
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+@numba_only
+def test_a_folder_is_private_or_is_none(tmp_path, monkeypatch):
+    from fastbp.backends import cache
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "fastbp"
+    assert cache.folder() == folder and stat.S_IMODE(folder.stat().st_mode) == 0o700
+    for mode in (0o720, 0o702, 0o740, 0o701, 0o777):
+        folder.chmod(mode)
+        assert cache.folder() is None, oct(mode)
+    folder.chmod(0o700)
+    assert cache.folder() == folder
+    with monkeypatch.context() as another:
+        another.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+        assert cache.folder() is None
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    assert cache.folder() is None
+
+
+@numba_only
+def test_of_many_files_in_the_cache_the_oldest_give_way(tmp_path, monkeypatch):
+    from fastbp.backends import cache
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cache, "_MOST_FILES", 3)
+    made = types.SimpleNamespace(library=types.SimpleNamespace(has_dynamic_globals=False), _reduce=lambda: ())
+    saved = []
+    for age in (3, 9, 7, 8, 1):
+        cache._Disk("text", f"function_{age}").save_overload((), made)
+        (new,) = set((tmp_path / "fastbp").iterdir()) - set(saved)
+        os.utime(new, (1000 - age, 1000 - age))
+        saved.append(new)
+    # A file is the newest as it is saved: 9 goes with the fourth, 8 with the fifth.
+    assert [file.exists() for file in saved] == [True, False, True, False, True]
 
 
 @numba_only
