@@ -166,6 +166,13 @@ def test_what_has_the_wrong_kind_is_a_type_error(make, message):
         make()
 
 
+def test_what_rounding_makes_of_a_difference_is_no_wrong_derivative():
+    """Of values far larger than their changes, as beside a constant; a derivative that is off by more is wrong."""
+    assert fastbp.Activation("q", "100000 + z", "g").backward == "g"
+    with pytest.raises(ValueError, match="backward is wrong at z = .*: it gives 1.01"):
+        fastbp.Activation("q", "100000 + z", "g * 1.01")
+
+
 @pytest.mark.parametrize("comparison, first", [("<", False), ("<=", True), (">", False), (">=", True)])
 def test_a_derivative_that_is_made_takes_the_branch_of_a_comparison_that_z_does_not_move(comparison, first):
     """Labels of 0 and 1 lie at such ends."""
