@@ -540,6 +540,15 @@ def test_parentheses_stand_where_they_are_needed_and_nowhere_else(expression, te
     check_latex("\\begin{align*}\n" + Writer(Latex(), 4, 8).formula(equation) + "\n\\end{align*}")
 
 
+@pytest.mark.parametrize(
+    "right, more",
+    [("a + b", True), ("SUM(a)", True), ("SUM_ROWS(a * b) / 2", True), ("-a", False), ("a", False), ("", False),
+     ("a.T", False), ("TANH(a)", False), ("2 * EXP(a)", False), ("b * f(a)", False), ("SUM_OUTPUTS(a)", False)],
+)  # fmt: skip
+def test_a_formula_of_operators_and_sums_says_more_with_its_numbers(right, more):
+    assert Equation("y", right, 0.0).is_arithmetic() == more
+
+
 def test_every_word_of_the_rows_can_be_written():
     for word, arity in VOCABULARY.items():
         arguments = ["z > 0"] * (word == "WHERE") + ["z"] * (arity - (word == "WHERE"))
