@@ -116,7 +116,7 @@ def test_where_nothing_waits_an_epochs_end_does_not_enter_python(backend, monkey
         net.fit(X, LABELS, epochs=20, **RUN | options)
         return next(count)
 
-    monkeypatch.setattr("fastbp.training.CHUNK_SECONDS", 100)
+    monkeypatch.setattr("fastbp.training.run.CHUNK_SECONDS", 100)
     assert calls() == calls(callbacks=[fastbp.TimeLimit(100)]) == calls(verbose=20) == 1
     assert calls(validation_data=VALIDATION) == calls(callbacks=[Recorder()]) == calls(verbose=1) == 20
     assert calls(verbose=10) == 2

@@ -14,7 +14,9 @@ from test_again import in_threads
 from test_process import python
 
 import fastbp
-from fastbp import SGD, backends, bench, threads
+from fastbp import SGD, backends
+from fastbp.backends import threads
+from fastbp.bench.contenders import WORKLOADS, Problem
 
 pytestmark = pytest.mark.skipif(backends.missing("cython") is not None, reason="threads are the engine's")
 COUNTS = (2, 3, 4, 7)
@@ -52,9 +54,9 @@ def everything(problem, steps):
     return [array.tobytes() for array in out]
 
 
-@pytest.mark.parametrize("workload", bench.WORKLOADS, ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
 def test_each_cell_gives_the_same_bits_whatever_the_number_of_threads(workload, dtype, forced):
-    problem, steps = bench.Problem(workload, dtype.name), 4 if workload.flops < 1e9 else 1
+    problem, steps = Problem(workload, dtype.name), 4 if workload.flops < 1e9 else 1
     forced(1)
     alone = everything(problem, steps)
     for count in COUNTS:
@@ -347,7 +349,7 @@ def test_threadpoolctl_sees_the_pool_and_its_limit_holds():
         import threadpoolctl
         def shown():
             return [info["num_threads"] for info in threadpoolctl.threadpool_info() if info["user_api"] == "fastbp"]
-        cpus = fastbp.threads.available_cpus()
+        cpus = fastbp.backends.threads.available_cpus()
         print(shown() == [cpus])
         net = fastbp.MLP((100, 200, 10), seed=0)
         with threadpoolctl.threadpool_limits(1):

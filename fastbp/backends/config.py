@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from fastbp import backends, threads
+from fastbp import backends
+from fastbp.backends import threads
 from fastbp.spec import choice
 
 _context: ContextVar[str | None] = ContextVar("fastbp_backend", default=None)
@@ -58,7 +59,7 @@ def requested_backend(own: str) -> str:
     return "auto"
 
 
-# Where what is forced stands, beside the environment: for calls that are made again (`fastbp.backends.Program`).
+# Where what is forced stands, beside the environment: for calls that are made again, see `protocol.Program`.
 FORCED = (_context, _process)
 
 

@@ -1,164 +1,21 @@
-"""Rows: what an activation, a loss and an optimizer are, and how their expressions become code.
+"""What a row is: an activation, a loss, an optimizer; domains of numbers; the digest of tables.
 
-A row states its mathematics once, as expressions in a small closed vocabulary whose text means the same in
-Python and in C++: names, numbers, ``+ - * /``, one comparison, and the calls of `VOCABULARY`. `render` checks an
-expression and wraps its numbers in ``R()`` (a constant of the network's dtype); the reference backend evaluates the
-rendered text over NumPy arrays, and ``make rows`` writes the same text into
-``src/kernels/rows_generated.hpp`` for the compiled kernels.
-
-Rows are pointwise: no loops, no branches. ``WHERE`` evaluates both sides, so neither may raise.
+Their expressions are those of `fastbp.rows.vocabulary`, and are checked and rendered when they are first needed.
 """
 
 from __future__ import annotations
 
-import ast
 import math
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from numbers import Real
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
-VOCABULARY = {  # word -> number of arguments; MAX and MIN propagate NaN as numpy.maximum does
-    "EXP": 1, "EXPM1": 1, "LOG": 1, "LOG1P": 1, "TANH": 1, "SQRT": 1, "ABS": 1, "MAX": 2, "MIN": 2, "WHERE": 3,
-}
-# Words that a row brings along: a user's functions of one number each, or of two.
-Words: TypeAlias = tuple[tuple[str, Callable[..., float]], ...]
-_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.USub)
-_COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)
-
-
-def _is_constant(rendered: ast.AST) -> bool:
-    return not any(isinstance(node, ast.Name) and node.id not in ("R", *VOCABULARY) for node in ast.walk(rendered))
-
-
-def evaluated(rendered: ast.expr) -> Any:
-    """A part of an expression that names no variable, in float64."""
-    with np.errstate(all="ignore"):
-        return eval(ast.unparse(ast.fix_missing_locations(rendered)), WORDS | {"R": float})
-
-
-class _Renderer(ast.NodeTransformer):
-    """Walks one expression: refuses what is not in the vocabulary, wraps each number in R()."""
-
-    def __init__(self, names: Iterable[str], words: Words) -> None:
-        self.names = frozenset(names)
-        self.words = VOCABULARY | {word: n_arguments(function) for word, function in words}
-        self.used: set[str] = set()
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        if not isinstance(node, (ast.Expression, ast.BinOp, ast.UnaryOp, ast.Load, *_OPERATORS, *_COMPARISONS)):
-            instead = "; a square is z * z" if isinstance(node, ast.Pow) else ""
-            raise ValueError(f"{type(node).__name__} is not part of the row vocabulary{instead}")
-        return super().generic_visit(node)
-
-    def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        if type(node.value) not in (int, float):
-            raise ValueError(f"constant {node.value!r} is not a number")
-        return ast.Call(ast.Name("R", ast.Load()), [ast.Constant(float(node.value))], [])
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        if node.id not in self.names:
-            raise ValueError(f"unknown name {node.id!r}; known here: {', '.join(sorted(self.names))}")
-        self.used.add(node.id)
-        return node
-
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        raise ValueError("a comparison may stand in WHERE alone, as the first of three")
-
-    def _visit_comparison(self, node: ast.expr) -> ast.AST:
-        if not isinstance(node, ast.Compare):
-            raise ValueError(f"WHERE chooses by a comparison, not by {ast.unparse(node)}")
-        if len(node.ops) != 1:
-            raise ValueError("chained comparisons mean something else in C++")
-        return super().generic_visit(node)
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        word = node.func.id if isinstance(node.func, ast.Name) else None
-        if word not in self.words:
-            raise ValueError(f"{ast.unparse(node.func)} is not one of {', '.join(self.words)}")
-        if len(node.args) != self.words[word] or node.keywords:
-            raise ValueError(f"{word} takes {self.words[word]} argument(s)")
-        first = self._visit_comparison if word == "WHERE" else self.visit
-        node.args = [(first if k == 0 else self.visit)(argument) for k, argument in enumerate(node.args)]
-        if word == "WHERE" and _is_constant(node.args[0]):
-            return node.args[1 if evaluated(node.args[0]) else 2]
-        if word in VOCABULARY and _is_constant(node):  # compiled words are those of vectors
-            return self.visit_Constant(ast.Constant(float(evaluated(node))))
-        return node
-
-
-def render(expression: str, names: Iterable[str], words: Words = ()) -> tuple[str, frozenset[str]]:
-    """Check one expression and give its shared text.
-
-    Parameters
-    ----------
-    expression : str
-        For example ``"WHERE(z > 0, z, EXPM1(z))"``.
-    names : iterable of str
-        The variables that it may use.
-    words : tuple of (word, function)
-        What it may call beside the vocabulary.
-
-    Returns
-    -------
-    text : str
-        The expression with every number wrapped in ``R()``; valid Python and valid C++.
-    used : frozenset of str
-        The variables that it does use.
-
-    Raises
-    ------
-    ValueError
-        The expression does not parse or leaves the vocabulary.
-    """
-    renderer = _Renderer(names, words)
-    try:
-        tree = renderer.visit(ast.parse(expression, mode="eval"))
-        text = ast.unparse(ast.fix_missing_locations(tree))
-    except (SyntaxError, ValueError, ArithmeticError) as error:  # a number too large, a division by 0
-        raise ValueError(f"expression {expression!r}: {error}") from None
-    except (RecursionError, MemoryError):  # MemoryError: of Python's parser
-        raise ValueError(f"expression {expression[:40]!r}...: it is nested too deeply") from None
-    return text, frozenset(renderer.used)
-
-
-WORDS = {  # over NumPy arrays
-    "EXP": np.exp, "EXPM1": np.expm1, "LOG": np.log, "LOG1P": np.log1p, "TANH": np.tanh, "SQRT": np.sqrt,
-    "ABS": np.abs, "MAX": np.maximum, "MIN": np.minimum, "WHERE": np.where,
-}  # fmt: skip
-
-
-def n_arguments(function: Callable[..., float]) -> int:
-    return function.__code__.co_argcount
-
-
-def over_arrays(function: Callable[..., float]) -> Callable[..., np.ndarray]:
-    """A function of numbers, element by element. Where it raises what `math` does, its value is NaN."""
-
-    def one(*numbers: float) -> float:
-        try:
-            value = function(*numbers)
-        except (ArithmeticError, ValueError):
-            return float("nan")
-        if isinstance(value, np.ndarray) and value.shape == ():  # of `np.where` and the like
-            value = value[()]
-        if not isinstance(value, (Real, np.bool_)):
-            raise TypeError(f"{function.__qualname__} must return a number, got {value!r}")
-        return value
-
-    each = np.frompyfunc(one, n_arguments(function), 1)
-    return lambda *arrays: np.asarray(each(*arrays)).astype(np.result_type(*arrays, np.float16))
-
-
-@cache
-def function(text: str, names: tuple[str, ...], words: Words = ()) -> Callable[..., np.ndarray]:
-    """A rendered expression as a function of its names, over NumPy arrays."""
-    known = WORDS | {"R": float} | {word: over_arrays(own) for word, own in words}
-    return eval(f"lambda {', '.join(names)}: {text}", known)  # nothing but the vocabulary passes `render`
+from fastbp.rows.vocabulary import Words, function, render
 
 
 @dataclass(frozen=True)
@@ -180,6 +37,8 @@ class Activation:
     words : tuple of (word, function)
         Functions of numbers that the expressions call beside the vocabulary: a user's, see `fastbp.own`.
     """
+
+    __module__ = "fastbp.rows"  # the path that pickles name
 
     name: str
     forward: str
@@ -217,6 +76,8 @@ class Activation:
 class Domain(NamedTuple):
     """What a number may be: from `low` to `high`, with ends as mathematics writes them; "{}" is the two ends alone."""
 
+    __module__ = "fastbp.rows"  # the path that pickles name
+
     low: float = -math.inf
     high: float = math.inf
     ends: str = "[]"
@@ -252,6 +113,8 @@ ANY = Domain()
 
 class Setting(NamedTuple):
     """A number of a row that its user may choose; None, where that is the default, switches off what it is for."""
+
+    __module__ = "fastbp.rows"  # the path that pickles name
 
     name: str
     default: float | None
@@ -335,6 +198,8 @@ class Loss:
     words : tuple of (word, function)
         As for `Activation`.
     """
+
+    __module__ = "fastbp.rows"  # the path that pickles name
 
     name: str
     value: str
@@ -459,7 +324,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An update rule: assignments run in order on each parameter ``p`` with gradient ``g``.
+    """What an optimizer does to a parameter: assignments that run in order on each parameter ``p`` with gradient ``g``.
 
     Attributes
     ----------
@@ -474,6 +339,8 @@ class Optimizer:
         Assignments to ``g``, a slot or ``p``.
     """
 
+    __module__ = "fastbp.rows"  # the path that pickles name
+
     name: str
     family: str
     state: tuple[str, ...]
@@ -486,74 +353,6 @@ class Optimizer:
         return tuple((target, render(expression, names)[0]) for target, expression in self.update)
 
 
-# ------------------------------------------------------------------ rendering for C++
-
-_HEADER = """\
-// Rendered by `make rows` from the tables of fastbp/: edit those, not this file.
-// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; engine.pyx takes FBP_ROWS alone.
-#define FBP_ROWS 0x{digest:08x}u
-#ifdef FBP_INLINE
-"""
-
-
-def _cpp_activation(row: Activation) -> str:
-    return f"""
-struct activation_{row.name} {{
-  enum {{ keeps_z = {int(row.keeps_z)} }};
-  template <class V> FBP_INLINE V forward(V z) {{
-    const Constant<V> R{{}}; (void)R;
-    return {row.forward_text};
-  }}
-  template <class V> FBP_INLINE V backward(V g, V a, V z) {{
-    const Constant<V> R{{}}; (void)R, (void)a, (void)z;
-    return {row.backward_text};
-  }}
-}};
-"""
-
-
-def _cpp_loss(row: Loss) -> str:
-    numbers = "".join(f"    const V {name} = setting[{k}]; (void){name};\n" for k, name in enumerate(row.numbers_named))
-    texts = {"value": row.value_text, "grad": row.grad_text, "grad_s": row.grad_s_text}
-    functions = "".join(
-        f"""  template <class V> FBP_INLINE V {what}(V z, V t, V {row.third}, const V* setting) {{
-    const Constant<V> R{{}}; (void)R, (void)z, (void)t, (void){row.third}, (void)setting;
-{numbers}    return {text};
-  }}
-"""
-        for what, text in texts.items()
-        if text
-    )
-    facts = {"uses_lse": row.statistic == "lse", "pairs": row.grad_s is not None, "settings": len(row.numbers_named)}
-    return f"""
-struct loss_{row.name} {{
-  enum {{ {", ".join(f"{name} = {int(fact)}" for name, fact in facts.items())} }};
-{functions}}};
-"""
-
-
-def _cpp_optimizer(row: Optimizer) -> str:
-    lines = [f"    V {name} = state[{k}];" for k, name in enumerate(row.state)]
-    lines += [f"    const V {name} = scalar[{k}];" for k, name in enumerate(row.scalars)]
-    lines += [f"    {target} = {text};" for target, text in row.update_text]
-    lines += [f"    state[{k}] = {name};" for k, name in enumerate(row.state)]
-    body = "\n".join(lines)
-    return f"""
-struct optimizer_{row.name} {{
-  enum {{ states = {len(row.state)}, scalars = {len(row.scalars)} }};
-  template <class V> FBP_INLINE V update(V p, V g, V* state, const V* scalar) {{
-    const Constant<V> R{{}}; (void)R, (void)state;
-{body}
-    return p;
-  }}
-}};
-"""
-
-
-def _cpp_list(macro: str, names: Iterable[str]) -> str:
-    return f"\n#define {macro}(ROW) \\\n  " + " ".join(f"ROW({name})" for name in names) + "\n"
-
-
 def digest(*tables: Iterable[Activation | Loss | Optimizer]) -> int:
     """What tells the tables from others: a compiled module has that of the tables it was built from.
 
@@ -561,24 +360,3 @@ def digest(*tables: Iterable[Activation | Loss | Optimizer]) -> int:
     no part of a row's repr.
     """
     return zlib.crc32(repr([list(table) for table in tables]).encode())
-
-
-def render_cpp(activations: Iterable[Activation], losses: Iterable[Loss], optimizers: Iterable[Optimizer]) -> str:
-    """The text of ``src/kernels/rows_generated.hpp``: the digest, a struct per row and a list macro per table."""
-    tables = list(activations), list(losses), list(optimizers)
-    parts = [_HEADER.format(digest=digest(*tables))]
-    macros = ("FBP_ACTIVATIONS", _cpp_activation), ("FBP_LOSSES", _cpp_loss), ("FBP_OPTIMIZERS", _cpp_optimizer)
-    for table, (macro, one) in zip(tables, macros):
-        parts += [one(row) for row in table]
-        parts.append(_cpp_list(macro, [row.name for row in table]))
-    return "".join([*parts, "#endif\n"])
-
-
-def main() -> None:
-    """Write ``src/kernels/rows_generated.hpp``; run from the repository's root."""
-    from pathlib import Path
-
-    from fastbp import activations, losses, optimizers
-
-    text = render_cpp(activations.TABLE.values(), losses.TABLE.values(), optimizers.TABLE.values())
-    Path("src/kernels/rows_generated.hpp").write_text(text)

@@ -1,4 +1,4 @@
-"""Formulas beside their numbers, as text, HTML or LaTeX: for `fastbp.trace`.
+"""Formulas beside their numbers, as text, HTML or LaTeX: for `fastbp.inspection.trace`.
 
 A formula is a Python expression in a string, such as ``"a_0 @ W_1 + b_1"``: the words of the rows (`fastbp.rows`),
 ``@``, ``.T``, the sums `SUM` (of everything), `SUM_ROWS` (over the rows of a batch), `SUM_OUTPUTS` (of each row), and
@@ -270,6 +270,7 @@ class Text:
 
 # ------------------------------------------------------------------ HTML
 
+
 _GREEK = {"delta": "δ"}
 
 
@@ -322,6 +323,7 @@ class Html:
 
 
 # ------------------------------------------------------------------ LaTeX
+
 
 _FUNCTIONS = {"exp", "log", "max", "min", "tanh"}  # that LaTeX knows
 _SPECIAL = {character: f"\\{character}" for character in "&%$#_{}"} | {

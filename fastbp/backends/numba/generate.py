@@ -1,4 +1,4 @@
-"""The text of a network's kernels, for Numba: plain functions over `fastbp.backends.lanes`, made for its rows.
+"""The text of a network's kernels, for Numba: plain functions over `fastbp.backends.numba.lanes`, made for its rows.
 
 Two families. `tiles` is for any network: a batch's rows one after the other, products in register tiles, sizes read
 when it runs, so that all networks of the same rows share one compilation. `columns` trains small ones: a sample per
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from fastbp.spec import padded
 
 if TYPE_CHECKING:
-    from fastbp.plan import Plan
+    from fastbp.backends.protocol import Plan
     from fastbp.rows import Loss, Optimizer, Words
     from fastbp.spec import Layer
 

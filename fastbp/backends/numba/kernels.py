@@ -1,5 +1,5 @@
 """What the Numba backend does the same for every network: products, the order of rows, gathering. Generated text
-(`fastbp.backends.generate`) calls it, and gets it compiled along.
+(`fastbp.backends.numba.generate`) calls it, and gets it compiled along.
 
 Matrices are flat arrays with an offset and a leading dimension, in elements; rows are padded to whole vectors, and
 padding may hold anything: it must reach no sum. Every sum over k is in ascending order, whatever the tile.
@@ -14,7 +14,18 @@ from numba.core import config
 from numba.extending import register_jitable
 
 from fastbp import order as order_of_rows
-from fastbp.backends.lanes import OPTIONS, WHERE, below, lanes_of, like, load, multiply_high, store, total, transpose
+from fastbp.backends.numba.lanes import (
+    OPTIONS,
+    WHERE,
+    below,
+    lanes_of,
+    like,
+    load,
+    multiply_high,
+    store,
+    total,
+    transpose,
+)
 
 compiled = register_jitable(**OPTIONS)
 FEW = 4  # below so many rows whole rows of the weight go by, not tiles; twice that for the way back

@@ -35,7 +35,7 @@ from numba.core.serialize import dumps
 from numba.core.typing.ctypes_utils import to_ctypes
 from numba.extending import register_jitable
 
-from fastbp.backends import lanes, pipeline
+from fastbp.backends.numba import lanes, pipeline
 from fastbp.rows import Words
 
 _MOST_FILES = 1000  # the oldest give way
@@ -115,7 +115,7 @@ class _Disk(_Cache):
 
 @global_compiler_lock  # another thread that compiles would read what is taught to Numba here half written
 def module(text: str, words: Words = (), *more: python_types.ModuleType) -> python_types.ModuleType:
-    """Source as a module, in which the names of `fastbp.backends.lanes` are known, of `more`, and `words`.
+    """Source as a module, in which the names of `fastbp.backends.numba.lanes` are known, of `more`, and `words`.
 
     Its functions know one another in compiled code.
     """

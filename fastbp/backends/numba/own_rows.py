@@ -1,5 +1,5 @@
 """A user's own row, compiled by Numba into a function that the C++ engine calls: see the row functions of
-src/engine.hpp. There is no compiler on the user's machine, and there need be none.
+src/kernels.hpp. There is no compiler on the user's machine, and there need be none.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 from numba.core import types
 from numba.core.typing import signature
 
-from fastbp.backends import cache
-from fastbp.backends.generate import filled, plain, scalar_lines, setting_lines, update_lines
+from fastbp.backends.numba import cache
+from fastbp.backends.numba.generate import filled, plain, scalar_lines, setting_lines, update_lines
 from fastbp.rows import Activation, Loss
 
 # Vectors of twice the width where there are two, which LLVM takes apart: the instructions of a long expression wait for

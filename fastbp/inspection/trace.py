@@ -11,17 +11,16 @@ import ast
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from fastbp import activations, formulas, spec
-from fastbp.formulas import Equation, Html, Latex, Text, Writer
-from fastbp.plan import make_plan, program
+from fastbp import activations, checks, spec
+from fastbp.backends.plan import make_plan, program
+from fastbp.data import arguments
+from fastbp.inspection import formulas
+from fastbp.inspection.formulas import Equation, Html, Latex, Text, Writer
 from fastbp.rows import Activation, Loss, Optimizer, function
-
-if TYPE_CHECKING:
-    from fastbp.mlp import MLP
 
 _UNBROKEN = "display:inline-block;white-space:nowrap"
 _WIDTH = 100  # columns of a formula written with numbers; a wider one is left out
@@ -42,6 +41,8 @@ class ParameterStep:
     slots, new_slots : dict of str to ndarray
         The optimizer's slots beside it (``"velocity"`` and the like), before and after.
     """
+
+    __module__ = "fastbp"
 
     value: np.ndarray
     grad: np.ndarray
@@ -65,6 +66,8 @@ class LayerStep:
     weight, bias : ParameterStep
         `bias` is None in a layer without.
     """
+
+    __module__ = "fastbp"
 
     activation: Activation
     z: np.ndarray
@@ -93,6 +96,8 @@ class Trace:
         Of these rows, before and after the update.
     layers : tuple of LayerStep
     """
+
+    __module__ = "fastbp"
 
     x: np.ndarray
     t: np.ndarray
@@ -357,7 +362,7 @@ class Trace:
 
 
 def _writer(style: formulas.Style, digits: Any, limit: Any) -> Writer:
-    return Writer(style, spec.integer("digits", digits, 1, 17), spec.integer("limit", limit, 2))
+    return Writer(style, checks.integer("digits", digits, 1, 17), checks.integer("limit", limit, 2))
 
 
 def _rights(writer: Writer, equation: Equation) -> list[Any]:
@@ -398,13 +403,13 @@ def _short(expression: str, names: Mapping[str, str], otherwise: str) -> str:
 # ------------------------------------------------------------------ watching
 
 
-def trace(net: MLP, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: Any) -> Trace:
-    """Watch one step on a copy of `net`; arguments as for `MLP.train_step`."""
+def trace(net: Any, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: Any) -> Trace:
+    """Watch one step on a copy of `net`, an `MLP`; arguments as for `MLP.train_step`."""
     network = net._spec
-    rows = spec.features(x, network)
+    rows = arguments.features(x, network)
     row = spec.loss(loss, network)
-    targets = spec.targets(y, row, rows, network)
-    weight = spec.sample_weights(sample_weight, len(rows))
+    targets = arguments.targets(y, row, rows, network)
+    weight = arguments.sample_weights(sample_weight, len(rows))
     rule = spec.optimizer(optimizer, network)
     if not make_plan(network, len(rows), backend="reference", loss=row, rule=rule, trains=net._trains).plain:
         raise ValueError(
@@ -440,7 +445,7 @@ def trace(net: MLP, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: An
                   None if layer.bias is None else next(steps))
         for layer, (z, a), (g, delta) in zip(network.layers, watched.kept[1:], reversed(watched.sent_back))
     )  # fmt: skip
-    (values,) = before._state.rule(rule, 1, before.params).scalars
+    (values,) = before._state.update(rule, 1, before.params).scalars
     scalars = {name: float(value[0]) for name, value in zip(rule.row.scalars, values)}
     if targets.ndim == 1:
         targets = np.eye(network.out_features)[targets.astype(np.int64)]

@@ -26,7 +26,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import lower_builtin, models, overload, register_jitable, register_model
 
-from fastbp.backends import pipeline
+from fastbp.backends.numba import pipeline
 from fastbp.rows import VOCABULARY, WORDS, n_arguments, over_arrays
 
 # Of all that is compiled: plain C arithmetic, and no counting of references, as nothing is allocated. Called from

@@ -5,33 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 
-from fastbp import activations, backends, config, losses, optimizers, threads
+from fastbp import activations, backends, losses, optimizers
+from fastbp.backends import config, threads
+from fastbp.backends.protocol import Plan, Program
 from fastbp.optimizers import Rule
 from fastbp.rows import Activation, Loss, Optimizer
 from fastbp.spec import Spec
 
 _TABLES = (activations.TABLE, losses.TABLE, optimizers.TABLE)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that a program is made from. Hashable: equal plans share programs."""
-
-    spec: Spec
-    batch: int  # rows that the workspace holds
-    backend: str
-    isa: str | None  # of the compiled kernels; None on other backends
-    loss: Loss | None
-    optimizer: Optimizer | None
-    trains: tuple[tuple[bool, bool], ...]  # weight and bias of each layer; not those that are frozen
-    plain: bool  # nothing is around the rule, one rate for all, nothing frozen, no dropout
-    fused: bool  # `train` updates each tile of a gradient while it is hot; else gradients go to memory first
-    n_threads: int = 1  # at most; the engine decides for each phase (`share` in src/train.cpp)
-    gated: bool = True  # by what a thread has to do at least
 
 
 def own_rows(rows: Iterable[Activation | Loss | Optimizer]) -> list[str]:
@@ -52,7 +36,7 @@ def make_plan(
     fused: bool = True,
     n_threads: int | None = None,
 ) -> Plan:
-    """Choose. `backend` is the network's own; what else may force one is in `fastbp.config`.
+    """Choose. `backend` is the network's own; what else may force one is in `fastbp.backends.config`.
 
     `rule` stands for the optimizer's row, and for what is around it.
 
@@ -72,7 +56,7 @@ def make_plan(
     return Plan(spec, batch, name, isa, loss, optimizer, trains, plain, fused, n_threads, gated)
 
 
-def program(plan: Plan, params: np.ndarray) -> backends.Program:
+def program(plan: Plan, params: np.ndarray) -> Program:
     """A program for the plan, bound to a parameter buffer."""
     return backends.program(plan.backend)(plan, params)
 
@@ -87,18 +71,18 @@ class Programs:
 
     def __init__(self, params: np.ndarray) -> None:
         self._params = params
-        self._idle: OrderedDict[Plan, list[backends.Program]] = OrderedDict()
+        self._idle: OrderedDict[Plan, list[Program]] = OrderedDict()
 
-    def idle(self, plan: Plan) -> list[backends.Program]:
+    def idle(self, plan: Plan) -> list[Program]:
         return self._idle.setdefault(plan, [])
 
-    def take(self, plan: Plan) -> backends.Program:
+    def take(self, plan: Plan) -> Program:
         try:
             return self._idle[plan].pop()
         except (KeyError, IndexError):
             return program(plan, self._params)
 
-    def give_back(self, program: backends.Program) -> None:
+    def give_back(self, program: Program) -> None:
         self.idle(program.plan).append(program)
         try:
             self._idle.move_to_end(program.plan)
@@ -108,7 +92,7 @@ class Programs:
             pass
 
     @contextmanager
-    def lent(self, plan: Plan) -> Iterator[backends.Program]:
+    def lent(self, plan: Plan) -> Iterator[Program]:
         program = self.take(plan)
         try:
             yield program

@@ -52,7 +52,7 @@ template <class T> struct Loss {
   const int32_t* label;   // (rows,)
   const double* share;    // (rows,) and zeros to the end of the vector
   T* grad;                // null: not wanted
-  const T* setting;       // the row's numbers, in the order of `Loss.numbers` of fastbp/rows.py
+  const T* setting;       // the row's numbers, in the order of `Loss.numbers` of fastbp/rows/kinds.py
   const T* output_weight; // (targets of a sample,) padded, or null: 1 each; null for a row with a statistic
   const OwnLoss<T>* own;  // of `own_loss_row`
 };

@@ -1,6 +1,6 @@
 """The Numba backend: kernels generated for the network at hand, compiled when they are first needed.
 
-A program lays out its work arrays and hands them to the functions of a generated module (`fastbp.backends.generate`).
+A program lays out its work arrays and hands them to the functions of a module that `generate` has written.
 Everything is serial, and runs without the GIL.
 """
 
@@ -14,15 +14,16 @@ import numba
 import numpy as np
 from numba.core.registry import cpu_target
 
-from fastbp.backends import DONE, Family, LayerPlan, Trained, cache, generate, kernels, reference
-from fastbp.backends.lanes import VECTOR_BYTES
+from fastbp.backends import reference
+from fastbp.backends.numba import cache, generate, kernels
+from fastbp.backends.numba.lanes import VECTOR_BYTES
+from fastbp.backends.protocol import DONE, Family, LayerPlan, Trained
 from fastbp.spec import aligned_zeros, padded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastbp.backends import Rule
-    from fastbp.plan import Plan
+    from fastbp.backends.protocol import Plan, Update
     from fastbp.rows import Words
 
 # Numba knows what it is to compile: that takes a third of a second once, and belongs to the import.
@@ -111,7 +112,7 @@ _quiet = np.errstate(all="ignore")  # casts may overflow
 
 
 class Program:
-    """See `fastbp.backends.Program`."""
+    """See `fastbp.backends.protocol.Program`."""
 
     def __init__(self, plan: Plan, params: np.ndarray) -> None:
         self.plan, self.params = plan, params
@@ -195,9 +196,9 @@ class Program:
 
     # -------------------------------------------------------------- what kernels do not serve
 
-    def _serves(self, rule: Rule) -> bool:
+    def _serves(self, update: Update) -> bool:
         """Whether kernels here know all of a step: a rule by itself, nothing frozen, no dropout."""
-        return self.plan.plain and rule.is_plain
+        return self.plan.plain and update.is_plain
 
     @functools.cached_property
     def _reference(self) -> reference.Program:
@@ -207,13 +208,13 @@ class Program:
     # -------------------------------------------------------------- many steps
 
     def train(
-        self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, rule, stop_on_loss,
+        self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, update, stop_on_loss,
         stop_on_params,
     ) -> Trained:  # fmt: skip
-        if not self._serves(rule):
+        if not self._serves(update):
             return self._reference.train(
                 X, y, weight, batch_size=batch_size, steps=steps, seed=seed, shuffle=shuffle, count=count, place=place,
-                partial=partial, losses=losses, rule=rule, stop_on_loss=stop_on_loss, stop_on_params=stop_on_params,
+                partial=partial, losses=losses, update=update, stop_on_loss=stop_on_loss, stop_on_params=stop_on_params,
             )  # fmt: skip
         in_columns = generate.suits_columns(self.plan)
         text = self._columns if in_columns else self._tiles
@@ -221,8 +222,8 @@ class Program:
         if shuffle and len(self.order) != len(X):
             self.order = np.zeros(len(X), np.int64)
             work.known[:] = 2**64 - 1
-        table, moving = scalar_table(rule.scalars[0])
-        slots = tuple(rule.slots) or (self.params,)
+        table, moving = scalar_table(update.scalars[0])
+        slots = tuple(update.slots) or (self.params,)
         labels, done, epochs, value, seed = y.ndim == 1, 0, 0, 0.0, np.uint64(seed)
         while done < steps:
             data = self._data(X, y, weight, work, batch_size, seed, shuffle, place)
@@ -316,18 +317,18 @@ class Program:
         if grad_input is not None:
             grad_input[...] = self._matrix(self.work.grad_input, spec.in_features)
 
-    def update(self, grads, rule, count) -> None:
-        if not self._serves(rule):
-            return self._reference.update(grads, rule, count)
-        text = generate.update_alone(rule.row, self.widest)
-        now = np.array([scalar[0] for scalar in rule.scalars[0]], self.dtype)
-        every = tuple(rule.slots) or (self.params,)
+    def update(self, grads, update, count) -> None:
+        if not self._serves(update):
+            return self._reference.update(grads, update, count)
+        text = generate.update_alone(update.row, self.widest)
+        now = np.array([scalar[0] for scalar in update.scalars[0]], self.dtype)
+        every = tuple(update.slots) or (self.params,)
         return self._call(text, "update", self.params, every, now, grads, self.work.shape, count)
 
-    def backward_update(self, grad_output, grad_input, rule, count) -> None:
+    def backward_update(self, grad_output, grad_input, update, count) -> None:
         grads = self._zeros(self.plan.spec.buffer_size)
         self.backward(grads, grad_output=grad_output, grad_input=grad_input)
-        self.update(grads, rule, count)
+        self.update(grads, update, count)
 
     def finite(self) -> bool:
         return all(np.isfinite(view).all() for view in self.plan.spec.views(self.params))
@@ -348,7 +349,7 @@ class Program:
 
     sharing = "1: kernels are serial"
 
-    def train_step_again(self, x, y, loss, optimizer, state, lock, forced) -> None:
+    def train_step_again(self, x, y, loss, optimizer, rule, state, lock, forced) -> None:
         return None
 
     def predict_again(self, idle, forced) -> None:

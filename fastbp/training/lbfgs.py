@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastbp.backends import assign
+from fastbp.backends.protocol import assign
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.optimizers import LBFGS
-from fastbp.training import TrainingState
+from fastbp.training.state import TrainingState
 
 
 def fit(

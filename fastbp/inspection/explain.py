@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fastbp.backends import LayerPlan, Program
-from fastbp.plan import Plan
+from fastbp.backends.protocol import LayerPlan, Plan, Program
 
 Trains = Sequence[tuple[bool, bool]]  # of `Plan`: weight and bias of each layer
 
@@ -45,18 +44,8 @@ def flops(sizes: Sequence[int], batch: int, trains: Trains | None = None) -> lis
 def moved(plan: Plan) -> list[int]:
     """Bytes that a step reads and writes, for each layer, if no cache keeps anything from one use to the next.
 
-    Each array counts as often as it is read or written. `below` is 1 where something below the layer trains, which
-    wants a grad_input: 0 in the first layer. Of what is frozen, and below all that trains, the way back is left out::
-
-        parameters          3 + 2 slots     read forward; read and written by the update, as each slot is
-        weight              below           read for grad_input
-        x (batch, in)       2               read forward, and for grad_weight
-        z (batch, out)      2 where kept    written forward, read on the way back
-        a (batch, out)      2               written forward, read on the way back: by the derivative or by the loss
-        delta (batch, out)  2 + below       written; read for grad_weight, and for grad_input
-
-    Padding, targets, and what a family saves are left out: with one row, for example, grad_input and the update read
-    the weight together, and a network that fits the L1 cache moves next to nothing.
+    The table of what counts how often is in the docstring of `MLP.summary`. What a family saves is left out: with one
+    row, for example, grad_input and the update read the weight together.
     """
     slots = len(plan.optimizer.state) if plan.optimizer else 0
     elements = []
@@ -96,7 +85,7 @@ class Explanation:
 
     plan: Plan
     layers: tuple[LayerCost, ...]
-    sharing: str  # of `fastbp.backends.Program`
+    sharing: str  # of `fastbp.backends.protocol.Program`
     workspace_bytes: int  # beside parameters and slots; 0 where each step allocates its own
 
     @property

@@ -1,8 +1,7 @@
-"""Rows that are made dense block by block: those of CSR matrices, and some of the rows of a large array.
+"""X, y and weight together; rows that are made dense block by block: of CSR matrices, and some of a large array.
 
-Both look like an array to what goes through rows in blocks: ``len``, ``shape``, ``dtype``, and ``rows[block]``, which
-is a new dense array. scipy is not imported: a CSR matrix is known by its format and its three arrays. Also here: which
-rows are kept for validation, and what a class weighs.
+Lazy rows look like an array to what goes through rows in blocks: ``len``, ``shape``, ``dtype``, and ``rows[block]``,
+which is a new dense array. scipy is not imported: a CSR matrix is known by its format and its three arrays.
 """
 
 from __future__ import annotations
@@ -12,21 +11,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastbp.order import VALIDATION, philox
-
 COPIED_BYTES = 1 << 30  # rows of an array are picked into a copy of at most so many bytes; more are picked in blocks
 _BLOCK = 1 << 20  # entries of a CSR matrix looked at in one go
 
 
-class Rows(NamedTuple):
+class Samples(NamedTuple):
     """Rows to train on or to measure, checked."""
 
     X: Any  # (n, in_features), an array or `Lazy`
     y: Any  # (n,) labels or (n, out_features)
     weight: np.ndarray | None  # (n,) float64
 
-    def picked(self, rows: np.ndarray) -> Rows:
-        return Rows(pick(self.X, rows), pick(self.y, rows), None if self.weight is None else self.weight[rows])
+    def picked(self, rows: np.ndarray) -> Samples:
+        return Samples(pick(self.X, rows), pick(self.y, rows), None if self.weight is None else self.weight[rows])
 
     @property
     def is_lazy(self) -> bool:
@@ -120,60 +117,8 @@ class Picked(Lazy):
         return self.base[self.rows[rows]]
 
 
-def is_sparse(value: Any) -> bool:
-    return hasattr(value, "nnz") and hasattr(value, "toarray")
-
-
 def pick(base: Any, rows: np.ndarray) -> Any:
     """The rows of these numbers: a copy, or where that were large or the base is sparse, block by block."""
     if isinstance(base, Lazy) or base[:1].nbytes * len(rows) > COPIED_BYTES:
         return Picked(base, rows)
     return base[rows]
-
-
-def names_classes(y: np.ndarray, labels: bool) -> bool:
-    """Whether targets name a class for each row: labels (n,), rows of probabilities, or one column of two values.
-
-    Parameters
-    ----------
-    y : ndarray, (n,) or (n, out_features)
-    labels : bool
-        Whether the loss is one of classes.
-    """
-    if y.ndim == 1 or labels:
-        return True
-    return y.shape[1] == 1 and bool(((y == 1) | (y == 0)).all() or ((y == 1) | (y == -1)).all())
-
-
-def validation_rows(n: int, share: float, kinds: np.ndarray | None, seed: int) -> np.ndarray:
-    """Which rows are kept for validation, (n,) of bool: a function of the seed, n and the classes alone.
-
-    Rows are put in a random order, class by class, and kept at even distances: each class gives its share, to one row.
-    """
-    words = philox(seed, 0, VALIDATION).random_raw(n)
-    order = np.argsort(words, kind="stable") if kinds is None else np.lexsort((words, kinds))
-    n_kept = min(max(round(n * share), 1), n - 1)
-    kept = np.zeros(n, bool)
-    kept[order[((np.arange(n_kept) + 0.5) * (n / n_kept)).astype(np.int64)]] = True
-    return kept
-
-
-def class_weights(value: Any, kinds: np.ndarray, n_classes: int) -> np.ndarray:
-    """What each row weighs, (n,) float64, by its class.
-
-    Parameters
-    ----------
-    value : dict or "balanced"
-        Weights by class, 1 for those not named; or n / (classes that occur * rows of the class).
-    kinds : ndarray of int, (n,)
-    n_classes : int
-    """
-    weights = np.ones(n_classes)
-    if isinstance(value, str):
-        counts = np.bincount(kinds, minlength=n_classes)
-        there = counts > 0
-        weights[there] = len(kinds) / (there.sum() * counts[there])
-    else:
-        for name, weight in value.items():
-            weights[name] = weight
-    return weights[kinds]

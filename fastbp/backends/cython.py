@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fastbp import _engine, activations, losses, optimizers
-from fastbp.backends import Family, LayerPlan, Trained
+from fastbp.backends.protocol import Family, LayerPlan, Trained
 from fastbp.rows import digest
-from fastbp.spec import optimizer as find_optimizer
 
 if TYPE_CHECKING:
-    from fastbp.plan import Plan
+    from fastbp.backends.protocol import Plan
 
 # Kernels are found by a row's place in its table, and read what the rows of their own tables name.
 if getattr(_engine, "ROWS", None) != digest(*(table.TABLE.values() for table in (activations, losses, optimizers))):
@@ -21,7 +20,7 @@ _ACTIVATION = {row: index for index, row in enumerate(activations.TABLE.values()
 _LOSS = {row: index for index, row in enumerate(losses.TABLE.values())}
 _OPTIMIZER = {row: index for index, row in enumerate(optimizers.TABLE.values())}
 
-# In the order of `Family` in src/engine.hpp; the numbers are those of the rules in src/train.cpp and src/tiny.cpp.
+# In the order of `Family` in src/kernels.hpp; the numbers are those of the rules in src/train.cpp and src/tiny.cpp.
 FAMILIES = (
     Family("direct", "none of the special cases: register tiles"),
     Family("narrow", "an output layer of at most 4: kept transposed"),
@@ -45,7 +44,7 @@ class _OwnRows:
 
     def addresses(self, row) -> list[int]:
         if row not in self.kept:
-            from fastbp.backends.callbacks import row_functions
+            from fastbp.backends.numba.own_rows import row_functions
 
             self.kept[row] = row_functions(row, self.dtype, _engine.vector_bytes(self.isa))
         return [function.address for function in self.kept[row]]
@@ -55,7 +54,7 @@ class _OwnRows:
 
 
 class Program(_engine.Program):
-    """See `fastbp.backends.Program`."""
+    """See `fastbp.backends.protocol.Program`."""
 
     def __new__(cls, plan: Plan, params: np.ndarray) -> Program:
         spec, loss = plan.spec, plan.loss
@@ -101,12 +100,11 @@ class Program(_engine.Program):
     def train(self, *args, **kwargs) -> Trained:
         return Trained(*super().train(*args, **kwargs))
 
-    def train_step_again(self, x, y, loss, optimizer, state, lock, forced) -> _engine.TrainStep | None:
+    def train_step_again(self, x, y, loss, optimizer, rule, state, lock, forced) -> _engine.TrainStep | None:
         spec, row = self.plan.spec, self.plan.loss
-        given = find_optimizer(optimizer, spec)
         plain = all(type(a) is np.ndarray and a.dtype.kind in "fiub" for a in (x, y)) and x.ndim == 2
-        own = type(given) not in optimizers.BY_NAME.values()   # may have a rate of each step
-        if not plain or own or not self.plan.plain or not given.is_foreseeable:
+        own = type(rule) not in optimizers.BY_NAME.values()   # may have a rate of each step
+        if not plain or own or not self.plan.plain or not rule.is_foreseeable:
             return None
         is_label = row.labels and y.ndim == 1 and y.dtype == np.int64
         if not is_label and (row.labels or y.dtype.kind != "f"):
@@ -114,7 +112,7 @@ class Program(_engine.Program):
         low, high = (0, spec.out_features - 1) if is_label else row.domain.closed(spec.dtype)
         return _engine.TrainStep(
             self, _engine.Forced(*forced), lock, loss, optimizer, x, y, low, high, row.domain.ends != "{}", state,
-            state.rule(given, 1 if given.is_steady else _FORESEEN, self.params),
+            state.update(rule, 1 if rule.is_steady else _FORESEEN, self.params),
         )  # fmt: skip
 
     def predict_again(self, idle, forced) -> _engine.Predict:

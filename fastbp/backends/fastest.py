@@ -8,15 +8,12 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastbp import backends
-from fastbp.plan import own_rows
-
-if TYPE_CHECKING:
-    from fastbp.mlp import MLP
+from fastbp.backends.plan import own_rows
 
 COMPILED = ("cython", "numba")
 CALL_SECONDS = 0.02  # of a call that is timed
@@ -28,8 +25,8 @@ class Candidate(NamedTuple):
     train: Callable[[int], Any]  # makes so many steps
 
 
-def prepared(net: MLP, names: tuple[str, ...] | None, work: dict[str, Any]) -> list[Candidate]:
-    """Copies of the network, one for each backend named, that have trained and predicted once.
+def prepared(net: Any, names: tuple[str, ...] | None, work: dict[str, Any]) -> list[Candidate]:
+    """Copies of the network (an `MLP`), one for each backend named, that have trained and predicted once.
 
     Without names: for each compiled backend that can serve it, or the one that can if neither does.
     """
@@ -40,7 +37,7 @@ def prepared(net: MLP, names: tuple[str, ...] | None, work: dict[str, Any]) -> l
     return [_candidate(copy.deepcopy(net), name, work) for name in names]
 
 
-def _candidate(net: MLP, name: str, work: dict[str, Any]) -> Candidate:
+def _candidate(net: Any, name: str, work: dict[str, Any]) -> Candidate:
     n, loss = work["batch_size"], work["loss"]
     X = np.zeros((n, net.sizes[0]), net.dtype)
     if loss.labels:
