@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastbp import checks
-from fastbp.backends.threads import available_cpus
+from fastbp.backends import threads
 from fastbp.bench import contenders, measure
 from fastbp.bench.figures import Record
 
@@ -79,7 +79,7 @@ def _told(convert: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 def _threads(text: str) -> int:
-    wanted, cpus = checks.integer("threads", int(text), 1), available_cpus()
+    wanted, cpus = checks.integer("threads", int(text), 1), threads.available_cpus()
     if wanted > cpus:
         raise ValueError(f"threads={wanted}: this process may use {cpus} CPUs")
     return wanted
