@@ -85,7 +85,7 @@ pictures: $(VENV)/installed $(VENV)/plot-tools
 
 # Needs no compiled module: its output is compiled.
 rows: $(VENV)/build-tools
-	@$(PY) -c "from fastbp.rows import main; main()"
+	@PYTHONPATH=. $(PY) tools/rows.py
 	@PYTHONPATH=. $(PY) tools/tables.py
 
 # --- the environment, in stages; each stage is a stamp file ---
@@ -166,7 +166,7 @@ asan: $(VENV)/test-tools $(ASAN)/installed
 	reports=$$(grep -sl 'ERROR: AddressSanitizer: [^S]' $(ASAN)/report*) && cat $$reports && code=1; grep -q 'runtime error:' $(ASAN)/stderr && code=1; \
 	test $$code = 0 || { cat $(ASAN)/stderr; exit 1; }
 
-$(ASAN)/installed: $(SOURCES) $(wildcard fastbp/*.* fastbp/backends/*.*) $(VENV)/build-tools
+$(ASAN)/installed: $(SOURCES) $(wildcard fastbp/*.* fastbp/*/*.* fastbp/*/*/*.*) $(VENV)/build-tools
 	@for lib in libasan.so libubsan.so; do test -e "$(call ASAN_LIB,$$lib)" || \
 		{ echo "missing: $$lib of $(ASAN_CXX), a GCC with its sanitizer libraries (ASAN_CXX=... chooses one)"; exit 1; } >&2; done
 	@rm -rf $(ASAN) build/lib*

@@ -14,7 +14,9 @@ import pytest
 from rounds import median_ratio, seconds_of
 
 import fastbp
-from fastbp import backends, bench
+from fastbp import backends
+from fastbp.bench.contenders import WORKLOADS, Problem, fastbp_cython, fastbp_numba
+from fastbp.bench.measure import check, steps_in
 
 ROUNDS, CALL_SECONDS, PROCESSES = 15, 0.05, 5
 LEAST = {"2-3-1 b8": 1.0, "4-16-16-1 b16": 1.0}  # of the engine's speed; others at least a quarter
@@ -26,17 +28,17 @@ pytestmark = pytest.mark.skipif(
 
 def seconds_a_step(contenders):
     """Of each contender, in each round."""
-    steps = {name: bench.steps_in(CALL_SECONDS, contender) for name, contender in contenders.items()}
+    steps = {name: steps_in(CALL_SECONDS, contender) for name, contender in contenders.items()}
     times = seconds_of(ROUNDS, {name: partial(contender.run, steps[name]) for name, contender in contenders.items()})
     return {name: [seconds / steps[name] for seconds in found] for name, found in times.items()}
 
 
-@pytest.mark.parametrize("workload", bench.WORKLOADS, ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
 def test_a_step_beside_the_engines(workload, capsys):
-    problem = bench.Problem(replace(workload, rows=max(workload.batch, min(workload.rows, 2048))))
-    contenders = {"cython": bench.fastbp_cython(problem), "numba": bench.fastbp_numba(problem)}
+    problem = Problem(replace(workload, rows=max(workload.batch, min(workload.rows, 2048))))
+    contenders = {"cython": fastbp_cython(problem), "numba": fastbp_numba(problem)}
     for contender in contenders.values():
-        bench.check(problem, contender)
+        check(problem, contender)
     times = seconds_a_step(contenders)
     speed = median_ratio(times, "cython", "numba")
     with capsys.disabled():
@@ -47,12 +49,12 @@ def test_a_step_beside_the_engines(workload, capsys):
 
 def test_an_activation_of_ones_own_on_the_engine(capsys):
     """The expression of mish, which the tables have, as a row of the user's own: 8-64-64-4, batches of 32."""
-    cell = next(workload for workload in bench.WORKLOADS if workload.name == "8-64-64-4 b32")
+    cell = next(workload for workload in WORKLOADS if workload.name == "8-64-64-4 b32")
     contenders = {}
     for name, activation in {"mish": "mish", "own": MISH}.items():
-        problem = bench.Problem(replace(cell, activation=activation))
-        contenders[name] = bench.fastbp_cython(problem)
-        bench.check(problem, contenders[name])
+        problem = Problem(replace(cell, activation=activation))
+        contenders[name] = fastbp_cython(problem)
+        check(problem, contenders[name])
     times = seconds_a_step(contenders)
     ratio = median_ratio(times, "own", "mish")
     with capsys.disabled():
@@ -63,7 +65,7 @@ def test_an_activation_of_ones_own_on_the_engine(capsys):
 
 READY = """
 import time, numpy, numba, fastbp
-import fastbp.backends.jit
+import fastbp.backends.numba.program
 net = fastbp.MLP({sizes}, activation="tanh", dtype=numpy.float32)
 start = time.process_time()
 net.compile("numba", batch_size={batch})

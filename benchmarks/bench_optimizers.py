@@ -9,11 +9,13 @@ import pytest
 from rounds import median_ratio, seconds_of
 
 import fastbp
-from fastbp import bench, schedules
+from fastbp import schedules
+from fastbp.bench.contenders import CONTENDERS, LR, WORKLOADS, Problem
+from fastbp.bench.measure import steps_in
 
 ROUNDS, CALL_SECONDS = 25, 0.25
-CELLS = {workload.name: workload for workload in bench.WORKLOADS}
-LR = bench.LR
+CELLS = {workload.name: workload for workload in WORKLOADS}
+LR = LR
 
 BARS = [  # cell, what, its optimizer, at most so many times a step of SGD
     *(("784-128-10 b32", what, rule, 1.05) for what, rule in (
@@ -36,10 +38,10 @@ BARS = [  # cell, what, its optimizer, at most so many times a step of SGD
 
 @pytest.mark.parametrize("cell, what, rule, most", BARS, ids=[f"{what}, {cell}" for cell, what, _, _ in BARS])
 def test_what_an_optimizer_costs(cell, what, rule, most, capsys):
-    problem = bench.Problem(replace(CELLS[cell], rows=max(CELLS[cell].batch, 2048)))
+    problem = Problem(replace(CELLS[cell], rows=max(CELLS[cell].batch, 2048)))
     drops = {what: 0.5} if "dropout" in what else {}
 
-    steps = bench.steps_in(CALL_SECONDS, bench.CONTENDERS["fastbp"](problem))
+    steps = steps_in(CALL_SECONDS, CONTENDERS["fastbp"](problem))
 
     def run(rule, **drops):
         w = problem.workload

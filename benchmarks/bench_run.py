@@ -12,7 +12,9 @@ import pytest
 from rounds import best_of
 
 import fastbp
-from fastbp import bench, callbacks
+from fastbp import callbacks
+from fastbp.bench.contenders import CONTENDERS, WORKLOADS, Problem
+from fastbp.bench.measure import steps_in
 
 ROUNDS = 9
 RULE = {"loss": "softmax_cross_entropy", "optimizer": fastbp.SGD(lr=0.01), "n_threads": 1}
@@ -77,14 +79,14 @@ def test_callbacks_and_metrics_once_an_epoch_cost_nothing_beside_the_evaluation(
     assert more <= 0.01 * found["plain"]
 
 
-@pytest.mark.parametrize("workload", bench.WORKLOADS, ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
 def test_a_progress_bar_costs_nothing(workload, waiting, capsys):
     """By the time spent in `Watch`, with the bar drawn."""
     pytest.importorskip("tqdm")
-    problem = bench.Problem(workload)
+    problem = Problem(workload)
     net = problem.network("auto")
     run = {"loss": workload.loss, "batch_size": workload.batch, "optimizer": fastbp.SGD(lr=1e-6), "n_threads": 1}
-    steps = bench.steps_in(0.5, bench.CONTENDERS["fastbp"](problem))
+    steps = steps_in(0.5, CONTENDERS["fastbp"](problem))
     spent = []  # in a run with the bar, in seconds
 
     def fit(progress):

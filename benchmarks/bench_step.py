@@ -6,7 +6,8 @@ of steps. Other peers, interleaved rounds and shares of the machine's peak: `pyt
 
 import pytest
 
-from fastbp import bench
+from fastbp.bench.contenders import CONTENDERS, WORKLOADS, Problem
+from fastbp.bench.measure import check, steps_in
 
 CALL_SECONDS = 0.005  # of fastbp: long enough for what a call costs, short enough for NumPy's hundredfold
 
@@ -19,7 +20,7 @@ def steps():
     def of(problem):
         key = problem.workload, problem.dtype
         if key not in found:
-            found[key] = bench.steps_in(CALL_SECONDS, bench.CONTENDERS["fastbp"](problem))
+            found[key] = steps_in(CALL_SECONDS, CONTENDERS["fastbp"](problem))
         return found[key]
 
     return of
@@ -27,11 +28,11 @@ def steps():
 
 @pytest.mark.parametrize("name", ["fastbp", "numpy"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("workload", bench.WORKLOADS, ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
 def test_step(benchmark, workload, dtype, name, steps):
-    problem = bench.Problem(workload, dtype)
-    contender = bench.CONTENDERS[name](problem)
-    bench.check(problem, contender)
+    problem = Problem(workload, dtype)
+    contender = CONTENDERS[name](problem)
+    check(problem, contender)
     n_steps = steps(problem)
     benchmark.group = f"{workload.name} {dtype}, {n_steps} steps"
     benchmark.extra_info["steps"] = n_steps

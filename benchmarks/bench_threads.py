@@ -11,7 +11,8 @@ from functools import partial
 import pytest
 from rounds import seconds_of
 
-from fastbp import bench, threads
+from fastbp.backends import threads
+from fastbp.bench.contenders import CONTENDERS, WORKLOADS, Problem
 
 RUNS, CALL_SECONDS, COUNTS = 15, 0.05, (1, 2, 16)
 SLOWER = 1.03  # at most, and for steps below 10 microseconds
@@ -23,9 +24,9 @@ GAIN = {  # of two threads, at least; best of the runs
 
 
 @pytest.mark.skipif(threads.available_cpus() < 2, reason="needs two CPUs")
-@pytest.mark.parametrize("workload", bench.WORKLOADS, ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
 def test_more_threads_are_never_slower_and_two_gain(workload, capsys):
-    runs = {count: bench.CONTENDERS["fastbp"](bench.Problem(workload, n_threads=count)).run for count in COUNTS}
+    runs = {count: CONTENDERS["fastbp"](Problem(workload, n_threads=count)).run for count in COUNTS}
     for run in runs.values():
         run(2)
     start = time.perf_counter()

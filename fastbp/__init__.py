@@ -3,30 +3,32 @@
 import typing as _typing
 
 from fastbp import losses
-from fastbp.config import backend, set_backend, show_config
+from fastbp.backends.config import backend, set_backend, show_config
+from fastbp.backends.threads import register as _register
 from fastbp.errors import FormatError, NonFiniteError, StopTraining
 from fastbp.history import History
 from fastbp.mlp import MLP, load
 from fastbp.optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
-from fastbp.threads import register as _register
 
 _OWN = ("Activation", "Loss", "Optimizer", "activation", "loss")  # of fastbp.own
 
 if _typing.TYPE_CHECKING:
     from fastbp.callbacks import Callback, Checkpoint, EarlyStopping, TimeLimit
     from fastbp.gradients import check_gradients
+    from fastbp.inspection.trace import LayerStep, ParameterStep, Trace
 
 __all__ = [
     "LBFGS", "MLP", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Callback", "Checkpoint", "EarlyStopping",
-    "FormatError", "History", "Lion", "NAdam", "NonFiniteError", "RAdam", "RMSprop", "Rprop", "StopTraining",
-    "TimeLimit", "backend", "check_gradients", "load", "losses", "metrics", "ops", "plot", "schedules", "set_backend",
-    "show_config", *_OWN,
+    "FormatError", "History", "LayerStep", "Lion", "NAdam", "NonFiniteError", "ParameterStep", "RAdam", "RMSprop",
+    "Rprop", "StopTraining", "TimeLimit", "Trace", "backend", "check_gradients", "load", "losses", "metrics", "ops",
+    "plot", "schedules", "set_backend", "show_config", *_OWN,
 ]  # fmt: skip
 
 _register()
 
 
 _ON_FIRST_USE = {  # names, and the modules that have them
+    **dict.fromkeys(("LayerStep", "ParameterStep", "Trace"), "fastbp.inspection.trace"),
     **dict.fromkeys(("Callback", "Checkpoint", "EarlyStopping", "TimeLimit"), "fastbp.callbacks"),
     "check_gradients": "fastbp.gradients",
 }

@@ -1,6 +1,6 @@
 """The compiled module, src/engine.pyx. Only `fastbp.backends` and tests import it.
 
-Nothing is checked down here: `fastbp.spec` has checked the arguments, `fastbp.plan` has chosen. Arrays of the
+Nothing is checked down here: `fastbp.spec` has checked the arguments, `fastbp.backends.plan` has chosen. Arrays of the
 network's dtype say so (`_Own`); the caller's arrays may have any real dtype, any strides and either byte order.
 """
 
@@ -10,10 +10,9 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fastbp.backends import Rule
-from fastbp.plan import Plan
+from fastbp.backends.protocol import Plan, Update
 from fastbp.rows import Optimizer
-from fastbp.training import TrainingState
+from fastbp.training.state import TrainingState
 
 _Own: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
 _Callers: TypeAlias = NDArray[Any]
@@ -72,10 +71,10 @@ class Program:
         place: NDArray[np.int64],  # (2,)
         partial: NDArray[np.float64],  # (2,)
         losses: NDArray[np.float64],  # room for every epoch that may end
-        rule: Rule,
+        update: Update,
         stop_on_loss: bool,
         stop_on_params: bool,
-    ) -> tuple[int, int, int, float]: ...  # the fields of fastbp.backends.Trained
+    ) -> tuple[int, int, int, float]: ...  # the fields of fastbp.protocol.Trained
     def forward(self, x: _Callers, out: _Own | None, *, keep: bool = False) -> None: ...
     def restore(self, x: _Callers, a: _Callers, z: _Callers | None) -> None: ...
     def loss(self, y: _Callers, weight: NDArray[np.float64] | None, total: float, *, gradient: bool) -> float: ...
@@ -87,12 +86,12 @@ class Program:
         grad_input: _Own | None = None,
         accumulate: bool = False,
     ) -> None: ...
-    def update(self, grads: _Own, rule: Rule, count: NDArray[np.int64]) -> None: ...  # count (1,)
+    def update(self, grads: _Own, update: Update, count: NDArray[np.int64]) -> None: ...  # count (1,)
     def backward_update(
-        self, grad_output: _Callers, grad_input: _Own, rule: Rule, count: NDArray[np.int64]
+        self, grad_output: _Callers, grad_input: _Own, update: Update, count: NDArray[np.int64]
     ) -> None: ...
     def finite(self) -> bool: ...
-    def described(self, rows: int) -> list[tuple[int, int, int]]: ...  # fastbp.backends.LayerPlan; family: its index
+    def described(self, rows: int) -> list[tuple[int, int, int]]: ...  # fastbp.protocol.LayerPlan; family: its index
     @property
     def workspace_bytes(self) -> int: ...
 
@@ -115,7 +114,7 @@ class TrainStep:
         high: float,
         between: bool,  # else the two ends alone
         state: TrainingState,
-        rule: Rule,
+        update: Update,
     ) -> Self: ...
     def __call__(self, x: Any, y: Any, loss: Any, optimizer: Any) -> float | None: ...
 

@@ -1,8 +1,6 @@
-"""What may wait during a run: callbacks, validation, early stopping, checkpoints, a time limit, progress.
+"""Callbacks: what `fit` calls during a run, and the callbacks that fastbp has.
 
-`Run.go` knows one of these only: `Watch`. It asks how many steps there are until something waits, and tells when they
-are done. Without a `Watch` the run never looks. Whatever waits sees the network between two steps, reads what it likes,
-and leaves no trace in the parameters unless it writes them.
+How a run asks and tells them is in `fastbp.training.watch`.
 """
 
 from __future__ import annotations
@@ -10,27 +8,18 @@ from __future__ import annotations
 import errno
 import math
 import os
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fastbp import spec
-from fastbp.checks import takes
-from fastbp.errors import NonFiniteError, StopTraining, instance_hint, unknown_name
-from fastbp.metrics import find_all, measure
+from fastbp import checks
+from fastbp.errors import StopTraining, unknown_name
 
 if TYPE_CHECKING:
-    from fastbp.feeds import Examples
     from fastbp.mlp import MLP
-    from fastbp.rows import Loss
-    from fastbp.training import Run, Snapshot
+    from fastbp.training.state import Snapshot
 
 FAR = 1 << 62  # steps: never
-_UPDATE_SECONDS = 0.1  # between two updates of the progress bar
 
 
 class Callback:
@@ -42,7 +31,14 @@ class Callback:
 
     ``logs`` holds numbers by name: ``"epoch"`` (epochs finished), ``"step"``, ``"loss"``, ``"lr"``, and what was
     measured at this step: ``"val_loss"`` and the metrics.
+
+    Attributes
+    ----------
+    writes : bool
+        Whether it may write the network's parameters. A class says so for itself, not for those made from it.
     """
+
+    writes = True
 
     def on_train_begin(self, net: MLP) -> None:
         """Before the first step of `net`."""
@@ -65,7 +61,7 @@ HOOKS = {  # and what they take
 }  # fmt: skip
 
 
-class _Clock(Callback):
+class Clock(Callback):
     """Waits for steps or seconds."""
 
     looks = True  # at the parameters, which must be finite then
@@ -107,6 +103,8 @@ class EarlyStopping(Callback):
         ``net.step`` there.
     """
 
+    writes = False
+
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -119,10 +117,10 @@ class EarlyStopping(Callback):
         if not isinstance(monitor, str):
             raise TypeError(f"EarlyStopping: monitor must be a name such as 'val_loss', got {monitor!r}")
         self.monitor = monitor
-        self.patience = spec.integer("EarlyStopping: patience", patience, 1)
-        self.min_delta = spec.number("EarlyStopping: min_delta", min_delta, 0)
-        self.restore_best = spec.boolean("EarlyStopping: restore_best", restore_best)
-        self.mode = spec.choice("EarlyStopping: mode", mode, ("auto", "min", "max"))
+        self.patience = checks.integer("EarlyStopping: patience", patience, 1)
+        self.min_delta = checks.number("EarlyStopping: min_delta", min_delta, 0)
+        self.restore_best = checks.boolean("EarlyStopping: restore_best", restore_best)
+        self.mode = checks.choice("EarlyStopping: mode", mode, ("auto", "min", "max"))
         self._reset()
 
     def _reset(self) -> None:
@@ -167,7 +165,7 @@ class EarlyStopping(Callback):
             self._snapshot = None
 
 
-class Checkpoint(_Clock):
+class Checkpoint(Clock):
     """Saves the network, with its training state, every so many steps or seconds, by `MLP.save`.
 
     A run that goes on from the file gives the bits of one that was never interrupted; where X gives batches, if it
@@ -183,6 +181,8 @@ class Checkpoint(_Clock):
         Exactly one: after each step that is a multiple, or when so many seconds have passed.
     """
 
+    writes = False
+
     def __init__(self, path: Any, *, every_steps: int | None = None, every_seconds: float | None = None) -> None:
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"Checkpoint: path must be a string or a path, got {path!r}")
@@ -195,9 +195,9 @@ class Checkpoint(_Clock):
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"Checkpoint: path may have {{step}} in braces and nothing else, got {path!r}: "
                              f"{error!r}") from None  # fmt: skip
-        self.every_steps = spec.optional_integer("Checkpoint: every_steps", every_steps, 1)
+        self.every_steps = checks.optional_integer("Checkpoint: every_steps", every_steps, 1)
         self.every_seconds = (
-            None if every_seconds is None else spec.number("Checkpoint: every_seconds", every_seconds, 0)
+            None if every_seconds is None else checks.number("Checkpoint: every_seconds", every_seconds, 0)
         )
 
     def on_train_begin(self, net: MLP) -> None:
@@ -223,7 +223,7 @@ class Checkpoint(_Clock):
         self._last = time.monotonic()
 
 
-class TimeLimit(_Clock):
+class TimeLimit(Clock):
     """Stops a run after so many seconds: within 50 ms or one step, whichever is longer, and what waits at the end.
 
     Parameters
@@ -231,10 +231,11 @@ class TimeLimit(_Clock):
     seconds : float
     """
 
+    writes = False
     looks = False
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = spec.number("TimeLimit: seconds", seconds, 0)
+        self.seconds = checks.number("TimeLimit: seconds", seconds, 0)
 
     def on_train_begin(self, net: MLP) -> None:
         """Start the clock of `net`."""
@@ -252,6 +253,8 @@ class TimeLimit(_Clock):
 class Lines(Callback):
     """``verbose=k``: a line on standard output every k epochs."""
 
+    writes = False
+
     def __init__(self, every_epochs: int, write: Callable[[str], object]) -> None:
         self.every_epochs = every_epochs
         self._write = write
@@ -259,261 +262,3 @@ class Lines(Callback):
     def on_epoch_end(self, net: MLP, logs: dict[str, float]) -> None:
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in logs.items() if name not in ("epoch", "step"))
         self._write(f"epoch {int(logs['epoch'])}  step {int(logs['step'])}  {numbers}\n")
-
-
-class Progress:
-    """``progress=True``: a bar of tqdm with steps a second, the epoch's mean loss so far, and the time left."""
-
-    def __init__(self) -> None:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError:
-            raise ImportError("progress=True needs tqdm: pip install 'fastbp[progress]'") from None
-        self._make, self._bar = tqdm, None
-        self._next = 0.0
-
-    def begin(self, steps: int | None) -> None:
-        # in thousands and millions only where there are so many; `show` says when to draw
-        large = steps is None or steps >= 10_000
-        self._bar = self._make(total=steps, unit=" steps", unit_scale=large, mininterval=0, miniters=1)
-
-    def show(self, steps: int, loss: float, *, last: bool = False) -> None:
-        """Show that so many steps are done, unless that was done a moment ago."""
-        now = time.monotonic()
-        if now < self._next and not last:
-            return
-        self._next = now + _UPDATE_SECONDS
-        self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
-        self._bar.update(steps - self._bar.n)
-
-    def write(self, text: str) -> None:
-        self._make.write(text, end="")
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-def _hook(callback: Any, name: str) -> Callable[..., None] | None:
-    """A callback's method, or None where there is none or it is the empty one."""
-    method = getattr(callback, name, None)
-    empty = getattr(method, "__func__", method) is getattr(Callback, name)
-    return method if callable(method) and not empty else None
-
-
-def check(value: Any, better: Mapping[str, str | None]) -> list[Any]:
-    """The ``callbacks=`` of `fit`, sure to be callbacks, and to find what they monitor."""
-    if value is None:
-        return []
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise TypeError(f"callbacks must be a sequence of callbacks, got {value!r}")
-    found = list(value)
-    for k, callback in enumerate(found):
-        hears = any(callable(getattr(callback, name, None)) for name in HOOKS)
-        if isinstance(callback, type) or not hears:
-            raise TypeError(f"callbacks[{k}] must be an object with at least one of {', '.join(HOOKS)}, "
-                            f"got {callback!r}{instance_hint(callback, object if hears else ())}")  # fmt: skip
-        if isinstance(callback, Callback) and not any(_hook(callback, name) for name in HOOKS):
-            raise TypeError(f"callbacks[{k}]: {type(callback).__name__} has none of {', '.join(HOOKS)} of its own")
-        for name in HOOKS:
-            hook = _hook(callback, name)
-            if hook is not None and type(callback).__module__ != __name__:
-                takes(f"callbacks[{k}]: {name}", hook, *HOOKS[name])
-        if isinstance(callback, EarlyStopping):
-            callback.check(better)
-    return found
-
-
-class Watch:
-    """All that waits in one run.
-
-    Parameters
-    ----------
-    net : MLP
-    callbacks : sequence
-    eval_every : int or None
-        As for `fit`.
-    columns : sequence of str
-        What `measure` gives for the history.
-    measure : callable or None
-        () -> values by name, wanted at each entry of the history; with `eval_every` also the entry's ``"loss"``, unless
-        that is the mean over the batches.
-    progress : Progress or None
-    """
-
-    def __init__(
-        self,
-        net: MLP,
-        callbacks: Sequence[Any],
-        eval_every: int | None,
-        columns: Sequence[str],
-        measure: Callable[[], dict[str, float]] | None,
-        progress: Progress | None,
-    ) -> None:
-        self.columns: dict[str, list[float]] = {name: [] for name in columns}
-        self.eval_every = eval_every
-        self._net, self._measure, self._progress = net, measure, progress
-        self._hooks = {name: [hook for one in callbacks if (hook := _hook(one, name))] for name in HOOKS}
-        self._epoch_hooks = [(one.every_epochs if isinstance(one, Lines) else 1, hook)
-                             for one in callbacks if (hook := _hook(one, "on_epoch_end"))]  # fmt: skip
-        self._clocks = [one for one in callbacks if isinstance(one, _Clock)]
-        self._wants_entries = measure is not None or bool(self._hooks["on_eval"])
-        self._logs: dict[str, float] = {}  # of the last entry or epoch
-        self._mean_loss = float("nan")
-        # what is not of this module may write parameters
-        self.may_write = any(type(one).__module__ != __name__ for one in callbacks)
-
-    @property
-    def only_evaluates(self) -> bool:
-        """Whether nothing waits but ``eval_every``."""
-        return not (self.columns or self._progress or any(self._hooks.values()) or self._clocks)
-
-    # -------------------------------------------------------------- what `Run.go` calls
-
-    def begin(self, run: Run, steps: int) -> None:
-        """Before the first of `steps` steps; `sys.maxsize` and more: nobody knows how many."""
-        self._run, self._first = run, run.state.step
-        if self._progress is not None:
-            self._progress.begin(steps if steps < sys.maxsize else None)
-        self._call(partial(hook, self._net) for hook in self._hooks["on_train_begin"])
-
-    def steps_ahead(self) -> int:
-        """Steps until the next after which something waits."""
-        run, step = self._run, self._run.state.step
-        ahead = [clock.steps_ahead(step) for clock in self._clocks]
-        if self.eval_every:
-            ahead.append(self.eval_every - step % self.eval_every)
-        periods = [1] if self._wants_entries and not self.eval_every else [period for period, _ in self._epoch_hooks]
-        if periods:
-            epochs = min(period - 1 - run.state.epoch % period for period in periods)
-            ahead.append(run.steps_to_epoch_end + epochs * run.steps_per_epoch)
-        return min(ahead, default=FAR)
-
-    def arrived(self, losses: np.ndarray) -> bool:
-        """Steps were done, in which epochs of these mean losses ended. Whether something waits to be told."""
-        state = self._run.state
-        ended = len(losses) > 0 and not state.place[1]
-        self._mean_loss = float(losses[-1]) if ended else self._run.mean_loss
-        if self._progress is not None:
-            self._progress.show(state.step - self._first, self._mean_loss)
-        self._entry = self._wants_entries and ended
-        if self.eval_every:
-            self._entry = state.step % self.eval_every == 0
-        self._ending = [hook for period, hook in self._epoch_hooks if ended and state.epoch % period == 0]
-        self._due = [clock for clock in self._clocks if clock.due(state.step)]
-        return bool(self._entry or self._ending or self._due)
-
-    @property
-    def looks(self) -> bool:
-        """Whether what waits now looks at the parameters."""
-        return bool(self._entry or self._ending or any(clock.looks for clock in self._due))
-
-    def tell(self) -> None:
-        """Measure, and call what waits."""
-        logs = self._numbers()
-        calls = []
-        if self._entry:
-            entry = self._logs = logs | self._measured()
-            if self.eval_every:
-                self._run.record(entry["loss"], entry["step"])
-            calls += [partial(hook, self._net, entry) for hook in self._hooks["on_eval"]]
-            logs = entry | {"loss": logs["loss"]}  # of the epoch, not of `evaluate`
-        if self._ending:
-            self._logs = logs
-            calls += [partial(hook, self._net, logs) for hook in self._ending]
-        self._call([*calls, *(partial(clock.act, self._net) for clock in self._due)])
-
-    def finish(self, unfinished: bool) -> None:
-        """After the last step; `unfinished`: of an epoch that the history has an entry of."""
-        calls = []
-        if unfinished and self._wants_entries:
-            self._logs = self._numbers() | self._measured()
-            calls += [partial(hook, self._net, self._logs) for hook in self._hooks["on_eval"]]
-        if self._progress is not None:
-            self._progress.show(self._run.state.step - self._first, self._mean_loss, last=True)
-        calls += [partial(hook, self._net, self._logs) for hook in self._hooks["on_train_end"]]
-        try:
-            self._call(calls)
-        except StopTraining:  # it has stopped
-            pass
-
-    def close(self) -> None:
-        """After the run, however it ended."""
-        self._run = None  # no circle that keeps the caller's arrays
-        if self._progress is not None:
-            self._progress.close()
-
-    # -------------------------------------------------------------- within
-
-    def _numbers(self) -> dict[str, float]:
-        state = self._run.state
-        return {"epoch": state.epoch, "step": state.step, "loss": self._mean_loss, "lr": self._run.lr}
-
-    def _measured(self) -> dict[str, float]:
-        values = {} if self._measure is None else self._measure()
-        for name, column in self.columns.items():
-            column.append(values[name])
-        return values
-
-    @staticmethod
-    def _call(calls: Iterable[Callable[[], None]]) -> None:
-        """Call all, also where one stops the run: the others are to know its last step too."""
-        stop = None
-        for call in calls:
-            try:
-                call()
-            except StopTraining as error:
-                stop = stop or error
-        if stop is not None:
-            raise stop
-
-
-def make_watch(
-    net: MLP, examples: Examples, loss: Loss, evaluate: Callable[..., float], metrics: Any, callbacks: Any,
-    progress: Any, verbose: Any, eval_every: int | None, stop_on_non_finite: bool,
-) -> Watch | None:  # fmt: skip
-    """What the arguments of `fit` ask to wait for, or None where they ask for nothing; they are checked here.
-
-    ``evaluate(X, y, weight, out=)`` gives the loss on rows, and their outputs.
-    """
-    training, validation = examples.training, examples.validation
-    on, prefix = (training, "") if validation is None else (validation, "val_")
-    if on is None and metrics:
-        raise ValueError("metrics need validation_data where X gives batches")
-    wanted = () if on is None else find_all(metrics, loss, on.y, net.sizes[-1])
-    parts = [(prefix, on, wanted)] if wanted or validation is not None else []
-    if eval_every and training is not None and not any(rows is training for _, rows, _ in parts):
-        parts.append(("", training, ()))
-    better = {"loss": "min"} | ({} if validation is None else {"val_loss": "min"})
-    better |= {prefix + metric.name: metric.better for metric in wanted}
-    found = check(callbacks, better)
-    every_epochs = int(verbose) if isinstance(verbose, bool) else spec.integer("verbose", verbose, 0)
-    bar = Progress() if spec.boolean("progress", progress) else None
-    if every_epochs:
-        found.append(Lines(every_epochs, sys.stdout.write if bar is None else bar.write))
-    if not (parts or found or eval_every or bar):
-        return None
-
-    def refuse_non_finite(X: Any) -> None:
-        found = spec.where_non_finite(X, net.dtype, examples.outside)
-        if found is not None:  # else the network's outputs are too large there, which passes for a bad result
-            of = "" if examples.outside is not None else "validation_data: "
-            message = f"val_loss after net.step == {net.step} is not finite; {of}{found}"
-            raise NonFiniteError(message, net.step, net.epoch)
-
-    def measured() -> dict[str, float]:
-        values = {}
-        for prefix, rows, metrics in parts:
-            out = np.empty((len(rows.X), net.sizes[-1]), net.dtype) if metrics else None
-            value = evaluate(*rows, out=out)
-            if rows is validation and stop_on_non_finite and not math.isfinite(value):
-                refuse_non_finite(rows.X)
-            if prefix or eval_every:
-                values[f"{prefix}loss"] = value
-            if metrics:
-                numbers = measure(metrics, rows.y[:], out, rows.weight, loss)
-                values |= {prefix + name: number for name, number in numbers.items()}
-        return values
-
-    columns = [name for name in better if name != "loss"]
-    return Watch(net, found, eval_every, columns, measured if parts else None, bar)

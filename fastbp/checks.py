@@ -1,4 +1,4 @@
-"""Checks of single numbers, for hyper-parameters and for `fastbp.spec`; values that are checked once.
+"""One value, checked: a number, a name, a seed, an array; values that are checked once and do not change.
 
 The message names the argument, what came and what is wanted. What is no number at all is a TypeError, what lies
 outside is a ValueError.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import FrozenInstanceError, fields
 from typing import Any, ClassVar
 
 import numpy as np
 
+from fastbp.errors import unknown_name
 
-class Settings:
+
+class Frozen:
     """Checked values with names, which do not change: for ``@dataclass(eq=False, repr=False)``.
 
     What is here once, `dataclass` would compile anew for each class: that was half of what importing fastbp took.
@@ -105,3 +108,100 @@ def boolean(argument: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{argument} must be True or False, got {value!r}")
     return bool(value)
+
+
+def optional_integer(argument: str, value: Any, low: int) -> int | None:
+    return None if value is None else integer(argument, value, low)
+
+
+def choice(argument: str, value: Any, known: Iterable[str]) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise unknown_name(argument, value, known, TypeError if not isinstance(value, str) else ValueError)
+    return value
+
+
+def seed(value: Any) -> int:
+    """A seed of 64 bits; None draws one from the operating system."""
+    if value is None:
+        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+    return integer("seed", value, 0, 2**64 - 1)
+
+
+def run_length(epochs: Any, steps: Any, steps_per_epoch: int) -> int:
+    """The number of steps that exactly one of `epochs` and `steps` asks for."""
+    if (epochs is None) == (steps is None):
+        raise ValueError(f"give exactly one of epochs and steps, got epochs={epochs!r} and steps={steps!r}")
+    if steps is not None:
+        return integer("steps", steps, 0)
+    return integer("epochs", epochs, 0) * steps_per_epoch
+
+
+def real_array(argument: str, value: Any) -> np.ndarray:
+    """`value` as an array of real numbers of any layout; nothing is copied that is an array already."""
+    masked = sys.modules.get("numpy.ma")  # not loaded: there is no masked array
+    if masked is not None and isinstance(value, masked.MaskedArray):
+        raise ValueError(f"{argument} is a masked array; fill it first, for example with {argument}.filled(0)")
+    if is_sparse(value):
+        raise TypeError(f"{argument} is sparse; a dense array is wanted, for example {argument}.toarray()")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{argument} is not an array: {error}") from None
+    if array.dtype.kind == "O":
+        try:
+            if any(item is None or isinstance(item, (str, bytes)) for item in array.flat):
+                raise TypeError  # NumPy would read numerals, and take None for NaN
+            array = array.astype(np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"{argument} holds objects that are not numbers") from None
+    if array.dtype.kind == "c":
+        raise ValueError(f"{argument} is complex; real numbers are wanted")
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{argument} must hold numbers, got dtype {array.dtype}")
+    return array
+
+
+_BLOCK = 1 << 16  # elements looked at in one go, so that memory does not grow with the data
+
+
+def _row_blocks(array: np.ndarray) -> Iterable[tuple[int, np.ndarray]]:
+    rows = max(1, _BLOCK // max(1, array.size // max(1, len(array))))
+    for start in range(0, len(array), rows):
+        yield start, array[start : start + rows]
+
+
+def first_where(array: np.ndarray, test: Callable[[np.ndarray], np.ndarray]) -> tuple[int, ...] | None:
+    """The index of the first element that `test` holds for, in row order."""
+    for start, block in _row_blocks(array):
+        found = test(block)
+        if found.any():
+            first = np.unravel_index(np.argmax(found), found.shape)
+            return (start + int(first[0]), *map(int, first[1:]))
+    return None
+
+
+def non_finite(block: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Where `block`, cast to `dtype`, is NaN or infinite."""
+    with np.errstate(all="ignore"):
+        return ~np.isfinite(block.astype(dtype))
+
+
+def where_non_finite(X: Any, dtype: np.dtype, row_numbers: np.ndarray | None = None) -> str | None:
+    """What X holds that is not finite in the network's dtype; `row_numbers`: of its rows, for those who gave them."""
+    at = first_where(X, lambda block: non_finite(block, dtype))
+    if at is None:
+        return None
+    row = at[0] if row_numbers is None else row_numbers[at[0]]
+    large = f" (too large for {dtype})" if np.isfinite(X[at]) else ""
+    return f"X holds {X[at]}{large} at row {row}, column {at[1]}"
+
+
+def refuse(argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str) -> None:
+    at = first_where(array, test)
+    if at is not None:
+        place = ", ".join(map(str, at))
+        raise ValueError(f"{argument} must be {wanted}, got {argument}[{place}] = {array[at]}")
+
+
+def is_sparse(value: Any) -> bool:
+    return hasattr(value, "nnz") and hasattr(value, "toarray")

@@ -26,7 +26,7 @@ from fastbp import activations, backends
 from fastbp.errors import FormatError
 from fastbp.rows import Activation
 from fastbp.spec import Spec, make_spec
-from fastbp.training import TrainingState
+from fastbp.training.state import TrainingState
 
 VERSION = 1  # of the format: what is in the header, and where
 _START = b'{"__metadata__":{"sha256":"'  # of every header; the digits of the digest follow

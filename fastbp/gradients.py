@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import spec
+from fastbp import checks
 from fastbp.mlp import MLP
 
 STEP = 1e-5  # times 1 + |w|: about the cube root of float64's rounding, where rounding and truncation spoil least
@@ -153,8 +153,8 @@ def check_gradients(
     """
     if not isinstance(net, MLP):
         raise TypeError(f"net must be a fastbp.MLP, got {type(net).__name__}")
-    n_samples = spec.integer("n_samples", n_samples, 1)
-    rng = np.random.default_rng(spec.integer("seed", seed, 0))
+    n_samples = checks.integer("n_samples", n_samples, 1)
+    rng = np.random.default_rng(checks.integer("seed", seed, 0))
     *hidden, output = net._spec.activations
     double = MLP(
         net.sizes, activation=hidden, output_activation=output, bias=net._spec.bias, dtype=np.float64, init="zeros",

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.checks import takes
+from fastbp.checks import first_where, takes
+from fastbp.data.classes import are_signs, classes_of, independent
 from fastbp.errors import unknown_name
 from fastbp.rows import Domain, Loss
-from fastbp.spec import first_where
 
 Function = Callable[[np.ndarray, np.ndarray, "np.ndarray | None"], float]
 
@@ -147,12 +147,12 @@ def find(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> Metric:
     if metric.of != "values" and loss.grad_s:
         raise ValueError(f"metrics: {value!r} compares classes, and {loss.name!r} has none")
     if metric.of != "values" and y.ndim == 2 and y.shape[1] == 1 and not loss.labels:
-        known = Domain(-1, 1, "{}") if _are_signs(y, loss) else Domain(0, 1)
+        known = Domain(-1, 1, "{}") if are_signs(y, loss) else Domain(0, 1)
         at = first_where(y, lambda block: ~known.holds(block))
         if at is not None:
             raise ValueError(f"metrics: {value!r} compares classes, and y[{at[0]}] = {y[at]} names none: "
                              "from 0 to 1, or -1 or 1, are wanted")  # fmt: skip
-    if metric.of != "values" and value != "accuracy" and _independent(loss) and out_features > 1:
+    if metric.of != "values" and value != "accuracy" and independent(loss) and out_features > 1:
         raise ValueError(f"metrics: {value!r} needs one class for each row, {loss.name!r} has {out_features} labels")
     return metric
 
@@ -199,47 +199,10 @@ def find_all(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> tuple[
     return found
 
 
-def _independent(loss: Loss) -> bool:
-    """Whether each output is a yes or no of its own."""
-    return loss.from_logits and not loss.labels
-
-
-def _are_signs(y: np.ndarray, loss: Loss) -> bool:
-    """Whether the two classes that one column names are -1 and 1, and not 0 and 1."""
-    return loss.domain.low == -1 or first_where(y, lambda block: block < 0) is not None
-
-
-def decide(y: np.ndarray, loss: Loss, outputs: np.ndarray | None = None) -> np.ndarray:
-    """The class of each row of targets, or of `outputs` where they are given.
-
-    Parameters
-    ----------
-    y : ndarray, (n,) labels or (n, out_features)
-        Targets. They also say what the classes of one column are: 0 and 1, or -1 and 1.
-    loss : Loss
-    outputs : ndarray, (n, out_features), optional
-
-    Returns
-    -------
-    ndarray, (n,)
-        Or (n, out_features), where each output is a label of its own.
-    """
-    values = y if outputs is None else outputs
-    if values.ndim == 1:
-        return values
-    if _independent(loss) or (values.shape[1] == 1 and not loss.labels):
-        above = values > (0 if (values is outputs and loss.from_logits) or _are_signs(y, loss) else 0.5)
-        return above[:, 0] if values.shape[1] == 1 else above
-    largest = values.argmax(axis=1)
-    if np.count_nonzero(values != values):  # NaN
-        largest[np.isnan(values).any(axis=1)] = -1  # no class at all
-    return largest
-
-
 # What the functions of each `Metric.of` get of targets and outputs.
 _ARGUMENTS: dict[str, Callable[[np.ndarray, np.ndarray, Loss], tuple[np.ndarray, np.ndarray]]] = {
-    "classes": lambda y, outputs, loss: (decide(y, loss), decide(y, loss, outputs)),
-    "scores": lambda y, outputs, loss: (decide(y, loss), outputs),
+    "classes": lambda y, outputs, loss: (classes_of(y, loss), classes_of(y, loss, outputs)),
+    "scores": lambda y, outputs, loss: (classes_of(y, loss), outputs),
     "values": lambda y, outputs, loss: (y, outputs[:, : loss.targets(outputs.shape[1])]),
     "all": lambda y, outputs, loss: (y, outputs),
 }

@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import backends, config, feeds, losses, order, spec
+from fastbp import backends, checks, losses, order, spec
+from fastbp.backends import config
+from fastbp.backends.plan import Programs, make_plan
+from fastbp.backends.protocol import DONE, Plan, Program
+from fastbp.data import arguments
+from fastbp.data.examples import examples as make_examples
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
-from fastbp.optimizers import LBFGS, SGD
-from fastbp.plan import Plan, Programs, make_plan
+from fastbp.optimizers import LBFGS, SGD, Rule
 from fastbp.rows import Activation
-from fastbp.training import Run, TrainingState, culprit
+from fastbp.training.run import Run, culprit
+from fastbp.training.state import TrainingState
 
 if TYPE_CHECKING:
-    from fastbp.trace import Trace
+    from fastbp.inspection.trace import Trace
 
 _BLOCK_ROWS = 256  # predict, evaluate and loss_and_grad go through X in blocks: memory does not grow with n
 
@@ -94,8 +99,8 @@ class MLP:
     ) -> None:
         self._spec = spec.make_spec(sizes, activation, output_activation, bias, dtype, dropout, input_dropout)
         self._trains = ((True, True),) * len(self._spec.layers)
-        self._backend = spec.choice("backend", backend, ("auto", *backends.NAMES))
-        seed = spec.seed(seed)
+        self._backend = checks.choice("backend", backend, ("auto", *backends.NAMES))
+        seed = checks.seed(seed)
         rng = np.random.Generator(order.philox(seed, 0, order.INIT))
         arrays = spec.initial_arrays(self._spec, init, rng)
         self._bind(TrainingState(self._spec, seed))
@@ -114,8 +119,8 @@ class MLP:
         self._training = threading.Lock()
         self._trainer: int | None = None  # the thread that trains
         self._run: Run | None = None  # the one that is training, where it calls back
-        self._pending: tuple[backends.Program, int] | None = None  # program and rows of the last `forward`
-        self._train_step_again: Any = None  # calls that need no second check, see `backends.Program`
+        self._pending: tuple[Program, int] | None = None  # program and rows of the last `forward`
+        self._train_step_again: Any = None  # calls that need no second check, see `Program`
         self._predict_again: Any = None
         layers = self._spec.layers
         self._weights = tuple(layer.weight_in(self._params) for layer in layers)
@@ -184,8 +189,8 @@ class MLP:
             False lets it train again.
         """
         n = len(self._trains)
-        k = spec.integer("layer", layer, -n, n - 1) % n
-        trains = not spec.boolean("weight", weight), not spec.boolean("bias", bias)
+        k = checks.integer("layer", layer, -n, n - 1) % n
+        trains = not checks.boolean("weight", weight), not checks.boolean("bias", bias)
         with self._exclusive():
             self._trains = (*self._trains[:k], trains, *self._trains[k + 1 :])
             self._train_step_again = None
@@ -379,13 +384,13 @@ class MLP:
             The network is training already.
         """
         run_loss = spec.loss(loss, self._spec)
-        shuffle = spec.boolean("shuffle", shuffle)
-        eval_every = spec.optional_integer("eval_every", eval_every, 1)
-        stop = spec.choice("nonfinite", nonfinite, ("raise", "ignore")) == "raise"
-        new_seed = self.seed if seed is None else spec.seed(seed)
-        n_threads = spec.optional_integer("n_threads", n_threads, 1)
+        shuffle = checks.boolean("shuffle", shuffle)
+        eval_every = checks.optional_integer("eval_every", eval_every, 1)
+        stop = checks.choice("nonfinite", nonfinite, ("raise", "ignore")) == "raise"
+        new_seed = self.seed if seed is None else checks.seed(seed)
+        n_threads = checks.optional_integer("n_threads", n_threads, 1)
         by_lbfgs = isinstance(optimizer, LBFGS) or (isinstance(optimizer, str) and optimizer == "lbfgs")
-        examples = feeds.examples(
+        examples = make_examples(
             self._spec, run_loss, X, y, sample_weight, class_weight, validation_data, validation_split,
             batch_size=sys.maxsize if by_lbfgs else batch_size, epochs=epochs, steps=steps, shuffle=shuffle,
             seed=new_seed, apart=self._apart,
@@ -394,7 +399,7 @@ class MLP:
         watch = None
         waits = metrics, callbacks, progress, verbose, eval_every, examples.validation
         if any(given is not unasked for given, unasked in zip(waits, ((), None, False, 0, None, None))):
-            from fastbp.callbacks import make_watch
+            from fastbp.training.watch import make_watch
 
             evaluate = partial(self._evaluate, loss=run_loss, n_threads=n_threads)
             watch = make_watch(
@@ -405,20 +410,22 @@ class MLP:
                 raise ValueError("optimizer: LBFGS takes no validation, metrics, callbacks, progress or verbose")
             return self._fit_by_lbfgs(rule, *examples.rows, run_loss, examples.steps, eval_every, n_threads)
 
-        def lent(rows: int) -> Any:
-            return self._programs.lent(self._plan(rows, loss=run_loss, rule=rule, n_threads=n_threads))
-
-        lease = lent(examples.batch_size)
+        plan = self._plan(examples.batch_size, loss=run_loss, rule=rule, n_threads=n_threads)
         with self._exclusive():
             try:
                 self._trainer = threading.get_ident()
                 with ExitStack() as stack:
-                    program = stack.enter_context(lease)
+                    lend = lambda plan: stack.enter_context(self._programs.lent(plan))  # noqa: E731
+                    program = lend(plan)
                     stack.enter_context(self._state.unless_no_step())
                     self._state.seed = new_seed
                     self._state.link = run_loss.link
-                    kind_of_run = examples.kind_of_run(stack, lent)
-                    run = kind_of_run(
+                    make_run = partial(Run, row_numbers=examples.inside)
+                    if not examples.is_array:
+                        from fastbp.training.feeds import run_on
+
+                        make_run = partial(run_on, examples, stack, lend)
+                    run = make_run(
                         program, self._params, self._state, *examples.rows, examples.batch_size, rule, shuffle, stop,
                         watch,
                     )  # fmt: skip
@@ -435,7 +442,7 @@ class MLP:
         self, rule: LBFGS, rows: Any, targets: Any, weight: Any, loss: Any, steps: int, eval_every: int | None,
         n_threads: int | None,
     ) -> History:  # fmt: skip
-        from fastbp import lbfgs
+        from fastbp.training import lbfgs
 
         if self._spec.dropout:
             raise ValueError("optimizer: LBFGS needs the same loss at each step, and this network has dropout")
@@ -472,10 +479,10 @@ class MLP:
             if value is not None:
                 self._drop_pending()
                 return value
-        rows = spec.features(x, self._spec)
+        rows = arguments.features(x, self._spec)
         row = spec.loss(loss, self._spec)
-        targets = spec.targets(y, row, rows, self._spec)
-        weight = spec.sample_weights(sample_weight, len(rows))
+        targets = arguments.targets(y, row, rows, self._spec)
+        weight = arguments.sample_weights(sample_weight, len(rows))
         rule = spec.optimizer(optimizer, self._spec)
         rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
         plan = self._plan(len(rows), loss=row, rule=rule)
@@ -485,22 +492,22 @@ class MLP:
                 done = program.train(
                     rows, targets, weight, batch_size=len(rows), steps=1, seed=self.seed, shuffle=False,
                     count=self._state.count, place=np.zeros(2, np.int64), partial=np.zeros(2), losses=np.empty(1),
-                    rule=self._state.rule(rule, 1, self._params, accumulate=rule.accumulate),
+                    update=self._state.update(rule, 1, self._params, accumulate=rule.accumulate),
                     stop_on_loss=True, stop_on_params=False,
                 )  # fmt: skip
-            if weight is None and done.status == backends.DONE:
-                self._remember_step(plan, x, y, loss, optimizer)
-        if done.status != backends.DONE:
+            if weight is None and done.status == DONE:
+                self._remember_step(plan, x, y, loss, optimizer, rule)
+        if done.status != DONE:
             message = f"the loss of the step after net.step == {self.step} is {done.loss}; nothing was updated"
             raise NonFiniteError(message + culprit(rows, self.dtype), self.step, self.epoch)
         return done.loss
 
-    def _remember_step(self, plan: Plan, x: Any, y: Any, loss: Any, optimizer: Any) -> None:
+    def _remember_step(self, plan: Plan, x: Any, y: Any, loss: Any, optimizer: Any, rule: Rule) -> None:
         """Take a program out of the pool for the next `train_step`, if that is like this one."""
         if self._train_step_again is not None:
             self._programs.give_back(self._train_step_again.program)
         program = self._programs.take(plan)
-        last = x, y, loss, optimizer
+        last = x, y, loss, optimizer, rule
         self._train_step_again = program.train_step_again(*last, self._state, self._training, config.FORCED)
         if self._train_step_again is None:
             self._programs.give_back(program)
@@ -512,7 +519,7 @@ class MLP:
 
     # -------------------------------------------------------------- looking
 
-    def _blocks(self, n: int, **more: Any) -> Iterator[tuple[backends.Program, slice]]:
+    def _blocks(self, n: int, **more: Any) -> Iterator[tuple[Program, slice]]:
         """A program and each block of n rows; the program's capacity is a power of two, so that few are made."""
         capacity = min(_BLOCK_ROWS, 1 << max(n - 1, 0).bit_length())
         plan = make_plan(self._spec, capacity, backend=self._backend, **more)
@@ -536,7 +543,7 @@ class MLP:
             out = self._predict_again(X)
             if out is not None:
                 return out
-        rows = spec.features(X, self._spec, empty=True, sparse=True)
+        rows = arguments.features(X, self._spec, empty=True, sparse=True)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
         for program, block in self._blocks(len(rows)):
             program.forward(rows[block], out[block])
@@ -566,7 +573,7 @@ class MLP:
         RuntimeError
             No link is given, and the last loss has none.
         """
-        link = self._state.link if link is None else spec.choice("link", link, losses.LINKS)
+        link = self._state.link if link is None else checks.choice("link", link, losses.LINKS)
         if link is None:
             raise RuntimeError(
                 "predict_proba: this network was not trained from logits of probabilities; "
@@ -591,10 +598,10 @@ class MLP:
         float
             sum(w l) / sum(w).
         """
-        rows = spec.features(X, self._spec, sparse=True)
+        rows = arguments.features(X, self._spec, sparse=True)
         row = spec.loss(loss, self._spec)
-        targets = spec.targets(y, row, rows, self._spec)
-        return self._evaluate(rows, targets, spec.sample_weights(sample_weight, len(rows)), row)
+        targets = arguments.targets(y, row, rows, self._spec)
+        return self._evaluate(rows, targets, arguments.sample_weights(sample_weight, len(rows)), row)
 
     def _evaluate(
         self, rows: Any, targets: Any, weight: np.ndarray | None, loss: Any, *, out: Any = None,
@@ -623,10 +630,10 @@ class MLP:
         gradient : ndarray, (n_params,)
             In the order of `flatten`.
         """
-        rows = spec.features(X, self._spec, sparse=True)
+        rows = arguments.features(X, self._spec, sparse=True)
         row = spec.loss(loss, self._spec)
-        targets = spec.targets(y, row, rows, self._spec)
-        weight = spec.sample_weights(sample_weight, len(rows))
+        targets = arguments.targets(y, row, rows, self._spec)
+        weight = arguments.sample_weights(sample_weight, len(rows))
         return self._loss_and_grad(rows, targets, weight, row)
 
     def _loss_and_grad(
@@ -645,7 +652,7 @@ class MLP:
         """Print the plan of a training step: what was chosen, and what a step costs.
 
         Backend, instruction set, bytes of workspace; for each layer the kernel family and why it was taken,
-        multiplications and additions (`fastbp.explain.flops`) and bytes read and written (`fastbp.explain.moved`).
+        multiplications and additions, and bytes read and written, counted as `summary` says.
 
         Parameters
         ----------
@@ -654,7 +661,7 @@ class MLP:
         loss, optimizer
             As for `fit`.
         """
-        from fastbp.explain import explain
+        from fastbp.inspection.explain import explain
 
         plan = self._plan_of_step(batch_size, loss, optimizer)
         with self._programs.lent(plan) as program:
@@ -663,8 +670,7 @@ class MLP:
     def summary(self, batch_size: int = 32, *, loss: Any = "mse", optimizer: Any = "sgd") -> None:
         """Print the network layer by layer: shapes, parameters, and what a training step costs.
 
-        Multiplications and additions as `fastbp.explain.flops`, bytes as `fastbp.explain.moved` counts them. `explain`
-        says how they are computed.
+        `explain` says how the step is computed.
 
         Parameters
         ----------
@@ -672,15 +678,36 @@ class MLP:
             Rows of a batch.
         loss, optimizer
             As for `fit`; the optimizer's slots are bytes that a step reads and writes.
+
+        Notes
+        -----
+        FLOPs are the multiplications and additions of a step's matrix products. Each product of a layer has 2 *
+        batch_size * in_features * out_features: one forward, one for the gradient of the weight where the weight
+        trains, and one for the gradient of the layer's input where anything below it trains.
+
+        Bytes are those that a step reads and writes if no cache keeps anything from one use to the next; each array
+        counts as often as it is read or written::
+
+            weight and bias      3 + 2 slots    read forward; read and written by the update, as each slot is
+            weight               below          read for the gradient of the layer's input
+            x (batch, in)        2              read forward, and for the gradient of the weight
+            z (batch, out)       2 where kept   written forward, read on the way back
+            a (batch, out)       2              written forward, read on the way back
+            delta (batch, out)   2 + below      written; read for the gradients of the weight and of the input
+
+        Here slots is the number of arrays that the optimizer keeps beside each parameter (0 for plain SGD, 2 for
+        Adam), and below is 1 where anything below the layer trains, which is never so in the first layer. Of what is
+        frozen the way back is left out. So are padding and targets: a network that fits the L1 cache moves next to
+        nothing between cache and memory, whatever these numbers say.
         """
-        from fastbp.explain import summary
+        from fastbp.inspection.explain import summary
 
         sys.stdout.write(f"{summary(self._plan_of_step(batch_size, loss, optimizer))}\n")
 
     def _plan_of_step(self, batch_size: int, loss: Any, optimizer: Any) -> Plan:
         """The plan of a step of `fit`, from arguments that are checked here."""
         row = spec.loss(loss, self._spec)
-        batch = spec.integer("batch_size", batch_size, 1)
+        batch = checks.integer("batch_size", batch_size, 1)
         rule = spec.optimizer(optimizer, self._spec)
         return self._plan(batch, loss=row, rule=rule)
 
@@ -705,7 +732,7 @@ class MLP:
 
         Returns
         -------
-        fastbp.trace.Trace
+        fastbp.Trace
             z, a, g, delta of each layer, gradients, new parameters (those of `train_step`, to the bit), the loss
             before and after. ``print`` shows it as text, a notebook as HTML; ``to_text(digits=9)``, ``to_html`` and
             ``to_latex`` say how.
@@ -723,7 +750,7 @@ class MLP:
         >>> step.layers[0].delta.tolist(), step.loss_before
         ([[-2.0]], 2.0)
         """
-        from fastbp.trace import trace
+        from fastbp.inspection.trace import trace
 
         if lr is not None:
             if optimizer is not None:
@@ -756,11 +783,11 @@ class MLP:
         RuntimeError
             The backend cannot be used here, or the network is training.
         """
-        from fastbp.choose import fastest, prepared
+        from fastbp.backends.fastest import fastest, prepared
 
         row, rule = spec.loss(loss, self._spec), spec.optimizer(optimizer, self._spec)
-        batch = spec.integer("batch_size", batch_size, 1)
-        names = None if backend is None else (spec.choice("backend", backend, ("auto", *backends.NAMES)),)
+        batch = checks.integer("batch_size", batch_size, 1)
+        names = None if backend is None else (checks.choice("backend", backend, ("auto", *backends.NAMES)),)
         with self._exclusive():
             began = time.perf_counter()
             work = {"loss": row, "optimizer": rule, "batch_size": batch}
@@ -783,7 +810,7 @@ class MLP:
         ndarray, (n, out_features)
             A fresh array.
         """
-        rows = spec.features(x, self._spec)
+        rows = arguments.features(x, self._spec)
         plan = self._plan(len(rows))
         self._drop_pending()
         program = self._programs.take(plan)
@@ -797,12 +824,12 @@ class MLP:
         if pending is not None:
             self._programs.give_back(pending[0])
 
-    def _pending_forward(self, grad_output: Any) -> tuple[backends.Program, np.ndarray, np.ndarray]:
+    def _pending_forward(self, grad_output: Any) -> tuple[Program, np.ndarray, np.ndarray]:
         """The program of the last `forward`, the checked grad_output, and an array for grad_input."""
         if self._pending is None:
             raise RuntimeError("no forward is pending: call net.forward(x) first; an update voids it")
         program, n = self._pending
-        grad_output = spec.matrix("grad_output", grad_output, self._spec.out_features, n)
+        grad_output = arguments.matrix("grad_output", grad_output, self._spec.out_features, n)
         return program, grad_output, np.empty((n, self._spec.in_features), self._spec.dtype)
 
     def backward(self, grad_output: Any, *, accumulate: bool = False) -> np.ndarray:
@@ -821,7 +848,7 @@ class MLP:
             dL/dx.
         """
         program, grad_output, grad_input = self._pending_forward(grad_output)
-        accumulate = spec.boolean("accumulate", accumulate)
+        accumulate = checks.boolean("accumulate", accumulate)
         program.backward(self.grads, grad_output=grad_output, grad_input=grad_input, accumulate=accumulate)
         return grad_input
 
@@ -835,7 +862,7 @@ class MLP:
         """
         rule = spec.optimizer(optimizer, self._spec)
         with self._exclusive(), self._programs.lent(self._plan(1)) as program, self._state.unless_no_step():
-            program.update(self.grads, self._state.rule(rule, 1, self._params), self._state.count)
+            program.update(self.grads, self._state.update(rule, 1, self._params), self._state.count)
 
     def backward_update(self, grad_output: Any, optimizer: Any = "sgd") -> np.ndarray:
         """`backward` and `update` in one pass, without filling `grads`.
@@ -857,7 +884,7 @@ class MLP:
         self._pending = None  # `_exclusive` must not hand it to others yet
         try:
             with self._exclusive(), self._state.unless_no_step():
-                made = self._state.rule(rule, 1, self._params)
+                made = self._state.update(rule, 1, self._params)
                 if rule.clip_norm is None:
                     program.backward_update(grad_output, grad_input, made, count)
                 else:  # the whole gradient comes first

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import config, spec
-from fastbp.backends import Rule
+from fastbp import checks, spec
+from fastbp.backends import config
+from fastbp.backends.plan import make_plan
+from fastbp.backends.plan import program as make_program
+from fastbp.backends.protocol import Update
+from fastbp.data import arguments
 from fastbp.optimizers import SGD
-from fastbp.plan import make_plan
-from fastbp.plan import program as make_program
 from fastbp.rows import Activation
 
 _WORK = 1000  # how hard `numpy.shares_memory` looks; beyond it two arrays count as overlapping
@@ -34,7 +36,7 @@ def _weight(argument: str, value: Any) -> np.ndarray:
 
 
 def _vector(argument: str, value: Any, size: int) -> np.ndarray:
-    array = spec.real_array(argument, value)
+    array = checks.real_array(argument, value)
     if array.shape != (size,):
         raise ValueError(f"{argument} must have shape ({size},), got {array.shape}")
     return array
@@ -167,7 +169,7 @@ def linear(
         `out` where it is given.
     """
     weight = _weight("weight", weight)
-    x = spec.matrix("x", x, weight.shape[0])
+    x = arguments.matrix("x", x, weight.shape[0])
     row = spec.activation("activation", activation)
     if bias is not None:
         bias = _vector("bias", bias, weight.shape[1])
@@ -191,15 +193,15 @@ def linear(
 def _backward_arguments(grad_output: Any, a: Any, x: Any, weight: Any, activation: Any, z: Any) -> tuple[Any, ...]:
     weight = _weight("weight", weight)
     n_in, n_out = weight.shape
-    x = spec.matrix("x", x, n_in)
+    x = arguments.matrix("x", x, n_in)
     if len(x) == 0:
         raise ValueError("x has no rows")
     row = spec.activation("activation", activation)
     if row.keeps_z and z is None:
         raise ValueError(f"activation {row.name!r} needs z, the pre-activation, for its derivative")
-    a = spec.matrix("a", a, n_out, len(x))
-    z = None if z is None else spec.matrix("z", z, n_out, len(x))
-    return spec.matrix("grad_output", grad_output, n_out, len(x)), a, x, weight, row, z
+    a = arguments.matrix("a", a, n_out, len(x))
+    z = None if z is None else arguments.matrix("z", z, n_out, len(x))
+    return arguments.matrix("grad_output", grad_output, n_out, len(x)), a, x, weight, row, z
 
 
 def linear_backward(
@@ -276,7 +278,7 @@ def linear_backward_update(
     with _layer(weight, bias, row, len(x)) as layer:
         slots = [layer.filled(velocities)] if velocities else []
         layer.program.restore(x, a, z)
-        layer.program.backward_update(grad_output, grad_input, _rule(rule, slots), _UNUSED_COUNT)
+        layer.program.backward_update(grad_output, grad_input, _update(rule, slots), _UNUSED_COUNT)
         layer.copy_back([layer.params, *slots], [params, velocities])
     return grad_input
 
@@ -309,7 +311,7 @@ def sgd_update(
     rule = SGD(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     dtype = param.dtype.newbyteorder("=")
     params = [_writable("param", param, param.shape, dtype)]
-    grad = spec.real_array("grad", grad)
+    grad = checks.real_array("grad", grad)
     if grad.shape != param.shape:
         raise ValueError(f"grad must have param's shape {param.shape}, got {grad.shape}")
     velocities = _velocities(rule, velocity, params)
@@ -319,12 +321,12 @@ def sgd_update(
     flat = param.reshape(1, -1)
     with _layer(flat, None, spec.activation("activation", "identity"), 1) as layer:
         slots = [layer.filled(velocities)] if velocities else []
-        layer.program.update(layer.filled([grad]), _rule(rule, slots), _UNUSED_COUNT)
+        layer.program.update(layer.filled([grad]), _update(rule, slots), _UNUSED_COUNT)
         layer.copy_back([layer.params, *slots], [params, velocities])
 
 
-def _rule(rule: SGD, slots: list[np.ndarray]) -> Rule:
-    return Rule(rule.row, slots, [rule.scalars(0, 1)], [0.0])
+def _update(rule: SGD, slots: list[np.ndarray]) -> Update:
+    return Update(rule.row, slots, [rule.scalars(0, 1)], [0.0])
 
 
 def _velocities(rule: SGD, velocity: Any, params: list[np.ndarray]) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.checks import Settings, boolean, integer, number
+from fastbp.checks import Frozen, boolean, integer, number
 from fastbp.rows import Optimizer
 from fastbp.schedules import Rate, ReduceOnPlateau, Schedule, rate_or_schedule, rates
 
@@ -220,7 +220,7 @@ class Steps:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Rule(Settings):
+class Rule(Frozen):
     """What every optimizer takes beside its own hyper-parameters, by keyword.
 
     In each update the gradient is first the mean over `accumulate` batches, then clipped by `clip_norm`, then by
@@ -721,7 +721,7 @@ class Rprop(Rule):
 
 
 @dataclass(eq=False, repr=False)
-class LBFGS(Settings):
+class LBFGS(Frozen):
     """Limited-memory BFGS (Liu and Nocedal, 1989): SciPy's L-BFGS-B, in float64, on all rows at once; for `fit` alone.
 
     A step of `fit` is one of its iterations, and an epoch. It ends earlier where it has converged. It needs SciPy.

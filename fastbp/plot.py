@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import figures, spec
+from fastbp import checks
+from fastbp.bench import figures
+from fastbp.data import arguments
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +61,7 @@ def history(history: History, ax: Axes | None = None, *, log: bool | None = None
     _check("history", history, "what MLP.fit returned", "step", "loss", "columns")
     if not len(history.step):
         raise ValueError("this history has no entry: there is nothing to draw")
-    log = None if log is None else spec.boolean("log", log)
+    log = None if log is None else checks.boolean("log", log)
     panels: dict[str, list[str]] = {"loss": ["loss"]}
     for name in history.columns:
         panels.setdefault(name.removeprefix("val_"), []).append(name)
@@ -225,7 +227,7 @@ def weights(net: MLP, layer: int | None = None, ax: Axes | None = None, *, image
             raise ValueError("image needs a layer: which one's inputs are pixels?")
         return _distributions(net, ax)
     n_layers = len(net.weights)
-    layer = spec.integer("layer", layer, -n_layers, n_layers - 1) % n_layers
+    layer = checks.integer("layer", layer, -n_layers, n_layers - 1) % n_layers
     weight = np.asarray(net.weights[layer], np.float64)
     shown = weight if image is None else _tiled(weight, image)
     height, width = shown.shape
@@ -253,7 +255,7 @@ def _tiled(weight: np.ndarray, image: Sequence[int]) -> np.ndarray:
         height, width = image
     except (TypeError, ValueError):
         raise TypeError(f"image must be (height, width), got {image!r}") from None
-    height, width = (spec.integer("image", side, 1) for side in (height, width))
+    height, width = (checks.integer("image", side, 1) for side in (height, width))
     n_in, n_out = weight.shape
     if height * width != n_in:
         raise ValueError(f"image must have {n_in} pixels, the inputs of this layer, got {height} x {width}")
@@ -317,11 +319,11 @@ def decision_boundary(
     _check_net(net)
     if net.sizes[0] != 2:
         raise ValueError(f"net must have 2 inputs to be drawn over the plane, it has {net.sizes[0]}")
-    points = spec.features(X, net._spec).astype(np.float64)
+    points = arguments.features(X, net._spec).astype(np.float64)
     if not np.isfinite(points).all():
         raise ValueError("X must be finite")
     labels = _labels(y, len(points), net.sizes[-1])
-    resolution = spec.integer("resolution", resolution, 2)
+    resolution = checks.integer("resolution", resolution, 2)
     if threshold is not None and net.sizes[-1] > 1:
         raise ValueError(f"threshold is for a network with one output, this one has {net.sizes[-1]}")
     if threshold is None:
@@ -353,7 +355,7 @@ def decision_boundary(
 
 def _labels(y: Any, n: int, n_out: int) -> np.ndarray:
     """The label of each of n rows as a float."""
-    array = spec.real_array("y", y)
+    array = checks.real_array("y", y)
     if array.shape == (n, n_out) and n_out > 1:
         array = array.argmax(axis=1)
     if array.shape not in ((n,), (n, 1)):

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from fastbp.checks import Settings, boolean, integer, number
+from fastbp.checks import Frozen, boolean, integer, number
 
 Rate: TypeAlias = "float | Schedule | Callable[[int], float]"
 
@@ -63,7 +63,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {  # of a field, by its name
 }
 
 
-class Schedule(Settings):
+class Schedule(Frozen):
     """A rate as a function of the step. Subclasses are values with a method ``at(steps)``."""
 
     CHECKS = _CHECKS

@@ -1,4 +1,4 @@
-"""What a network is (frozen), where its parameters lie, and every argument check.
+"""What a network is (frozen), where its parameters lie, and the arguments that say so, checked.
 
 Checks come before any work; each message names the argument, what came and what is wanted. Kinds that cannot be used
 are TypeErrors, values that cannot be used are ValueErrors.
@@ -7,19 +7,19 @@ are TypeErrors, values that cannot be used are ValueErrors.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from fastbp import activations, data, initializers, losses, optimizers
-from fastbp.checks import boolean, integer, number
-from fastbp.errors import instance_hint, unknown_name
-from fastbp.rows import ANY, Activation, Loss, Optimizer
+from fastbp import activations, initializers, losses, optimizers
+from fastbp.checks import boolean, choice, integer, number, real_array
+from fastbp.errors import instance_hint
+from fastbp.rows import Activation, Loss, Optimizer
 
-NARROW_OUTPUTS = 4  # an output layer of at most this many is kept transposed; src/engine.hpp says the same
+NARROW_OUTPUTS = 4  # an output layer of at most this many is kept transposed; src/kernels.hpp says the same
 LINE = 64  # bytes of a cache line: rows of owned matrices fill whole lines
 _HUGE_PAGE = 1 << 21  # bytes
 _CACHE_SETS_STRIDE = 1024  # bytes: rows a multiple of this apart meet in the same cache sets
@@ -149,33 +149,7 @@ def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
     return raw[start : start + n_bytes].view(dtype)
 
 
-# ------------------------------------------------------------------ plain arguments
-
-
-def optional_integer(argument: str, value: Any, low: int) -> int | None:
-    return None if value is None else integer(argument, value, low)
-
-
-def choice(argument: str, value: Any, known: Iterable[str]) -> str:
-    if not isinstance(value, str) or value not in known:
-        raise unknown_name(argument, value, known, TypeError if not isinstance(value, str) else ValueError)
-    return value
-
-
-def seed(value: Any) -> int:
-    """A seed of 64 bits; None draws one from the operating system."""
-    if value is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
-    return integer("seed", value, 0, 2**64 - 1)
-
-
-def run_length(epochs: Any, steps: Any, steps_per_epoch: int) -> int:
-    """The number of steps that exactly one of `epochs` and `steps` asks for."""
-    if (epochs is None) == (steps is None):
-        raise ValueError(f"give exactly one of epochs and steps, got epochs={epochs!r} and steps={steps!r}")
-    if steps is not None:
-        return integer("steps", steps, 0)
-    return integer("epochs", epochs, 0) * steps_per_epoch
+# ------------------------------------------------------------------ activations, losses, optimizers
 
 
 def _find(argument: str, value: Any, kind: type, table: Mapping[str, Any], aliases: Mapping[str, str]) -> Any:
@@ -324,205 +298,3 @@ def _parameters(what: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
 def dense_vector(argument: str, value: Any, spec: Spec) -> np.ndarray:
     """`value` as a dense vector of all parameters."""
     return _parameters(argument, value, (spec.n_params,))
-
-
-# ------------------------------------------------------------------ data
-
-
-def real_array(argument: str, value: Any) -> np.ndarray:
-    """`value` as an array of real numbers of any layout; nothing is copied that is an array already."""
-    masked = sys.modules.get("numpy.ma")  # not loaded: there is no masked array
-    if masked is not None and isinstance(value, masked.MaskedArray):
-        raise ValueError(f"{argument} is a masked array; fill it first, for example with {argument}.filled(0)")
-    if data.is_sparse(value):
-        raise TypeError(f"{argument} is sparse; a dense array is wanted, for example {argument}.toarray()")
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{argument} is not an array: {error}") from None
-    if array.dtype.kind == "O":
-        try:
-            if any(item is None or isinstance(item, (str, bytes)) for item in array.flat):
-                raise TypeError  # NumPy would read numerals, and take None for NaN
-            array = array.astype(np.float64)
-        except (TypeError, ValueError):
-            raise TypeError(f"{argument} holds objects that are not numbers") from None
-    if array.dtype.kind == "c":
-        raise ValueError(f"{argument} is complex; real numbers are wanted")
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{argument} must hold numbers, got dtype {array.dtype}")
-    return array
-
-
-def matrix(argument: str, value: Any, n_columns: int, n_rows: int | None = None) -> np.ndarray:
-    """`value` as a 2-D array of real numbers with `n_columns` columns."""
-    array = real_array(argument, value)
-    if array.ndim == 1:
-        hint = f"{argument}[:, None]" if n_columns == 1 else f"{argument}[None, :]"
-        raise ValueError(f"{argument} must be 2-D, got shape {array.shape}; for a single column or row: {hint}")
-    if array.ndim != 2:
-        raise ValueError(f"{argument} must be 2-D, got shape {array.shape}")
-    if array.shape[1] != n_columns:
-        raise ValueError(f"{argument} has {array.shape[1]} column(s), the network has {n_columns}")
-    if n_rows is not None and len(array) != n_rows:
-        raise ValueError(f"{argument} has {len(array)} rows, {n_rows} are wanted")
-    return array
-
-
-def features(value: Any, spec: Spec, *, empty: bool = False, sparse: bool = False) -> np.ndarray:
-    """X as a 2-D array, (n_samples, in_features); with `sparse` a CSR matrix will do, and looks like one."""
-    if sparse and data.is_sparse(value):
-        X = data.Sparse("X", value)
-        if X.shape[1] != spec.in_features:
-            raise ValueError(f"X has {X.shape[1]} column(s), the network has {spec.in_features}")
-    else:
-        X = matrix("X", value, spec.in_features)
-    if len(X) == 0 and not empty:
-        raise ValueError("X has no rows")
-    return X
-
-
-_BLOCK = 1 << 16  # elements looked at in one go, so that memory does not grow with the data
-
-
-def _row_blocks(array: np.ndarray) -> Iterable[tuple[int, np.ndarray]]:
-    rows = max(1, _BLOCK // max(1, array.size // max(1, len(array))))
-    for start in range(0, len(array), rows):
-        yield start, array[start : start + rows]
-
-
-def first_where(array: np.ndarray, test: Callable[[np.ndarray], np.ndarray]) -> tuple[int, ...] | None:
-    """The index of the first element that `test` holds for, in row order."""
-    for start, block in _row_blocks(array):
-        found = test(block)
-        if found.any():
-            first = np.unravel_index(np.argmax(found), found.shape)
-            return (start + int(first[0]), *map(int, first[1:]))
-    return None
-
-
-def non_finite(block: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Where `block`, cast to `dtype`, is NaN or infinite."""
-    with np.errstate(all="ignore"):
-        return ~np.isfinite(block.astype(dtype))
-
-
-def where_non_finite(X: Any, dtype: np.dtype, numbers: np.ndarray | None = None) -> str | None:
-    """What X holds that is not finite in the network's dtype; `numbers`: of its rows, for those who gave them."""
-    at = first_where(X, lambda block: non_finite(block, dtype))
-    if at is None:
-        return None
-    row = at[0] if numbers is None else numbers[at[0]]
-    large = f" (too large for {dtype})" if np.isfinite(X[at]) else ""
-    return f"X holds {X[at]}{large} at row {row}, column {at[1]}"
-
-
-def _refuse(argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str) -> None:
-    at = first_where(array, test)
-    if at is not None:
-        place = ", ".join(map(str, at))
-        raise ValueError(f"{argument} must be {wanted}, got {argument}[{place}] = {array[at]}")
-
-
-def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
-    """y as integer labels (n,) or as (n, targets of a row), checked against the loss's domain."""
-    n, k = len(X), loss.targets(spec.out_features)
-    y = real_array("y", value)
-    if y.ndim == 0 or len(y) != n:
-        raise ValueError(f"X and y are inconsistent: X has {n} rows, y has shape {y.shape}")
-    if loss.labels and y.ndim == 1 and not (k == 1 and y.dtype.kind == "f"):
-        if y.dtype.kind == "f":
-            raise ValueError(
-                f"y: {loss.name} takes integer labels or rows of probabilities (n, {k}); "
-                f"got shape {y.shape} of {y.dtype}, perhaps y.astype(int) is meant"
-            )
-        one = "0, the one class of a network with one output (for two take two outputs, or binary_cross_entropy)"
-        labels = f"class labels from 0 to {k - 1}" if k > 1 else one
-        _refuse("y", y, lambda block: (block < 0) | (block >= k), labels)
-        return y.view(np.uint8) if y.dtype.kind == "b" else y
-    if y.ndim == 1 and k == 1:
-        y = y[:, None]
-    if y.shape != (n, k):
-        also = ", or integer labels (n,)" if loss.labels else ", or (n,)" if k == 1 else ""
-        raise ValueError(f"y must have shape ({n}, {k}){also}; got {y.shape}")
-    _refuse("y", y, lambda block: non_finite(block, spec.dtype), f"finite as {spec.dtype}")
-    if loss.domain != ANY:  # of the numbers that the kernels see
-        outside = lambda block: ~loss.domain.holds(block.astype(spec.dtype))  # noqa: E731
-        _refuse("y", y, outside, f"{loss.domain} for {loss.name}")
-    if loss.labels:
-        tolerance = 1e-6 + 8 * k * float(np.finfo(spec.dtype if y.dtype.kind != "f" else y.dtype).eps)
-        sums = lambda block: abs(block.sum(axis=1, dtype=np.float64) - 1) > tolerance  # noqa: E731
-        at = first_where(y, sums)
-        if at is not None:
-            raise ValueError(f"y must hold rows of probabilities for {loss.name}; row {at[0]} sums to {y[at].sum():g}")
-    return y
-
-
-def sample_weights(value: Any, n: int, *, all_zero: bool = False) -> np.ndarray | None:
-    """Contiguous float64 weights, (n,): finite, at least 0, not all 0 unless told."""
-    if value is None:
-        return None
-    weight = real_array("sample_weight", value)
-    if weight.shape != (n,):
-        raise ValueError(f"sample_weight must have shape ({n},), got {weight.shape}")
-    weight = np.ascontiguousarray(weight, dtype=np.float64)
-    _refuse("sample_weight", weight, lambda block: ~((block >= 0) & np.isfinite(block)), "finite and at least 0")
-    if not all_zero and not weight.any():
-        raise ValueError("sample_weight is zero for every sample")
-    with np.errstate(over="ignore"):
-        if not np.isfinite(weight.sum()):
-            raise ValueError("sample_weight: the sum of the weights overflows; scale them down")
-    return weight
-
-
-def validation(value: Any, loss: Loss, spec: Spec) -> data.Rows:
-    """``validation_data``: (X, y) or (X, y, sample_weight), checked as those of `fit`."""
-    if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
-        raise TypeError(f"validation_data must be a tuple (X, y) or (X, y, sample_weight), got {_kind(value)}")
-    return _rows("validation_data", value, loss, spec)
-
-
-def _rows(argument: str, value: Sequence[Any], loss: Loss, spec: Spec, *, all_zero: bool = False) -> data.Rows:
-    """(X, y) or (X, y, sample_weight) that came in one `argument`, checked; errors name it."""
-    try:
-        X = features(value[0], spec, sparse=True)
-        y = targets(value[1], loss, X, spec)
-        weight = sample_weights(value[2] if len(value) == 3 else None, len(X), all_zero=all_zero)
-        return data.Rows(X, y, weight)
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{argument}: {error}") from None
-
-
-def batch(value: Any, loss: Loss, spec: Spec) -> data.Rows:
-    """What an iterator of batches gave, checked."""
-    if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
-        raise TypeError(f"X gives batches without y=, each a tuple (X, y) or (X, y, sample_weight); got {_kind(value)}")
-    return _rows("a batch", value, loss, spec, all_zero=True)
-
-
-def _kind(value: Any) -> str:
-    return f"{len(value)} items" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
-
-
-def validation_share(value: Any, n: int) -> float:
-    """``validation_split``: a share of n rows that leaves some on both sides."""
-    share = number("fit: validation_split", value, 0, 1, ends="()")
-    if n < 2:
-        raise ValueError(f"validation_split needs at least 2 rows, X has {n}")
-    return share
-
-
-def class_weight(value: Any, n_classes: int) -> Mapping[int, float] | str:
-    """``class_weight``: "balanced", or weights by class, finite and at least 0."""
-    if isinstance(value, str):
-        return choice("class_weight", value, ("balanced",))
-    if not isinstance(value, Mapping):
-        raise TypeError(f"class_weight must be a dict of weights by class or 'balanced', got {value!r}")
-    found = {}
-    for name, weight in value.items():
-        if name == -1:
-            raise ValueError("class_weight: of targets -1 and 1 these are classes 0 and 1, got a weight for -1")
-        label = integer("class_weight: a class", name, 0, n_classes - 1)
-        found[label] = number(f"class_weight: the weight of class {label}", weight, 0)
-    return found

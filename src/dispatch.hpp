@@ -1,6 +1,6 @@
 // Which ISAs were built, which this machine has, and the best of them.
 #pragma once
-#include "engine.hpp"
+#include "kernels.hpp"
 
 namespace fbp {
 enum { MAX_ISAS = 4 };

@@ -19,7 +19,7 @@ cimport numpy as cnp
 cnp.import_array()
 
 
-cdef extern from "engine.hpp" namespace "fbp" nogil:
+cdef extern from "kernels.hpp" namespace "fbp" nogil:
     ctypedef int64_t idx
     cdef struct KernelsOfFloat "fbp::Kernels<float>":
         idx lanes
@@ -92,7 +92,7 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
     cdef struct Scalar:
         const char* data
         idx stride
-    cdef cppclass Rule:
+    cdef cppclass Update:
         int row
         cbool skip_zeros
         uintptr_t own
@@ -122,13 +122,13 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         int status
         double loss
     cdef cppclass CProgram "fbp::Program":
-        CTrained train(const Data& data, const Run& run, const Rule& rule) except +
+        CTrained train(const Data& data, const Run& run, const Update& update) except +
         void forward(const Source& x, void* out, cbool keep) except +
         void restore(const Source& x, const Source& a, const Source* z) except +
         double loss(const Source& y, cbool y_is_label, const double* weight, double total, cbool gradient) except +
-        void backward(const Source* grad_output, void* grads, const Rule* rule, void* grad_input,
+        void backward(const Source* grad_output, void* grads, const Update* update, void* grad_input,
                       cbool accumulate) except +
-        void update(void* grads, const Rule& rule) except +
+        void update(void* grads, const Update& update) except +
         cbool finite()
         void describe(idx rows, LayerPlan* plans)
         int64_t workspace_bytes
@@ -297,7 +297,7 @@ cdef Source source_of(cnp.ndarray a):
 cdef class Program:
     """One network shape bound to its parameter buffer; see `fastbp.backends.Program`.
 
-    Built by `fastbp.backends.compiled` from a plan; `params` stays alive with it.
+    Built by `fastbp.backends.cython` from a plan; `params` stays alive with it.
     """
 
     cdef CProgram* program
@@ -337,31 +337,31 @@ cdef class Program:
     def __dealloc__(self):
         del self.program
 
-    cdef Rule rule_of(self, given) except *:
-        cdef Rule rule
+    cdef Update update_of(self, given) except *:
+        cdef Update update
         cdef Scalar scalar
         cdef cnp.ndarray a
         cdef int k
-        rule.row = self.optimizer_index.get(given.row, -1)
-        rule.own = 0 if rule.row >= 0 else self.own_rows.update(given.row)
-        rule.skip_zeros = given.skip_zeros
+        update.row = self.optimizer_index.get(given.row, -1)
+        update.own = 0 if update.row >= 0 else self.own_rows.update(given.row)
+        update.skip_zeros = given.skip_zeros
         for k in range(len(given.slots)):
-            rule.slots[k] = data_of(given.slots[k])
-        rule.n_scalars = <int> len(given.row.scalars)
+            update.slots[k] = data_of(given.slots[k])
+        update.n_scalars = <int> len(given.row.scalars)
         for group in given.scalars:
             for a in group:
                 scalar.data = <const char*> cnp.PyArray_DATA(a)
                 scalar.stride = cnp.PyArray_STRIDE(a, 0)
-                rule.scalars.push_back(scalar)
-        rule.l1 = given.l1
-        rule.clip_value, rule.clip_norm, rule.max_norm = given.clip_value, given.clip_norm, given.max_norm
-        rule.average, rule.decay = data_or_null(given.average), given.decay
-        rule.accumulate, rule.phase = given.accumulate, given.phase
-        rule.accumulated = data_or_null(given.accumulated)
-        return rule
+                update.scalars.push_back(scalar)
+        update.l1 = given.l1
+        update.clip_value, update.clip_norm, update.max_norm = given.clip_value, given.clip_norm, given.max_norm
+        update.average, update.decay = data_or_null(given.average), given.decay
+        update.accumulate, update.phase = given.accumulate, given.phase
+        update.accumulated = data_or_null(given.accumulated)
+        return update
 
     def train(self, cnp.ndarray X, cnp.ndarray y, weight, *, idx batch_size, idx steps, uint64_t seed, bint shuffle,
-              cnp.ndarray count, cnp.ndarray place, cnp.ndarray partial, cnp.ndarray losses, rule,
+              cnp.ndarray count, cnp.ndarray place, cnp.ndarray partial, cnp.ndarray losses, update,
               bint stop_on_loss, bint stop_on_params):
         cdef Data data
         cdef Run run
@@ -376,7 +376,7 @@ cdef class Program:
         run.place = <int64_t*> data_of(place)
         run.partial = <double*> data_of(partial)
         run.losses = <double*> data_of(losses)
-        cdef Rule what = self.rule_of(rule)
+        cdef Update what = self.update_of(update)
         with nogil:
             done = self.program.train(data, run, what)
         tell_of_refused()
@@ -418,16 +418,16 @@ cdef class Program:
         with nogil:
             self.program.backward(given, into, NULL, to, accumulate)
 
-    def update(self, cnp.ndarray grads, rule, cnp.ndarray count):
-        cdef Rule what = self.rule_of(rule)
+    def update(self, cnp.ndarray grads, update, cnp.ndarray count):
+        cdef Update what = self.update_of(update)
         cdef void* gradient = data_of(grads)
         with nogil:
             self.program.update(gradient, what)
         (<int64_t*> data_of(count))[0] += 1   # before Python has a look at signals
 
-    def backward_update(self, cnp.ndarray grad_output, cnp.ndarray grad_input, rule, cnp.ndarray count):
+    def backward_update(self, cnp.ndarray grad_output, cnp.ndarray grad_input, update, cnp.ndarray count):
         cdef Source source = source_of(grad_output)
-        cdef Rule what = self.rule_of(rule)
+        cdef Update what = self.update_of(update)
         cdef void* to = data_of(grad_input)
         with nogil:
             self.program.backward(&source, NULL, &what, to, False)
@@ -440,7 +440,7 @@ cdef class Program:
         return value
 
     def described(self, idx rows):
-        """How `train` computes each layer of a batch of `rows`: a member of `Family` in src/engine.hpp, threads forward
+        """How `train` computes each layer of a batch of `rows`: a member of `Family` in src/kernels.hpp, threads forward
         and back.
         """
         cdef vector[LayerPlan] plans
@@ -513,25 +513,25 @@ cdef class TrainStep:
     cdef Forced forced
     cdef object lock, loss, optimizer, state, since, link
     cdef dict slots
-    cdef object kept                        # what `rule` points into
+    cdef object kept                        # what `update` points into
     cdef cnp.ndarray count
-    cdef Rule rule
+    cdef Update update
     cdef int x_type, y_type, y_ndim
     cdef idx rows, x_cols, y_cols
     cdef double low, high                   # what targets may be
     cdef bint between                       # ... or the two ends alone
-    cdef idx scalars_at, scalars_end        # net.step that the rule's scalars point at, and the first without any
+    cdef idx scalars_at, scalars_end        # net.step that the scalars of the update point at, and the first without any
 
     def __cinit__(self, Program program, Forced forced, lock, loss, optimizer, cnp.ndarray x, cnp.ndarray y,
-                  double low, double high, bint between, state, rule):
+                  double low, double high, bint between, state, update):
         self.program, self.forced, self.lock, self.state = program, forced, lock, state
         self.loss, self.optimizer = loss, optimizer
-        self.slots, self.count, self.kept = state.slots, state.count, rule
-        self.rule = program.rule_of(rule)
+        self.slots, self.count, self.kept = state.slots, state.count, update
+        self.update = program.update_of(update)
         self.since = state.since                # from which step on updates are counted
         self.link = state.link
         self.scalars_at = (<int64_t*> data_of(self.count))[0]
-        self.scalars_end = self.scalars_at + <idx> len(rule.scalars[0][0])
+        self.scalars_end = self.scalars_at + <idx> len(update.scalars[0][0])
         self.x_type, self.y_type, self.y_ndim = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), cnp.PyArray_NDIM(y)
         self.rows, self.x_cols = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
         self.y_cols = cnp.PyArray_DIM(y, 1) if self.y_ndim > 1 else 1
@@ -555,17 +555,17 @@ cdef class TrainStep:
         return True
 
     cdef bint move_scalars(self, idx step):
-        """Point the rule at the scalars of this step; False where there are none."""
+        """Point the update at the scalars of this step; False where there are none."""
         cdef bint steady = True
         cdef size_t k
-        for k in range(self.rule.scalars.size()):
-            steady = steady and self.rule.scalars[k].stride == 0
+        for k in range(self.update.scalars.size()):
+            steady = steady and self.update.scalars[k].stride == 0
         if steady:
             return True
         if not self.scalars_at <= step < self.scalars_end or self.state.since != self.since:
             return False
-        for k in range(self.rule.scalars.size()):
-            self.rule.scalars[k].data += (step - self.scalars_at) * self.rule.scalars[k].stride
+        for k in range(self.update.scalars.size()):
+            self.update.scalars[k].data += (step - self.scalars_at) * self.update.scalars[k].stride
         self.scalars_at = step
         return True
 
@@ -614,7 +614,7 @@ cdef class TrainStep:
         run.count, run.place, run.partial, run.losses = <int64_t*> data_of(self.count), place, partial, losses
         cdef CTrained done
         with nogil:
-            done = self.program.program.train(data, run, self.rule)
+            done = self.program.program.train(data, run, self.update)
         tell_of_refused()
         return done.loss if done.steps else None
 

@@ -1,6 +1,6 @@
 // The caller's arrays: any strides, any alignment, any real dtype, either byte order. Read, never written.
 #pragma once
-#include "engine.hpp"
+#include "kernels.hpp"
 
 namespace fbp {
 

@@ -1,6 +1,6 @@
 // What the machine can do, for the benchmark.
 #pragma once
-#include "engine.hpp"
+#include "kernels.hpp"
 
 namespace fbp {
 // The best rate of the register tile with its operands in the L1 cache.

@@ -50,7 +50,7 @@ struct Scalar {           // a number of each step; stride 0 where it is constan
   idx stride;             // in bytes
 };
 
-struct Rule {             // an optimizer's row, what it works on, and what is done around it
+struct Update {           // an optimizer's row, what it works on, and what is done around it
   int row = -1;
   bool skip_zeros = false;       // it leaves a parameter with gradient 0 alone
   uintptr_t own = 0;             // an UpdateRow instead of the table's, or 0
@@ -95,14 +95,14 @@ struct LayerPlan {
 class Program {
  public:
   virtual ~Program() {}
-  virtual Trained train(const Data& data, const Run& run, const Rule& rule) = 0;
+  virtual Trained train(const Data& data, const Run& run, const Update& update) = 0;
   virtual void forward(const Source& x, void* out, bool keep) = 0;                // out: (rows, out) contiguous or null
   virtual void restore(const Source& x, const Source& a, const Source* z) = 0;     // of a single layer
   virtual double loss(const Source& y, bool y_is_label, const double* weight, double total, bool gradient) = 0;
-  // grad_output null: what `loss` left; grads null: `rule` is run on the gradient instead
-  virtual void backward(const Source* grad_output, void* grads, const Rule* rule, void* grad_input,
+  // grad_output null: what `loss` left; grads null: `update` is run on the gradient instead
+  virtual void backward(const Source* grad_output, void* grads, const Update* update, void* grad_input,
                         bool accumulate) = 0;
-  virtual void update(void* grads, const Rule& rule) = 0;
+  virtual void update(void* grads, const Update& update) = 0;
   virtual bool finite() const = 0;
   // How `train` computes each layer of a batch of `rows`, on how many threads forward and back.
   virtual void describe(idx rows, LayerPlan* plans) const = 0;

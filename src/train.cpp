@@ -87,20 +87,21 @@ template <class T> Family family_of(const Layer<T>& layer, idx rows, idx lanes) 
 template <class T> class Network final : public Program {
  public:
   Network(const Isa& isa, const Shape& shape, T* params);
-  Trained train(const Data& data, const Run& run, const Rule& rule) override;
+  Trained train(const Data& data, const Run& run, const Update& update) override;
   void forward(const Source& x, void* out, bool keep) override;
   void restore(const Source& x, const Source& a, const Source* z) override;
   double loss(const Source& y, bool y_is_label, const double* weight, double total, bool gradient) override;
-  void backward(const Source* grad_output, void* grads, const Rule* rule, void* grad_input, bool accumulate) override;
-  void update(void* grads, const Rule& rule) override;
+  void backward(const Source* grad_output, void* grads, const Update* update, void* grad_input,
+                bool accumulate) override;
+  void update(void* grads, const Update& update) override;
   bool finite() const override;
   void describe(idx rows, LayerPlan* plans) const override;
 
  private:
   idx train_batch(const Data& data, idx start, const uint32_t* order, const Step<T>& step, const Run& run,
-                  const Rule& rule, idx* phase, double* loss);
-  Step<T> step_of(const Rule& rule);
-  void set_scalars(const Rule& rule, idx k, idx count);
+                  const Update& update, idx* phase, double* loss);
+  Step<T> step_of(const Update& update);
+  void set_scalars(const Update& update, idx k, idx count);
   void set_input(const Source& x, idx start, const uint32_t* order, idx rows, bool keep);
   template <class E>
   void gather(const Source& from, E* to, idx ld, bool transposed, idx start = 0, const uint32_t* order = nullptr) const;
@@ -195,7 +196,7 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
 
 // ------------------------------------------------------------------ many steps
 
-template <class T> Trained Network<T>::train(const Data& data, const Run& run, const Rule& rule) {
+template <class T> Trained Network<T>::train(const Data& data, const Run& run, const Update& update) {
   Team team;
   team_ = &team;
   const idx n = data.x.rows;
@@ -204,11 +205,11 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
     order_epoch_ = -1;
   }
   const uint32_t* order = run.shuffle ? order_.data() : nullptr;
-  const Step<T> step = step_of(rule);
-  T* const grads = fused_ ? nullptr : rule.accumulated ? static_cast<T*>(rule.accumulated) : grads_.data();
-  idx bound = 0, phase = rule.phase;   // rows that the layers are bound for; batches since the last update
+  const Step<T> step = step_of(update);
+  T* const grads = fused_ ? nullptr : update.accumulated ? static_cast<T*>(update.accumulated) : grads_.data();
+  idx bound = 0, phase = update.phase;   // rows that the layers are bound for; batches since the last update
   bool constant = true;
-  for (const Scalar& scalar : rule.scalars) constant = constant && scalar.stride == 0;
+  for (const Scalar& scalar : update.scalars) constant = constant && scalar.stride == 0;
   if (tiny_) tiny_->enter(params_, step.slots);
 
   Trained done{0, 0, DONE, 0};
@@ -221,7 +222,7 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
       order_epoch_ = epoch;
       order_seed_ = run.seed;
     }
-    if (!constant && !tiny_) set_scalars(rule, done.steps, 1);
+    if (!constant && !tiny_) set_scalars(update, done.steps, 1);
 
     double losses[MAX_STRETCH];
     idx wanted = 1, taken;   // a tiny network takes a stretch of steps at once where only the rows differ
@@ -231,16 +232,16 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
         const idx most[] = {ready, run.steps - done.steps, MAX_STRETCH};
         wanted = *std::min_element(most, most + 3);
       }
-      if (!constant) set_scalars(rule, done.steps, wanted);
+      if (!constant) set_scalars(update, done.steps, wanted);
       taken = tiny_->train(data.weight, start, order, rows, wanted, step, constant, run.stop_on_loss, losses);
     } else {
       set_input(data.x, start, order, rows, false);
-      if (rows != bound || rule.accumulate > 1) {
+      if (rows != bound || update.accumulate > 1) {
         bind_forward(true);
         bind_backward(grads, fused_ ? &step : nullptr, nullptr, phase > 0);
         bound = rows;
       }
-      taken = train_batch(data, start, order, step, run, rule, &phase, losses);
+      taken = train_batch(data, start, order, step, run, update, &phase, losses);
     }
 
     for (idx k = 0; k < taken; k++) {
@@ -270,50 +271,51 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
 // One step; 0 where its loss is not finite, which `run` may forbid.
 template <class T>
 idx Network<T>::train_batch(const Data& data, idx start, const uint32_t* order, const Step<T>& step, const Run& run,
-                            const Rule& rule, idx* phase, double* loss) {
-  run_forward(rule.skip_zeros, &run);
+                            const Update& update, idx* phase, double* loss) {
+  run_forward(update.skip_zeros, &run);
   *loss = batch_loss(data.y, data.y_is_label, data.weight, start, order, -1, true);
   if (run.stop_on_loss && !std::isfinite(*loss)) return 0;
   run_backward();
-  if (++*phase < rule.accumulate) return 1;
+  if (++*phase < update.accumulate) return 1;
   *phase = 0;
   if (!fused_) {
-    T* const grads = rule.accumulated ? static_cast<T*>(rule.accumulated) : grads_.data();
-    run_update(grads, step, clipping(grads, static_cast<T>(1.0 / static_cast<double>(rule.accumulate)), rule.clip_norm));
+    T* const grads = update.accumulated ? static_cast<T*>(update.accumulated) : grads_.data();
+    const T share = static_cast<T>(1.0 / static_cast<double>(update.accumulate));
+    run_update(grads, step, clipping(grads, share, update.clip_norm));
   }
   finish_step(step);
   return 1;
 }
 
 // The rule at its first step; scalars_ moves on with the steps.
-template <class T> Step<T> Network<T>::step_of(const Rule& rule) {
+template <class T> Step<T> Network<T>::step_of(const Update& update) {
   const auto in_t = [](double x) { return static_cast<T>(x); };
   Step<T> step{};
-  for (int s = 0; s < MAX_SLOTS; s++) step.slots[s] = static_cast<T*>(rule.slots[s]);
+  for (int s = 0; s < MAX_SLOTS; s++) step.slots[s] = static_cast<T*>(update.slots[s]);
   step.scalars = scalars_.data();
   step.l1 = l1_.data();
-  step.n_groups = static_cast<idx>(rule.l1.size());
+  step.n_groups = static_cast<idx>(update.l1.size());
   bool l1 = false;
-  for (size_t g = 0; g < rule.l1.size(); g++) {
-    l1_.data()[g] = in_t(rule.l1[g]);
-    l1 = l1 || rule.l1[g] != 0;
+  for (size_t g = 0; g < update.l1.size(); g++) {
+    l1_.data()[g] = in_t(update.l1[g]);
+    l1 = l1 || update.l1[g] != 0;
   }
-  step.around = {l1 || rule.average || std::isfinite(rule.clip_value), 1, in_t(rule.clip_value), 0,
-                 static_cast<T*>(rule.average), in_t(rule.decay)};
-  step.max_norm = in_t(rule.max_norm);
-  step.kernels = step.around.on || rule.own ? &kernels_.by_call : &kernels_.optimizer[rule.row];
-  step.update = rule.own ? reinterpret_cast<UpdateRow<T>>(rule.own) : kernels_.optimizer[rule.row].update;
-  set_scalars(rule, 0, 1);
+  step.around = {l1 || update.average || std::isfinite(update.clip_value), 1, in_t(update.clip_value), 0,
+                 static_cast<T*>(update.average), in_t(update.decay)};
+  step.max_norm = in_t(update.max_norm);
+  step.kernels = step.around.on || update.own ? &kernels_.by_call : &kernels_.optimizer[update.row];
+  step.update = update.own ? reinterpret_cast<UpdateRow<T>>(update.own) : kernels_.optimizer[update.row].update;
+  set_scalars(update, 0, 1);
   return step;
 }
 
 // Of the steps k.. that are done next: `count` of them for one group, or one for each group.
-template <class T> void Network<T>::set_scalars(const Rule& rule, idx k, idx count) {
+template <class T> void Network<T>::set_scalars(const Update& update, idx k, idx count) {
   T* to = scalars_.data();
-  for (size_t first = 0; first < rule.scalars.size(); first += static_cast<size_t>(rule.n_scalars))
+  for (size_t first = 0; first < update.scalars.size(); first += static_cast<size_t>(update.n_scalars))
     for (idx i = 0; i < count; i++, to += MAX_SCALARS)
-      for (int s = 0; s < rule.n_scalars; s++) {
-        const Scalar& scalar = rule.scalars[first + static_cast<size_t>(s)];
+      for (int s = 0; s < update.n_scalars; s++) {
+        const Scalar& scalar = update.scalars[first + static_cast<size_t>(s)];
         to[s] = static_cast<T>(*reinterpret_cast<const double*>(scalar.data + (k + i) * scalar.stride));
       }
 }
@@ -652,16 +654,18 @@ double Network<T>::loss(const Source& y, bool y_is_label, const double* weight, 
 }
 
 template <class T>
-void Network<T>::backward(const Source* grad_output, void* grads, const Rule* rule, void* grad_input, bool accumulate) {
+void Network<T>::backward(const Source* grad_output, void* grads, const Update* update, void* grad_input,
+                          bool accumulate) {
   Team team;
   team_ = &team;
   const Layer<T>& last = layers_.back();
   if (grad_output) gather(*grad_output, last.delta.data(), last.ld, last.shape.transposed);
   if (grad_input && !grad_input_.size()) grad_input_ = Buffer<T>(gathered_.size());
-  const Step<T> step = rule ? step_of(*rule) : Step<T>{};
-  bind_backward(static_cast<T*>(grads), rule ? &step : nullptr, grad_input ? grad_input_.data() : nullptr, accumulate);
+  const Step<T> step = update ? step_of(*update) : Step<T>{};
+  T* const to_input = grad_input ? grad_input_.data() : nullptr;
+  bind_backward(static_cast<T*>(grads), update ? &step : nullptr, to_input, accumulate);
   run_backward();
-  if (rule) finish_step(step);
+  if (update) finish_step(step);
   const idx in = layers_.front().shape.in;
   if (grad_input)
     for (idx m = 0; m < rows_; m++)
@@ -669,11 +673,11 @@ void Network<T>::backward(const Source* grad_output, void* grads, const Rule* ru
                   static_cast<size_t>(in) * sizeof(T));
 }
 
-template <class T> void Network<T>::update(void* grads, const Rule& rule) {
+template <class T> void Network<T>::update(void* grads, const Update& update) {
   Team team;
   team_ = &team;
-  const Step<T> step = step_of(rule);
-  run_update(static_cast<T*>(grads), step, clipping(static_cast<T*>(grads), 1, rule.clip_norm));
+  const Step<T> step = step_of(update);
+  run_update(static_cast<T*>(grads), step, clipping(static_cast<T*>(grads), 1, update.clip_norm));
   finish_step(step);
 }
 

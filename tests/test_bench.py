@@ -10,59 +10,61 @@ import pytest
 from conftest import every_case, need_extension
 
 from fastbp import __main__ as command
-from fastbp import bench, threads
-from fastbp.figures import ALONE, BESIDE, PEERS, SHOWN, Cell, Record
+from fastbp.backends import threads
+from fastbp.bench import measure
+from fastbp.bench.contenders import CONTENDERS, RULES, WORKLOADS, Problem, Workload, numpy_by_hand
+from fastbp.bench.figures import ALONE, BESIDE, PEERS, SHOWN, Cell, Record
 
 # ------------------------------------------------------------------ workloads and contenders
 
 
-@pytest.mark.parametrize("workload", bench.WORKLOADS[:4], ids=lambda workload: workload.name)
-@pytest.mark.parametrize("name", bench.CONTENDERS)
-@pytest.mark.parametrize("optimizer", bench.RULES)
+@pytest.mark.parametrize("workload", WORKLOADS[:4], ids=lambda workload: workload.name)
+@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize("optimizer", RULES)
 def test_every_contender_that_is_here_computes_the_same(workload, optimizer, name, dtype):
     """`torch.compile` is torch's own steps, and takes half a minute to say so."""
     if name == "torch.compile":
         pytest.skip("too slow; `python -m fastbp bench --full` checks it")
-    if name == "fastbp numba" and not every_case and (workload is not bench.WORKLOADS[0] or dtype != np.float32):
+    if name == "fastbp numba" and not every_case and (workload is not WORKLOADS[0] or dtype != np.float32):
         pytest.skip("compiles for seconds; `python -m fastbp bench` checks it")
     if name == "fastbp":
         need_extension()
-    problem = bench.Problem(replace(workload, optimizer=optimizer), dtype)
+    problem = Problem(replace(workload, optimizer=optimizer), dtype)
     try:
-        contender = bench.CONTENDERS[name](problem)
+        contender = CONTENDERS[name](problem)
     except (ImportError, NotImplementedError) as error:
         pytest.skip(str(error))
-    assert bench.check(problem, contender) < 1e-2
+    assert measure.check(problem, contender) < 1e-2
 
 
 def test_a_contender_that_computes_something_else_is_not_timed():
-    problem = bench.Problem(bench.WORKLOADS[1])
-    honest = bench.numpy_by_hand(problem)
+    problem = Problem(WORKLOADS[1])
+    honest = numpy_by_hand(problem)
     lazy = honest._replace(run=lambda steps: honest.run(steps - 1))
     with pytest.raises(ArithmeticError, match="weights are off by"):
-        bench.check(problem, lazy)
+        measure.check(problem, lazy)
 
 
 def test_a_contender_that_is_missing_is_left_out_with_a_line(monkeypatch):
     def missing(problem):
         raise ImportError("no such package")
 
-    monkeypatch.setitem(bench.CONTENDERS, "torch", missing)
-    monkeypatch.setattr(bench, "CALL_SECONDS", 1e-4)
+    monkeypatch.setitem(CONTENDERS, "torch", missing)
+    monkeypatch.setattr(measure, "CALL_SECONDS", 1e-4)
     lines = []
-    times = bench.measure(bench.Problem(bench.WORKLOADS[0]), ("numpy", "torch"), 2, lines.append)
+    times = measure.measure(Problem(WORKLOADS[0]), ("numpy", "torch"), 2, lines.append)
     assert lines == ["  torch skipped: no such package"]
     assert set(times) == {"numpy"} and len(times["numpy"]) == 2 and min(times["numpy"]) > 0
 
 
 def test_every_contender_has_a_label_and_a_mark_of_its_own():
-    assert ["fastbp", *BESIDE, *PEERS] == list(bench.CONTENDERS)
+    assert ["fastbp", *BESIDE, *PEERS] == list(CONTENDERS)
     assert all(len({peer[k] for peer in PEERS.values()}) == len(PEERS) for k in range(3))
-    assert set(SHOWN) < set(PEERS) and set(bench.QUICK) < set(bench.CONTENDERS)
+    assert set(SHOWN) < set(PEERS) and set(measure.QUICK) < set(CONTENDERS)
 
 
 def test_flops_of_a_workload():
-    assert bench.Workload((7, 5, 3), 10, "relu", "mse", 100).flops == 2 * 2 * 10 * 7 * 5 + 3 * 2 * 10 * 5 * 3
+    assert Workload((7, 5, 3), 10, "relu", "mse", 100).flops == 2 * 2 * 10 * 7 * 5 + 3 * 2 * 10 * 5 * 3
 
 
 # ------------------------------------------------------------------ a record
@@ -176,8 +178,8 @@ def test_the_picture_has_every_cell_and_peer(record, tmp_path):
 def run_bench(monkeypatch):
     """`python -m fastbp bench`, quick, without starting anew on one core."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
-    monkeypatch.setattr(bench, "CALL_SECONDS", 1e-4)
-    monkeypatch.setattr(bench, "bandwidths", lambda: {"L2": 1.0})
+    monkeypatch.setattr(measure, "CALL_SECONDS", 1e-4)
+    monkeypatch.setattr(measure, "bandwidths", lambda: {"L2": 1.0})
     return lambda *arguments: command.main(["bench", *map(str, arguments)])
 
 
@@ -188,7 +190,7 @@ def test_the_command_measures_writes_reads_and_compares(run_bench, tmp_path, cap
     chosen = ("--cells", "0,1", "--contenders", "numpy", "--rounds", 1, "--dtype", "float64")
     assert run_bench(*chosen, "--json", saved) == 0
     record = Record.load(str(saved))
-    assert [c.name for c in record.cells] == [w.name for w in bench.WORKLOADS[:2]]
+    assert [c.name for c in record.cells] == [w.name for w in WORKLOADS[:2]]
     assert all(set(c.best) == {"fastbp", "numpy"} and c.dtype == "float64" and c.peak > 0 for c in record.cells)
     assert record.machine["isa"] == isa and record.machine["numpy"] == np.__version__ and record.rounds == 1
     out = capsys.readouterr().out

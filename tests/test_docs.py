@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_examples import ROOT, fenced_blocks, run_document
 
-from fastbp.explain import flops
+from fastbp.inspection.explain import flops
 
 DOCS = ROOT / "docs"
 PAGES = {name: (DOCS / name).read_text() for name in ("backpropagation.md", "backpropagation.zh.md")}

@@ -15,8 +15,8 @@ from tolerance import assert_close, tolerance
 
 import fastbp
 from fastbp import activations, losses
+from fastbp.backends.plan import make_plan
 from fastbp.order import epoch_order
-from fastbp.plan import make_plan
 from fastbp.rows import ANY
 
 # ------------------------------------------------------------------ the textbook: float64, plain formulas

@@ -7,8 +7,8 @@ from test_ulp import VECTOR_BYTES
 
 import fastbp
 from fastbp import SGD, backends
-from fastbp.explain import explain
-from fastbp.plan import make_plan, program
+from fastbp.backends.plan import make_plan, program
+from fastbp.inspection.explain import explain
 
 
 def explained(net, batch_size, loss="mse", optimizer=None):
@@ -24,7 +24,7 @@ def families(sizes, batch_size, dtype=np.float32):
 
 
 def test_each_rule_and_its_other_side(isa, dtype):
-    """Who changes a rule in C++ finds its words in `FAMILIES` of fastbp/backends/compiled.py, and its numbers here."""
+    """Who changes a rule in C++ finds its words in `FAMILIES` of fastbp/backends/cython.py, and its numbers here."""
     assert families((8, 8, 4), 100, dtype) == ["tiny", "tiny"]
     assert families((9, 8, 4), 100, dtype) == ["direct", "narrow"]
     assert families((8, 9, 4), 100, dtype) == ["direct", "narrow"]
@@ -39,7 +39,7 @@ def test_each_rule_and_its_other_side(isa, dtype):
 
 def test_every_family_has_a_name_and_a_reason():
     need_extension()
-    from fastbp.backends.compiled import FAMILIES
+    from fastbp.backends.cython import FAMILIES
 
     seen = {name for sizes in ((8, 4), (99, 4), (99, 99)) for rows in (1, 2, 25) for name in families(sizes, rows)}
     assert seen == {family.name for family in FAMILIES}

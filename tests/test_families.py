@@ -1,4 +1,4 @@
-"""Each family of kernels by name (`Family` in src/engine.hpp, and TINY), on shapes that its rules give to it.
+"""Each family of kernels by name (`Family` in src/kernels.hpp, and TINY), on shapes that its rules give to it.
 
 Against the reference, and against DIRECT: with zeros around it a network goes to that family, and nothing else changes.
 """
@@ -15,7 +15,7 @@ from test_equivalence import PATHS, check_case
 from tolerance import assert_close
 
 import fastbp
-from fastbp.plan import make_plan
+from fastbp.backends.plan import make_plan
 
 
 def constant(file, name):
@@ -24,7 +24,7 @@ def constant(file, name):
     return int(value)
 
 
-TINY_WIDTH, NARROW_OUTPUTS = (constant("engine.hpp", name) for name in ("TINY_WIDTH", "NARROW_OUTPUTS"))
+TINY_WIDTH, NARROW_OUTPUTS = (constant("kernels.hpp", name) for name in ("TINY_WIDTH", "NARROW_OUTPUTS"))
 FEW_ROWS, FEW_VECTORS = (constant("train.cpp", name) for name in ("FEW_ROWS", "FEW_OUTPUTS_IN_VECTORS"))
 
 

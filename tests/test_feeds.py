@@ -15,7 +15,9 @@ from conftest import every_case
 from test_process import python
 
 import fastbp
-from fastbp import data, feeds
+from fastbp.data import samples
+from fastbp.data.classes import class_weights, names_classes, validation_rows
+from fastbp.training import feeds
 
 rng = np.random.default_rng(5)
 N, N_IN, N_OUT = 53, 6, 3
@@ -50,7 +52,7 @@ def csr(array):
 @pytest.fixture(params=["copied", "block by block"])
 def picking(request, monkeypatch):
     if request.param == "block by block":
-        monkeypatch.setattr(data, "COPIED_BYTES", 0)
+        monkeypatch.setattr(samples, "COPIED_BYTES", 0)
         monkeypatch.setattr(feeds, "_BLOCK_BYTES", 500)  # a few batches
 
 
@@ -59,7 +61,7 @@ def test_a_split_trains_on_some_rows_and_measures_the_others(backend, picking, s
     options = RUN | {"batch_size": 8, "epochs": 3, "shuffle": shuffle}
     net = build(backend)
     history = net.fit(X, LABELS, validation_split=0.3, sample_weight=WEIGHT, **options)
-    kept = data.validation_rows(N, 0.3, LABELS, seed=3)
+    kept = validation_rows(N, 0.3, LABELS, seed=3)
     twin = build(backend)
     same = twin.fit(X[~kept], LABELS[~kept], sample_weight=WEIGHT[~kept],
                     validation_data=(X[kept], LABELS[kept], WEIGHT[kept]), **options)  # fmt: skip
@@ -69,7 +71,7 @@ def test_a_split_trains_on_some_rows_and_measures_the_others(backend, picking, s
 
 
 def test_rows_that_are_kept_reach_nothing_in_training(backend, picking):
-    kept = data.validation_rows(N, 0.3, LABELS, seed=3)
+    kept = validation_rows(N, 0.3, LABELS, seed=3)
     spoilt = np.where(kept[:, None], np.float32(1e6), X)
     nets = [build(backend) for _ in range(2)]
     for net, x in zip(nets, (X, spoilt)):
@@ -88,17 +90,17 @@ def test_a_split_in_pieces_is_the_split_in_one(backend, picking):
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.25, 0.5, 0.8, 0.99])
 def test_a_split_takes_its_share_of_each_class(share):
     kinds = np.repeat([0, 1, 2, 7], [400, 90, 9, 1])
-    kept = data.validation_rows(500, share, kinds, seed=11)
+    kept = validation_rows(500, share, kinds, seed=11)
     assert kept.sum() == round(500 * share)
     for kind in (0, 1, 2, 7):
         assert abs(kept[kinds == kind].sum() - share * (kinds == kind).sum()) <= 1
-    assert np.array_equal(kept, data.validation_rows(500, share, kinds, seed=11))
-    assert not np.array_equal(kept, data.validation_rows(500, share, kinds, seed=12))
+    assert np.array_equal(kept, validation_rows(500, share, kinds, seed=11))
+    assert not np.array_equal(kept, validation_rows(500, share, kinds, seed=12))
 
 
 @pytest.mark.parametrize("n, share", [(2, 0.01), (2, 0.99), (3, 0.5), (101, 0.5)])
 def test_a_split_leaves_rows_on_both_sides(n, share):
-    kept = data.validation_rows(n, share, None, seed=0)
+    kept = validation_rows(n, share, None, seed=0)
     assert 1 <= kept.sum() <= n - 1 and abs(kept.sum() - n * share) <= 1
 
 
@@ -107,19 +109,19 @@ def test_a_split_is_the_same_in_every_version():
     kinds = np.arange(20) % 3
     for given, seed, kept in ((None, 7, [0, 4, 5, 8, 14]), (kinds, 7, [0, 8, 10, 14, 15]),
                               (None, 2**64 - 1, [1, 7, 9, 14, 18])):  # fmt: skip
-        assert np.flatnonzero(data.validation_rows(20, 0.25, given, seed)).tolist() == kept
+        assert np.flatnonzero(validation_rows(20, 0.25, given, seed)).tolist() == kept
 
 
 def test_a_split_of_numbers_is_a_plain_draw():
     """0.25 of the rows over many seeds: each as often."""
-    often = sum(data.validation_rows(40, 0.25, None, seed).astype(int) for seed in range(400))
+    often = sum(validation_rows(40, 0.25, None, seed).astype(int) for seed in range(400))
     assert often.min() > 60 and often.max() < 140  # 100 wanted; 9 is a standard deviation
-    assert not data.names_classes(Y, labels=False) and not data.names_classes(Y[:, :1], labels=False)
+    assert not names_classes(Y, labels=False) and not names_classes(Y[:, :1], labels=False)
 
 
 def test_a_column_of_two_values_names_classes():
     y = (np.arange(60) % 6 == 0).astype(np.float32)[:, None]
-    assert data.names_classes(y, labels=False) and data.names_classes(2 * y - 1, labels=False)
+    assert names_classes(y, labels=False) and names_classes(2 * y - 1, labels=False)
     history = build(sizes=(2, 1)).fit(rng.normal(size=(60, 2)), y, loss="binary_cross_entropy", epochs=1,
                                       validation_split=0.5, metrics=[lambda t, a: t.sum()])  # fmt: skip
     assert history.columns["val_<lambda>"][0] == 5
@@ -141,7 +143,7 @@ def test_a_class_weight_is_a_sample_weight(backend):
 def test_balanced_is_as_in_scikit_learn():
     peer = pytest.importorskip("sklearn.utils.class_weight")
     labels = np.array([0, 0, 0, 3, 3, 1])
-    found = data.class_weights("balanced", labels, 4)
+    found = class_weights("balanced", labels, 4)
     assert np.allclose(found, peer.compute_sample_weight("balanced", labels), rtol=1e-15)
 
 
@@ -153,7 +155,7 @@ def test_classes_are_weighed_where_targets_are_columns(backend):
 
 
 def test_a_balanced_weight_counts_rows_that_are_trained_on_and_spares_validation(backend):
-    kept = data.validation_rows(N, 0.4, LABELS, seed=3)
+    kept = validation_rows(N, 0.4, LABELS, seed=3)
     net, twin = build(backend), build(backend)
     history = net.fit(X, LABELS, epochs=2, class_weight="balanced", validation_split=0.4, **RUN)
     same = twin.fit(X[~kept], LABELS[~kept], epochs=2, class_weight="balanced",
@@ -583,7 +585,7 @@ def test_batches_kept_for_a_replay_are_few(backend, nonfinite, chunk, monkeypatc
     """Most of their bytes are those of targets and weights. Where nothing is replayed they are those of one chunk."""
     monkeypatch.setattr(feeds, "_KEPT_BYTES", 500_000 if chunk else 1 << 26)
     monkeypatch.setattr(feeds, "CHUNK_SECONDS", chunk)
-    monkeypatch.setattr("fastbp.training.SNAPSHOT_SECONDS", 1e9)
+    monkeypatch.setattr("fastbp.training.run.SNAPSHOT_SECONDS", 1e9)
     batch = np.ones((1000, 1), np.float32), np.zeros(1000, np.int64), np.ones(1000)  # 20,000 bytes
     net, options = build(backend, sizes=(1, 2, 2)), RUN | {"nonfinite": nonfinite}
     net.fit(iter([batch]), steps=1, **options)  # makes what stays

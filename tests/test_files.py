@@ -180,7 +180,7 @@ def test_a_loaded_network_is_as_good_as_any(path):
     ids=repr,
 )  # fmt: skip
 def test_whatever_the_training_state_holds_is_saved(value, path, monkeypatch):
-    state = fastbp.training.TrainingState
+    state = fastbp.training.state.TrainingState
     to_dict, from_dict = state.to_dict, state.from_dict.__func__
 
     def restored(cls, spec, saved):

@@ -19,7 +19,8 @@ from tolerance import assert_close
 
 import fastbp
 from fastbp import losses as L
-from fastbp import plan, rows
+from fastbp import rows
+from fastbp.backends import plan
 
 PLAIN = [name for name, row in L.TABLE.items() if not row.statistic]  # they take weights of outputs
 RATE = fastbp.SGD(lr=0.01)

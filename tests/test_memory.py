@@ -9,7 +9,8 @@ from conftest import every_case, frozen, need_extension
 from test_process import python
 
 import fastbp
-from fastbp import SGD, backends, plan
+from fastbp import SGD, backends
+from fastbp.backends import plan
 from fastbp.spec import aligned_zeros
 
 RULE = SGD(lr=0.01, momentum=0.9)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp import SGD, NonFiniteError, training
+from fastbp import SGD, NonFiniteError
 from fastbp.schedules import ReduceOnPlateau
+from fastbp.training import run as training
 
 N = 11
 RNG = np.random.default_rng(3)
@@ -120,9 +121,9 @@ CHUNKS = [(0.0, 1e9), (1e-5, 1e9), (1e-5, 0.0), (1e9, 1e9), (1e-4, 1e-3)]  # CHU
 
 
 def cut_into(monkeypatch, chunk, snapshot):
-    monkeypatch.setattr(fastbp.training, "CHUNK_SECONDS", chunk)
-    monkeypatch.setattr(fastbp.training, "SNAPSHOT_SECONDS", snapshot)
-    monkeypatch.setattr(fastbp.training, "_FIRST_CHUNK_STEPS", 3)
+    monkeypatch.setattr(training, "CHUNK_SECONDS", chunk)
+    monkeypatch.setattr(training, "SNAPSHOT_SECONDS", snapshot)
+    monkeypatch.setattr(training, "_FIRST_CHUNK_STEPS", 3)
 
 
 @pytest.mark.parametrize("chunk, snapshot", CHUNKS)

@@ -512,7 +512,7 @@ def calls_what_refuses(z):
 
 @numba_only
 def test_functions_that_may_raise_are_told_from_others():
-    from fastbp.backends.lanes import _raises
+    from fastbp.backends.numba.lanes import _raises
 
     called = calls_what_refuses
     assert _raises(refuses, set()) and _raises(called, set()) and _raises(lambda z: called(z), set())
@@ -563,7 +563,7 @@ WITHOUT = """
         except RuntimeError as error:
             print(error)
     fastbp.MLP((2, 3, 1), seed=1).compile()
-    print("numba" in str(fastbp.config.config()["backend numba"]))
+    print("numba" in str(fastbp.backends.config.config()["backend numba"]))
 """
 
 
@@ -592,7 +592,7 @@ def test_words_are_within_4_ulps(word, dtype):
     """Of what long double gives; `make ulp` measures the same series in C++ over all floats."""
     from numba import typeof
 
-    from fastbp.backends import cache
+    from fastbp.backends.numba import cache
 
     n = 64 // dtype.itemsize
     text = f"def f(x, y):\n    for k in range(0, len(x), {n}):\n        store(y, k, {word}(load(x, k, {n})))\n"
@@ -618,7 +618,7 @@ def test_words_are_within_4_ulps(word, dtype):
 def test_the_words_of_several_numbers_are_numpys_also_of_nan(dtype):
     from numba import typeof
 
-    from fastbp.backends import cache
+    from fastbp.backends.numba import cache
 
     every = np.array([np.nan, -np.inf, np.inf, 0.0, 1.0, -1.0, 1e-3, 2.5], dtype)
     x, y = (np.ascontiguousarray(grid.ravel()) for grid in np.meshgrid(every, every))
@@ -635,12 +635,14 @@ def test_the_words_of_several_numbers_are_numpys_also_of_nan(dtype):
 
 @numba_only
 def test_the_order_of_rows_is_philoxs():
-    from fastbp.backends import jit
+    from fastbp.backends.numba import program as jit
+    from fastbp.backends.plan import make_plan
     from fastbp.order import epoch_order
 
     for seed, epoch, n in ((0, 0, 1), (2**64 - 1, 3, 2), (7, 2**40, 100), (12345, 1, 1000)):
         order = np.zeros(n, np.int64)
-        program = fastbp.plan.program(fastbp.plan.make_plan(fastbp.MLP((1, 1))._spec, 1, backend="numba"), np.zeros(64))
+        plan = make_plan(fastbp.MLP((1, 1))._spec, 1, backend="numba")
+        program = backends.program("numba")(plan, np.zeros(64))
         program._call(jit._ORDER, "fill", np.uint64(seed), epoch, n, order)
         assert np.array_equal(order, epoch_order(seed, epoch, n))
 
@@ -652,7 +654,7 @@ TRAIN = """
     X = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
     net = fastbp.MLP((2, 3, 1), activation="tanh", seed=1, backend="numba")
     net.fit(X, X[:, 0], steps=10, batch_size=4)
-    from fastbp.backends import jit
+    from fastbp.backends.numba import program as jit
     kept = [f._cache_hits for f in net._programs._idle.popitem()[1][0]._functions.values() if hasattr(f, "_cache_hits")]
     print(sum(sum(hits.values()) for hits in kept), net.flatten().tobytes().hex())
 """
@@ -685,7 +687,7 @@ def test_compiled_code_is_kept_in_a_private_folder_and_garbage_is_compiled_again
 @numba_only
 @pytest.mark.parametrize("base", ["", "caches", "./caches"])
 def test_the_working_directory_holds_no_cache(base, tmp_path, monkeypatch):
-    from fastbp.backends import cache
+    from fastbp.backends.numba import cache
 
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -697,7 +699,7 @@ def test_the_working_directory_holds_no_cache(base, tmp_path, monkeypatch):
 
 @numba_only
 def test_a_folder_is_private_or_is_none(tmp_path, monkeypatch):
-    from fastbp.backends import cache
+    from fastbp.backends.numba import cache
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = tmp_path / "fastbp"
@@ -717,7 +719,7 @@ def test_a_folder_is_private_or_is_none(tmp_path, monkeypatch):
 
 @numba_only
 def test_of_many_files_in_the_cache_the_oldest_give_way(tmp_path, monkeypatch):
-    from fastbp.backends import cache
+    from fastbp.backends.numba import cache
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cache, "_MOST_FILES", 3)
@@ -792,7 +794,7 @@ PLAIN = """
         for net in nets:
             net.fit(np.ones((4, 3)), np.ones((4, 5)), steps=5, loss=square)
         print(np.abs(nets[0].flatten() - nets[1].flatten()).max())
-    import fastbp.backends.jit as jit   # data that are cast piece by piece
+    from fastbp.backends.numba import program as jit   # data that are cast piece by piece
     jit._STAGED_ELEMENTS = 600
     X = rng.normal(size=(500, 3))
     for batch in (7, 32, 3):
@@ -813,7 +815,7 @@ def test_with_numba_disabled_the_same_text_runs_in_python_on_many_shapes():
 
 EDGES = """
     import numpy as np, fastbp
-    import fastbp.backends.jit as jit
+    from fastbp.backends.numba import program as jit
 
     rng = np.random.default_rng(1)
     X, y = rng.normal(size=(9, 2)), rng.normal(size=(9, 3))
@@ -954,11 +956,11 @@ def test_compile_with_a_name_stays_with_it(name):
 
 @numba_only
 def test_compile_without_a_name_takes_the_faster(monkeypatch):
-    from fastbp import choose
+    from fastbp.backends import fastest
 
     need("cython")
     seconds = {"cython": 1e-3, "numba": 2e-3}
-    monkeypatch.setattr(choose, "_seconds", lambda candidate, steps: steps * seconds[candidate.backend])
+    monkeypatch.setattr(fastest, "_seconds", lambda candidate, steps: steps * seconds[candidate.backend])
     for faster, slower in (("cython", "numba"), ("numba", "cython")):
         seconds[faster], seconds[slower] = 1e-3, 2e-3
         net = fastbp.MLP((3, 4, 2), activation=softsign_of_mine, seed=1)
@@ -989,7 +991,7 @@ def test_explain_tells_the_family(capsys):
 
 def test_an_order_that_was_filled_as_a_signal_came_is_filled_again(monkeypatch):
     """Data of another dtype and more elements than are cast at once; the order of their rows is kept for an epoch."""
-    from fastbp.backends import jit
+    from fastbp.backends.numba import program as jit
 
     rows = np.random.default_rng(0).normal(size=(1100, 1000))
     targets, run = rows[:, :1].copy(), {"batch_size": 550, "epochs": 1, "optimizer": fastbp.SGD(0.5)}

@@ -15,7 +15,7 @@ from tolerance import assert_close
 
 import fastbp
 from fastbp import optimizers, order, schedules
-from fastbp.plan import make_plan
+from fastbp.backends.plan import make_plan
 
 
 @pytest.fixture

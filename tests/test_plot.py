@@ -11,7 +11,7 @@ import pytest
 
 import fastbp
 from fastbp import plot
-from fastbp.figures import PEERS, Cell, Record
+from fastbp.bench.figures import PEERS, Cell, Record
 from fastbp.history import History
 
 ROOT = Path(__file__).resolve().parents[1]

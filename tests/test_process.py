@@ -7,6 +7,7 @@ import contextlib
 import copy
 import dis
 import importlib.metadata
+import importlib.util
 import os
 import pickle
 import signal
@@ -95,6 +96,24 @@ def test_import_loads_nothing_heavy():
     assert loaded <= small, f"import fastbp also loads {sorted(loaded - small)}"
 
 
+def test_what_a_plain_run_does_without_is_loaded_on_first_use():
+    later = ("own metrics ops plot callbacks gradients inspection bench rows.slopes data.batches training.watch "
+             "training.feeds training.lbfgs backends.fastest backends.numba")  # fmt: skip
+    out = python("""
+        import sys
+        import numpy as np, fastbp
+        X = np.ones((8, 3))
+        net = fastbp.MLP((3, 2), seed=0)
+        net.fit(X, X[:, :2], epochs=2)
+        net.predict(X)
+        print(*sys.modules)
+    """)
+    assert "fastbp.training.run" in out.split()
+    for name in later.split():
+        assert importlib.util.find_spec(f"fastbp.{name}") is not None
+        assert f"fastbp.{name}" not in out.split()
+
+
 def test_import_prints_and_warns_nothing():
     assert python("import fastbp", flags=("-W", "error", "-b")) == ""
 
@@ -154,7 +173,7 @@ def test_a_number_of_threads_in_the_environment_is_taken_without_a_word(value):
 def test_threads_come_from_the_argument_then_the_environment_then_the_cpus():
     out = python("""
         import os
-        from fastbp import threads
+        from fastbp.backends import threads
         cpus = len(os.sched_getaffinity(0))
         print(threads.requested() == cpus, threads.requested(1) == 1, threads.requested(10**6) == cpus)
         os.environ["OMP_NUM_THREADS"] = "1"
@@ -266,9 +285,10 @@ def test_show_config_tells_versions_threads_and_backends(capsys):
 
 def test_show_config_tells_which_backend_is_used(monkeypatch):
     with fastbp.backend("reference"):
-        assert fastbp.config.config()["backend used"] == "reference"
+        assert fastbp.backends.config.config()["backend used"] == "reference"
     monkeypatch.setenv("FASTBP_BACKEND", "nonsense")
-    assert fastbp.config.config()["backend used"].startswith("none: backend 'nonsense': no such backend; there is: ")
+    used = fastbp.backends.config.config()["backend used"]
+    assert used.startswith("none: backend 'nonsense': no such backend; there is: ")
 
 
 # ------------------------------------------------------------------ the floating-point unit
@@ -690,7 +710,7 @@ def test_a_signal_comes_before_all_that_is_assigned_or_after_it():
     out = python("""
         import signal, time
         import numpy as np
-        from fastbp.backends import assign
+        from fastbp.backends.protocol import assign
 
         places = list(np.zeros((100_000, 2), np.int64))
         def run(k):

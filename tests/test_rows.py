@@ -2,6 +2,7 @@
 
 import ast
 import itertools
+import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +93,8 @@ def test_z_is_kept_only_where_the_derivative_names_it():
 
 
 def test_rendered_header_is_fresh():
-    text = rows.render_cpp(activations.TABLE.values(), losses.TABLE.values(), optimizers.TABLE.values())
+    render_cpp = runpy.run_path(str(ROOT / "tools" / "rows.py"))["render_cpp"]
+    text = render_cpp(activations.TABLE.values(), losses.TABLE.values(), optimizers.TABLE.values())
     header = (ROOT / "src/kernels/rows_generated.hpp").read_bytes()
     assert header == text.encode(), "run `make rows`"
 
@@ -110,7 +112,7 @@ def test_the_digest_tells_tables_apart_and_passes_over_pinned_values():
 @pytest.mark.parametrize("stale", [0, None], ids=["from other tables", "from before digests"])
 def test_a_compiled_module_of_other_tables_is_refused(monkeypatch, stale):
     need_extension()
-    monkeypatch.delitem(sys.modules, "fastbp.backends.compiled", raising=False)
+    monkeypatch.delitem(sys.modules, "fastbp.backends.cython", raising=False)
     engine = backends.engine()
     monkeypatch.delattr(engine, "ROWS") if stale is None else monkeypatch.setattr(engine, "ROWS", stale)
     net = fastbp.MLP((2, 1), seed=0)

@@ -117,7 +117,7 @@ def test_where_nothing_waits_an_epochs_end_does_not_enter_python(backend, monkey
         net.fit(X, LABELS, epochs=20, **RUN | options)
         return next(count)
 
-    monkeypatch.setattr("fastbp.training.CHUNK_SECONDS", 100)
+    monkeypatch.setattr("fastbp.training.run.CHUNK_SECONDS", 100)
     assert calls() == calls(callbacks=[fastbp.TimeLimit(100)]) == calls(verbose=20) == 1
     assert calls(validation_data=VALIDATION) == calls(callbacks=[Recorder()]) == calls(verbose=1) == 20
     assert calls(verbose=10) == 2
@@ -665,8 +665,8 @@ def second_by_second(monkeypatch):
     """A step takes a second, whatever else may take time, and the run comes back after each: the network's clock."""
     clock = types.SimpleNamespace(monotonic=lambda: clock.now(), now=None)
     monkeypatch.setattr(callbacks, "time", clock)
-    monkeypatch.setattr("fastbp.training._FIRST_CHUNK_STEPS", 1)
-    monkeypatch.setattr("fastbp.training.CHUNK_SECONDS", 0)
+    monkeypatch.setattr("fastbp.training.run._FIRST_CHUNK_STEPS", 1)
+    monkeypatch.setattr("fastbp.training.run.CHUNK_SECONDS", 0)
     return clock
 
 

@@ -19,7 +19,8 @@ from tolerance import assert_close
 
 import fastbp
 from fastbp import SGD
-from fastbp.plan import Plan, Programs, make_plan
+from fastbp.backends.plan import Programs, make_plan
+from fastbp.backends.protocol import Plan
 
 N = 29
 RNG = np.random.default_rng(11)
@@ -128,9 +129,9 @@ def test_chunks_do_not_show(backend, dtype, family, monkeypatch):
     """Python is entered again after every few steps; nothing depends on how many."""
     nets = []
     for seconds, steps in ((1e9, 10**9), (0.0, 1), (1e-4, 3)):
-        monkeypatch.setattr(fastbp.training, "CHUNK_SECONDS", seconds)
-        monkeypatch.setattr(fastbp.training, "_FIRST_CHUNK_STEPS", steps)
-        monkeypatch.setattr(fastbp.training, "SNAPSHOT_SECONDS", seconds)
+        monkeypatch.setattr(fastbp.training.run, "CHUNK_SECONDS", seconds)
+        monkeypatch.setattr(fastbp.training.run, "_FIRST_CHUNK_STEPS", steps)
+        monkeypatch.setattr(fastbp.training.run, "SNAPSHOT_SECONDS", seconds)
         net = build(backend, dtype, family)
         history = net.fit(*data(family), batch_size=4, epochs=12, optimizer=RULE)
         more = net.fit(*data(family), batch_size=4, steps=8, optimizer=RULE)
@@ -264,7 +265,7 @@ def test_a_plan_that_differs_in_any_field_has_programs_of_its_own():
         "plain": not first.plain, "fused": not first.fused, "n_threads": 2, "gated": not first.gated,
     }  # fmt: skip
     assert others.keys() == {field.name for field in dataclasses.fields(Plan)}
-    with mock.patch("fastbp.plan.program", lambda plan, params: mock.Mock(plan=plan)):
+    with mock.patch("fastbp.backends.plan.program", lambda plan, params: mock.Mock(plan=plan)):
         for name, other in others.items():
             pool, second = Programs(np.zeros(1)), dataclasses.replace(first, **{name: other})
             programs = [pool.take(plan) for plan in (first, second)]

@@ -17,7 +17,9 @@ from test_optimizers import AROUND
 from test_process import python
 
 import fastbp
-from fastbp import SGD, backends, bench, threads
+from fastbp import SGD, backends
+from fastbp.backends import threads
+from fastbp.bench.contenders import WORKLOADS, Problem
 
 pytestmark = pytest.mark.skipif(backends.missing("cython") is not None, reason="threads are the engine's")
 COUNTS = (2, 3, 4, 7)
@@ -55,9 +57,9 @@ def everything(problem, steps):
     return [array.tobytes() for array in out]
 
 
-@pytest.mark.parametrize("workload", bench.WORKLOADS, ids=lambda workload: workload.name)
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
 def test_each_cell_gives_the_same_bits_whatever_the_number_of_threads(workload, dtype, forced):
-    problem, steps = bench.Problem(workload, dtype.name), 4 if workload.flops < 1e9 else 1
+    problem, steps = Problem(workload, dtype.name), 4 if workload.flops < 1e9 else 1
     forced(1)
     alone = everything(problem, steps)
     for count in COUNTS:
@@ -197,7 +199,7 @@ def test_a_process_has_the_cpus_that_it_is_held_to(monkeypatch):
     out = python("""
         import os
         os.sched_setaffinity(0, [max(os.sched_getaffinity(0))])
-        from fastbp import threads
+        from fastbp.backends import threads
         print(threads.available_cpus(), threads.requested(5))
     """)
     assert out == "1 1\n"
@@ -436,7 +438,7 @@ def test_threadpoolctl_sees_the_pool_and_its_limit_holds():
         import threadpoolctl
         def shown():
             return [info["num_threads"] for info in threadpoolctl.threadpool_info() if info["user_api"] == "fastbp"]
-        cpus = fastbp.threads.available_cpus()
+        cpus = fastbp.backends.threads.available_cpus()
         print(shown() == [cpus])
         net = fastbp.MLP((100, 200, 10), seed=0)
         with threadpoolctl.threadpool_limits(1):

@@ -16,7 +16,7 @@ from tolerance import assert_close
 
 import fastbp
 from fastbp import SGD, activations, losses
-from fastbp.formulas import GAP, Equation, Html, Latex, Text, Writer, grid, names
+from fastbp.inspection.formulas import GAP, Equation, Html, Latex, Text, Writer, grid, names
 from fastbp.rows import VOCABULARY, Activation, Loss, function
 
 RULES = [

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastbp.backends import DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, Family, LayerPlan, Trained, assign
+from fastbp.backends.protocol import DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, Family, LayerPlan, Trained, assign
 from fastbp.order import dropout_scales, epoch_order
 from fastbp.rows import function
 
 if TYPE_CHECKING:
-    from fastbp.plan import Plan
+    from fastbp.backends.protocol import Plan
 
 
 def _like(value, array):
@@ -57,7 +57,7 @@ _quiet = np.errstate(all="ignore")  # overflow is looked for, not warned about
 
 
 class Program:
-    """See `fastbp.backends.Program`."""
+    """See `fastbp.backends.protocol.Program`."""
 
     def __init__(self, plan: Plan, params: np.ndarray) -> None:
         self.plan = plan
@@ -65,10 +65,10 @@ class Program:
 
     @_quiet
     def train(
-        self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, rule, stop_on_loss,
+        self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, update, stop_on_loss,
         stop_on_params,
     ) -> Trained:  # fmt: skip
-        n, loss, epochs, phase = len(X), 0.0, 0, rule.phase
+        n, loss, epochs, phase = len(X), 0.0, 0, update.phase
         order, order_epoch = None, None
         for k in range(steps):
             epoch, start = map(int, place)
@@ -84,16 +84,16 @@ class Program:
             if stop_on_loss and not np.isfinite(loss):
                 return Trained(k, LOSS_NOT_FINITE, epochs, loss)
             gradients = self._gradients()
-            if rule.accumulate > 1:
-                sums = self.plan.spec.views(rule.accumulated)
+            if update.accumulate > 1:
+                sums = self.plan.spec.views(update.accumulated)
                 gradients = [g + before if phase else g for g, before in zip(gradients, sums)]
-            phase = (phase + 1) % rule.accumulate
-            moved = self._waited(gradients, rule) if phase else self._stepped(gradients, rule, k)
+            phase = (phase + 1) % update.accumulate
+            moved = self._waited(gradients, update) if phase else self._stepped(gradients, update, k)
             begun, coming = partial + (loss * (stop - start), stop - start), (epoch, stop)
             if stop == n:
                 losses[epochs] = begun[0] / begun[1]
                 begun, coming, epochs = (0, 0), (epoch + 1, 0), epochs + 1
-            assign([self.params, *rule.buffers, count, place, partial], [*moved, count + 1, coming, begun])
+            assign([self.params, *update.buffers, count, place, partial], [*moved, count + 1, coming, begun])
             if stop_on_params and not self.finite():
                 return Trained(k + 1, PARAMS_NOT_FINITE, epochs, loss)
         return Trained(steps, DONE, epochs, loss)
@@ -154,15 +154,15 @@ class Program:
             view[...] = view + gradient if accumulate else gradient
 
     @_quiet
-    def update(self, grads, rule, count) -> None:
-        moved = self._stepped(self.plan.spec.views(grads), rule, 0)
-        assign([self.params, *rule.buffers, count], [*moved, count + 1])
+    def update(self, grads, update, count) -> None:
+        moved = self._stepped(self.plan.spec.views(grads), update, 0)
+        assign([self.params, *update.buffers, count], [*moved, count + 1])
 
     @_quiet
-    def backward_update(self, grad_output, grad_input, rule, count) -> None:
+    def backward_update(self, grad_output, grad_input, update, count) -> None:
         self.grad_output = grad_output.astype(self.plan.spec.dtype)
-        moved = self._stepped(self._gradients(grad_input), rule, 0)
-        assign([self.params, *rule.buffers, count], [*moved, count + 1])
+        moved = self._stepped(self._gradients(grad_input), update, 0)
+        assign([self.params, *update.buffers, count], [*moved, count + 1])
 
     def finite(self) -> bool:
         return all(np.isfinite(view).all() for view in self.plan.spec.views(self.params))
@@ -174,7 +174,7 @@ class Program:
     workspace_bytes = 0
     sharing = "1, but for what NumPy does by itself"
 
-    def train_step_again(self, x, y, loss, optimizer, state, lock, forced) -> None:
+    def train_step_again(self, x, y, loss, optimizer, rule, state, lock, forced) -> None:
         return None
 
     def predict_again(self, idle, forced) -> None:
@@ -202,48 +202,49 @@ class Program:
             grad_input[...] = g
         return gradients[::-1]
 
-    def _waited(self, gradients, rule) -> list[np.ndarray]:
+    def _waited(self, gradients, update) -> list[np.ndarray]:
         """Parameters and the rule's buffers after a batch whose gradients are only kept: for `assign`."""
-        sums = rule.accumulated.copy()
+        sums = update.accumulated.copy()
         for view, g in zip(self.plan.spec.views(sums), gradients):
             view[...] = g
-        return [self.params.copy(), *(sums if buffer is rule.accumulated else buffer.copy() for buffer in rule.buffers)]
+        buffers = (sums if buffer is update.accumulated else buffer.copy() for buffer in update.buffers)
+        return [self.params.copy(), *buffers]
 
-    def _stepped(self, gradients, rule, k) -> list[np.ndarray]:
+    def _stepped(self, gradients, update, k) -> list[np.ndarray]:
         """Parameters and the rule's buffers as the optimizer makes them in step k, in new arrays: for `assign`."""
-        spec, row = self.plan.spec, rule.row
+        spec, row = self.plan.spec, update.row
         names = ("p", "g", *row.state)
-        new = [buffer.copy() for buffer in (self.params, *rule.buffers)]
+        new = [buffer.copy() for buffer in (self.params, *update.buffers)]
         views = [spec.views(buffer) for buffer in new]
         of_layer = [(2 * n + b, trains[b]) for n, trains in enumerate(self.plan.trains) for b in range(1 + spec.bias)]
-        scale = spec.dtype.type(self._clipping(gradients, [trained for _, trained in of_layer], rule))
+        scale = spec.dtype.type(self._clipping(gradients, [trained for _, trained in of_layer], update))
         for i, (g, (group, trained)) in enumerate(zip(gradients, of_layer)):
             if not trained:
                 continue
-            group = 0 if len(rule.l1) == 1 else group
+            group = 0 if len(update.l1) == 1 else group
             p = views[0][i]
-            g = np.maximum(np.minimum(g * scale, rule.clip_value), -rule.clip_value)
-            if rule.l1[group]:
-                g = g + spec.dtype.type(rule.l1[group]) * np.sign(p)
+            g = np.maximum(np.minimum(g * scale, update.clip_value), -update.clip_value)
+            if update.l1[group]:
+                g = g + spec.dtype.type(update.l1[group]) * np.sign(p)
             values = dict(zip(names, (p, g, *(view[i] for view in views[1:]))))
-            values |= {name: float(scalar[k]) for name, scalar in zip(row.scalars, rule.scalars[group])}
+            values |= {name: float(scalar[k]) for name, scalar in zip(row.scalars, update.scalars[group])}
             for target, text in row.update_text:
                 values[target] = function(text, tuple(values))(**values)
             for name, view in zip(("p", *row.state), views):
                 view[i][...] = values[name]
-            if p.ndim == 2 and np.isfinite(rule.max_norm):
+            if p.ndim == 2 and np.isfinite(update.max_norm):
                 norm = np.sqrt((p * p).sum(axis=0))
-                bound = rule.max_norm + (norm - norm)  # NaN where the norm overflows: 0 would pass for a right answer
-                p *= np.where(norm > rule.max_norm, bound / norm, 1).astype(p.dtype)
-            if rule.average is not None:
+                bound = update.max_norm + (norm - norm)  # NaN where the norm overflows: 0 would pass for a right answer
+                p *= np.where(norm > update.max_norm, bound / norm, 1).astype(p.dtype)
+            if update.average is not None:
                 mean = views[1 + len(row.state)][i]
-                mean += spec.dtype.type(1 - spec.dtype.type(rule.decay)) * (p - mean)
+                mean += spec.dtype.type(1 - spec.dtype.type(update.decay)) * (p - mean)
         return new
 
-    def _clipping(self, gradients, trained, rule) -> float:
+    def _clipping(self, gradients, trained, update) -> float:
         """What the gradients are multiplied with: the mean over batches, and torch's ``clip_grad_norm_``."""
-        scale = 1 / rule.accumulate
-        if np.isinf(rule.clip_norm):
+        scale = 1 / update.accumulate
+        if np.isinf(update.clip_norm):
             return scale
         norm = np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g, one in zip(gradients, trained) if one))
-        return scale * min(rule.clip_norm / (scale * norm + 1e-6), 1.0) if norm == norm else norm
+        return scale * min(update.clip_norm / (scale * norm + 1e-6), 1.0) if norm == norm else norm

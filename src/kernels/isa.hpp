@@ -5,7 +5,7 @@
 //   FBP_TARGET          what the compiler may use beyond the baseline, or nothing
 // Everything but the table has internal linkage, and no C++ standard header is included: what the linker may merge
 // across files must not have been compiled for a wider ISA.
-#include "../engine.hpp"
+#include "../kernels.hpp"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #if !defined(__clang__)

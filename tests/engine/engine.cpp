@@ -160,17 +160,17 @@ template <class T> double worst_of(const Isa& isa, const Case& c, int activation
   double partial[2] = {0, 0}, losses[STEPS];
   const double scalars[] = {LR, 0, MOMENTUM};   // the decay is 0
   const Run run{c.batch, STEPS, 0, false, true, true, &count, place, partial, losses};
-  Rule rule{};
-  rule.row = optimizer, rule.skip_zeros = optimizer == SGD, rule.l1 = {0};
-  rule.slots[0] = optimizer == SGD ? nullptr : velocity.data();
-  rule.n_scalars = optimizer == SGD ? 1 : 3;
-  for (int s = 0; s < rule.n_scalars; s++) rule.scalars.push_back({reinterpret_cast<const char*>(&scalars[s]), 0});
+  Update update{};
+  update.row = optimizer, update.skip_zeros = optimizer == SGD, update.l1 = {0};
+  update.slots[0] = optimizer == SGD ? nullptr : velocity.data();
+  update.n_scalars = optimizer == SGD ? 1 : 3;
+  for (int s = 0; s < update.n_scalars; s++) update.scalars.push_back({reinterpret_cast<const char*>(&scalars[s]), 0});
   Shape shape{};
   shape.layers = shapes.data(), shape.n_layers = static_cast<int>(shapes.size()), shape.batch = c.batch;
   shape.loss = HALF_SQUARED_ERROR, shape.loss_scale = 1, shape.optimizer = optimizer;
   shape.fused = fused, shape.plain = true, shape.n_threads = n_threads;
   const std::unique_ptr<Program> program(make_program(isa, sizeof(T), shape, params.data()));
-  const Trained trained = program->train({source(X, n, n_in), source(Y, n, n_out), false, nullptr}, run, rule);
+  const Trained trained = program->train({source(X, n, n_in), source(Y, n, n_out), false, nullptr}, run, update);
 
   double loss = 0;
   for (idx step = 0, start = 0; step < STEPS; step++, start = start + c.batch < n ? start + c.batch : 0)

@@ -94,7 +94,7 @@ def main():
         (corpus / f"seed-{k}-network").write_bytes(words + SEPARATOR + data)
     words = ["__metadata__", "sha256", "network", "data_offsets", "dtype", "shape", "layers.0.weight",
              *files._FIELDS, *files._CODES.values(), *files._CODES, *fastbp.activations.TABLE,
-             *trained()._state.to_dict(), *fastbp.training._NO_PLATEAU, "velocity", "accumulated", "average",
+             *trained()._state.to_dict(), *fastbp.training.state._NO_PLATEAU, "velocity", "accumulated", "average",
              "inf", "nan", "tensor", "null", "1e400", "18446744073709551616"]  # fmt: skip
     (FOLDER / "words").write_text("".join(f'"{word}"\n' for word in words))
     options = ["-max_len=4096", "-timeout=1", "-rss_limit_mb=1024", f"-dict={FOLDER / 'words'}",

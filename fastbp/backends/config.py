@@ -1,0 +1,115 @@
+"""What the user forces (backend, ISA), and what `show_config` tells.
+
+Environment variables are read when they are needed, so that import never fails on them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from fastbp import backends
+from fastbp.backends import threads
+from fastbp.spec import choice
+
+_context: ContextVar[str | None] = ContextVar("fastbp_backend", default=None)
+_process: list[str | None] = [None]  # a list of one, so that others can see it change
+
+
+def _known(name: object) -> str:
+    return choice("backend", name, ("auto", *backends.NAMES))
+
+
+def set_backend(name: str) -> None:
+    """Choose the backend for this process.
+
+    The network's own ``backend=`` and ``with fastbp.backend(...)`` come before it, the environment variable
+    ``FASTBP_BACKEND`` after it.
+
+    Parameters
+    ----------
+    name : {"auto", "cython", "reference", "numba"}
+    """
+    _process[0] = _known(name)
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Choose the backend inside a ``with`` block, for this thread or task.
+
+    Parameters
+    ----------
+    name : {"auto", "cython", "reference", "numba"}
+    """
+    token = _context.set(_known(name))
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def requested_backend(own: str) -> str:
+    """The first of: the network's own, the context's, the process's, the environment's; else ``"auto"``."""
+    for name in (own, _context.get(), _process[0], os.environ.get("FASTBP_BACKEND")):
+        if name and name != "auto":
+            return name
+    return "auto"
+
+
+# Where what is forced stands, beside the environment: for calls that are made again, see `protocol.Program`.
+FORCED = (_context, _process)
+
+
+def requested_isa() -> str | None:
+    """The ISA that ``FASTBP_ISA`` forces, or None."""
+    return os.environ.get("FASTBP_ISA") or None
+
+
+def _or_why(find: Callable[[], str]) -> str:
+    """What is found, or why what is forced is not to be had."""
+    try:
+        return find()
+    except RuntimeError as error:
+        return f"none: {error}"
+
+
+def config() -> dict[str, object]:
+    """What `show_config` prints, as a dict."""
+    import platform
+    from importlib import metadata
+
+    import numpy as np
+
+    try:
+        version = metadata.version("fastbp")
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    facts: dict[str, object] = {
+        "fastbp": version,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "numpy": np.__version__,
+        "platform": f"{sys.platform} {platform.machine()}",
+        "cpus": threads.available_cpus(),
+        "threads": threads.requested(),
+        "free-threaded python": "not claimed yet",
+    }
+    for name in backends.NAMES:
+        facts[f"backend {name}"] = backends.describe(name)
+    facts["backend used"] = _or_why(lambda: backends.resolve(requested_backend("auto"), np.dtype(np.float32), []))
+    engine = backends.engine()
+    if engine is not None:
+        facts["compiler"] = engine.COMPILER
+        facts["compile flags"] = engine.COMPILE_FLAGS
+        facts["isa built"] = ", ".join(engine.isas_built())
+        facts["isa found"] = ", ".join(engine.isas_found())
+        facts["isa used"] = _or_why(lambda: engine.choose_isa(requested_isa()))
+    return facts
+
+
+def show_config() -> None:
+    """Print versions, threads, compiler, and which backends and instruction sets there are and are used."""
+    for name, value in config().items():
+        sys.stdout.write(f"{name:>22}  {value}\n")

@@ -1,0 +1,128 @@
+"""The Cython backend: a plan laid out for the C++ engine (``src/program.hpp``)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastbp import _engine, activations, losses, optimizers
+from fastbp.backends.protocol import Family, LayerPlan, Trained
+from fastbp.rows import digest
+
+if TYPE_CHECKING:
+    from fastbp.backends.protocol import Plan
+
+# Kernels are found by a row's place in its table, and read what the rows of their own tables name.
+if getattr(_engine, "ROWS", None) != digest(*(table.TABLE.values() for table in (activations, losses, optimizers))):
+    raise ImportError(f"{_engine.__file__} was built from other tables of rows than these: build fastbp again")
+_ACTIVATION = {row: index for index, row in enumerate(activations.TABLE.values())}
+_LOSS = {row: index for index, row in enumerate(losses.TABLE.values())}
+_OPTIMIZER = {row: index for index, row in enumerate(optimizers.TABLE.values())}
+
+# In the order of `Family` in src/kernels.hpp; the numbers are those of the rules in src/train.cpp and src/tiny.cpp.
+FAMILIES = (
+    Family("direct", "none of the special cases: register tiles"),
+    Family("narrow", "an output layer of at most 4: kept transposed"),
+    Family("few", "at most 24 rows, outputs beyond 4 vectors: back in one pass"),
+    Family("single", "one row: one pass each way, inputs of 0 skipped where they may be"),
+    Family("tiny", "no layer wider than 8, outputs at most 4: the whole network at once"),
+)
+
+_FORESEEN = 256  # steps whose scalars a remembered `train_step` holds ready
+
+
+class _OwnRows:
+    """Functions of rows that the tables do not hold, compiled by Numba; they live as long as this does.
+
+    Their vectors are as wide as those of the kernels that call them, which leave no room for wider ones.
+    """
+
+    def __init__(self, dtype: np.dtype, isa: str) -> None:
+        self.dtype, self.isa = dtype, isa
+        self.kept: dict[object, tuple] = {}
+
+    def addresses(self, row) -> list[int]:
+        if row not in self.kept:
+            from fastbp.backends.numba.own_rows import row_functions
+
+            self.kept[row] = row_functions(row, self.dtype, _engine.vector_bytes(self.isa))
+        return [function.address for function in self.kept[row]]
+
+    def update(self, row) -> int:
+        return self.addresses(row)[0]
+
+
+class Program(_engine.Program):
+    """See `fastbp.backends.protocol.Program`."""
+
+    def __new__(cls, plan: Plan, params: np.ndarray) -> Program:
+        spec, loss = plan.spec, plan.loss
+        row = loss and loss.plain
+        own, own_loss = _OwnRows(spec.dtype, plan.isa), (0, False, False)
+        if row and row not in _LOSS:
+            own_loss = (*own.addresses(row), row.statistic == "lse", row.grad_s is not None)
+        layers = [
+            (
+                layer.in_features,
+                layer.out_features,
+                layer.ldw,
+                layer.transposed,
+                layer.weight,
+                -1 if layer.bias is None else layer.bias,
+                -1 if layer.activation.is_identity else _ACTIVATION.get(layer.activation, -1),
+                *([0, 0] if layer.activation in _ACTIVATION else own.addresses(layer.activation)),
+                layer.activation.keeps_z,
+                below is None or below.activation.dead_at_zero,
+                *trains,
+                layer.dropout,
+            )
+            for below, layer, trains in zip((None, *spec.layers), spec.layers, plan.trains)
+        ]
+        return super().__new__(
+            cls,
+            plan,
+            params,
+            plan.isa,
+            layers,
+            _LOSS.get(row, -1),
+            1.0 if loss is None else loss.scale(spec.out_features),
+            [] if loss is None else loss.numbers(loss.targets(spec.out_features)),
+            [] if loss is None else list(loss.chosen["output_weights"] or ()),
+            _OPTIMIZER,
+            own,
+            own_loss,
+        )
+
+    def __init__(self, plan: Plan, params: np.ndarray) -> None:
+        pass
+
+    def train(self, *args, **kwargs) -> Trained:
+        return Trained(*super().train(*args, **kwargs))
+
+    def train_step_again(self, x, y, loss, optimizer, rule, state, lock, forced) -> _engine.TrainStep | None:
+        spec, row = self.plan.spec, self.plan.loss
+        plain = all(type(a) is np.ndarray and a.dtype.kind in "fiub" for a in (x, y)) and x.ndim == 2
+        own = type(rule) not in optimizers.BY_NAME.values()   # may have a rate of each step
+        if not plain or own or not self.plan.plain or not rule.is_foreseeable:
+            return None
+        is_label = row.labels and y.ndim == 1 and y.dtype == np.int64
+        if not is_label and (row.labels or y.dtype.kind != "f"):
+            return None
+        low, high = (0, spec.out_features - 1) if is_label else row.domain.closed(spec.dtype)
+        return _engine.TrainStep(
+            self, _engine.Forced(*forced), lock, loss, optimizer, x, y, low, high, row.domain.ends != "{}", state,
+            state.update(rule, 1 if rule.is_steady else _FORESEEN, self.params),
+        )  # fmt: skip
+
+    def predict_again(self, idle, forced) -> _engine.Predict:
+        return _engine.Predict(self, _engine.Forced(*forced), idle)
+
+    @property
+    def sharing(self) -> str:
+        if not self.plan.gated:
+            return f"{self.plan.n_threads} in each phase, forced"
+        return f"at most {self.plan.n_threads}; one for each {_engine.FLOPS_OF_A_THREAD:,} FLOP of a phase"
+
+    def describe(self, rows: int) -> list[LayerPlan]:
+        return [LayerPlan(FAMILIES[index], *threads) for index, *threads in self.described(rows)]

@@ -1,0 +1,325 @@
+"""What the Numba backend does the same for every network: products, the order of rows, gathering. Generated text
+(`fastbp.backends.numba.generate`) calls it, and gets it compiled along.
+
+Matrices are flat arrays with an offset and a leading dimension, in elements; rows are padded to whole vectors, and
+padding may hold anything: it must reach no sum. Every sum over k is in ascending order, whatever the tile.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba.core import config
+from numba.extending import register_jitable
+
+from fastbp import order as order_of_rows
+from fastbp.backends.numba.lanes import (
+    OPTIONS,
+    WHERE,
+    below,
+    lanes_of,
+    like,
+    load,
+    multiply_high,
+    store,
+    total,
+    transpose,
+)
+
+compiled = register_jitable(**OPTIONS)
+FEW = 4  # below so many rows whole rows of the weight go by, not tiles; twice that for the way back
+
+
+class Run(NamedTuple):
+    """A call of `train` in numbers."""
+
+    steps: int
+    batch: int
+    n: int  # rows of an epoch
+    first: int  # place in the epoch of the first row of X
+    shuffled: int
+    labels: int
+    weighted: int
+    stop_on_loss: int
+    stop_on_params: int
+    moving: int  # 1 where each step has scalars of its own
+
+
+@compiled
+def nothing(array):
+    return like(0.0, load(array, 0))
+
+
+# ------------------------------------------------------------------ products
+
+
+@compiled
+def product(a, a_at, a_row, a_step, b, b_at, ldb, start, start_at, c, c_at, ldc, rows, depth, cols):
+    """c = a @ b + start: `a` has any strides; `start`, a row, is left out where start_at is -1."""
+    lanes = lanes_of(load(b, b_at))
+    n = 0
+    while n < cols:
+        m = 0
+        if n + lanes < cols:
+            s0 = load(start, start_at + n) if start_at >= 0 else nothing(c)
+            s1 = load(start, start_at + n + lanes) if start_at >= 0 else nothing(c)
+            while m + 4 <= rows:
+                at, to = a_at + m * a_row, b_at + n
+                c00, c10, c20, c30, c01, c11, c21, c31 = s0, s0, s0, s0, s1, s1, s1, s1
+                for _ in range(depth):
+                    b0, b1 = load(b, to), load(b, to + lanes)
+                    a0, a1, a2, a3 = a[at], a[at + a_row], a[at + 2 * a_row], a[at + 3 * a_row]
+                    c00, c01 = c00 + b0 * a0, c01 + b1 * a0
+                    c10, c11 = c10 + b0 * a1, c11 + b1 * a1
+                    c20, c21 = c20 + b0 * a2, c21 + b1 * a2
+                    c30, c31 = c30 + b0 * a3, c31 + b1 * a3
+                    at, to = at + a_step, to + ldb
+                to = c_at + m * ldc + n
+                store(c, to, c00)
+                store(c, to + lanes, c01)
+                store(c, to + ldc, c10)
+                store(c, to + ldc + lanes, c11)
+                store(c, to + 2 * ldc, c20)
+                store(c, to + 2 * ldc + lanes, c21)
+                store(c, to + 3 * ldc, c30)
+                store(c, to + 3 * ldc + lanes, c31)
+                m += 4
+            while m < rows:
+                at, to = a_at + m * a_row, b_at + n
+                c00, c01 = s0, s1
+                for _ in range(depth):
+                    c00, c01 = c00 + load(b, to) * a[at], c01 + load(b, to + lanes) * a[at]
+                    at, to = at + a_step, to + ldb
+                store(c, c_at + m * ldc + n, c00)
+                store(c, c_at + m * ldc + n + lanes, c01)
+                m += 1
+            n += 2 * lanes
+        else:
+            s0 = load(start, start_at + n) if start_at >= 0 else nothing(c)
+            while m + 4 <= rows:
+                at, to = a_at + m * a_row, b_at + n
+                c00, c10, c20, c30 = s0, s0, s0, s0
+                for _ in range(depth):
+                    b0 = load(b, to)
+                    c00, c10 = c00 + b0 * a[at], c10 + b0 * a[at + a_row]
+                    c20, c30 = c20 + b0 * a[at + 2 * a_row], c30 + b0 * a[at + 3 * a_row]
+                    at, to = at + a_step, to + ldb
+                to = c_at + m * ldc + n
+                store(c, to, c00)
+                store(c, to + ldc, c10)
+                store(c, to + 2 * ldc, c20)
+                store(c, to + 3 * ldc, c30)
+                m += 4
+            while m < rows:
+                at, to = a_at + m * a_row, b_at + n
+                c00 = s0
+                for _ in range(depth):
+                    c00 = c00 + load(b, to) * a[at]
+                    at, to = at + a_step, to + ldb
+                store(c, c_at + m * ldc + n, c00)
+                m += 1
+            n += lanes
+
+
+@compiled
+def by_rows(x, x_at, w, w_at, ldw, start, start_at, z, z_at, depth, cols):
+    """One row of x @ w + start, by whole rows of w, eight at a time: for few rows memory is what counts."""
+    lanes = lanes_of(load(w, w_at))
+    for n in range(0, cols, lanes):
+        store(z, z_at + n, load(start, start_at + n) if start_at >= 0 else nothing(z))
+    k = 0
+    while k + 8 <= depth:
+        x0, x1, x2, x3 = x[x_at + k], x[x_at + k + 1], x[x_at + k + 2], x[x_at + k + 3]
+        x4, x5, x6, x7 = x[x_at + k + 4], x[x_at + k + 5], x[x_at + k + 6], x[x_at + k + 7]
+        for n in range(0, cols, lanes):
+            at = w_at + k * ldw + n
+            even = load(z, z_at + n) + load(w, at) * x0 + load(w, at + 2 * ldw) * x2
+            odd = load(w, at + ldw) * x1 + load(w, at + 3 * ldw) * x3
+            even = even + load(w, at + 4 * ldw) * x4 + load(w, at + 6 * ldw) * x6
+            odd = odd + load(w, at + 5 * ldw) * x5 + load(w, at + 7 * ldw) * x7
+            store(z, z_at + n, even + odd)
+        k += 8
+    while k < depth:
+        for n in range(0, cols, lanes):
+            store(z, z_at + n, load(z, z_at + n) + load(w, w_at + k * ldw + n) * x[x_at + k])
+        k += 1
+
+
+@compiled
+def dots(a, lda, b, b_at, ldb, start, start_at, c, ldc, rows, depth, cols):
+    """c[m, n] = sum of a[m, k] * b[n, k], + start[n]."""
+    lanes = lanes_of(load(a, 0))
+    whole = depth // lanes * lanes
+    tail = below(depth - whole, nothing(a))
+    for n in range(cols):
+        for m in range(rows):
+            at, to = m * lda, b_at + n * ldb
+            s0, s1, s2, s3 = nothing(a), nothing(a), nothing(a), nothing(a)
+            k = 0
+            while k + 4 * lanes <= whole:
+                s0 = s0 + load(a, at + k) * load(b, to + k)
+                s1 = s1 + load(a, at + k + lanes) * load(b, to + k + lanes)
+                s2 = s2 + load(a, at + k + 2 * lanes) * load(b, to + k + 2 * lanes)
+                s3 = s3 + load(a, at + k + 3 * lanes) * load(b, to + k + 3 * lanes)
+                k += 4 * lanes
+            while k < whole:
+                s0 = s0 + load(a, at + k) * load(b, to + k)
+                k += lanes
+            if whole < depth:
+                s1 = s1 + WHERE(tail, load(a, at + whole) * load(b, to + whole), 0.0)
+            value = total((s0 + s1) + (s2 + s3))
+            c[m * ldc + n] = value + start[start_at + n] if start_at >= 0 else value
+
+
+# ------------------------------------------------------------------ a layer
+
+
+@compiled
+def affine(x, ldx, params, weight, ldw, transposed, bias, z, ld, rows, n_in, n_out):
+    """z = x @ weight + bias."""
+    if transposed:
+        dots(x, ldx, params, weight, ldw, params, bias, z, ld, rows, n_in, n_out)
+    elif rows < FEW:
+        for m in range(rows):
+            by_rows(x, m * ldx, params, weight, ldw, params, bias, z, m * ld, n_in, n_out)
+    else:
+        product(x, 0, ldx, 1, params, weight, ldw, params, bias, z, 0, ld, rows, n_in, n_out)
+
+
+@compiled
+def grad_input(delta, ldd, params, weight, ldw, transposed, panel, to, ld, rows, n_in, n_out):
+    """to = delta @ weight.T"""
+    if transposed:
+        return product(delta, 0, ldd, 1, params, weight, ldw, delta, -1, to, 0, ld, rows, n_out, n_in)
+    if rows < 2 * FEW:
+        return dots(delta, ldd, params, weight, ldw, delta, -1, to, ld, rows, n_out, n_in)
+    lanes = lanes_of(nothing(delta))
+    whole = n_in // lanes * lanes
+    for i in range(0, whole, lanes):
+        for k in range(0, n_out, lanes):
+            at, panel_at = weight + i * ldw + k, k * ld + i
+            transpose(params, at, ldw, panel, panel_at, ld)
+    for i in range(whole, n_in):
+        for k in range(n_out):
+            panel[k * ld + i] = params[weight + i * ldw + k]
+    return product(delta, 0, ldd, 1, panel, 0, ld, delta, -1, to, 0, ld, rows, n_out, n_in)
+
+
+@compiled
+def grad_weight(x, ldx, delta, ldd, transposed, begin, end, to, to_at, ldw, rows, n_in, n_out):
+    """Rows begin..end of the weight's gradient, as it is kept."""
+    if transposed:
+        product(delta, begin, 1, ldd, x, 0, ldx, delta, -1, to, to_at, ldw, end - begin, rows, n_in)
+    else:
+        product(x, begin, 1, ldx, delta, 0, ldd, delta, -1, to, to_at, ldw, end - begin, rows, n_out)
+
+
+@compiled
+def grad_bias(delta, ldd, to, to_at, rows, n_out):
+    for n in range(0, n_out, lanes_of(nothing(delta))):
+        value = nothing(delta)
+        for m in range(rows):
+            value = value + load(delta, m * ldd + n)
+        store(to, to_at + n, value)
+
+
+@compiled
+def finite(params, shape):
+    """Whether all parameters are: x - x is 0 for these and NaN for the others."""
+    for n_in, n_out, ldw, weight, bias, transposed, _ in shape:
+        rows, cols = (n_out, n_in) if transposed else (n_in, n_out)
+        rest = params[0] * 0
+        for i in range(rows):
+            for k in range(weight + i * ldw, weight + i * ldw + cols):
+                rest += params[k] - params[k]
+        if bias >= 0:
+            for k in range(bias, bias + n_out):
+                rest += params[k] - params[k]
+        if rest != 0:
+            return False
+    return True
+
+
+# ------------------------------------------------------------------ rows of the data
+
+
+@compiled
+def fill_order(seed, epoch, n, order):
+    """As `fastbp.order.epoch_order`: Philox4x64-10, then Fisher-Yates."""
+    for i in range(n):
+        order[i] = i
+    one = np.uint64(1)
+    block, left = np.uint64(0), 0
+    c0 = c1 = c2 = c3 = np.uint64(0)
+    for i in range(n - 1, 0, -1):
+        if left == 0:
+            block, left = block + one, 4
+            c0, c1, c2, c3 = block, np.uint64(0), np.uint64(epoch), np.uint64(0)
+            k0, k1 = np.uint64(seed), np.uint64(0)
+            for _ in range(10):
+                low0 = np.uint64(0xD2E7470EE14C6C93) * c0
+                low1 = np.uint64(0xCA5A826395121157) * c2
+                high0 = multiply_high(np.uint64(0xD2E7470EE14C6C93), c0)
+                high1 = multiply_high(np.uint64(0xCA5A826395121157), c2)
+                c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+                k0 += np.uint64(0x9E3779B97F4A7C15)
+                k1 += np.uint64(0xBB67AE8584CAA73B)
+        word, c0, c1, c2 = c0, c1, c2, c3
+        left -= 1
+        j = np.int64(multiply_high(word, np.uint64(i + 1)))
+        order[i], order[j] = order[j], order[i]
+
+
+if config.DISABLE_JIT:  # Python's integers do not wrap
+
+    def fill_order(seed, epoch, n, order):  # noqa: F811
+        order[:n] = order_of_rows.epoch_order(int(seed), int(epoch), n)
+
+
+@compiled
+def row_of(place, run, order):
+    """Where the row at a place of the epoch lies in the data at hand."""
+    return order[place] if run.shuffled else place - run.first
+
+
+@compiled
+def fill_share(share, weight, start, rows, scale, run, order):
+    """Each row's part of the loss: weight * scale / (sum of weights), 0 where all weights are."""
+    whole = 0.0
+    for m in range(rows):
+        share[m] = weight[row_of(start + m, run, order)] if run.weighted else 1.0
+        whole += share[m]
+    factor = scale / whole if whole > 0 else 0.0
+    for m in range(rows):
+        share[m] *= factor
+    for m in range(rows, len(share)):
+        share[m] = 0.0
+
+
+@compiled
+def gather(X, y, run, order, start, rows, x, ldx, t, ldt):
+    """Rows of the batch, one after the other; a label is a row of its own length, 1."""
+    n_in, n_out = X.shape[1], y.shape[1]
+    for m in range(rows):
+        r = row_of(start + m, run, order)
+        for i in range(n_in):
+            x[m * ldx + i] = X[r, i]
+        for n in range(n_out):
+            t[m * ldt + n] = y[r, n]
+
+
+@compiled
+def gather_columns(X, y, run, order, start, end, memory, x, t, ldx, slot):
+    """Rows start..end as columns: each batch begins at a multiple of `slot`, and what is left of its slot is 0."""
+    n_in, n_out = X.shape[1], y.shape[1]
+    at = 0
+    while start < end:
+        rows = end - start if end - start < run.batch else run.batch
+        for m in range(slot):
+            r = row_of(start + m if m < rows else start, run, order)
+            for i in range(n_in):
+                memory[x + i * ldx + at + m] = X[r, i] if m < rows else 0.0
+            for n in range(n_out):
+                memory[t + n * ldx + at + m] = y[r, n] if m < rows else 0.0
+        start, at = start + rows, at + slot

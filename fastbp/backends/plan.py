@@ -1,0 +1,100 @@
+"""The plan: spec + batch + rows -> backend, ISA, path. The only place that chooses, and it chooses before the loop."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from fastbp import activations, backends, losses, optimizers
+from fastbp.backends import config, threads
+from fastbp.backends.protocol import Plan, Program
+from fastbp.optimizers import Rule
+from fastbp.rows import Activation, Loss, Optimizer
+from fastbp.spec import Spec
+
+_TABLES = (activations.TABLE, losses.TABLE, optimizers.TABLE)
+
+
+def own_rows(rows: Iterable[Activation | Loss | Optimizer]) -> list[str]:
+    """Names of the rows that the tables do not hold."""
+    plain = (row.plain if isinstance(row, Loss) else row for row in rows)  # kernels serve all settings of a loss
+    return [row.name for row in plain if not any(table.get(row.name) == row for table in _TABLES)]
+
+
+def make_plan(
+    spec: Spec,
+    batch: int,
+    *,
+    backend: str = "auto",
+    loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
+    rule: Rule | None = None,
+    trains: tuple[tuple[bool, bool], ...] | None = None,
+    fused: bool = True,
+    n_threads: int | None = None,
+) -> Plan:
+    """Choose. `backend` is the network's own; what else may force one is in `fastbp.backends.config`.
+
+    `rule` stands for the optimizer's row, and for what is around it.
+
+    Raises
+    ------
+    RuntimeError
+        A forced backend or ISA is not there.
+    """
+    trains = trains or ((True, True),) * len(spec.layers)
+    plain = all(map(all, trains)) and not spec.dropout
+    if rule is not None:
+        optimizer, plain, fused = rule.row, plain and rule.is_plain, fused and not rule.needs_whole_gradient
+    rows = (*spec.activations, *(row for row in (loss, optimizer) if row is not None))
+    name = backends.resolve(config.requested_backend(backend), spec.dtype, own_rows(rows))
+    isa = backends.engine().choose_isa(config.requested_isa()) if name == "cython" else None
+    n_threads, gated = threads.requested(n_threads), not threads.forced()
+    return Plan(spec, batch, name, isa, loss, optimizer, trains, plain, fused, n_threads, gated)
+
+
+def program(plan: Plan, params: np.ndarray) -> Program:
+    """A program for the plan, bound to a parameter buffer."""
+    return backends.program(plan.backend)(plan, params)
+
+
+class Programs:
+    """The programs of one parameter buffer, made when first needed and kept for the next call.
+
+    A program is out of the pool while it works, so threads that ask for one plan at once get one each.
+    """
+
+    _KEPT = 16  # plans; the one not used for longest is dropped
+
+    def __init__(self, params: np.ndarray) -> None:
+        self._params = params
+        self._idle: OrderedDict[Plan, list[Program]] = OrderedDict()
+
+    def idle(self, plan: Plan) -> list[Program]:
+        return self._idle.setdefault(plan, [])
+
+    def take(self, plan: Plan) -> Program:
+        try:
+            return self._idle[plan].pop()
+        except (KeyError, IndexError):
+            return program(plan, self._params)
+
+    def give_back(self, program: Program) -> None:
+        self.idle(program.plan).append(program)
+        try:
+            self._idle.move_to_end(program.plan)
+            if len(self._idle) > self._KEPT:
+                self._idle.popitem(last=False)
+        except KeyError:  # another thread dropped it meanwhile
+            pass
+
+    @contextmanager
+    def lent(self, plan: Plan) -> Iterator[Program]:
+        program = self.take(plan)
+        try:
+            yield program
+        finally:
+            self.give_back(program)

@@ -1,0 +1,206 @@
+"""What goes into a backend and what comes out: a plan, the program that is made of it, an update, what was trained.
+
+A backend turns a plan into a *program*: one network shape bound to its parameter buffer, with the workspace for a
+batch. Programs are not shared between threads; `fastbp.backends.plan.Programs` hands them out.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fastbp.optimizers import Rule
+    from fastbp.rows import Loss, Optimizer
+    from fastbp.spec import Spec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a program is made from. Hashable: equal plans share programs."""
+
+    spec: Spec
+    batch: int  # rows that the workspace holds
+    backend: str
+    isa: str | None  # of the compiled kernels; None on other backends
+    loss: Loss | None
+    optimizer: Optimizer | None
+    trains: tuple[tuple[bool, bool], ...]  # weight and bias of each layer; not those that are frozen
+    plain: bool  # nothing is around the rule, one rate for all, nothing frozen, no dropout
+    fused: bool  # `train` updates each tile of a gradient while it is hot; else gradients go to memory first
+    n_threads: int = 1  # at most; the engine decides for each phase (`share` in src/train.cpp)
+    gated: bool = True  # by what a thread has to do at least
+
+
+# How a call of `Program.train` ended.
+DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE = 0, 1, 2
+
+
+class Trained(NamedTuple):
+    """What `Program.train` did."""
+
+    steps: int  # steps done; a step whose loss is not finite is not done
+    status: int  # DONE, LOSS_NOT_FINITE or PARAMS_NOT_FINITE
+    epochs: int  # epochs finished, their mean losses at the front of `losses`
+    loss: float  # loss of the last batch looked at
+
+
+class Update(NamedTuple):
+    """An optimizer's row, what it works on, and what is done around it, for the steps to come.
+
+    Parameters come in groups: one of all of them, or one of each weight and each bias, layer by layer (`2 k` and
+    `2 k + 1`, the latter also where there is no bias). Buffers are padded as the parameters are.
+    """
+
+    row: Optimizer
+    slots: list[np.ndarray]
+    scalars: list[list[np.ndarray]]  # of each group: the row's, with a value for each step
+    l1: list[float]  # of each group: the gradient += l1 * sign(parameter), after clipping
+    skip_zeros: bool = False  # the rule leaves parameters without gradient alone: inputs of 0 may be passed over
+    clip_value: float = np.inf  # bound of each element of a gradient
+    clip_norm: float = np.inf  # bound of the norm of a whole gradient
+    max_norm: float = np.inf  # bound of the norm of the weights into an output, after the update
+    average: np.ndarray | None = None  # takes the running mean of the parameters
+    decay: float = 0.0  # of that
+    accumulate: int = 1  # an update after so many batches
+    phase: int = 0  # how many of these there have been
+    accumulated: np.ndarray | None = None  # the sum of their gradients
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing around the row, and one group."""
+        bound = min(self.clip_value, self.clip_norm, self.max_norm)
+        return bound == np.inf and self.l1 == [0] and self.average is None and self.accumulate == 1
+
+    @property
+    def buffers(self) -> list[np.ndarray]:
+        """What moves with the parameters."""
+        return [*self.slots, *(buffer for buffer in (self.average, self.accumulated) if buffer is not None)]
+
+
+class Family(NamedTuple):
+    """How a layer is computed."""
+
+    name: str
+    reason: str
+
+
+class LayerPlan(NamedTuple):
+    """How a layer of a batch is computed, and by how many threads forward and back."""
+
+    family: Family
+    forward_threads: int = 1
+    backward_threads: int = 1
+
+
+class Program(Protocol):
+    """One network shape bound to its parameters; see `reference` for the plain meaning of every method."""
+
+    def __init__(self, plan: Plan, params: np.ndarray) -> None: ...
+
+    def train(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray | None,
+        *,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        shuffle: bool,
+        count: np.ndarray,
+        place: np.ndarray,
+        partial: np.ndarray,
+        losses: np.ndarray,
+        update: Update,
+        stop_on_loss: bool,
+        stop_on_params: bool,
+    ) -> Trained:
+        """Run `steps` training steps: order, gather, forward with dropout, loss, backward, update.
+
+        `count` int64 (1,) is ``net.step``, `place` int64 (2,) is [epoch, first row of the next batch], `partial`
+        float64 (2,) is [sum of loss * rows, rows] of the epoch begun: all three are moved on with each step. Ctrl-C
+        finds these, the parameters and the rule's buffers at one and the same step.
+        `losses` takes the mean loss of each epoch finished. `seed` is that of the order and of dropout.
+        """
+
+    def forward(self, x: np.ndarray, out: np.ndarray | None, *, keep: bool = False) -> None:
+        """The network's output for at most ``plan.batch`` rows into `out`; with `keep`, x is copied for `backward`."""
+
+    def restore(self, x: np.ndarray, a: np.ndarray, z: np.ndarray | None) -> None:
+        """As if x had just been sent forward through a single layer and had given a and z."""
+
+    def loss(self, y: np.ndarray, weight: np.ndarray | None, total: float, *, gradient: bool) -> float:
+        """sum(w l) / total for the rows just sent forward; with `gradient` also its gradient, for `backward`."""
+
+    def backward(
+        self,
+        grads: np.ndarray,
+        *,
+        grad_output: np.ndarray | None = None,
+        grad_input: np.ndarray | None = None,
+        accumulate: bool = False,
+    ) -> None:
+        """Gradients of the rows just sent forward into `grads`, from `grad_output` or from `loss`."""
+
+    def update(self, grads: np.ndarray, update: Update, count: np.ndarray) -> None:
+        """One optimizer step with the gradients given; `count` as for `train`. Nothing is accumulated."""
+
+    def backward_update(
+        self, grad_output: np.ndarray, grad_input: np.ndarray, update: Update, count: np.ndarray
+    ) -> None:
+        """`backward` and `update` in one; `grad_input` comes from the weights before the update.
+
+        Only for a rule without `clip_norm`, which needs the whole gradient first.
+        """
+
+    def finite(self) -> bool:
+        """Whether every parameter is finite."""
+
+    @property
+    def sharing(self) -> str:
+        """When a phase of a step is shared by threads, in words."""
+
+    def describe(self, rows: int) -> list[LayerPlan]:
+        """How `train` computes each layer of a batch of `rows`, and why so."""
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Memory laid out beside the parameters before the first step; 0 where each step allocates its own."""
+
+    def train_step_again(
+        self, x: Any, y: Any, loss: Any, optimizer: Any, rule: Rule, state: Any, lock: Any, forced: tuple[Any, list]
+    ) -> Callable[[Any, Any, Any, Any], float | None] | None:
+        """`MLP.train_step` for arguments like these, checked in full just now, with this program; or None.
+
+        `optimizer` is the caller's argument, and `rule` what it came to.
+
+        What it gives takes (x, y, loss, optimizer) and makes the step while it holds `lock`, or does nothing and gives
+        None where anything but values has changed: the objects, types and shapes, what is `forced`
+        (`fastbp.backends.config.FORCED`), the slots; or where another has the lock.
+        """
+
+    def predict_again(
+        self, idle: list[Program], forced: tuple[Any, list]
+    ) -> Callable[[Any], np.ndarray | None] | None:
+        """`MLP.predict` in the same way, for at most ``plan.batch`` rows, with one of the programs of `idle`."""
+
+
+def assign(arrays: list[np.ndarray], values: list[Any], owner: object = None, **attributes: Any) -> None:
+    """``array[...] = value`` for each, and attributes of `owner`, in one call of C code.
+
+    Signals are served before all of them or after.
+
+    `numpy.copyto` would not do: NumPy dispatches it by a Python function, and there a signal may come in. Nor would
+    values that are no arrays: NumPy serves signals as it converts a tuple.
+    """
+    targets = [*arrays, *(owner.__dict__ for _ in attributes)]
+    keys = [*repeat(..., len(arrays)), *attributes]
+    made = [*map(np.asarray, values), *attributes.values()]
+    deque(map(operator.setitem, targets, keys, made), maxlen=0)

@@ -1,0 +1,149 @@
+"""X, y, weights and validation rows as the caller gave them, checked against the network and the loss.
+
+Checks come before any work; each message names the argument, what came and what is wanted. Kinds that cannot be used
+are TypeErrors, values that cannot be used are ValueErrors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastbp.checks import choice, first_where, integer, is_sparse, non_finite, number, real_array, refuse
+from fastbp.data.samples import Samples, Sparse
+from fastbp.rows import ANY, Loss
+from fastbp.spec import Spec
+
+
+def matrix(argument: str, value: Any, n_columns: int, n_rows: int | None = None) -> np.ndarray:
+    """`value` as a 2-D array of real numbers with `n_columns` columns."""
+    array = real_array(argument, value)
+    if array.ndim == 1:
+        hint = f"{argument}[:, None]" if n_columns == 1 else f"{argument}[None, :]"
+        raise ValueError(f"{argument} must be 2-D, got shape {array.shape}; for a single column or row: {hint}")
+    if array.ndim != 2:
+        raise ValueError(f"{argument} must be 2-D, got shape {array.shape}")
+    if array.shape[1] != n_columns:
+        raise ValueError(f"{argument} has {array.shape[1]} column(s), the network has {n_columns}")
+    if n_rows is not None and len(array) != n_rows:
+        raise ValueError(f"{argument} has {len(array)} rows, {n_rows} are wanted")
+    return array
+
+
+def features(value: Any, spec: Spec, *, empty: bool = False, sparse: bool = False) -> np.ndarray:
+    """X as a 2-D array, (n_samples, in_features); with `sparse` a CSR matrix will do, and looks like one."""
+    if sparse and is_sparse(value):
+        X = Sparse("X", value)
+        if X.shape[1] != spec.in_features:
+            raise ValueError(f"X has {X.shape[1]} column(s), the network has {spec.in_features}")
+    else:
+        X = matrix("X", value, spec.in_features)
+    if len(X) == 0 and not empty:
+        raise ValueError("X has no rows")
+    return X
+
+
+def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
+    """y as integer labels (n,) or as (n, targets of a row), checked against the loss's domain."""
+    n, k = len(X), loss.targets(spec.out_features)
+    y = real_array("y", value)
+    if y.ndim == 0 or len(y) != n:
+        raise ValueError(f"X and y are inconsistent: X has {n} rows, y has shape {y.shape}")
+    if loss.labels and y.ndim == 1 and not (k == 1 and y.dtype.kind == "f"):
+        if y.dtype.kind == "f":
+            raise ValueError(
+                f"y: {loss.name} takes integer labels or rows of probabilities (n, {k}); "
+                f"got shape {y.shape} of {y.dtype}, perhaps y.astype(int) is meant"
+            )
+        one = "0, the one class of a network with one output (for two take two outputs, or binary_cross_entropy)"
+        labels = f"class labels from 0 to {k - 1}" if k > 1 else one
+        refuse("y", y, lambda block: (block < 0) | (block >= k), labels)
+        return y.view(np.uint8) if y.dtype.kind == "b" else y
+    if y.ndim == 1 and k == 1:
+        y = y[:, None]
+    if y.shape != (n, k):
+        also = ", or integer labels (n,)" if loss.labels else ", or (n,)" if k == 1 else ""
+        raise ValueError(f"y must have shape ({n}, {k}){also}; got {y.shape}")
+    refuse("y", y, lambda block: non_finite(block, spec.dtype), f"finite as {spec.dtype}")
+    if loss.domain != ANY:  # of the numbers that the kernels see
+        outside = lambda block: ~loss.domain.holds(block.astype(spec.dtype))  # noqa: E731
+        refuse("y", y, outside, f"{loss.domain} for {loss.name}")
+    if loss.labels:
+        tolerance = 1e-6 + 8 * k * float(np.finfo(spec.dtype if y.dtype.kind != "f" else y.dtype).eps)
+        sums = lambda block: abs(block.sum(axis=1, dtype=np.float64) - 1) > tolerance  # noqa: E731
+        at = first_where(y, sums)
+        if at is not None:
+            raise ValueError(f"y must hold rows of probabilities for {loss.name}; row {at[0]} sums to {y[at].sum():g}")
+    return y
+
+
+def sample_weights(value: Any, n: int, *, all_zero: bool = False) -> np.ndarray | None:
+    """Contiguous float64 weights, (n,): finite, at least 0, not all 0 unless told."""
+    if value is None:
+        return None
+    weight = real_array("sample_weight", value)
+    if weight.shape != (n,):
+        raise ValueError(f"sample_weight must have shape ({n},), got {weight.shape}")
+    weight = np.ascontiguousarray(weight, dtype=np.float64)
+    refuse("sample_weight", weight, lambda block: ~((block >= 0) & np.isfinite(block)), "finite and at least 0")
+    if not all_zero and not weight.any():
+        raise ValueError("sample_weight is zero for every sample")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(weight.sum()):
+            raise ValueError("sample_weight: the sum of the weights overflows; scale them down")
+    return weight
+
+
+def validation(value: Any, loss: Loss, spec: Spec) -> Samples:
+    """``validation_data``: (X, y) or (X, y, sample_weight), checked as those of `fit`."""
+    if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
+        raise TypeError(f"validation_data must be a tuple (X, y) or (X, y, sample_weight), got {_kind(value)}")
+    return _rows("validation_data", value, loss, spec)
+
+
+def _rows(argument: str, value: Sequence[Any], loss: Loss, spec: Spec, *, all_zero: bool = False) -> Samples:
+    """(X, y) or (X, y, sample_weight) that came in one `argument`, checked; errors name it."""
+    try:
+        X = features(value[0], spec, sparse=True)
+        y = targets(value[1], loss, X, spec)
+        weight = sample_weights(value[2] if len(value) == 3 else None, len(X), all_zero=all_zero)
+        return Samples(X, y, weight)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{argument}: {error}") from None
+
+
+def batch(value: Any, loss: Loss, spec: Spec) -> Samples:
+    """What an iterator of batches gave, checked."""
+    if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
+        raise TypeError(f"X gives batches without y=, each a tuple (X, y) or (X, y, sample_weight); got {_kind(value)}")
+    return _rows("a batch", value, loss, spec, all_zero=True)
+
+
+def _kind(value: Any) -> str:
+    return f"{len(value)} items" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
+
+
+def validation_share(value: Any, n: int) -> float:
+    """``validation_split``: a share of n rows that leaves some on both sides."""
+    share = number("fit: validation_split", value, 0, 1, ends="()")
+    if n < 2:
+        raise ValueError(f"validation_split needs at least 2 rows, X has {n}")
+    return share
+
+
+def class_weight(value: Any, n_classes: int) -> Mapping[int, float] | str:
+    """``class_weight``: "balanced", or weights by class, finite and at least 0."""
+    if isinstance(value, str):
+        return choice("class_weight", value, ("balanced",))
+    if not isinstance(value, Mapping):
+        raise TypeError(f"class_weight must be a dict of weights by class or 'balanced', got {value!r}")
+    found = {}
+    for name, weight in value.items():
+        if name == -1:
+            raise ValueError("class_weight: of targets -1 and 1 these are classes 0 and 1, got a weight for -1")
+        label = integer("class_weight: a class", name, 0, n_classes - 1)
+        found[label] = number(f"class_weight: the weight of class {label}", weight, 0)
+    return found

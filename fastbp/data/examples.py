@@ -1,0 +1,133 @@
+"""What `fit` trains on: the arguments that say so, checked together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbp import checks
+from fastbp.checks import is_sparse
+from fastbp.data import arguments
+from fastbp.data.classes import class_weights, classes_of, names_classes, validation_rows
+from fastbp.data.samples import Lazy, Samples
+from fastbp.rows import Loss
+from fastbp.spec import Spec
+
+if TYPE_CHECKING:
+    from fastbp.data.batches import Batches
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The arguments of `fit` that say what to train on, checked."""
+
+    source: Samples | Batches
+    validation: Samples | None
+    batch_size: int  # of a `Batches`: 1, since it counts batches where others count rows
+    steps: int
+    inside: np.ndarray | None = None  # numbers of the caller's rows: those trained on,
+    outside: np.ndarray | None = None  # and those of `validation`, where validation_split parts them
+
+    @property
+    def training(self) -> Samples | None:
+        """The rows, where they are there beforehand."""
+        return self.source if isinstance(self.source, Samples) else None
+
+    @property
+    def is_array(self) -> bool:
+        """Whether X and y are arrays, which a program takes as they are."""
+        return isinstance(self.source, Samples) and not self.source.is_lazy
+
+    @property
+    def n_rows(self) -> int | None:
+        """Of all rows; None where nobody knows."""
+        return len(self.source.X) if isinstance(self.source, Samples) else None
+
+    @property
+    def rows(self) -> tuple[Any, Any, Any]:
+        """X, y and weight of a `Run`."""
+        return self.source if isinstance(self.source, Samples) else (self.source, None, None)
+
+
+def examples(
+    network: Spec, loss: Loss, X: Any, y: Any, sample_weight: Any, class_weight: Any, validation_data: Any,
+    validation_split: Any, *, batch_size: Any, epochs: Any, steps: Any, shuffle: bool, seed: int,
+    apart: Callable[[Any], Any],
+) -> Examples:  # fmt: skip
+    """Check these arguments of `fit`. `apart`: copies what lies in the parameters."""
+    validation = None if validation_data is None else arguments.validation(validation_data, loss, network)
+    batch_size = checks.integer("batch_size", batch_size, 1)
+    if y is None:
+        return _batches(network, loss, X, sample_weight, class_weight, validation, validation_split, epochs, steps)
+    rows = arguments.features(X, network, sparse=True)
+    rows = Samples(rows, arguments.targets(y, loss, rows, network), arguments.sample_weights(sample_weight, len(rows)))
+    rows = Samples(*map(apart, rows))
+    n_classes = max(network.out_features, 2)
+    kinds = inside = outside = None
+    if class_weight is not None or validation_split is not None:
+        kinds = classes_of(rows.y, loss).astype(np.int64) if names_classes(rows.y, loss.labels) else None
+    if class_weight is not None:
+        class_weight = arguments.class_weight(class_weight, n_classes)
+        if kinds is None:
+            raise ValueError("class_weight: y names no classes; labels, or one column of two values, are wanted")
+    if validation_split is not None:
+        share = arguments.validation_share(validation_split, len(rows.X))
+        if validation is not None:
+            raise ValueError("give at most one of validation_data and validation_split")
+        kept = validation_rows(len(rows.X), share, kinds, seed)
+        inside, outside = np.flatnonzero(~kept), np.flatnonzero(kept)
+        kinds = None if kinds is None else kinds[inside]
+        rows, validation = rows.picked(inside), rows.picked(outside)
+        for part, what in ((rows, "trained on"), (validation, "kept for validation")):
+            if part.weight is not None and not part.weight.any():
+                raise ValueError(f"validation_split: sample_weight is zero for every row that is {what}")
+    if class_weight is not None:
+        weight = class_weights(class_weight, kinds, n_classes)
+        try:
+            rows = rows._replace(weight=arguments.sample_weights(weight * (1 if rows.weight is None else rows.weight),
+                                                            len(weight)))  # fmt: skip
+        except ValueError as error:
+            raise ValueError(f"class_weight: {error}") from None
+    n = len(rows.X)
+    if shuffle and n >= 2**32:
+        raise ValueError(f"shuffle=True takes at most 2**32 - 1 rows, X has {n}")
+    batch_size = min(batch_size, n)
+    n_steps = checks.run_length(epochs, steps, -(-n // batch_size))
+    return Examples(rows, validation, batch_size, n_steps, inside, outside)
+
+
+def _batches(
+    network: Spec, loss: Loss, X: Any, sample_weight: Any, class_weight: Any, validation: Samples | None,
+    validation_split: Any, epochs: Any, steps: Any,
+) -> Examples:  # fmt: skip
+    """X gives batches."""
+    if hasattr(X, "__array__") or is_sparse(X) or not isinstance(X, Iterable) or isinstance(X, (str, bytes, dict)):
+        raise TypeError("y must hold numbers, got None; only an iterable X of batches (X, y) goes without, "
+                        f"got X of type {type(X).__name__}")  # fmt: skip
+    if sample_weight is not None:
+        raise ValueError("sample_weight: where X gives batches, each may bring its own: (X, y, sample_weight)")
+    if validation_split is not None:
+        raise ValueError("validation_split: X gives batches, whose rows cannot be kept apart; give validation_data")
+    weights = None if class_weight is None else arguments.class_weight(class_weight, max(network.out_features, 2))
+    if weights == "balanced":
+        raise ValueError("class_weight='balanced' needs all labels beforehand; where X gives batches give a dict")
+    n_steps = checks.run_length(epochs, steps, sys.maxsize)
+
+    def check(value: Any) -> Samples:
+        rows = arguments.batch(value, loss, network)
+        if weights is not None:
+            if not names_classes(rows.y, loss.labels):
+                raise ValueError("class_weight: the y of a batch names no classes")
+            kinds = classes_of(rows.y, loss).astype(np.int64)
+            of_class = class_weights(weights, kinds, max(network.out_features, 2))
+            rows = rows._replace(weight=of_class * (1 if rows.weight is None else rows.weight))
+        X = rows.X[:] if isinstance(rows.X, Lazy) else rows.X.copy()
+        return Samples(X, rows.y.copy(), None if rows.weight is None else rows.weight.copy())
+
+    from fastbp.data.batches import Batches
+
+    return Examples(Batches(X, check, steps, epochs), validation, 1, n_steps)

@@ -1,0 +1,238 @@
+"""The run seen from Python: chunks of steps, replays, the history, and what happens when numbers overflow.
+
+One call of `Program.train` runs many steps with the GIL released. Python comes back about every `CHUNK_SECONDS`, so
+that signals are served, and at steps where something waits. Between calls everything is consistent: the program moves
+`TrainingState` on with each step.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbp.backends.protocol import DONE, PARAMS_NOT_FINITE, Program, Trained, Update
+from fastbp.checks import where_non_finite
+from fastbp.errors import NonFiniteError, StopTraining
+from fastbp.history import History
+from fastbp.schedules import ReduceOnPlateau, rates_at
+from fastbp.training.state import Snapshot, TrainingState
+
+if TYPE_CHECKING:
+    from fastbp import optimizers
+    from fastbp.training.watch import Watch
+
+CHUNK_SECONDS = 0.05
+SNAPSHOT_SECONDS = 0.5  # a snapshot copies all parameters: rarely enough to cost nothing
+_FIRST_CHUNK_FLOPS = 5e7  # the first chunk, before anything is measured: 50 ms of a slow machine
+_FIRST_CHUNK_STEPS = 500
+_GROWTH = 8
+_MOST_VARYING = 1 << 16  # steps of a chunk where scalars differ from step to step: they are tables
+
+
+def culprit(X: Any, dtype: np.dtype, row_numbers: np.ndarray | None = None) -> str:
+    """The end of a NonFiniteError's message: what X holds, as `where_non_finite` says it, or else a hint."""
+    return f"; {where_non_finite(X, dtype, row_numbers) or 'a smaller learning rate may help'}"
+
+
+@dataclass
+class Run:
+    """One call of `fit`, its arguments checked."""
+
+    program: Program
+    params: np.ndarray
+    state: TrainingState
+    X: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray | None
+    batch_size: int
+    optimizer: optimizers.Rule
+    shuffle: bool
+    stop_on_non_finite: bool
+    watch: Watch | None  # None: nothing waits
+    row_numbers: np.ndarray | None = field(default=None, kw_only=True)  # in the caller's X, where X holds some of it
+
+    def go(self, steps: int) -> History:
+        """Train for `steps` steps, or until something stops the run.
+
+        Raises
+        ------
+        NonFiniteError
+            With the parameters of the last finite step in place.
+        """
+        began, state = time.perf_counter(), self.state
+        self._update(1)  # so that there are buffers, which snapshots hold
+        state.enter(len(self.X), self.batch_size)
+        self._partial = np.zeros(2)
+        self._loss: list[np.ndarray] = []  # of `History`, in pieces
+        self._step: list[np.ndarray] = []
+        self._lr: list[np.ndarray] = []
+        watch, epochs_are_entries = self.watch, self.watch is None or not self.watch.eval_every
+        begin, end, chunk = state.step, state.step + steps, self._first_chunk()
+        snapshot, stopped = None, None
+        try:
+            if watch is not None:
+                watch.begin(self, steps)
+            while state.step < end:
+                if self.stop_on_non_finite and self._is_old(snapshot):
+                    snapshot = self._checked_snapshot(snapshot)
+                wanted = min(chunk, end - state.step)
+                if watch is not None:
+                    wanted = min(wanted, watch.steps_ahead())
+                if isinstance(self.optimizer.lr, ReduceOnPlateau):
+                    wanted = min(wanted, self.steps_to_epoch_end)
+                clock, before = time.perf_counter(), state.step
+                losses = np.empty(wanted // self.steps_per_epoch + 1)
+                self._reduction = state.reduction_of(self.optimizer)  # of all steps of this chunk
+                self._watch_plateau(losses)
+                done = self._train(wanted, losses, stop_on_params=False)
+                if done.status != DONE:
+                    self._fail(snapshot)
+                speed = (state.step - before) / max(time.perf_counter() - clock, 1e-9)
+                most = _MOST_VARYING if self._varies else 1 << 30
+                chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, most))
+                losses = losses[: done.epochs]
+                if snapshot is not None and state.reduction_of(self.optimizer) != self._reduction:
+                    snapshot = self._checked_snapshot(snapshot)  # a replay has one rate
+                if epochs_are_entries and done.epochs:
+                    last = state.step - int(state.place[1]) // self.batch_size
+                    self.record(losses, last - self.steps_per_epoch * np.arange(done.epochs - 1, -1, -1))
+                if watch is not None and watch.arrived(losses):
+                    if snapshot is not None and watch.looks and not self.program.finite():
+                        self._fail(snapshot)
+                    if watch.may_write:
+                        snapshot = None  # of a run that may go another way now
+                    watch.tell()
+        except StopTraining as stop:
+            stopped = stop.reason if state.step < end else None
+        if snapshot is not None and not self.program.finite():
+            self._fail(snapshot)
+        unfinished = epochs_are_entries and bool(self._partial[1])
+        if unfinished:
+            self.record(self.mean_loss, state.step)
+        n_steps = state.step - begin
+        if watch is not None:
+            watch.finish(unfinished)
+        columns = {"lr": np.concatenate([np.empty(0), *self._lr])}
+        if watch is not None:
+            columns |= {name: np.array(column, np.float64) for name, column in watch.columns.items()}
+        loss = np.concatenate([np.empty(0), *self._loss])
+        step = np.concatenate([np.empty(0, np.int64), *self._step])
+        return History(loss, step, time.perf_counter() - began, n_steps, columns, stopped)
+
+    # -------------------------------------------------------------- what `Watch` asks
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.X) // self.batch_size)
+
+    @property
+    def steps_to_epoch_end(self) -> int:
+        return self.steps_per_epoch - int(self.state.place[1]) // self.batch_size
+
+    @property
+    def mean_loss(self) -> float:
+        """Of this call's batches of the epoch begun, weighted by rows; NaN where it has none."""
+        total, rows = self._partial
+        return total / rows if rows else float("nan")
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        return self.optimizer.rate(self.state.step) * self.state.reduction_of(self.optimizer)
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.optimizer = replace(self.optimizer, lr=value)
+
+    def record(self, loss: Any, step: Any) -> None:
+        """Add entries to the history, of steps of the last chunk."""
+        self._loss.append(np.atleast_1d(loss))
+        self._step.append(np.atleast_1d(step))
+        self._lr.append(rates_at(self.optimizer.lr, self._step[-1] - 1.0) * self._reduction)
+
+    def snapshot(self) -> Snapshot:
+        """What the network and its training are at this step."""
+        return Snapshot(self.state, self.params, self._partial)
+
+    # -------------------------------------------------------------- within
+
+    def _train(self, steps: int, losses: np.ndarray, *, stop_on_params: bool) -> Trained:
+        """Make `steps` steps. What takes its rows from elsewhere does it in pieces."""
+        return self._train_on(self.X, self.y, self.weight, self.state.place, self._partial, steps, losses,
+                              shuffle=self.shuffle, batch_size=self.batch_size,
+                              stop_on_params=stop_on_params)  # fmt: skip
+
+    def _train_on(
+        self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, place: np.ndarray, partial: np.ndarray,
+        steps: int, losses: np.ndarray, *, shuffle: bool, batch_size: int, stop_on_params: bool,
+    ) -> Trained:  # fmt: skip
+        state = self.state
+        return self.program.train(
+            X, y, weight, batch_size=batch_size, steps=steps, seed=state.seed, shuffle=shuffle,
+            count=state.count, place=place, partial=partial, losses=losses, update=self._update(steps),
+            stop_on_loss=self.stop_on_non_finite, stop_on_params=stop_on_params,
+        )  # fmt: skip
+
+    def _update(self, steps: int) -> Update:
+        update = self.state.update(self.optimizer, steps, self.params, accumulate=self.optimizer.accumulate)
+        self._varies = any(scalar.strides[0] for group in update.scalars for scalar in group)
+        return update
+
+    def _watch_plateau(self, losses: np.ndarray) -> None:
+        """`ReduceOnPlateau` is to be told of the mean losses that the program is about to write."""
+        if isinstance(self.optimizer.lr, ReduceOnPlateau):
+            self.state.tell(self.optimizer.lr, losses)
+
+    def _is_old(self, snapshot: Snapshot | None) -> bool:
+        return snapshot is None or snapshot.time + SNAPSHOT_SECONDS < time.perf_counter()
+
+    def _first_chunk(self) -> int:
+        flops = 6 * self.batch_size * self.state.spec.n_params
+        return max(1, min(_FIRST_CHUNK_STEPS, int(_FIRST_CHUNK_FLOPS / flops)))
+
+    def _checked_snapshot(self, previous: Snapshot | None) -> Snapshot:
+        if previous is not None and not self.program.finite():
+            self._fail(previous)
+        return self.snapshot()
+
+    def _fail(self, snapshot: Snapshot) -> None:
+        """Go back to the last step whose parameters are finite, and say what happened there."""
+        state = self.state
+        if not self.program.finite():
+            failed, overflow = state.step, True
+            snapshot.restore()
+            if not self.program.finite():
+                message = f"a parameter is not finite at net.step == {state.step}, and no step of this run made it so"
+                raise NonFiniteError(message, state.step, state.epoch)
+            # Where the data were changed meanwhile the replay may end otherwise, after a finite step too.
+            if self._replay(failed - snapshot.step, stop_on_params=True) == PARAMS_NOT_FINITE:
+                bad = state.step
+                snapshot.restore()
+                self._replay(bad - 1 - snapshot.step, stop_on_params=False)
+        else:
+            overflow = False
+        what = "a parameter" if overflow else "the loss"
+        raise NonFiniteError(
+            f"{what} became non-finite in the step after net.step == {state.step} (epoch {state.epoch}); "
+            f"the network holds the parameters of that step{self._culprit()}",
+            state.step,
+            state.epoch,
+        )
+
+    def _culprit(self) -> str:
+        return culprit(self.X, self.state.spec.dtype, self.row_numbers)
+
+    def _replay(self, steps: int, *, stop_on_params: bool) -> int:
+        """Run `steps` steps again, in chunks, up to the first that fails; the status of the last."""
+        end = self.state.step + steps
+        chunk = self._first_chunk()
+        while self.state.step < end:
+            losses = np.empty(chunk + 1)
+            self._watch_plateau(losses)
+            done = self._train(min(chunk, end - self.state.step), losses, stop_on_params=stop_on_params)
+            if done.status != DONE:
+                return done.status
+        return DONE

@@ -1,0 +1,198 @@
+// The C++ contract: what a plan hands to the engine, what the engine asks of an ISA's kernels, and the statuses.
+//
+// Matrices are row-major; every leading dimension (ld...) counts elements. Each matrix that fastbp owns has rows padded
+// to whole cache lines, so that kernels read and write whole vectors: padding may hold anything and reaches nothing.
+// Included by the kernels of every ISA: only plain structs here, no function that a linker could merge.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+namespace fbp {
+
+typedef int64_t idx;
+enum { MAX_SLOTS = 4, MAX_SCALARS = 10 };
+enum { SINGLE_INPUTS = 128 };  // one row goes forward by sums over so many inputs, whoever makes them
+enum { NARROW_OUTPUTS = 4 };   // an output layer of at most this many is NARROW; fastbp/spec.py says the same
+
+// ------------------------------------------------------------------ row functions: pointwise, called on a hot tile
+// `cols` is a number of real columns; whole vectors are touched.
+template <class T> using ForwardRow = void (*)(const T* z, T* a, idx ld, idx rows, idx cols);
+// delta holds dL/da on entry and dL/dz on return; z is null where the row does not use it
+template <class T> using BackwardRow = void (*)(T* delta, const T* a, const T* z, idx ld, idx rows, idx cols);
+// p and its slots share one layout; g is a tile with a leading dimension of its own
+template <class T> using UpdateRow = void (*)(T* p, T* const* slots, idx ld, const T* g, idx ldg, idx rows, idx cols,
+                                              const T* scalars);
+
+// A user's own loss, pointwise: value and grad of n targets, whole vectors at a time. `third` is lse, or s of a loss with
+// two outputs for each target, which also gets a grad_s. See src/own.hpp.
+template <class T> using OwnLossRow = void (*)(const T* z, const T* t, const T* third, const T* setting, T* value,
+                                               T* grad, T* grad_s, idx n);
+template <class T> struct OwnLoss {
+  OwnLossRow<T> row;
+  bool uses_lse, pairs;
+  T* scratch;             // OWN_LOSS_PARTS times the outputs of a batch, each to the end of the widest vector
+};
+
+// What may be done around any rule: to the gradient before it, with the parameters after it.
+template <class T> struct Around {
+  bool on;
+  T scale;      // of the gradient
+  T clip;       // bound of its elements
+  T l1;         // gradient += l1 * sign(parameter)
+  T* average;   // average = decay * average + (1 - decay) * parameter; or null
+  T decay;
+};
+
+// Returns the sum over samples of share * (sum over targets of the weighted loss); grad = share * its derivative.
+template <class T> struct Loss {
+  idx rows, cols;         // samples, outputs
+  bool transposed;        // a, t and grad are (cols, ld), else (rows, ld)
+  const T* a; idx ld;
+  const T* t; idx ldt;    // null where labels are given
+  const int32_t* label;   // (rows,)
+  const double* share;    // (rows,) and zeros to the end of the vector
+  T* grad;                // null: not wanted
+  const T* setting;       // the row's numbers, in the order of `Loss.numbers` of fastbp/rows/kinds.py
+  const T* output_weight; // (targets of a sample,) padded, or null: 1 each; null for a row with a statistic
+  const OwnLoss<T>* own;  // of `own_loss_row`
+};
+template <class T> using LossRow = double (*)(const Loss<T>& loss);
+
+// ------------------------------------------------------------------ kernels: one layer, over a range of its outputs
+// Ranges are what threads split, at multiples of a cache line: their outputs are complete, so the bits do not depend on
+// the split.
+//
+// A narrow layer (see Family) is kept transposed: its weight is (out, ldw), its z, a and delta are (out, ld).
+template <class T> struct Forward {    // z = x @ weight + bias, a = activation(z)
+  idx rows, in, out;
+  const T* x; idx ldx;                 // (rows, in); read element by element, never past the last
+  const T* weight; idx ldw;            // (in, ldw)
+  const T* bias;                       // (out,) padded, or null
+  const int32_t* used; idx n_used;     // SINGLE: the inputs that are looked at, the others are 0
+  T* partial;                          // SINGLE: scratch, (in / SINGLE_INPUTS rounded up, ld)
+  T* z; T* a; idx ld;                  // (rows, ld); z == a where z is not kept
+  ForwardRow<T> activation;
+};
+template <class T> struct GradInput {  // grad_input = delta @ weight.T, then back through the previous activation
+  idx rows, in, out;
+  const T* delta; idx ldd;             // (rows, ldd)
+  const T* weight; idx ldw;
+  T* grad_input; idx ldg;              // (rows, ldg)
+  const T* a; const T* z;              // of the previous layer, (rows, ldg)
+  BackwardRow<T> activation;
+  T* panel;                            // scratch, max(out, ldw) * panel_columns elements
+};
+template <class T> struct GradWeight { // grad = x.T @ delta: stored, added, or turned into the update at once
+  idx rows, in, out;
+  const T* x; idx ldx;
+  const T* delta; idx ldd;
+  T* grad;                             // as the weight; used where `update` is null
+  bool accumulate;
+  UpdateRow<T> update;                 // null: unfused
+  T* weight; T* slots[MAX_SLOTS];      // (in, ldw) each, or null
+  idx ldw;
+  const T* scalars;
+  Around<T> around;                    // not looked at by rules that run in a tile's registers
+  const int32_t* used; idx n_used;     // SINGLE: as in Forward; a rule with slots or decay gets all inputs
+};
+
+// How a layer is computed; `family_of` (train.cpp) holds the rules.
+enum Family {
+  DIRECT,   // register tiles over the padded operands where they lie
+  NARROW,   // few outputs: weight, z, a and delta are kept transposed; x must be padded too
+  FEW,      // a few rows: grad_input by dot products, in one pass over the weight with the update
+  SINGLE,   // one row: a pass over the weight forward, a pass for grad_input and update; inputs of 0 may be skipped
+  FAMILIES,
+  TINY = FAMILIES   // a whole network narrower than a vector: one kernel, below, and none of a layer's
+};
+// Outputs; NARROW: rows; SINGLE: inputs, whole blocks of SINGLE_INPUTS, after which `single_finish` is due.
+template <class T> using ForwardKernel = void (*)(const Forward<T>&, idx begin, idx end);
+template <class T> using GradInputKernel = void (*)(const GradInput<T>&, idx begin, idx end);   // inputs
+template <class T> using GradWeightKernel = void (*)(const GradWeight<T>&, idx begin, idx end); // inputs
+template <class T> using GradBiasKernel = void (*)(const GradWeight<T>&);   // x = 1, one row
+
+// An activation's row functions, and the kernels that have them in their epilogue.
+template <class T> struct ActivationKernels {
+  ForwardRow<T> forward;
+  BackwardRow<T> backward;
+  ForwardKernel<T> layer_forward[FAMILIES];
+  GradInputKernel<T> layer_grad_input[FAMILIES];
+};
+// A whole network of layers narrower than a vector, on dense parameters: a sample per lane.
+enum { TINY_WIDTH = 8 };
+template <class T> struct TinyLayer {
+  idx in, out;
+  idx weight, bias;                             // offsets in the dense parameters; bias -1 where there is none
+  T* z; T* a; T* delta;                         // (out, lanes); z == a where z is not kept
+  ActivationKernels<T> activation;
+};
+template <class T> struct TinyBatches {           // `steps` batches of `rows` rows, one after the other
+  const TinyLayer<T>* layers;
+  int n_layers;
+  idx n_params, rows, steps;
+  T* params; T* const* slots;                   // dense
+  const T* scalars; idx scalars_of_a_step;      // the latter 0 where each step has the same
+  UpdateRow<T> update;
+  const T* x; idx ldx;                          // (in, ldx)
+  const T* t; idx ldt;                          // (out, ldt), or null where labels are given
+  const int32_t* label;
+  const double* share;                          // of a batch's rows, the same for each batch
+  LossRow<T> loss;
+  const T* setting; const T* output_weight;     // of Loss
+  bool stop_on_loss;
+  T* products;                                  // (n_params to a whole vector, lanes): scratch
+  T* gradient;                                  // (n_params to a whole vector): scratch
+  const OwnLoss<T>* own_loss;
+};
+template <class T> using TinyKernel = idx (*)(const TinyBatches<T>& run, double* losses);
+
+// Both ways back in one: grad_input where it is wanted (null where not), then the update of the weights it has read.
+template <class T> using BackwardKernel = void (*)(const GradInput<T>&, const GradWeight<T>&, idx begin, idx end);
+template <class T> struct OptimizerKernels {
+  UpdateRow<T> update;
+  GradWeightKernel<T> layer_update[FAMILIES];
+  BackwardKernel<T> layer_backward[FAMILIES];   // null: grad_input and layer_update one after the other
+  TinyKernel<T> tiny_train;
+};
+
+// Dropout's words of 16 bits in a step for the inputs of a layer in a row of the batch, DROP_BLOCK at a time.
+enum { DROP_BLOCK = 64 };
+using DropWords = void (*)(uint64_t seed, uint64_t step, uint64_t layer, uint64_t row, idx blocks, uint16_t* words);
+
+template <class T> struct Kernels {
+  idx tile_rows;
+  idx panel_columns;                            // of a tile, and of GradInput::panel
+  idx lanes;
+  bool (*finite)(const T* p, idx n);
+  GradWeightKernel<T> grad_weight[FAMILIES];    // stored or added
+  GradBiasKernel<T> grad_bias[FAMILIES];        // updates where `update` is set
+  void (*single_finish)(const Forward<T>&);
+  void (*update)(const GradWeight<T>&, idx rows, idx cols);   // from a gradient in memory, which stays as it is
+  OptimizerKernels<T> by_call;                  // for any rule, by its row function: with what is around it, or a user's
+  double (*squares)(const T* p, idx n);         // their sum
+  void (*average)(const Around<T>& around, T* average, const T* p, idx ld, idx rows, idx cols);
+  void (*limit_norms)(T* weight, idx ldw, idx in, idx out, bool transposed, T most);   // of each output's weights
+  DropWords drop_words;
+  void (*drop)(const T* x, T* out, idx n, const uint16_t* words, int threshold, T scale);
+  ActivationKernels<T> identity;                // its row functions are null: there is nothing to do
+  const ActivationKernels<T>* activation;       // these three are indexed as the tables of fastbp/
+  const LossRow<T>* loss;
+  const OptimizerKernels<T>* optimizer;
+  ActivationKernels<T> called_activation;       // for a user's own activation, whose row functions are put in
+};
+
+struct Isa {
+  const char* name;
+  Kernels<float> f32;
+  Kernels<double> f64;
+};
+
+#if defined(__aarch64__)
+extern const Isa isa_neon;
+#else
+extern const Isa isa_generic;
+#endif
+#if defined(__x86_64__)
+extern const Isa isa_avx2, isa_avx512;
+#endif
+}  // namespace fbp
