@@ -20,11 +20,9 @@ ROOT = Path(__file__).parents[1]
 WIDTH = 37
 
 
-@pytest.fixture(scope="module")
-def torch():
-    torch = pytest.importorskip("torch")
-    torch.set_num_threads(1)
-    return torch
+@pytest.fixture
+def torch(peers):
+    return peers.torch
 
 
 # ------------------------------------------------------------------ the vocabulary
