@@ -213,7 +213,7 @@ def test_radam_is_rectified_from_the_first_step_with_a_length_above_5(beta2, fir
     assert np.array_equal(rectified > 0, t >= (first or 101))
 
 
-@pytest.mark.parametrize("beta, decay, count", [(0.9, 4e-3, 500), (0.9, 0.0, 500), (0.999, 4e-3, 60_000), (0, 0.1, 9)])
+@pytest.mark.parametrize("beta, decay, count", [(0.9, 4e-3, 500), (0.9, 10, 500), (0.999, 4e-3, 60_000), (0, 0.1, 9)])
 def test_nadam_divides_by_the_product_of_all_its_momenta(beta, decay, count):
     """However small it gets, and wherever a stretch of steps begins."""
     mu = beta * (1 - 0.5 * 0.96 ** (np.arange(1, count + 2) * decay))
