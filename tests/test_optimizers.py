@@ -383,6 +383,7 @@ def test_what_is_done_around_a_rule_is_done_in_order(name, around, shape, kernel
     (sizes, rows), settings = SHAPES[shape], RULES[name] | AROUND[around]
     rng = np.random.default_rng(1)
     X, t = rng.normal(size=(6 * rows, sizes[0])), rng.normal(size=(6 * rows, sizes[-1]))
+    X[:, ::4] = 0  # weights without a gradient, which plain SGD may pass over
     init = [(rng.normal(size=s) / 3, rng.normal(size=s[1]) / 3) for s in zip(sizes, sizes[1:])]
     net = fastbp.MLP(sizes, activation="tanh", init=init, seed=1, dtype=dtype, backend=kernels)
     twin = fastbp.MLP(sizes, activation="tanh", init=init, dtype=np.float64, backend="reference")
@@ -972,6 +973,21 @@ def test_a_plateau_lowers_the_rate_at_epoch_ends_and_goes_on_in_the_next_call(ba
     before = whole.weights[0][0, 0]  # another rate knows nothing of it
     whole.fit(X, t, optimizer=fastbp.SGD(0.5), batch_size=8, steps=1, loss="half_squared_error")
     assert whole.weights[0][0, 0] == before - 0.5 * before
+
+
+def test_a_step_has_the_rate_that_a_plateau_has_come_to_meanwhile(backend):
+    """Also where the step before it was the same call, of which something may be remembered."""
+    X, t = np.zeros((8, 1)), np.zeros((8, 1))  # the loss stays 0; weight decay alone moves the weight
+    net = fastbp.MLP((1, 1), bias=False, init=[[[1.0]]], dtype=np.float64, backend=backend)
+    rule, scale = fastbp.SGD(schedules.ReduceOnPlateau(0.5, factor=0.5, patience=0), weight_decay=0.5), 1.0
+    for _ in range(3):
+        for _ in range(4):
+            before = net.weights[0][0, 0]
+            net.train_step(X, t, optimizer=rule, loss="mse")
+            assert net.weights[0][0, 0] == pytest.approx(before * (1 - 0.5 * scale * 0.5), rel=1e-12)
+        net.fit(X, t, optimizer=rule, loss="mse", batch_size=8, epochs=2)
+        scale = net._state.plateau["scale"]
+    assert scale < 0.1
 
 
 @pytest.mark.parametrize("rate", [lambda step: -1.0, lambda step: None, lambda step: 1 / 0])
