@@ -822,6 +822,8 @@ def test_schedules_have_their_pinned_values():
         schedules.InverseTime(1.0, decay=0.5): {0: 1.0, 2: 0.5, 6: 0.25},
         schedules.InverseTime(1.0, decay=3.0, every=3, power=0.5): {0: 1.0, 3: 0.5, 8: 1 / 3},
         schedules.Exponential(1.0, 0.25, every=2): {0: 1.0, 1: 0.5, 4: 0.0625},
+        schedules.Polynomial(1.0, 4, end=0.2, power=2): {0: 1.0, 2: 0.4, 4: 0.2, 9: 0.2},
+        schedules.Cosine(1.0, 4, end=0.2, restarts=True): {0: 1.0, 2: 0.6, 4: 1.0, 6: 0.6},
         schedules.Warmup(0.8, 3): {0: 0.2, 1: 0.4, 2: 0.6, 3: 0.8, 50: 0.8},
         schedules.Warmup(schedules.Step(0.8, 2, 0.5), 3, start=0.4): {0: 0.5, 2: 0.7, 3: 0.8, 4: 0.8, 5: 0.4},
         schedules.Sequence([(0.5, 2), (schedules.Exponential(1.0, 0.5), None)]): {0: 0.5, 1: 0.5, 2: 1.0, 4: 0.25},
@@ -1109,6 +1111,30 @@ def test_hyper_parameters_have_the_defaults_of_torch_and_optax(name, peers):
         peer = inspect.signature(getattr(peers.torch.optim, name)).parameters
         has = {parameter: peer[parameter].default for parameter in DEFAULTS[name]}
     assert has == DEFAULTS[name]
+
+
+SCHEDULERS = {  # defaults: torch 2.13.0's scheduler, and its names for what is called otherwise here
+    "Step": ({"factor": 0.1}, "StepLR", {"factor": "gamma"}),
+    "Polynomial": ({"power": 1.0}, "PolynomialLR", {}),
+    "Cosine": ({"end": 0.0}, "CosineAnnealingLR", {"end": "eta_min"}),
+    "OneCycle": ({"rise": 0.3, "start_divisor": 25.0, "end_divisor": 1e4}, "OneCycleLR",
+                 {"rise": "pct_start", "start_divisor": "div_factor", "end_divisor": "final_div_factor"}),
+    "ReduceOnPlateau": ({"factor": 0.1, "patience": 10, "threshold": 1e-4, "cooldown": 0, "least": 0},
+                        "ReduceLROnPlateau", {"least": "min_lr"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedules_have_their_pinned_defaults(name):
+    has = {field.name: field.default for field in fields(getattr(schedules, name))}
+    assert {setting: has[setting] for setting in SCHEDULERS[name][0]} == SCHEDULERS[name][0]
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedules_have_the_defaults_of_torch(name, peers):
+    defaults, scheduler, names = SCHEDULERS[name]
+    peer = inspect.signature(getattr(peers.torch.optim.lr_scheduler, scheduler)).parameters
+    assert {setting: peer[names.get(setting, setting)].default for setting in defaults} == defaults
 
 
 # ------------------------------------------------------------------ L-BFGS
