@@ -364,6 +364,8 @@ AROUND = {
             "bias_lr_scale": 2.0, "weight_decay": 0.2, "decay_scale": (0.5, 1.0), "bias_decay_scale": 0.5,
             "accumulate": 2},
     "average after max norm": {"max_norm": 0.6, "average": 0.5},
+    "average after clip norm": {"clip_norm": 0.1, "average": 0.7},
+    "average of every third": {"accumulate": 3, "average": 0.7},
     "rates of layers": {"lr_scale": (0.5, 2.0)}, "rate of biases": {"bias_lr_scale": 0.25},
     "decays of layers": {"weight_decay": 0.4, "decay_scale": (0.5, 2.0)},
     "decay of biases": {"weight_decay": 0.4, "bias_decay_scale": 0.0},
