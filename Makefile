@@ -1,4 +1,4 @@
-# fastbp: `make help` lists what there is. Everything is made inside .venv and build/; `make clean` removes it.
+# fastbp: `make help` lists what there is. Everything is made inside .venv, .venv-peers and build/; `make clean` removes it.
 #
 # The package is installed editable: one tree, one compiled module (fastbp/_engine.*.so), whatever the current folder.
 # A change of Python files needs nothing, a change of C++ or Cython the next `make`. What users install, the wheel, is
@@ -33,11 +33,12 @@ step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
-.PHONY: help demo test test-all test-numba bench figures pictures rows check check-ruff check-mypy check-arrows check-gcc check-clang asan tsan arm64 ulp clean
+.PHONY: help demo test test-all test-numba test-peers test-with-peers bench figures pictures rows check check-ruff check-mypy check-arrows check-gcc check-clang asan tsan arm64 ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
 	@echo 'make demo       set everything up in .venv and run the BP demo'
 	@echo 'make test       the test suite; make test-numba: all of it on that backend, an hour; make test-all: whole products'
+	@echo 'make test-peers the tests beside PyTorch and optax, in .venv-peers, which needs a gigabyte or more'
 	@echo 'make check      ruff, mypy, import arrows, builds with GCC and with Clang'
 	@echo 'make asan       the test suite under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the engine and its threads, without Python, under ThreadSanitizer'
@@ -47,7 +48,7 @@ help:
 	@echo 'make figures    what it measured into README.md, docs/threads.md and their pictures'
 	@echo 'make pictures   docs/training.svg, those of docs/looking.md and docs/own_rows.md, from the code on the pages'
 	@echo 'make rows       render src/kernels/rows_generated.hpp and the pages of docs/ from the tables'
-	@echo 'make clean      remove .venv, build/ and what else was made'
+	@echo 'make clean      remove .venv, .venv-peers, build/ and what else was made'
 	@echo 'Choose with PYTHON=python3.12, CXX=clang++, TESTS="tests/test_x.py -k name".'
 
 demo: $(VENV)/installed
@@ -65,6 +66,15 @@ test-all: test
 test-numba: export FASTBP_TEST_NUMBA := 1
 test-numba: TESTS += -k numba
 test-numba: test
+
+# The peers are large and have an environment of their own, made by the same rules as .venv. Here a peer that is missing
+# is a failure, and so is it when there was nothing to run (TESTS="-k ..." of no such test).
+PEERS_VENV := .venv-peers
+test-peers:
+	@$(MAKE) --no-print-directory VENV=$(PEERS_VENV) test-with-peers
+test-with-peers: export FASTBP_TEST_PEERS := 1
+test-with-peers: $(VENV)/installed $(VENV)/peers-tools
+	@$(PYTEST) -n 2 -m peers $(TESTS)
 
 # One core and then two, quiet if they can be. Peers other than NumPy and scikit-learn are large, and yours to install
 # into .venv.
@@ -201,5 +211,5 @@ ulp-%: $(VENV)/build-tools
 	@build/ulp/ulp_$* full || { test $$? = 132 && echo 'SKIPPED: this CPU has no instructions for $*-byte vectors'; }
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info fastbp/_engine*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(PEERS_VENV) build dist *.egg-info fastbp/_engine*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,13 +1,20 @@
 """What every test file shares: the backends, ISAs and dtypes to run on, how hard to try, equal bits."""
 
+import importlib
 import itertools
 import os
 import random
+import signal
 import zlib
 
 # Before NumPy is loaded. The reference's products are small: on two busy cores BLAS threads only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")  # pictures without a window
+
+# A shell that starts the tests in the background has SIGINT ignored: whoever they start would inherit that, and hear of
+# no Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import numpy as np
 import pytest
@@ -19,6 +26,8 @@ from fastbp import backends
 every_case = os.environ.get("FASTBP_TEST_ALL", "") not in ("", "0")
 # FASTBP_TEST_NUMBA=1 (`make test-numba`): on Numba the samples that every backend has, and no sample of them.
 every_numba_case = every_case or os.environ.get("FASTBP_TEST_NUMBA", "") not in ("", "0")
+# FASTBP_TEST_PEERS=1 (`make test-peers`): a peer that is missing is a failure; elsewhere its tests are skipped.
+every_peer = os.environ.get("FASTBP_TEST_PEERS", "") not in ("", "0")
 
 # Under `make` (MAKELEVEL) and in CI a missing extension is a failure; elsewhere its tests are skipped.
 official = bool(os.environ.get("CI") or os.environ.get("MAKELEVEL"))
@@ -59,6 +68,8 @@ def sampled(part, *factors):
     chosen = combinations[::part]
     assert all(level in met for levels, met in zip(factors, zip(*chosen)) for level in levels)
     return chosen
+
+
 def need_numba():
     if not backends.has_numba():
         reason = "Numba is not installed: pip install 'fastbp[numba]'"
@@ -101,6 +112,38 @@ def kernels(request, monkeypatch):
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request):
     return np.dtype(request.param)
+
+
+def missing_peer(error):
+    """Skip the test whose peer cannot be imported, or fail where it must be there."""
+    reason = f"{error}: `make test-peers` installs it"
+    pytest.fail(reason) if every_peer else pytest.skip(reason)
+
+
+class Peers:
+    """Libraries that the tests compare with, imported when they are named: ``peers.torch``, ``peers.optax``."""
+
+    def __getattr__(self, name):
+        try:
+            module = importlib.import_module(name)
+        except ImportError as error:
+            missing_peer(error)
+        if name == "torch":
+            module.set_num_threads(1)
+        if name == "jax":
+            module.config.update("jax_enable_x64", True)
+        return module
+
+
+@pytest.fixture(scope="session")
+def peers():
+    """Who asks for it has the marker `peers`, which `make test-peers` selects."""
+    return Peers()
+
+
+def pytest_itemcollected(item):
+    if "peers" in getattr(item, "fixturenames", ()):
+        item.add_marker("peers")
 
 
 ON_NUMBA = 4  # tests of a file

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import every_case, need_extension
+from conftest import every_case, missing_peer, need_extension
 
 from fastbp import __main__ as command
 from fastbp.backends import threads
@@ -18,13 +18,16 @@ from fastbp.bench.figures import ALONE, BESIDE, PEERS, SHOWN, Cell, Record
 # ------------------------------------------------------------------ workloads and contenders
 
 
+NEED_PEERS = ("torch", "jax step", "jax scan")
+# `torch.compile` is torch's own steps, and takes half a minute to say so: `python -m fastbp bench --full` checks it
+CHECKED = [pytest.param(name, marks=pytest.mark.peers if name in NEED_PEERS else ())
+           for name in CONTENDERS if name != "torch.compile"]  # fmt: skip
+
+
 @pytest.mark.parametrize("workload", WORKLOADS[:4], ids=lambda workload: workload.name)
-@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize("name", CHECKED)
 @pytest.mark.parametrize("optimizer", RULES)
 def test_every_contender_that_is_here_computes_the_same(workload, optimizer, name, dtype):
-    """`torch.compile` is torch's own steps, and takes half a minute to say so."""
-    if name == "torch.compile":
-        pytest.skip("too slow; `python -m fastbp bench --full` checks it")
     if name == "fastbp numba" and not every_case and (workload is not WORKLOADS[0] or dtype != np.float32):
         pytest.skip("compiles for seconds; `python -m fastbp bench` checks it")
     if name == "fastbp":
@@ -32,7 +35,9 @@ def test_every_contender_that_is_here_computes_the_same(workload, optimizer, nam
     problem = Problem(replace(workload, optimizer=optimizer), dtype)
     try:
         contender = CONTENDERS[name](problem)
-    except (ImportError, NotImplementedError) as error:
+    except ImportError as error:
+        missing_peer(error) if name in NEED_PEERS else pytest.skip(str(error))
+    except NotImplementedError as error:
         pytest.skip(str(error))
     assert measure.check(problem, contender) < 1e-2
 

@@ -34,7 +34,7 @@ def test_any_dtype_is_checked_in_float64(dtype):
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
-@pytest.mark.parametrize("factor", [2, 1.0001])
+@pytest.mark.parametrize("factor", [2, 1.0001, 0.5])
 def test_a_wrong_derivative_of_an_activation_is_found_where_it_is(layer, factor):
     """It spoils its own layer and those below, and none above."""
     right = Activation("right", "z * z", "g * 2 * z")
@@ -45,7 +45,7 @@ def test_a_wrong_derivative_of_an_activation_is_found_where_it_is(layer, factor)
     X = np.clip(X, -1, 1)
     found = check_gradients(net, X, t, loss="mse")
     assert not found.ok and not found and RIGHT < found.error
-    assert found.error == pytest.approx(1 - 1 / factor, rel=0.5)
+    assert found.error == pytest.approx(1 - min(factor, 1 / factor), rel=0.5)  # beside the larger of the two
     assert int(found.where.partition("[")[2][0]) <= layer
     assert "DIFFER" in str(found) and f"{found.derivative:.9g}" in str(found)
     rows[layer] = right
@@ -90,6 +90,18 @@ def test_kinks_are_skipped_and_no_error():
     assert "2 skipped at kinks" in str(found)
     net.biases[0][0] = 1e-3  # far enough from the kink
     assert check_gradients(net, [[0.0, 1.0], [1.0, 1.0]], [[1.0, 1.0], [0.0, 0.5]], loss="mse").n_skipped == 0
+
+
+@pytest.mark.parametrize("bend", [1e-1, 1e-3, 1e-5])
+def test_a_kink_is_one_however_small_it_is_beside_the_slope(bend):
+    """Its derivative is that to one side, and the difference lies between the two."""
+    bent = Loss("bent", f"(z - t) * (z - t) + {bend} * ABS(z)", f"2 * (z - t) + WHERE(z > 0, {bend}, -{bend})", "mean")
+    net = fastbp.MLP((1, 1), init=[([[0.0]], [0.0])], dtype=np.float64)
+    found = check_gradients(net, [[1.0]], [[1.0]], loss=bent)
+    assert (found.n_skipped, found.n_checked) == (2, 0)
+    net.biases[0][0] = 0.1
+    found = check_gradients(net, [[1.0]], [[1.0]], loss=bent)
+    assert (found.n_skipped, found.n_checked, found.ok) == (0, 2, True)
 
 
 def test_a_kink_everywhere_leaves_nothing_to_check():

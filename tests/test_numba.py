@@ -94,6 +94,9 @@ def nested(template, levels=12):
         (lambda: fastbp.Loss("q", "lse - z"), "unknown name 'lse'"),
         (lambda: fastbp.Loss("q", "t * (lse - z)", statistic="lse"), "grad must be given"),
         (lambda: fastbp.Loss("q", "(z - t) * (z - t)", "z - t"), "grad is wrong at z = .*, t = "),
+        # at an end of the domain alone, where most targets of 0 and 1 are
+        (lambda: fastbp.Loss("q", "WHERE(t < 1, 1, 2) * z * z", "2 * z", domain=(0, 1)), "grad is wrong .*, t = 1: it"),
+        (lambda: fastbp.Loss("q", "WHERE(t > 0, 1, 2) * z * z", "2 * z", domain=(0, 1)), "grad is wrong .*, t = 0: it"),
         (lambda: fastbp.Loss("q", "t * (lse - z)", "EXP(z - lse) - 2 * t", statistic="lse", labels=True),
          "grad is wrong"),
         (lambda: fastbp.Optimizer("sgd", update=[("p", "p - lr * g")]), "optimizer 'sgd': fastbp has one"),

@@ -2,9 +2,10 @@
 
 import contextlib
 import inspect
+import itertools
 import math
 import pickle
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from unittest import mock
 
@@ -42,7 +43,7 @@ SETTINGS = {  # of each class: all its rows, and each hyper-parameter away from 
     "Rprop": [{}, {"etas": (0.3, 1.5), "step_sizes": (1e-3, 0.05)}],
 }  # fmt: skip
 CASES = [pytest.param(name, s, id=f"{name}-{k}") for name, all_of in SETTINGS.items() for k, s in enumerate(all_of)]
-RATES = (0.1, 0.1, 0.03, 0.0, 0.2, 0.2, 0.1, 0.1)
+RATES = (0.1, 0.1, 0.03, 0.0, 0.2, 0.2, 0.1, 0.1, 0.05, 0.1, 0.1, 0.02)
 
 
 def test_every_optimizer_and_every_row_of_the_table_is_in_the_cases():
@@ -67,11 +68,9 @@ def parameters(net):
     return [view for pair in zip(net.weights, net.biases) for view in pair]
 
 
-def optax_lion(parameters, lr, betas=(0.9, 0.99), weight_decay=1e-3):
-    optax = pytest.importorskip("optax")
-    jax = pytest.importorskip("jax")
-    jax.config.update("jax_enable_x64", True)
-    rule = optax.lion(1.0, *betas, weight_decay=weight_decay)
+def optax_lion(peers, parameters, betas=(0.9, 0.99), weight_decay=1e-3):
+    assert peers.jax.config.jax_enable_x64
+    rule = peers.optax.lion(1.0, *betas, weight_decay=weight_decay)
     state = [rule.init(p) for p in parameters]
 
     def step(values, gradients, lr):
@@ -84,8 +83,8 @@ def optax_lion(parameters, lr, betas=(0.9, 0.99), weight_decay=1e-3):
     return step
 
 
-def torch_rule(name, values, settings, cleanup):
-    torch = pytest.importorskip("torch")
+def torch_rule(peers, name, values, settings, cleanup):
+    torch = peers.torch
     was = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # that of the products that NAdam keeps
     cleanup.callback(torch.set_default_dtype, was)
@@ -104,12 +103,15 @@ def torch_rule(name, values, settings, cleanup):
 
 
 @pytest.mark.parametrize("name, settings", CASES)
-def test_an_optimizer_agrees_with_its_peer_step_by_step(name, settings, kernels, dtype, cleanup):
+def test_an_optimizer_agrees_with_its_peer_step_by_step(name, settings, kernels, dtype, peers, cleanup):
     """torch, in float64; optax for Lion."""
     net = fastbp.MLP((5, WIDTH), dtype=dtype, seed=1, backend=kernels)
     net.biases[0][...] = np.random.default_rng(3).normal(size=WIDTH)
     values = [view.astype(float) for view in parameters(net)]
-    step = optax_lion(values, RATES[0], **settings) if name == "Lion" else torch_rule(name, values, settings, cleanup)
+    if name == "Lion":
+        step = optax_lion(peers, values, **settings)
+    else:
+        step = torch_rule(peers, name, values, settings, cleanup)
     moved = 0.0
     for k, (lr, gradients) in enumerate(zip(RATES, gradients_of([v.shape for v in values], dtype)), 1):
         before = values
@@ -146,51 +148,81 @@ def test_fused_is_unfused_and_every_backend_is_the_reference(name, settings, isa
     assert_close(nets[1], nets[2], dtype, k=6 * 40, scale=scale)
 
 
-WALK_START, WALK = (1.0, -2.0, 0.5), [np.array([0.5, -1.0, 2.0]) * factor for factor in (1, -0.5, 0.25, 1)]
-PINNED = {  # parameters after WALK, as torch 2.13 and optax 0.2.8 have them
-    ("SGD", 0): (0.9125, -1.825, 0.15000000000000002),
-    ("SGD", 1): (0.642253904626, -1.284507809252, -0.5178267135695002),
-    ("Adam", 0): (0.7800831074467593, -1.7800831048158128, 0.2800831035003394),
-    ("Adam", 1): (0.7290029522641646, -1.726518485683443, 0.2733817918367079),
-    ("Adam", 2): (0.7800831074467593, -1.7800831048158128, 0.2800831035003394),
-    ("Adam", 3): (0.8015920128193116, -1.8013608559882424, 0.30124507089038205),
-    ("AdamW", 0): (0.7764760872284375, -1.7724820806026764, 0.27847308528779574),
-    ("AdamW", 1): (0.6767039565504074, -1.5619967640421468, 0.23405754778801685),
-    ("AdamW", 2): (0.7570288433561707, -1.7176248508821836, 0.27673083464519005),
-    ("NAdam", 0): (0.8235168632338854, -1.8235168611715113, 0.32351686014032494),
-    ("NAdam", 1): (0.7877980809889692, -1.7856655378852815, 0.3201578717139448),
-    ("NAdam", 2): (0.7864185181721913, -1.786160968243662, 0.2860319486014905),
-    ("RAdam", 0): (0.9056979899546014, -1.8113959799092028, 0.12279195981840595),
-    ("RAdam", 1): (0.8671538580089432, -1.7343077160178864, 0.10748851650306193),
-    ("RAdam", 2): (0.9128571428571428, -1.8257142857142856, 0.1514285714285714),
-    ("RMSprop", 0): (-0.4337640482101842, -0.5662358288204892, -0.9337642326641823),
-    ("RMSprop", 1): (-1.0820560708037172, 0.08205626072025933, -1.5820563556785434),
-    ("RMSprop", 2): (-0.4818996706156047, -0.3698689732741487, -0.910689859781125),
-    ("RMSprop", 3): (0.2464911544372347, -1.244911592379227, -0.25588065371502877),
-    ("Adagrad", 0): (0.8571399756287118, -1.8571399756164826, 0.35713997561036814),
-    ("Adagrad", 1): (0.9246470743993714, -1.9044769063246618, 0.3960102840210638),
-    ("Adagrad", 2): (0.826230094306474, -1.8244696237022842, 0.3531562234907605),
-    ("Adadelta", 0): (0.9994343061731117, -1.9994342970257406, 0.4994342947388277),
-    ("Adadelta", 1): (0.9886597613088991, -1.9886127691509419, 0.4907490149837283),
-    ("Lion", 0): (0.7996200579961001, -1.7992201179921004, 0.2998200279981001),
-    ("Lion", 1): (0.7625761100000001, -1.7231721199999999, 0.282278105),
-    ("Lion", 2): (0.8, -1.7999999999999998, 0.30000000000000004),
-    ("Rprop", 0): (0.79, -1.7899999999999998, 0.29000000000000004),
-    ("Rprop", 1): (0.9125, -1.9125, 0.4125),
+WALK_START = (1.0, -2.0, 0.5)
+WALK = [  # up and down, with zeros; RAdam is rectified from the sixth on, with betas of 0.5 and 0.7 the tenth
+    (0.5, -1.0, 2.0), (-0.25, 0.5, -1.0), (0.125, -0.25, 0.0), (0.5, 0.0, 2.0), (0.75, 0.01, 1e-3), (0.0, -1.5, 3.0),
+    (-1.0, -0.5, 0.25), (-0.5, 0.25, 0.5), (0.25, 2.0, -4.0), (0.125, 1.0, -0.0625), (-2.0, 0.001, 0.75),
+    (1.0, -0.75, -0.5),
+]  # fmt: skip
+PINNED = {  # parameters after WALK with RATES, as torch 2.13.0 has them in float64, of Lion optax 0.2.8
+    ("SGD", 0): (1.12625, -1.8046, -0.13394999999999999),
+    ("SGD", 1): (0.4240109173774719, -0.3817151281866614, -2.455264742048745),
+    ("Adam", 0): (0.6310130323438248, -1.653912880155263, 0.025366778559082752),
+    ("Adam", 1): (0.517219548531998, -1.463549750703548, 0.009571942652121005),
+    ("Adam", 2): (0.6310767894273368, -1.6539473086766296, 0.025414385141772175),
+    ("Adam", 3): (0.810336648860183, -1.7738056610369777, 0.13241633558261864),
+    ("AdamW", 0): (0.6229608672874014, -1.634450463695789, 0.02273285340535883),
+    ("AdamW", 1): (0.42427698910984274, -1.1487703833307037, -0.03943443557508426),
+    ("AdamW", 2): (0.9754472619312272, -1.543458527225363, 0.1179288764497989),
+    ("NAdam", 0): (0.96240546381074, -1.761605499262823, 0.17881198730216233),
+    ("NAdam", 1): (0.8501848363165438, -1.618230296393315, 0.16844223054889162),
+    ("NAdam", 2): (0.9471530573796754, -1.7502720741943438, 0.14036073904399807),
+    ("RAdam", 0): (0.8644204212282439, -1.8445334121977057, 0.12541987315615333),
+    ("RAdam", 1): (0.8196996432894005, -1.7575989495207973, 0.10937815480842736),
+    ("RAdam", 2): (0.9429154395567452, -1.7986874363202687, -0.2167810703519767),
+    ("RMSprop", 0): (0.5439814891260527, -0.3186235557779643, -1.4130230158885306),
+    ("RMSprop", 1): (-1.6664579324567954, 0.5013946913028928, -3.348322295067549),
+    ("RMSprop", 2): (0.66349240630924, -0.04901209460820445, -1.2829400990187023),
+    ("RMSprop", 3): (-2.0733811653772007, -0.2292241379409919, -2.41914829474954),
+    ("Adagrad", 0): (0.9537931807837037, -1.8324241897116238, 0.30986484710065176),
+    ("Adagrad", 1): (0.9414645447213328, -1.9018457656512173, 0.3935232822820546),
+    ("Adagrad", 2): (0.8969980536360339, -1.7523486819564396, 0.30169380739421153),
+    ("Adadelta", 0): (1.0002278198437606, -1.9994640985258725, 0.49906401934268535),
+    ("Adadelta", 1): (0.991678063633897, -1.9816897787391843, 0.4850620355974052),
+    ("Lion", 0): (0.6991215668517969, -1.7980500912023538, -0.2602187136223118),
+    ("Lion", 1): (0.6166442197002019, -1.6145424408297488, -0.28008672406157165),
+    ("Lion", 2): (0.7, -1.6, -0.06000000000000005),
+    ("Rprop", 0): (0.8116000000000001, -1.9204999999999999, 0.10568000000000005),
+    ("Rprop", 1): (0.943, -1.9519125, 0.29825),
 }
 
 
 @pytest.mark.parametrize("name, k", PINNED)
 def test_an_optimizer_has_its_pinned_values(name, k, kernels, dtype):
     net = fastbp.MLP((1, 3), bias=False, init=[[WALK_START]], dtype=dtype, backend=kernels)
-    for gradient in WALK:
+    for gradient, lr in zip(WALK, RATES, strict=True):
         net.grad_weights[0][0] = gradient
-        net.update(getattr(fastbp, name)(lr=0.1, **SETTINGS[name][k]))
-    assert_close(net.weights[0][0], PINNED[name, k], dtype, k=16)
+        net.update(getattr(fastbp, name)(lr=RATES[0] if name == "Rprop" else lr, **SETTINGS[name][k]))
+    assert_close(net.weights[0][0], PINNED[name, k], dtype, k=4 * len(WALK))
 
 
 def test_every_setting_is_pinned():
     assert set(PINNED) == {(name, k) for name, all_of in SETTINGS.items() for k in range(len(all_of))}
+
+
+def scalar(rule, name, *where, **options):
+    """One of the scalars that the rule's row takes, at each of the steps `where`: first, count."""
+    return dict(zip(rule.row.scalars, rule.scalars(*where, **options), strict=True))[name]
+
+
+@pytest.mark.parametrize("beta2, first", [(0.9999, 6), (0.999, 6), (0.9, 6), (0.7, 10), (0.67, 16), (0.66, None)])
+def test_radam_is_rectified_from_the_first_step_with_a_length_above_5(beta2, first):
+    """``r_t`` of Liu et al.; below 1 / (1 - beta2) = 3 it never gets there."""
+    t = np.arange(1, 101)
+    rectified = np.broadcast_to(scalar(fastbp.RAdam(betas=(0.9, beta2)), "rectified", 0, 100), 100)
+    assert np.array_equal(rectified > 0, t >= (first or 101))
+
+
+@pytest.mark.parametrize("beta, decay, count", [(0.9, 4e-3, 500), (0.9, 10, 500), (0.999, 4e-3, 60_000), (0, 0.1, 9)])
+def test_nadam_divides_by_the_product_of_all_its_momenta(beta, decay, count):
+    """However small it gets, and wherever a stretch of steps begins."""
+    mu = beta * (1 - 0.5 * 0.96 ** (np.arange(1, count + 2) * decay))
+    product = np.cumprod(mu)
+    wanted = {"gradient_size": (1 - mu[:-1]) / (1 - product[:-1]), "step_size": mu[1:] / (1 - product[1:])}
+    rule = fastbp.NAdam(1.0, betas=(beta, 0.9), momentum_decay=decay)
+    for first in (0, 7, count // 2, count - 1):
+        for name, values in wanted.items():
+            np.testing.assert_allclose(scalar(rule, name, first, count - first), values[first:], rtol=1e-13)
 
 
 STARTS = {"parabola": ([3.0, -2.0], 1e-3), "rosenbrock": ([-0.5, 0.8], 0.3)}
@@ -260,32 +292,65 @@ def test_an_eps_of_0_lets_nothing_of_the_padding_through(name, isa, dtype):
 
 
 class Plain:
-    """A layer's parameters as float64 arrays, and the order of `fastbp.optimizers.Rule` in plain NumPy."""
+    """Parameters as float64 arrays, and the order of `fastbp.optimizers.Rule` in plain NumPy around a formula."""
 
-    def __init__(self, net, settings):
+    def __init__(self, net, name, settings):
         self.values = [view.astype(float) for view in parameters(net)]
-        self.settings = settings
+        self.name, self.settings, self.updates = name, settings, 0
+        self.kept = [np.zeros((2, *v.shape)) for v in self.values]  # the rule's own slots
         self.average = [v.copy() for v in self.values]
 
-    def update(self, batches, lr):
+    def ruled(self, k, g, lr, decay):
+        """Parameter k after the rule's own step."""
+        s, p, kept, t = self.settings, self.values[k], self.kept[k], self.updates
+        if self.name == "SGD":
+            kept[0] = s.get("momentum", 0) * kept[0] + g + decay * p
+            return p - lr * kept[0]
+        if self.name == "AdamW":
+            kept[0] = 0.9 * kept[0] + 0.1 * g
+            kept[1] = 0.999 * kept[1] + 0.001 * g**2
+            return p - lr * decay * p - lr * kept[0] / (1 - 0.9**t) / (np.sqrt(kept[1] / (1 - 0.999**t)) + s["eps"])
+        assert self.name == "Rprop"
+        before, size = kept
+        size[...] = np.where(size > 0, size, lr) * np.where(g * before > 0, 1.2, np.where(g * before < 0, 0.5, 1))
+        before[...] = np.where(g * before < 0, 0, g)
+        return p - size * np.sign(before)
+
+    def update(self, batches, lr, frozen=()):
         s = self.settings
+        self.updates += 1
         gradients = [np.mean(of_batches, axis=0) for of_batches in zip(*batches)]
+        trained = [k for k in range(len(self.values)) if k not in frozen]
         if "clip_norm" in s:
-            norm = math.sqrt(sum((g**2).sum() for g in gradients))
+            norm = math.sqrt(sum((gradients[k] ** 2).sum() for k in trained))
             gradients = [g * min(1, s["clip_norm"] / (norm + 1e-6)) for g in gradients]
-        for k, g in enumerate(gradients):
+        for k in trained:
             layer, bias = divmod(k, 2)
             decay = s.get("decay_scale", (1, 1))[layer] * (s.get("bias_decay_scale", 1) if bias else 1)
             rate = lr * s.get("lr_scale", (1, 1))[layer] * (s.get("bias_lr_scale", 1) if bias else 1)
-            clip, p = s.get("clip_value", np.inf), self.values[k]
-            g = np.clip(g, -clip, clip) + s.get("l1", 0) * decay * np.sign(p)
-            p = p - rate * (g + s.get("weight_decay", 0) * decay * p)
+            clip = s.get("clip_value", np.inf)
+            g = np.clip(gradients[k], -clip, clip) + s.get("l1", 0) * decay * np.sign(self.values[k])
+            p = self.ruled(k, g, rate, s.get("weight_decay", 0) * decay)
             if "max_norm" in s and not bias:
                 norm = np.sqrt((p**2).sum(axis=0))
                 p = p * np.where(norm > s["max_norm"], s["max_norm"] / norm, 1)
             self.values[k] = p
             keep = s.get("average", 0)
             self.average[k] = keep * self.average[k] + (1 - keep) * p
+
+    def train(self, twin, batches, lr, frozen=()):
+        """Updates with the mean squared error's gradients on batches (x, t), which `twin` makes: the reference."""
+        every = self.settings.get("accumulate", 1)
+        assert twin.backend == "reference" and len(batches) % every == 0
+        for update in range(0, len(batches), every):
+            for view, value in zip(parameters(twin), self.values):
+                view[...] = value
+            gradients = []
+            for x, t in batches[update : update + every]:
+                a = twin.forward(x)
+                twin.backward(2 * (a - t) / a.size)
+                gradients.append([view.copy() for pair in zip(twin.grad_weights, twin.grad_biases) for view in pair])
+            self.update(gradients, lr, frozen)
 
 
 AROUND = {
@@ -300,40 +365,92 @@ AROUND = {
             "accumulate": 2},
     "average after max norm": {"max_norm": 0.6, "average": 0.5},
     "l1 of the last layer": {"l1": 0.3, "decay_scale": (0.0, 1.0), "bias_decay_scale": 0.5},
+    "average after clip norm": {"clip_norm": 0.1, "average": 0.7},
+    "average of every third": {"accumulate": 3, "average": 0.7},
+    "rates of layers": {"lr_scale": (0.5, 2.0)}, "rate of biases": {"bias_lr_scale": 0.25},
+    "decays of layers": {"weight_decay": 0.4, "decay_scale": (0.5, 2.0)},
+    "decay of biases": {"weight_decay": 0.4, "bias_decay_scale": 0.0},
+    "l1 of layers and biases": {"l1": 0.3, "decay_scale": (0.5, 2.0), "bias_decay_scale": 0.0},
 }  # fmt: skip
 SHAPES = {"direct": ((19, 33, 21), 30), "narrow": ((9, 20, 3), 30), "few": ((20, 70, 70), 3),
           "single": ((20, 70, 9), 1),
           "tiny sizes": ((3, 5, 2), 8)}  # fmt: skip
+# A step of AdamW is a quotient: eps keeps it from being one of two roundings.
+RULES = {"SGD": {"lr": 0.1}, "AdamW": {"lr": 0.02, "eps": 1e-2, "weight_decay": 0.0}}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("around", AROUND)
-def test_what_is_done_around_a_rule_is_done_in_order(around, shape, kernels, dtype):
-    (sizes, rows), settings = SHAPES[shape], AROUND[around]
+@pytest.mark.parametrize("name", RULES)
+def test_what_is_done_around_a_rule_is_done_in_order(name, around, shape, kernels, dtype):
+    (sizes, rows), settings = SHAPES[shape], RULES[name] | AROUND[around]
     rng = np.random.default_rng(1)
     X, t = rng.normal(size=(6 * rows, sizes[0])), rng.normal(size=(6 * rows, sizes[-1]))
-    rule = fastbp.SGD(0.1, **settings)
+    X[:, ::4] = 0  # weights without a gradient, which plain SGD may pass over
     init = [(rng.normal(size=s) / 3, rng.normal(size=s[1]) / 3) for s in zip(sizes, sizes[1:])]
     net = fastbp.MLP(sizes, activation="tanh", init=init, seed=1, dtype=dtype, backend=kernels)
     twin = fastbp.MLP(sizes, activation="tanh", init=init, dtype=np.float64, backend="reference")
-    plain, every = Plain(net, settings), settings.get("accumulate", 1)
+    plain = Plain(net, name, settings)
+    rule = getattr(fastbp, name)(**settings)
     net.fit(X, t, optimizer=rule, batch_size=rows, steps=6, shuffle=False)
-    for update in range(6 // every):
-        for view, value in zip(parameters(twin), plain.values):
-            view[...] = value
-        batches = []
-        for k in range(update * every, (update + 1) * every):
-            twin.loss_and_grad(X[:1], t[:1], loss="mse")
-            batch = slice(k * rows, (k + 1) * rows)
-            a = twin.forward(X[batch])
-            twin.backward(2 * (a - t[batch]) / a.size)
-            batches.append([view.copy() for pair in zip(twin.grad_weights, twin.grad_biases) for view in pair])
-        plain.update(batches, 0.1)
+    plain.train(twin, [(X[k : k + rows], t[k : k + rows]) for k in range(0, len(X), rows)], rule.lr)
     for got, wanted in zip(parameters(net), plain.values):
         assert_close(got, wanted, dtype, k=6 * (rows + sum(sizes)), scale=1)
     if "average" in settings:
         for got, wanted in zip(parameters(net.averaged()), plain.average):
             assert_close(got, wanted, dtype, k=6 * (rows + sum(sizes)), scale=1)
+
+
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("name", RULES)
+def test_what_is_done_around_a_rule_has_the_same_bits_on_threads(name, around, dtype, monkeypatch):
+    need_extension()
+    monkeypatch.setenv("FASTBP_FORCE_THREADS", "1")
+    rng = np.random.default_rng(1)
+    X, t = rng.normal(size=(24, 70)), rng.normal(size=(24, 65))
+    rule, bits = getattr(fastbp, name)(**RULES[name] | AROUND[around]), []
+    for threads in (1, 2, 3):
+        net = fastbp.MLP((70, 130, 65), activation="tanh", seed=1, dtype=dtype, backend="cython")
+        for bias in net.biases:
+            bias[...] = 0.1  # for decay and l1
+        net.fit(X, t, optimizer=rule, batch_size=12, steps=6, n_threads=threads)
+        bits.append((net.flatten().tobytes(), net.averaged().flatten().tobytes() if rule.average else None))
+    assert bits[0] == bits[1] == bits[2]
+
+
+SCALES = ({"lr_scale": (0.5, 2.0)}, {"bias_lr_scale": 0.25}, {"decay_scale": (0.5, 2.0)}, {"bias_decay_scale": 0.0})
+# With a large eps a first step tells large gradients from small ones.
+DECAYING = {name: {"lr": 0.05, "weight_decay": 0.4, "l1": 0.1}
+            | ({} if name in ("SGD", "Lion") else {"eps": 0.1}) for name in SETTINGS if name != "Rprop"}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", ["direct", "few", "tiny sizes"])
+@pytest.mark.parametrize("name", DECAYING)
+def test_a_scale_alone_is_a_rate_or_a_decay_of_its_own(name, shape, kernels, dtype):
+    """In a first step, whose gradient is the same: each is as where the rule has that rate and decay for all."""
+    (sizes, rows), settings = SHAPES[shape], DECAYING[name]
+    rng = np.random.default_rng(4)
+    X, t = rng.normal(size=(rows, sizes[0])), rng.normal(size=(rows, sizes[-1]))
+    init = [(rng.normal(size=s) / 3, rng.normal(size=s[1]) / 3) for s in zip(sizes, sizes[1:])]
+
+    def stepped(**changed):
+        net = fastbp.MLP(sizes, activation="tanh", init=init, dtype=dtype, backend=kernels, seed=1)
+        net.fit(X, t, optimizer=getattr(fastbp, name)(**settings | changed), batch_size=rows, steps=1, shuffle=False)
+        return parameters(net)
+
+    plain = stepped()
+    for scale in SCALES:
+        ((what, factors),) = scale.items()
+        got = stepped(**scale)
+        for k, parameter in enumerate(got):
+            layer, bias = divmod(k, 2)
+            factor = factors if what.startswith("bias") and bias else 1.0 if what.startswith("bias") else factors[layer]
+            if what.endswith("lr_scale"):
+                wanted = stepped(lr=0.05 * factor)[k]
+            else:
+                wanted = stepped(weight_decay=0.4 * factor, l1=0.1 * factor)[k]
+            assert_close(parameter, wanted, dtype, k=rows + sum(sizes), scale=1, what=f"{scale}, parameter {k}")
+            assert (abs(parameter - plain[k]).max() > 1e-4) == (factor != 1.0), scale
 
 
 def test_verbs_do_what_fit_does_around_a_rule(kernels, dtype):
@@ -360,8 +477,8 @@ def test_verbs_do_what_fit_does_around_a_rule(kernels, dtype):
         assert_close(net.averaged().flatten(), nets[0].averaged().flatten(), dtype, k=300, scale=1)
 
 
-def test_clipping_by_norm_is_that_of_torch(backend, dtype):
-    torch = pytest.importorskip("torch")
+def test_clipping_by_norm_is_that_of_torch(backend, dtype, peers):
+    torch = peers.torch
     rng = np.random.default_rng(0)
     net = fastbp.MLP((9, 20), seed=3, dtype=dtype, backend=backend)
     for most in (0.1, 1.0, 1e3):
@@ -416,37 +533,75 @@ def test_l1_leaves_a_parameter_of_0_where_it_is(shape, kernels, dtype):
     assert np.array_equal(net.flatten(), before - 0.125 * np.sign(before))
 
 
-@pytest.mark.parametrize(
-    "name, settings",
-    [
-        ("SGD", {}),
-        ("SGD", {"momentum": 0.9}),
-        ("AdamW", {}),
-        ("Rprop", {}),
-        ("SGD", {"clip_norm": 0.5}),
-        ("SGD", {"average": 0.9, "max_norm": 0.5}),
-    ],
-)
+CLIPPED = {  # clip_norm: parameters after a step of 0.5, as torch 2.13.0's clip_grad_norm_ leaves it in float64
+    0.1: ((0.9818369389315085, -1.9909184694657542), (0.4954592347328771, 2.963673877863017),
+          (0.2772445916027373, -1.0022703826335615)),
+    1.0: ((0.8183693893150847, -1.9091846946575424), (0.4545923473287712, 2.6367387786301695),
+          (0.5224459160273728, -1.0227038263356143)),
+    7.0: ((0.0, -1.5), (0.25, 1.0), (1.75, -1.125)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("most", CLIPPED)
+def test_clipping_by_norm_has_its_pinned_values(most, kernels, dtype):
+    """The norm is that of weights and biases together, 5.51."""
+    net = fastbp.MLP((2, 2), init=[([[1.0, -2.0], [0.5, 3.0]], [0.25, -1.0])], dtype=dtype, backend=kernels)
+    net.grad_weights[0][...], net.grad_biases[0][...] = [[2.0, -1.0], [0.5, 4.0]], [-3.0, 0.25]
+    net.update(fastbp.SGD(0.5, clip_norm=most))
+    assert_close(np.vstack([net.weights[0], net.biases[0]]), CLIPPED[most], dtype, k=6)
+
+
+@pytest.mark.parametrize("gradient, most, step", [(1.0, 1.0, 0.9999990000010001), (3e-6, 2e-6, 1.5e-6)])
+def test_clipping_by_norm_adds_to_the_norm_what_torch_adds(gradient, most, step, backend, dtype):
+    """1e-6: torch 2.13.0 makes of a gradient of norm 1 less than 1, and of one of 3e-6 three quarters of the bound."""
+    net = fastbp.MLP((1, 1), bias=False, init="zeros", dtype=dtype, backend=backend)
+    net.grad_weights[0][...] = gradient
+    net.update(fastbp.SGD(1.0, clip_norm=most))
+    assert_close(net.weights[0], [[-step]], dtype, k=4)
+
+
+FROZEN = [
+    ("SGD", {"lr": 0.1}), ("SGD", {"lr": 0.1, "momentum": 0.9}), ("AdamW", RULES["AdamW"]), ("Rprop", {}),
+    ("SGD", {"lr": 0.1, "clip_norm": 0.1}), ("SGD", {"lr": 0.1, "average": 0.9, "max_norm": 0.5}),
+    ("AdamW", RULES["AdamW"] | {"clip_norm": 0.1, "average": 0.9, "max_norm": 0.5, "weight_decay": 0.1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, settings", FROZEN)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_frozen_stays_bit_by_bit_and_the_rest_trains(name, settings, shape, kernels, dtype):
+def test_what_is_frozen_stays_bit_by_bit_and_the_rest_trains_as_the_rule_says(name, settings, shape, kernels, dtype):
     sizes, rows = SHAPES[shape]
     rng = np.random.default_rng(1)
     X, t = rng.normal(size=(rows, sizes[0])), rng.normal(size=(rows, sizes[-1]))
     rule = getattr(fastbp, name)(**settings)
+    twin = fastbp.MLP(sizes, activation="tanh", dtype=np.float64, backend="reference")
+
+    def check_places(plain, frozen):
+        plain.train(twin, 4 * [(X, t)], rule.lr, frozen)
+        if name == "Rprop" and dtype == np.float32:
+            return  # signs of gradients that are near 0 are those of roundings
+        for got, wanted in zip(parameters(net), plain.values):
+            assert_close(got, wanted, dtype, k=8 * (rows + sum(sizes)), scale=1)
+        if "average" in settings:
+            for got, wanted in zip(parameters(net.averaged()), plain.average):
+                assert_close(got, wanted, dtype, k=8 * (rows + sum(sizes)), scale=1)
+
     for frozen in ([(0, True, False)], [(0, True, True)], [(1, True, False)], [(0, False, True), (1, True, True)]):
         net = fastbp.MLP(sizes, activation="tanh", seed=1, dtype=dtype, backend=kernels)
         for layer, weight, bias in frozen:
             net.freeze(layer, weight=weight, bias=bias)
-        before = [view.copy() for view in parameters(net)]
+        plain, before = Plain(net, name, settings), [view.copy() for view in parameters(net)]
         net.fit(X, t, optimizer=rule, batch_size=rows, steps=4)
         still = [a.tobytes() == b.tobytes() for a, b in zip(parameters(net), before)]
         assert still == [flag for pair in net.frozen for flag in pair], frozen
+        check_places(plain, [k for k, flag in enumerate(still) if flag])
         copied = pickle.loads(pickle.dumps(net))
         assert copied.frozen == net.frozen
         for layer, _, _ in frozen:
             net.freeze(layer, weight=False, bias=False)
         net.fit(X, t, optimizer=rule, batch_size=rows, steps=4)
         assert all(a.tobytes() != b.tobytes() for a, b in zip(parameters(net), before))
+        check_places(plain, [])
 
 
 def test_frozen_parameters_do_not_count_in_the_norm(backend):
@@ -496,6 +651,24 @@ def test_accumulation_goes_on_from_one_call_to_the_next(backend, dtype):
     stored = pickle.loads(pickle.dumps(stored))
     stored.fit(X, t, steps=6, shuffle=False, **run)
     assert {net.flatten().tobytes() for net in (pieces, steps, stored)} == {whole.flatten().tobytes()}
+
+
+@pytest.mark.parametrize("name, settings", [("Adam", {"eps": 1e-2}), ("NAdam", {"eps": 1e-2}),
+                                            ("RAdam", {"betas": (0.9, 0.99), "eps": 1e-2}),
+                                            ("Adagrad", {"lr_decay": 0.5, "eps": 1e-2})])  # fmt: skip
+def test_updates_are_counted_on_where_accumulate_changes(name, settings, backend, dtype):
+    """Gradients that then wait for an update wait in vain. Here each batch is the same."""
+    rng = np.random.default_rng(1)
+    X, t = rng.normal(size=(20, 5)), rng.normal(size=(20, 3))
+    whole = fastbp.MLP((5, 9, 3), seed=3, dtype=dtype, backend=backend)
+    run = {"batch_size": 20, "shuffle": False}
+    whole.fit(X, t, optimizer=getattr(fastbp, name)(0.05, **settings), steps=7, **run)
+    for parts in ([(6, 1), (2, 2)], [(14, 3), (3, 1)], [(4, 2), (9, 3), (2, 1)], [(1, 1), (5, 5), (10, 2)]):
+        assert sum(steps // every for steps, every in parts) == 7
+        net = fastbp.MLP((5, 9, 3), seed=3, dtype=dtype, backend=backend)
+        for steps, every in parts:
+            net.fit(X, t, optimizer=getattr(fastbp, name)(0.05, accumulate=every, **settings), steps=steps, **run)
+        assert_close(net.flatten(), whole.flatten(), dtype, k=7 * 20, scale=1, what=str(parts))
 
 
 def test_the_average_of_weights_is_kept_through_pickle_and_another_optimizer(backend):
@@ -718,8 +891,7 @@ def test_a_norm_that_overflows_is_no_norm_of_zero(out, kernels, dtype):
 # ------------------------------------------------------------------ schedules
 
 
-def torch_rates(scheduler, lr, steps, **settings):
-    torch = pytest.importorskip("torch")
+def torch_rates(torch, scheduler, lr, steps, **settings):
     rule = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
     peer = getattr(torch.optim.lr_scheduler, scheduler)(rule, **settings)
     rates = []
@@ -730,7 +902,7 @@ def torch_rates(scheduler, lr, steps, **settings):
     return rates
 
 
-def test_schedules_are_those_of_torch():
+def test_schedules_are_those_of_torch(peers):
     for schedule, scheduler, settings, steps in (
         (schedules.Constant(0.3), "LambdaLR", {"lr_lambda": lambda k: 1.0}, 5),
         (schedules.Step(0.3, every=4, factor=0.5), "StepLR", {"step_size": 4, "gamma": 0.5}, 20),
@@ -744,7 +916,7 @@ def test_schedules_are_those_of_torch():
         (schedules.OneCycle(0.3, 50, rise=0.5, start_divisor=10, end_divisor=100), "OneCycleLR",
          {"max_lr": 0.3, "total_steps": 50, "pct_start": 0.5, "div_factor": 10, "final_div_factor": 100}, 50),
     ):  # fmt: skip
-        wanted = torch_rates(scheduler, 0.3, steps, **settings)
+        wanted = torch_rates(peers.torch, scheduler, 0.3, steps, **settings)
         assert [schedule(k) for k in range(steps)] == pytest.approx(wanted, rel=1e-9, abs=1e-12), schedule
         assert schedule.at(np.arange(steps, dtype=float)).tolist() == [schedule(k) for k in range(steps)]
 
@@ -754,14 +926,53 @@ def test_schedules_have_their_pinned_values():
         schedules.InverseTime(1.0, decay=0.5): {0: 1.0, 2: 0.5, 6: 0.25},
         schedules.InverseTime(1.0, decay=3.0, every=3, power=0.5): {0: 1.0, 3: 0.5, 8: 1 / 3},
         schedules.Exponential(1.0, 0.25, every=2): {0: 1.0, 1: 0.5, 4: 0.0625},
+        schedules.Polynomial(1.0, 4, end=0.2, power=2): {0: 1.0, 2: 0.4, 4: 0.2, 9: 0.2},
+        schedules.Cosine(1.0, 4, end=0.2, restarts=True): {0: 1.0, 2: 0.6, 4: 1.0, 6: 0.6},
         schedules.Warmup(0.8, 3): {0: 0.2, 1: 0.4, 2: 0.6, 3: 0.8, 50: 0.8},
         schedules.Warmup(schedules.Step(0.8, 2, 0.5), 3, start=0.4): {0: 0.5, 2: 0.7, 3: 0.8, 4: 0.8, 5: 0.4},
         schedules.Sequence([(0.5, 2), (schedules.Exponential(1.0, 0.5), None)]): {0: 0.5, 1: 0.5, 2: 1.0, 4: 0.25},
         schedules.Sequence([(lambda k: k + 1.0, 2), (0.25, 1)]): {0: 1.0, 1: 2.0, 2: 0.25, 9: 0.25},
         schedules.Cosine(1.0, 4): {0: 1.0, 2: 0.5, 4: 0.0, 100: 0.0},
-    }
+        # what follows is within their steps as torch 2.13.0 has it, by the scheduler named; after them the rate stays
+        schedules.Step(0.3, every=4, factor=0.5): {0: 0.3, 3: 0.3, 4: 0.15, 7: 0.15, 8: 0.075, 19: 0.01875},  # StepLR
+        schedules.Exponential(0.3, 0.9): {  # ExponentialLR
+            0: 0.3, 1: 0.27, 7: 0.14348907000000002, 19: 0.040525551530189774},
+        schedules.Polynomial(0.3, 10, power=2): {  # PolynomialLR
+            0: 0.3, 1: 0.243, 4: 0.108, 9: 0.003, 10: 0.0, 19: 0.0},
+        schedules.Cosine(0.3, 10, end=0.01): {  # CosineAnnealingLR
+            0: 0.3, 1: 0.29290319486279726, 4: 0.19980746418436734, 9: 0.017096805137202735, 10: 0.01,
+            11: 0.01, 30: 0.01},
+        schedules.Cosine(0.3, 10, restarts=True): {  # CosineAnnealingWarmRestarts
+            0: 0.3, 1: 0.29265847744427304, 9: 0.00734152255572697, 10: 0.3, 11: 0.29265847744427304,
+            34: 0.19635254915624212},
+        schedules.Cosine(0.3, 5, restarts=True, growth=2): {  # CosineAnnealingWarmRestarts
+            0: 0.3, 1: 0.27135254915624213, 4: 0.0286474508437579, 5: 0.3, 6: 0.29265847744427304,
+            14: 0.00734152255572697, 15: 0.3, 34: 0.001846748910729351, 35: 0.3, 74: 0.0004623999400308054, 75: 0.3,
+            79: 0.29815325108927065},
+        schedules.Piecewise([3, 8], [0.3, 0.03, 0.003]): {  # MultiStepLR
+            0: 0.3, 2: 0.3, 3: 0.03, 7: 0.03, 8: 0.003, 11: 0.003},
+        schedules.OneCycle(0.3, 20): {  # OneCycleLR
+            0: 0.012, 1: 0.039501552810007556, 4: 0.2724984471899924, 5: 0.3, 6: 0.2962392018705262, 12: 0.1500006,
+            18: 0.0037619981294737662, 19: 1.2e-06, 20: 1.2e-6, 1000: 1.2e-6},
+        schedules.OneCycle(0.3, 50, rise=0.5, start_divisor=10, end_divisor=100): {  # OneCycleLR
+            0: 0.03, 1: 0.031154943714535532, 23: 0.29884505628546437, 24: 0.3, 25: 0.2988183879919745,
+            40: 0.08634697315897384, 49: 0.0003},
+    }  # fmt: skip
     for schedule, values in at.items():
-        assert {k: schedule(k) for k in values} == pytest.approx(values, abs=1e-12), schedule
+        assert {k: schedule(k) for k in values} == pytest.approx(values, rel=1e-9, abs=1e-12), schedule
+
+
+@pytest.mark.parametrize("growth", [1.1, 1.5, 2, 3])
+def test_a_run_of_a_cosine_begins_with_its_highest_rate_where_it_begins_at_a_whole_step(growth):
+    """Which run it is comes from a logarithm, and may not be rounded to the one before."""
+    schedule, begin, begun = schedules.Cosine(0.3, 1000, end=0.1, restarts=True, growth=growth), 0.0, []
+    for run in range(8):
+        if begin == int(begin):
+            begun.append(run)
+            assert schedule(int(begin)) == pytest.approx(0.3, rel=1e-9), run
+            assert run == 0 or schedule(int(begin) - 1) < 0.11, run
+        begin += 1000 * growth**run
+    assert len(begun) >= 3
 
 
 SCHEDULED = [
@@ -788,27 +999,61 @@ def test_a_run_with_a_schedule_is_steps_with_its_rates(name, lr, sizes, rows, ke
     assert nets[0].flatten().tobytes() == nets[1].flatten().tobytes() == nets[2].flatten().tobytes()
 
 
-def test_reduce_on_plateau_is_that_of_torch():
-    torch = pytest.importorskip("torch")
-    losses = [5, 4, 3, 3, 3, 2.9999, 3.1, 3, 3, 2, 2, 2.1, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1]
-    for settings in ({"factor": 0.5, "patience": 2}, {"factor": 0.1, "patience": 1, "cooldown": 3},
-                     {"factor": 0.5, "patience": 0, "threshold": 0.01}):  # fmt: skip
-        rule = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
-        peer = torch.optim.lr_scheduler.ReduceLROnPlateau(rule, min_lr=0.02, **settings)
-        mine, seen = schedules.ReduceOnPlateau(0.3, least=0.02, **settings), {
-            "scale": 1.0, "best": math.inf, "bad": 0, "wait": 0}  # fmt: skip
-        for loss in losses:
-            peer.step(loss)
-            seen = mine.after_epoch(seen, loss, 0)
-            assert 0.3 * seen["scale"] == pytest.approx(rule.param_groups[0]["lr"])
+EPOCHS = [5, 4, 3, 3, 3, 2.9999, 3.1, 3, 3, 2, 2, 2.1, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+PLATEAUS = [  # settings; the rate after each of EPOCHS, as torch 2.13.0's ReduceLROnPlateau has it: (rate, times)
+    ({"factor": 0.5, "patience": 2}, [(0.3, 5), (0.15, 3), (0.075, 4), (0.0375, 3), (0.02, 11)]),
+    ({"factor": 0.5, "patience": 1, "cooldown": 2}, [(0.3, 4), (0.15, 4), (0.075, 4), (0.0375, 4), (0.02, 10)]),
+    ({"factor": 0.1, "patience": 1, "cooldown": 3}, [(0.3, 4), (0.03, 7), (0.02, 15)]),
+    ({"factor": 0.5, "patience": 0, "threshold": 0.01}, [(0.3, 3), (0.15, 1), (0.075, 1), (0.0375, 1), (0.02, 20)]),
+]
+NOTHING_SEEN = {"scale": 1.0, "best": math.inf, "bad": 0, "wait": 0}
+
+
+def after_epochs(rule, losses, step=0):
+    """What is remembered after each of `losses`, from the start."""
+    return list(itertools.accumulate(losses, lambda seen, loss: rule.after_epoch(seen, loss, step),
+                                     initial=NOTHING_SEEN))[1:]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings, wanted", PLATEAUS)
+def test_reduce_on_plateau_has_its_pinned_values(settings, wanted):
+    seen = after_epochs(schedules.ReduceOnPlateau(0.3, least=0.02, **settings), EPOCHS)
+    rates = [rate for rate, times in wanted for _ in range(times)]
+    assert [0.3 * each["scale"] for each in seen] == pytest.approx(rates, rel=1e-12)
+
+
+@pytest.mark.parametrize("settings", [settings for settings, _ in PLATEAUS])
+def test_reduce_on_plateau_is_that_of_torch(settings, peers):
+    torch = peers.torch
+    rule = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    peer = torch.optim.lr_scheduler.ReduceLROnPlateau(rule, min_lr=0.02, **settings)
+    mine = schedules.ReduceOnPlateau(0.3, least=0.02, **settings)
+    for loss, seen in zip(EPOCHS, after_epochs(mine, EPOCHS), strict=True):
+        peer.step(loss)
+        assert 0.3 * seen["scale"] == pytest.approx(rule.param_groups[0]["lr"])
+
+
+def test_better_is_below_the_best_loss_by_a_part_of_its_size_whatever_its_sign():
+    """Log-likelihoods are negative. By torch's rule, best * (1 - threshold), the same loss again would be better."""
+    rule = schedules.ReduceOnPlateau(0.3, patience=9, threshold=0.01)
+    for losses, best in ((-1.0, -1.005, -1.02, -1.025), [-1.0, -1.0, -1.02, -1.02]), ((1.0, 0.995, 0.98), [1, 1, 0.98]):
+        seen = after_epochs(rule, losses)
+        assert [each["best"] for each in seen] == best
+        assert [each["bad"] for each in seen] == [int(k > 0 and best[k] == best[k - 1]) for k in range(len(best))]
+
+
+def test_the_least_rate_of_a_plateau_is_that_of_the_step_at_hand():
+    """Its rate may fall by itself: what counts is what it is where the epoch ends."""
+    rule = schedules.ReduceOnPlateau(schedules.Exponential(0.1, 0.5), factor=0.1, patience=0, least=0.02)
+    for step, rate in ((0, 0.02), (1, 0.02), (2, 0.02), (3, 0.0125)):  # not reduced below it, and not raised to it
+        scale = after_epochs(rule, [1.0, 1.0, 1.0], step)[-1]["scale"]
+        assert rule(step) * scale == pytest.approx(rate, rel=1e-12)
 
 
 def test_a_loss_that_is_not_finite_is_never_the_best_of_a_plateau():
-    rule, seen = schedules.ReduceOnPlateau(0.3, factor=0.5, patience=1), {
-        "scale": 1.0, "best": math.inf, "bad": 0, "wait": 0}  # fmt: skip
-    for loss in (math.nan, math.inf, 3.0, math.nan, 2.0):
-        seen = rule.after_epoch(seen, loss, 0)
-    assert seen == {"scale": 0.5, "best": 2.0, "bad": 0, "wait": 0}
+    rule = schedules.ReduceOnPlateau(0.3, factor=0.5, patience=1)
+    seen = after_epochs(rule, (math.nan, math.inf, 3.0, math.nan, 2.0))
+    assert seen[-1] == {"scale": 0.5, "best": 2.0, "bad": 0, "wait": 0}
 
 
 def test_a_plateau_lowers_the_rate_at_epoch_ends_and_goes_on_in_the_next_call(backend):
@@ -836,6 +1081,21 @@ def test_a_plateau_lowers_the_rate_at_epoch_ends_and_goes_on_in_the_next_call(ba
         before = whole.flatten()
         whole.fit(X, t, optimizer=optimizer, batch_size=8, steps=1)
         assert_close(whole.flatten(), before * (1 - 0.5 * rate), np.float64)
+
+
+def test_a_step_has_the_rate_that_a_plateau_has_come_to_meanwhile(backend):
+    """Also where the step before it was the same call, of which something may be remembered."""
+    X, t = np.zeros((8, 1)), np.zeros((8, 1))  # the loss stays 0; weight decay alone moves the weight
+    net = fastbp.MLP((1, 1), bias=False, init=[[[1.0]]], dtype=np.float64, backend=backend)
+    rule, scale = fastbp.SGD(schedules.ReduceOnPlateau(0.5, factor=0.5, patience=0), weight_decay=0.5), 1.0
+    for _ in range(3):
+        for _ in range(4):
+            before = net.weights[0][0, 0]
+            net.train_step(X, t, optimizer=rule, loss="mse")
+            assert net.weights[0][0, 0] == pytest.approx(before * (1 - 0.5 * scale * 0.5), rel=1e-12)
+        net.fit(X, t, optimizer=rule, loss="mse", batch_size=8, epochs=2)
+        scale = net._state.plateau["scale"]
+    assert scale < 0.1
 
 
 @pytest.mark.parametrize("rate", [lambda step: -1.0, lambda step: None, lambda step: 1 / 0])
@@ -927,19 +1187,60 @@ def test_rprop_takes_all_rows_at_once(backend):
     assert history.loss[-1] < history.loss[0] / 10
 
 
-def test_hyper_parameters_have_the_defaults_of_torch_and_optax():
-    torch = pytest.importorskip("torch")
-    for name in SETTINGS:
-        if name == "Lion":
-            continue
-        peer = inspect.signature(getattr(torch.optim, name)).parameters
-        for parameter in inspect.signature(getattr(fastbp, name)).parameters.values():
-            if parameter.name in peer:
-                assert parameter.default == peer[parameter.name].default, (name, parameter.name)
-    optax = pytest.importorskip("optax")
-    lion = inspect.signature(optax.lion).parameters
-    assert fastbp.Lion().betas == (lion["b1"].default, lion["b2"].default)
-    assert fastbp.Lion().weight_decay == lion["weight_decay"].default
+DEFAULTS = {  # as torch 2.13.0 has them, of Lion optax 0.2.8, which has none for the rate
+    "SGD": {"lr": 1e-3, "momentum": 0, "nesterov": False, "weight_decay": 0},
+    "Adam": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False},
+    "AdamW": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "amsgrad": False},
+    "NAdam": {"lr": 2e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "momentum_decay": 4e-3},
+    "RAdam": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0},
+    "RMSprop": {"lr": 0.01, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0, "momentum": 0, "centered": False},
+    "Adagrad": {"lr": 0.01, "lr_decay": 0, "weight_decay": 0, "initial_accumulator_value": 0, "eps": 1e-10},
+    "Adadelta": {"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0},
+    "Lion": {"betas": (0.9, 0.99), "weight_decay": 1e-3},
+    "Rprop": {"lr": 0.01, "etas": (0.5, 1.2), "step_sizes": (1e-6, 50)},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_hyper_parameters_have_their_pinned_defaults(name):
+    common = {field.name for field in fields(optimizers.Rule)}
+    has = {field.name: field.default for field in fields(getattr(fastbp, name)) if field.name not in common}
+    assert has == DEFAULTS[name] | ({"lr": 1e-4} if name == "Lion" else {})
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_hyper_parameters_have_the_defaults_of_torch_and_optax(name, peers):
+    if name == "Lion":
+        lion = inspect.signature(peers.optax.lion).parameters
+        has = {"betas": (lion["b1"].default, lion["b2"].default), "weight_decay": lion["weight_decay"].default}
+    else:
+        peer = inspect.signature(getattr(peers.torch.optim, name)).parameters
+        has = {parameter: peer[parameter].default for parameter in DEFAULTS[name]}
+    assert has == DEFAULTS[name]
+
+
+SCHEDULERS = {  # defaults: torch 2.13.0's scheduler, and its names for what is called otherwise here
+    "Step": ({"factor": 0.1}, "StepLR", {"factor": "gamma"}),
+    "Polynomial": ({"power": 1.0}, "PolynomialLR", {}),
+    "Cosine": ({"end": 0.0}, "CosineAnnealingLR", {"end": "eta_min"}),
+    "OneCycle": ({"rise": 0.3, "start_divisor": 25.0, "end_divisor": 1e4}, "OneCycleLR",
+                 {"rise": "pct_start", "start_divisor": "div_factor", "end_divisor": "final_div_factor"}),
+    "ReduceOnPlateau": ({"factor": 0.1, "patience": 10, "threshold": 1e-4, "cooldown": 0, "least": 0},
+                        "ReduceLROnPlateau", {"least": "min_lr"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedules_have_their_pinned_defaults(name):
+    has = {field.name: field.default for field in fields(getattr(schedules, name))}
+    assert {setting: has[setting] for setting in SCHEDULERS[name][0]} == SCHEDULERS[name][0]
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedules_have_the_defaults_of_torch(name, peers):
+    defaults, scheduler, names = SCHEDULERS[name]
+    peer = inspect.signature(getattr(peers.torch.optim.lr_scheduler, scheduler)).parameters
+    assert {setting: peer[names.get(setting, setting)].default for setting in defaults} == defaults
 
 
 # ------------------------------------------------------------------ L-BFGS

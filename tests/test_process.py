@@ -55,6 +55,19 @@ def python(script, *arguments, timeout=60, status=0, flags=(), **environment):
     return out
 
 
+def test_what_the_tests_start_hears_of_ctrl_c_though_they_were_started_in_the_background():
+    """As a script does it with `&`: SIGINT ignored, and whatever is started inherits that."""
+    assert python("""
+        import signal, subprocess, sys
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        sys.path.insert(0, sys.argv[1])
+        import conftest
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        child = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+        subprocess.run([sys.executable, "-c", child], check=True)
+    """, Path(__file__).parent) == "True\n"
+
+
 # ------------------------------------------------------------------ import
 
 

@@ -178,6 +178,15 @@ def test_no_tracked_file_is_large_or_oddly_named():
         assert re.fullmatch(r"[\w./-]+", name, re.ASCII), name
 
 
+PEER_OF_ITS_OWN = re.compile(r"importorskip\(\W*(torch|optax|jax)|^(import|from) (torch|optax|jax)\b", re.M)
+
+
+def test_the_tests_name_their_peers_by_the_fixture_alone():
+    """`make test-peers` selects who asks for it and fails where a peer is missing; a skip of one's own would pass."""
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    assert len(files) > 20 and not [path.name for path in files if PEER_OF_ITS_OWN.search(path.read_text())]
+
+
 # ------------------------------------------------------------------ docstrings
 
 

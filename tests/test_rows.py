@@ -21,11 +21,9 @@ ROOT = Path(__file__).parents[1]
 WIDTH = 37
 
 
-@pytest.fixture(scope="module")
-def torch():
-    torch = pytest.importorskip("torch")
-    torch.set_num_threads(1)
-    return torch
+@pytest.fixture
+def torch(peers):
+    return peers.torch
 
 
 # ------------------------------------------------------------------ the vocabulary
@@ -278,6 +276,61 @@ def test_loss_has_its_pinned_values(name, z, t, value, gradient, kernels, dtype)
     assert_close(got_gradient, gradient, dtype, k=len(z))
 
 
+L = losses
+Z, Z2, T = (1.0, -2.0, 0.5), (0.25, 1.5, -3.0), (0.0, 1.0, 0.25)
+PINNED_CHOSEN = [  # with other settings than the defaults, as torch 2.13.0 has value and gradient in float64
+    (L.mse(outputs="sum"), Z, T, 10.0625,
+     (2.0, -6.0, 0.5)),
+    (L.half_squared_error(outputs="mean"), Z, T, 1.6770833333333333,
+     (0.3333333333333333, -1.0, 0.08333333333333333)),
+    (L.mse(output_weights=(0.5, 2.0, 0.0)), Z, T, 6.166666666666667,
+     (0.3333333333333333, -4.0, 0.0)),
+    (L.huber(delta=2.5), Z, T, 1.6354166666666667,
+     (0.3333333333333333, -0.8333333333333333, 0.08333333333333333)),
+    (L.huber(delta=0.5, outputs="sum", output_weights=(0.5, 2.0, 1.0)), Z2, (0.5, 1.0, 2.0), 2.640625,
+     (-0.125, 1.0, -0.5)),
+    (L.quantile(quantile=0.9), Z, T, 0.9416666666666668,
+     (0.033333333333333326, -0.3, 0.033333333333333326)),
+    (L.tweedie(power=1.2), Z, (0.5, 1.0, 2.5), 8.571831925503766,
+     (0.605391850651159, -0.4299760598822049, -0.2567562824828763)),
+    (L.tweedie(power=1.9), Z2, (3.0, 0.5, 0.25), 12.072892582677454,
+     (-0.4567445119179008, 0.3440713708017792, -0.9930382368454966)),
+    (L.gaussian_nll(eps=0.5), (1.0, -2.0, 0.5, -1.0), (0.0, 1.0), 4.603345869788172,
+     (0.3032653298563167, -3.0, 0.09836733507184164, -3.12697524995726)),
+    (L.gaussian_nll(outputs="sum"), (0.25, 3.0, -2.0, 2.0), (0.0, 1.0), 0.5015785695648082,
+     (1.8472640247326624, 0.2706705664732254, 0.2690919969084172, 0.22932943352677462)),
+    (L.gaussian_nll(output_weights=(0.5, 2.0)), (0.25, 3.0, -2.0, 2.0), (0.0, 1.0), 1.078397567246121,
+     (0.4618160061831656, 0.2706705664732254, 0.0672729992271043, 0.22932943352677462)),
+    (L.focal(gamma=0.0), Z, T, 1.4297555609137673,
+     (0.2436861928766683, -0.29359902599262744, 0.12415311040061819)),
+    (L.focal(gamma=3.5, alpha=0.25), Z, T, 0.24677279940235297,
+     (0.16429589441061673, -0.09449505562950114, 0.027442175877685056)),
+    (L.focal(alpha=0.75, outputs="sum"), Z2, (1.0, 0.25, 0.0), 0.2987025111889843,
+     (-0.15604228434364825, 0.14124579287177758, 7.871796162207033e-05)),
+    (L.softmax_cross_entropy(label_smoothing=0.1), Z, (0.0, 0.0, 1.0), 1.07126356900895,
+     (0.5704155628152925, -0.00327444576375931, -0.5671411170515331)),
+    (L.softmax_cross_entropy(label_smoothing=0.5, outputs="mean"), Z2, (0.5, 0.25, 0.25), 0.6979534558622739,
+     (-0.06529102838581938, 0.15965955186892541, -0.0943685234831061)),
+    (L.kl_divergence(outputs="mean"), Z, (0.5, 0.25, 0.25), 0.11329204383412185,
+     (0.034582965382875266, -0.07331370414347532, 0.03873073876060007)),
+    (L.binary_cross_entropy(outputs="sum", output_weights=(0.5, 2.0, 1.0)), Z, T, 5.759563850025163,
+     (0.36552928931500245, -1.7615941559557649, 0.3724593312018546)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row, z, t, value, gradient", PINNED_CHOSEN, ids=lambda x: getattr(x, "name", ""))
+def test_loss_with_other_settings_has_its_pinned_values(row, z, t, value, gradient, kernels, dtype):
+    got_value, got_gradient = at_logits(row, z, t, kernels, dtype)
+    assert_close(got_value, value, dtype, k=len(z))
+    assert_close(got_gradient, gradient, dtype, k=len(z))
+
+
+def test_every_setting_of_a_loss_is_pinned():
+    pinned = {(row.name, name) for row, *_ in PINNED_CHOSEN for name, _ in row.given}
+    assert pinned >= {(row.name, setting.name) for row in losses.TABLE.values() for setting in row.settings}
+    assert {name for _, name in pinned} >= {"outputs", "output_weights"}
+
+
 @pytest.mark.parametrize("label", range(3))
 def test_a_label_is_its_row_of_probabilities(label, kernels, dtype):
     z, t = (1.0, -2.0, 0.5), np.eye(3)[label]
@@ -336,7 +389,6 @@ def torch_loss(torch, row, z, t):
     return value / t.shape[1] if chosen["outputs"] == "mean" else value
 
 
-L = losses
 CHOSEN = [  # settings other than the defaults
     L.huber(delta=2.5), L.quantile(quantile=0.9), L.tweedie(power=1.2), L.gaussian_nll(eps=0.5), L.focal(gamma=0.0),
     L.focal(gamma=3.5, alpha=0.25), L.softmax_cross_entropy(label_smoothing=0.1), L.kl_divergence(outputs="mean"),
@@ -388,6 +440,7 @@ WALKS = [
     pytest.param({"weight_decay": 0.5}, DECAY_WALK, id="decay"),
     pytest.param({"momentum": 0.9, "weight_decay": 0.5}, DECAYED_MOMENTUM_WALK, id="momentum-decay"),
     pytest.param({}, (0.9, 0.8, 0.79), id="plain"),
+    pytest.param({"momentum": 1.0}, (0.9, 0.7, 0.67), id="momentum of 1"),
 ]
 
 

@@ -372,8 +372,8 @@ def test_processes_of_each_kind_train(how, tmp_path):
 
 
 @pytest.mark.noasan
-def test_beside_torchs_openmp():
-    pytest.importorskip("torch")
+def test_beside_torchs_openmp(peers):
+    peers.torch.ones(1)
     assert run("""
         import torch
         torch.set_num_threads(2)
