@@ -64,7 +64,7 @@ def test_where_and_the_two_numbers_are_those_of_the_parameter():
     view = [*zip(double._spec.views(places)[::2], double._spec.views(places)[1::2])][layer][name == "biases"]
     view[tuple(place)] = 1
     (flat,) = np.flatnonzero(double._spec.flatten(places))
-    assert found.derivative == pytest.approx(double.loss_and_grad(X, t, loss="mse")[1][flat])
+    assert found.derivative == double.loss_and_grad(X, t, loss="mse")[1][flat]
     w = getattr(double, name)[layer]
     values = []
     for sign in (1, -1):

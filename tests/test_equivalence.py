@@ -453,7 +453,7 @@ class Problem:
         one_class = losses.TABLE[self.loss].statistic and self.sizes[-1] == 1
         output, gradient = wanted[:2]
         alive = min(np.abs(gradient).max() if not one_class else 1, np.abs(output).max(), book.faded) > FAINT
-        if not alive or book.kink <= tolerance(np.float32):
+        if not alive or book.kink <= 4 * tolerance(np.float32):
             return False
         for _ in range(PEERS):
             peer = self.book()
@@ -462,28 +462,27 @@ class Problem:
             for p, value in zip(peer.parameters(), nudged):
                 p[...] = value
             for p, q in zip(wanted, self.outcome(peer, nudged[-1])):
-                if not np.abs(p - q).max() <= tolerance(np.float32, self.k, np.abs(p).max()) / 16:
+                if not np.abs(p - q).max() <= tolerance(np.float32, self.k, np.abs(p).max()) / 8:
                     return False
         # A sum that cancels inside an activation shows in float32 alone; the compiled kernels have no say in this.
         try:
             exact, rough = (parameters(self.run("reference", dtype)[1]) for dtype in (np.float64, np.float32))
         except fastbp.NonFiniteError:
             return False
-        bounds = [tolerance(np.float32, self.k, np.abs(p).max()) / 4 for p in exact]
+        bounds = [tolerance(np.float32, self.k, np.abs(p).max()) / 2 for p in exact]
         return all(np.abs(p - q).max() <= bound for p, q, bound in zip(exact, rough, bounds))
 
     def outcome(self, book, X):
-        """Output, gradient and grad_input of all rows, then the parameters after the run."""
-        _, gradients = book.gradient(X, *self.batch(slice(None))[1:])
+        """Output, gradient and grad_input of all rows, losses beside a 1, then the parameters after the run."""
+        value, gradients = book.gradient(X, *self.batch(slice(None))[1:])
         first = [book.output, np.concatenate([g.ravel() for g in gradients]), book.grad_input]
-        for rows in self.batches():
-            book.step(X[rows], *self.batch(rows)[1:], self.lr, **self.settings)
-        return [*first, *book.parameters()]
+        values = [book.step(X[rows], *self.batch(rows)[1:], self.lr, **self.settings) for rows in self.batches()]
+        return [*first, np.array([1.0, value, *values]), *book.parameters()]
 
     @property
     def k(self):
-        """Roundings on the way of one number."""
-        return self.steps * (sum(self.sizes) + min(self.batch_size, self.n))
+        """Roundings on the way of one number: its sums forward, back and over rows, and what rows of the tables add."""
+        return 4 * self.steps * (sum(self.sizes) + min(self.batch_size, self.n))
 
     def net(self, backend, dtype):
         init = list(zip(self.weights, self.biases)) if self.biases else self.weights
@@ -639,8 +638,8 @@ def clear_trajectory(activation, head, rule):
     for seed in range(200):
         found, peer = (trajectory(activation, head, dict(rule), seed, nudge) for nudge in (0, np.finfo(np.float32).eps))
         ends = zip(found[5].parameters(), peer[5].parameters())
-        steady = all(np.abs(p - q).max() <= tolerance(np.float32, 100, max(1, np.abs(p).max())) / 32 for p, q in ends)
-        if found[5].kink > tolerance(np.float32) / 2 and steady:
+        steady = all(np.abs(p - q).max() <= tolerance(np.float32, 100, max(1, np.abs(p).max())) / 8 for p, q in ends)
+        if found[5].kink > 2 * tolerance(np.float32) and steady:
             return found
     raise AssertionError("every seed comes too near a kink")
 
@@ -940,7 +939,7 @@ def test_softmax_holds_at_large_logits(size, k, kernels, dtype):
     assert np.isfinite(value) and np.isfinite(gradient).all()
     z = z.astype(dtype).astype(float)
     assert_close(value, cross_entropy(z, one_hot(labels, k)).mean(), dtype, k, scale=size)
-    assert np.abs(gradient.sum(axis=1)).max() <= tolerance(dtype, k)
+    assert_close(gradient.sum(axis=1), np.zeros(20), dtype, k, scale=1)
     assert_close(gradient, softmax(z) - np.eye(k)[labels], dtype, k, scale=1)
 
 
@@ -950,7 +949,7 @@ def test_binary_cross_entropy_holds_at_large_logits(size, kernels, dtype):
     net = fastbp.MLP((1, 7), bias=False, init=[z], dtype=dtype, backend=kernels)
     value, gradient = net.loss_and_grad([[1.0]], t, loss="binary_cross_entropy")
     assert_close(value, TEXTBOOK_LOSS["binary_cross_entropy"][0](z, t)[0], dtype, k=7)
-    assert_close(gradient, TEXTBOOK_LOSS["binary_cross_entropy"][1](z, t)[0], dtype, k=7)
+    assert_close(gradient, TEXTBOOK_LOSS["binary_cross_entropy"][1](z, t)[0], dtype)
 
 
 @pytest.mark.parametrize("level", [0.0, 3.25, -100.0, 1e4, -1e4])
@@ -960,7 +959,7 @@ def test_uniform_logits_cost_the_logarithm_of_their_number(k, level, kernels, dt
     for n in (1, 5):
         labels = np.arange(n) % k
         got = net.evaluate(np.zeros((n, 1)), labels, loss="softmax_cross_entropy")
-        assert_close(got, math.log(k), dtype, k)
+        assert_close(got, math.log(k), dtype)
         assert net.loss_and_grad(np.zeros((n, 1)), labels, loss="softmax_cross_entropy")[0] == got
 
 
@@ -976,4 +975,4 @@ def test_fit_is_forward_backward_update(settings, kernels, dtype):
         out = nets[1].forward(X[rows])
         nets[1].backward((out - t[rows]) / len(out))
         nets[1].update(rule)
-    assert_close(nets[0].flatten(), nets[1].flatten(), dtype, k=8 * (sum(nets[0].sizes) + 8))
+    assert_close(nets[0].flatten(), nets[1].flatten(), dtype, k=8)

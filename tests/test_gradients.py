@@ -164,7 +164,7 @@ def test_weight_0_is_a_row_removed_and_2_a_row_twice(kernels, dtype, sizes, n, l
     assert_close(by_weight[1], by_row[1], dtype, k, scale=scale, what="gradient")
     before = np.abs(net.flatten()).max()
     stepped = step_with(net, X, t, loss, weight), step_with(net, X[rows], t[rows], loss, None)
-    assert_close(*stepped, dtype, k, scale=before + scale, what="step")
+    assert_close(*stepped, dtype, k=4, scale=before + scale, what="step")
 
 
 @pytest.mark.parametrize("loss", losses.TABLE)
@@ -235,5 +235,5 @@ def test_loss_and_gradient_do_not_depend_on_the_size_of_a_block(rows, weighted, 
     if kernels == "cython" and not alone:  # it adds up over rows in one order, whatever the blocks
         assert cut[1].tobytes() == whole[1].tobytes()
     loss_dtype = np.float64 if kernels == "cython" and not alone else dtype  # NumPy's products promise no bits
-    assert_close(cut[0], whole[0], loss_dtype, k=len(X), what="loss")
+    assert_close(cut[0], whole[0], loss_dtype, k=len(X) if loss_dtype == np.float64 else 1, what="loss")
     assert_close(cut[1], whole[1], dtype, k=roundings(net, len(X)), what="gradient")

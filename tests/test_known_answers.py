@@ -41,8 +41,8 @@ def test_the_bp_demo_prints_its_numbers(kernels, dtype):
         printed.append(f"{net.evaluate(X, y, loss='mse'):g}")
     assert printed == DEMO_LOSS
     demo_fit(net, X, y, steps=3000 - net.step)
-    for weight, final in zip(net.weights, DEMO_FINAL):
-        assert_close(weight, final, np.float32, k=3000 * 8)
+    for weight, final in zip(net.weights, DEMO_FINAL):  # which has the roundings of 3000 steps in float32
+        assert_close(weight, final, np.float32, k=4 if dtype == np.float32 else 3000)
 
 
 def test_the_bp_demo_in_one_call_gives_the_same_weights(kernels):
@@ -50,7 +50,7 @@ def test_the_bp_demo_in_one_call_gives_the_same_weights(kernels):
     history = demo_fit(net, X, y, steps=3000)
     assert (history.n_steps, len(history.loss)) == (3000, 750)
     for weight, final in zip(net.weights, DEMO_FINAL):
-        assert_close(weight, final, np.float32, k=3000 * 8)
+        assert_close(weight, final, np.float32, k=4)
 
 
 # ------------------------------------------------------------------ Mazur's worked example

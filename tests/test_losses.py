@@ -161,8 +161,8 @@ def test_label_smoothing_0_is_the_plain_loss_and_more_is_a_mixture_of_targets(n_
         net = network(loss, dtype, kernels, n_targets)
         smoothed = net.loss_and_grad(X, y, loss=L.softmax_cross_entropy(label_smoothing=share))
         plain = net.loss_and_grad(X, (1 - share) * mixed + share / n_targets, loss=loss)
-        assert_close(smoothed[0], plain[0], dtype, k=n_targets, scale=max(1, plain[0]))
-        assert_close(smoothed[1], plain[1], dtype, k=n_targets + len(X), scale=1)
+        assert_close(smoothed[0], plain[0], dtype, scale=max(1, plain[0]))
+        assert_close(smoothed[1], plain[1], dtype, scale=1)
 
 
 @pytest.mark.parametrize("sizes", [(5, 7, 3), (5, 9, 4), (5, 40)], ids=str)
@@ -195,7 +195,7 @@ def test_a_setting_trains_the_same_on_each_path(loss, how, kernels, dtype):
             else:
                 for _ in range(3):
                     net.train_step(X, t, loss=row, optimizer=RATE)
-        assert_close(nets[0].flatten(), nets[1].flatten(), dtype, k=100, what=f"{n_targets} targets")
+        assert_close(nets[0].flatten(), nets[1].flatten(), dtype, k=6, what=f"{n_targets} targets")
 
 
 # ------------------------------------------------------------------ weights
@@ -211,7 +211,7 @@ def test_in_each_batch_weight_0_is_the_row_removed_and_weight_2_the_row_twice(lo
     one = by_weight.fit(X, t, sample_weight=weight, **how)
     other = by_row.fit(X[kept], t[kept], **how)
     assert_close(one.loss, other.loss, dtype, k=20, scale=max(1, np.abs(other.loss).max()), what="history")
-    assert_close(by_weight.flatten(), by_row.flatten(), dtype, k=100, what="parameters")
+    assert_close(by_weight.flatten(), by_row.flatten(), dtype, k=8, what="parameters")
 
 
 @pytest.mark.parametrize("loss", PLAIN)
@@ -236,7 +236,7 @@ def test_weights_of_outputs_add_up(loss, kernels, dtype):
             below = single.weights[0].size
             assert_close(alone[n][-1], got[-1], dtype, k=len(X), scale=scale, what="loss")
             assert_close(alone[n][:below], got[:below], dtype, k=len(X), scale=scale, what="gradient")
-        assert_close(total, weights @ alone, dtype, k=n_targets * len(X), scale=weights.sum() * scale)
+        assert_close(total, weights @ alone, dtype, k=n_targets, scale=weights.sum() * scale)
         mean = both(row(outputs="mean", output_weights=weights))
         assert_close(mean * n_targets, total, dtype, k=n_targets, scale=weights.sum() * scale)
         assert np.array_equal(both(row(output_weights=np.ones(n_targets))), both(row))
@@ -504,8 +504,8 @@ def test_probabilities_are_softmax_and_sigmoid_of_the_logits(backend, dtype):
         logits = logits.astype(dtype).astype(float)
         e = np.exp(logits - logits.max())
         softmax = net.predict_proba(x, link="softmax")
-        assert_close(softmax[0], e / e.sum(), dtype, k=len(logits))
-        assert_close(softmax.sum(axis=1), [1.0], dtype, k=len(logits))
+        assert_close(softmax[0], e / e.sum(), dtype)
+        assert_close(softmax.sum(axis=1), [1.0], dtype)
         assert_close(net.predict_proba(x, link="sigmoid")[0], np.exp(-np.logaddexp(0, -logits)), dtype)
     assert net.predict_proba(np.empty((0, 1)), link="softmax").shape == (0, 1)
 

@@ -305,7 +305,7 @@ def test_own_rows_train_as_on_the_reference(compiled, activation, loss, rule, dt
             net.backward_update(net.forward(X) - X[:, : 1], optimizer)
             found.append((net.flatten(), net.predict(X), history.loss))
         for got, wanted in zip(*found):
-            assert_close(got, wanted, dtype, k=40 * (sum(sizes) + batch))
+            assert_close(got, wanted, dtype, k=10 * (sum(sizes) + batch))
 
 
 INVERSE = fastbp.Activation("inverse", "1 / z")
@@ -357,7 +357,7 @@ OWN_ROWS_GUARDED = """
     squares = fastbp.Loss("squares", "(z - t) * (z - t)")
     momentum = fastbp.Optimizer("mine", state=["v"], update=[("v", "0.9 * v + g"), ("p", "p - lr * v")])
     rng = np.random.default_rng(0)
-    furthest = 0.0
+    furthest = 0.0  # from the reference
     for width, batch in itertools.product((1, 4, 7, 9, 16, 17, 25, 33, 50, 65), (1, 9, 31)):
         X, y = rng.normal(size=(40, width)), rng.normal(size=(40, 66 - width))
         found = []
@@ -366,16 +366,18 @@ OWN_ROWS_GUARDED = """
             net.fit(X, y, loss=squares, optimizer=momentum(lr=0.01), batch_size=batch, steps=4)
             net.backward_update(net.forward(X[:batch]), momentum(lr=0.01))
             found.append((net.flatten(), net.predict(X)))
-        furthest = max(furthest, *(abs(a - b).max() / np.finfo(dtype).eps for a, b in zip(*found)))
+        furthest = max(furthest, *(abs(a - b).max() for a, b in zip(*found)))
         del net
-    print("unharmed" if furthest < 2000 else furthest, _engine.allocations()[0])
+    print(furthest, _engine.allocations()[0])
 """
 
 
 def test_own_rows_on_each_isa_touch_nothing_beside_their_tile(isa, dtype):
     """Their vectors are those of the kernels that call them: wider ones would reach into what lies beside."""
     need_numba()
-    assert python(OWN_ROWS_GUARDED, dtype, timeout=240) == "unharmed 0\n"
+    furthest, left = map(float, python(OWN_ROWS_GUARDED, dtype, timeout=240).split())
+    assert left == 0
+    assert_close(furthest, 0.0, dtype, k=400, scale=1)
 
 
 def test_an_own_rule_takes_its_numbers_from_functions_of_the_step(backend):
@@ -385,7 +387,7 @@ def test_an_own_rule_takes_its_numbers_from_functions_of_the_step(backend):
     one.fit(X, y, optimizer=rule(lr=lambda step: 0.1 / (1 + step)), batch_size=37, steps=4)
     for step in range(4):
         other.fit(X, y, optimizer=fastbp.SGD(lr=0.1 / (1 + step)), batch_size=37, steps=1)
-    assert_close(one.flatten(), other.flatten(), np.float64, k=40)
+    assert_close(one.flatten(), other.flatten(), np.float64)
 
 
 def test_an_own_rule_takes_what_every_optimizer_takes(backend, dtype):
@@ -404,7 +406,7 @@ def test_an_own_rule_takes_what_every_optimizer_takes(backend, dtype):
             net.freeze(1, weight=False)
             net.fit(X, y, optimizer=optimizer, batch_size=8, steps=13)
             found.append(np.concatenate([net.flatten(), net.averaged().flatten()]))
-        assert_close(*found, dtype, k=400)
+        assert_close(*found, dtype)
 
 
 def test_names_of_an_own_rule_and_loss_may_be_any(backend):
@@ -422,7 +424,7 @@ def test_names_of_an_own_rule_and_loss_may_be_any(backend):
         net.fit(X, X[:, :3], loss=loss, optimizer=rule(lr=0.1, k=0.9, n=0.99), steps=6)
         net.update(rule(lr=0.1, k=0.9, n=0.99))
         found.append(net.flatten())
-    assert_close(*found, np.float64, k=400)
+    assert_close(*found, np.float64, k=4)
 
 
 @numba_only
@@ -435,7 +437,7 @@ def test_each_step_of_a_run_has_its_own_scalars():
         history = net.fit(X, X[:, :2], optimizer=rule, batch_size=8, steps=23)
         net.fit(X, X[:, :2], optimizer=rule, batch_size=8, steps=4)
         found.append(np.concatenate([net.flatten(), history.loss]))
-    assert_close(*found, np.float64, k=1000)
+    assert_close(*found, np.float64, k=27)
 
 
 @numba_only
@@ -486,7 +488,7 @@ def test_odd_rows_train_as_on_the_reference(compiled, loss, rule):
         net.fit(X, X[:, :2], loss=loss, optimizer=rule, batch_size=8, steps=9)
         net.backward(net.forward(X[:3]))
         net.update(rule)
-    assert_close(*(net.flatten() for net in nets), np.float64, k=64)
+    assert_close(*(net.flatten() for net in nets), np.float64, k=16)
 
 
 def refuses(z):

@@ -140,12 +140,12 @@ def test_fused_is_unfused_and_every_backend_is_the_reference(name, settings, isa
     assert (
         np.isfinite(nets[0]).all() and abs(nets[0] - fastbp.MLP((9, 20, 5), seed=2, dtype=dtype).flatten()).max() > 1e-5
     )
-    # A step of Adam's kin is a quotient: where g is small beside its roundings, so is what both agree on.
-    scale = 1 if name in ("SGD", "Adagrad") else 30
+    # A step is a quotient: where g is small beside its roundings, so is what both agree on. RMSprop's first are large.
+    scale = 4 if name == "RMSprop" else 1
     for net in nets[1:]:
-        assert np.median(abs(net - nets[0])) <= 1e3 * np.finfo(dtype).eps
-        assert_close(net, nets[0], dtype, k=6 * 40, scale=scale * max(abs(nets[0]).max(), 1))
-    assert_close(nets[1], nets[2], dtype, k=6 * 40, scale=scale)
+        assert_close(np.median(abs(net - nets[0])), 0.0, dtype, scale=1, what="median")
+        assert_close(net, nets[0], dtype, k=6 * 4, scale=scale * max(abs(nets[0]).max(), 1))
+    assert_close(nets[1], nets[2], dtype, scale=scale)
 
 
 WALK_START = (1.0, -2.0, 0.5)
@@ -283,8 +283,8 @@ def test_an_eps_of_0_lets_nothing_of_the_padding_through(name, isa, dtype):
         net.fit(X, t, optimizer=getattr(fastbp, name)(eps=0.0), batch_size=12, epochs=8)
     assert np.isnan(nets[0].params).any(), "no NaN in padding: this shows nothing"
     for got, wanted in zip(parameters(nets[0]), parameters(nets[1])):
-        assert_close(got, wanted, dtype, k=600, scale=30)
-    assert_close(nets[0].predict(X), nets[1].predict(X), dtype, k=600, scale=100)
+        assert_close(got, wanted, dtype, k=8 * 4, scale=1)
+    assert_close(nets[0].predict(X), nets[1].predict(X), dtype, k=8 * 4, scale=2)
     assert np.isfinite(nets[0].loss_and_grad(X, t, loss="mse")[1]).all()
 
 
@@ -395,10 +395,10 @@ def test_what_is_done_around_a_rule_is_done_in_order(name, around, shape, kernel
     net.fit(X, t, optimizer=rule, batch_size=rows, steps=6, shuffle=False)
     plain.train(twin, [(X[k : k + rows], t[k : k + rows]) for k in range(0, len(X), rows)], rule.lr)
     for got, wanted in zip(parameters(net), plain.values):
-        assert_close(got, wanted, dtype, k=6 * (rows + sum(sizes)), scale=1)
+        assert_close(got, wanted, dtype, k=6 * 6, scale=1)
     if "average" in settings:
         for got, wanted in zip(parameters(net.averaged()), plain.average):
-            assert_close(got, wanted, dtype, k=6 * (rows + sum(sizes)), scale=1)
+            assert_close(got, wanted, dtype, k=6 * 6, scale=1)
 
 
 @pytest.mark.parametrize("around", AROUND)
@@ -473,8 +473,8 @@ def test_verbs_do_what_fit_does_around_a_rule(kernels, dtype):
                 net.backward_update(grad_output, rule)
     assert nets[1].flatten().tobytes() == nets[0].flatten().tobytes()
     for net in nets[2:]:
-        assert_close(net.flatten(), nets[0].flatten(), dtype, k=300, scale=1)
-        assert_close(net.averaged().flatten(), nets[0].averaged().flatten(), dtype, k=300, scale=1)
+        assert_close(net.flatten(), nets[0].flatten(), dtype)
+        assert_close(net.averaged().flatten(), nets[0].averaged().flatten(), dtype)
 
 
 def test_clipping_by_norm_is_that_of_torch(backend, dtype, peers):
@@ -491,7 +491,7 @@ def test_clipping_by_norm_is_that_of_torch(backend, dtype, peers):
         net.update(fastbp.SGD(0.5, clip_norm=most))
         assert net.grads.tobytes() == kept.tobytes(), "an update leaves grads alone"
         for view, tensor in zip(parameters(net), tensors):
-            assert_close(view, tensor.detach().numpy() - 0.5 * tensor.grad.numpy(), dtype, k=200)
+            assert_close(view, tensor.detach().numpy() - 0.5 * tensor.grad.numpy(), dtype)
 
 
 @pytest.mark.parametrize("around", AROUND)
@@ -607,13 +607,14 @@ def test_what_is_frozen_stays_bit_by_bit_and_the_rest_trains_as_the_rule_says(na
 def test_frozen_parameters_do_not_count_in_the_norm(backend):
     for frozen in ("weight", "bias"):
         net = fastbp.MLP((2, 1), init=[([[3.0], [4.0]], [1.0])], dtype=np.float64, backend=backend)
-        still, moves = net.flatten(), np.array([0.6, 0.8, 1.0]) * 2
+        still, norm = net.flatten(), 5e3 if frozen == "bias" else 3e3
         net.grad_weights[0][...], net.grad_biases[0][...] = [[3e3], [4e3]], 3e3
+        moves = 2 / (norm + 1e-6) * np.array([3e3, 4e3, 3e3])
         (net.grad_weights if frozen == "weight" else net.grad_biases)[0][...] *= 1e3
         net.freeze(0, weight=frozen == "weight", bias=frozen == "bias")
         net.update(fastbp.SGD(1.0, clip_norm=2.0))
         trained = np.array([frozen == "bias", frozen == "bias", frozen == "weight"])
-        assert net.flatten() == pytest.approx(still - moves * trained, abs=1e-5)
+        assert_close(net.flatten(), still - moves * trained, np.float64)
 
 
 @pytest.mark.parametrize("settings", [{}, {"max_norm": 0.5}, {"clip_norm": 0.1}], ids=str)
@@ -697,7 +698,7 @@ def test_adams_first_step_after_another_optimizer_is_a_first_step(backend):
     fresh = fastbp.MLP((5, 3), init=list(zip(net.weights, net.biases)), dtype=np.float64, backend=backend)
     for one in (net, fresh):
         one.fit(X, t, optimizer=fastbp.Adam(0.01), batch_size=20, steps=3)
-    assert_close(net.flatten(), fresh.flatten(), np.dtype(float), k=100)
+    assert_close(net.flatten(), fresh.flatten(), np.dtype(float))
 
 
 @pytest.mark.parametrize("rule", [fastbp.Adam(0.01), fastbp.SGD(schedules.Step(0.1, 3, 0.5), momentum=0.9)], ids=repr)
@@ -781,8 +782,8 @@ def test_dropout_is_a_product_with_the_inputs_of_a_layer(shape, rates, kernels, 
         w2, b2 = w2 - 0.1 * d.T @ delta2, b2 - 0.1 * delta2.sum(axis=0)
     net.fit(X, t, optimizer=fastbp.SGD(0.1), batch_size=rows, steps=3, shuffle=False)
     for got, wanted in zip(parameters(net), (w1, b1, w2, b2)):
-        assert_close(got, wanted, dtype, k=3 * (rows + sum(sizes)), scale=1)
-    assert_close(net.predict(X), np.tanh(X @ w1 + b1) @ w2 + b2, dtype, k=3 * (rows + sum(sizes)), scale=4)
+        assert_close(got, wanted, dtype, k=3, scale=1)
+    assert_close(net.predict(X), np.tanh(X @ w1 + b1) @ w2 + b2, dtype, k=16, scale=4)
 
 
 @pytest.mark.parametrize("place", [0, 37, 69])
@@ -885,7 +886,7 @@ def test_a_norm_that_overflows_is_no_norm_of_zero(out, kernels, dtype):
     net.weights[0][:, 1] = np.sqrt(np.finfo(dtype).max)
     net.update(fastbp.SGD(max_norm=1.0))
     assert np.isnan(net.weights[0][:, 1]).all()
-    assert_close(net.weights[0][:, 0], np.full(3, 3**-0.5), dtype, k=3)
+    assert_close(net.weights[0][:, 0], np.full(3, 3**-0.5), dtype)
 
 
 # ------------------------------------------------------------------ schedules
@@ -917,7 +918,7 @@ def test_schedules_are_those_of_torch(peers):
          {"max_lr": 0.3, "total_steps": 50, "pct_start": 0.5, "div_factor": 10, "final_div_factor": 100}, 50),
     ):  # fmt: skip
         wanted = torch_rates(peers.torch, scheduler, 0.3, steps, **settings)
-        assert [schedule(k) for k in range(steps)] == pytest.approx(wanted, rel=1e-9, abs=1e-12), schedule
+        assert_close([schedule(k) for k in range(steps)], wanted, np.float64, k=steps, what=str(schedule))
         assert schedule.at(np.arange(steps, dtype=float)).tolist() == [schedule(k) for k in range(steps)]
 
 
@@ -959,7 +960,7 @@ def test_schedules_have_their_pinned_values():
             40: 0.08634697315897384, 49: 0.0003},
     }  # fmt: skip
     for schedule, values in at.items():
-        assert {k: schedule(k) for k in values} == pytest.approx(values, rel=1e-9, abs=1e-12), schedule
+        assert_close([schedule(k) for k in values], list(values.values()), np.float64, what=str(schedule))
 
 
 @pytest.mark.parametrize("growth", [1.1, 1.5, 2, 3])
@@ -969,7 +970,7 @@ def test_a_run_of_a_cosine_begins_with_its_highest_rate_where_it_begins_at_a_who
     for run in range(8):
         if begin == int(begin):
             begun.append(run)
-            assert schedule(int(begin)) == pytest.approx(0.3, rel=1e-9), run
+            assert_close(schedule(int(begin)), 0.3, np.float64, what=f"run {run}")
             assert run == 0 or schedule(int(begin) - 1) < 0.11, run
         begin += 1000 * growth**run
     assert len(begun) >= 3
@@ -1019,7 +1020,7 @@ def after_epochs(rule, losses, step=0):
 def test_reduce_on_plateau_has_its_pinned_values(settings, wanted):
     seen = after_epochs(schedules.ReduceOnPlateau(0.3, least=0.02, **settings), EPOCHS)
     rates = [rate for rate, times in wanted for _ in range(times)]
-    assert [0.3 * each["scale"] for each in seen] == pytest.approx(rates, rel=1e-12)
+    assert_close([0.3 * each["scale"] for each in seen], rates, np.float64)
 
 
 @pytest.mark.parametrize("settings", [settings for settings, _ in PLATEAUS])
@@ -1030,7 +1031,7 @@ def test_reduce_on_plateau_is_that_of_torch(settings, peers):
     mine = schedules.ReduceOnPlateau(0.3, least=0.02, **settings)
     for loss, seen in zip(EPOCHS, after_epochs(mine, EPOCHS), strict=True):
         peer.step(loss)
-        assert 0.3 * seen["scale"] == pytest.approx(rule.param_groups[0]["lr"])
+        assert_close(0.3 * seen["scale"], rule.param_groups[0]["lr"], np.float64)
 
 
 def test_better_is_below_the_best_loss_by_a_part_of_its_size_whatever_its_sign():
@@ -1047,7 +1048,7 @@ def test_the_least_rate_of_a_plateau_is_that_of_the_step_at_hand():
     rule = schedules.ReduceOnPlateau(schedules.Exponential(0.1, 0.5), factor=0.1, patience=0, least=0.02)
     for step, rate in ((0, 0.02), (1, 0.02), (2, 0.02), (3, 0.0125)):  # not reduced below it, and not raised to it
         scale = after_epochs(rule, [1.0, 1.0, 1.0], step)[-1]["scale"]
-        assert rule(step) * scale == pytest.approx(rate, rel=1e-12)
+        assert_close(rule(step) * scale, rate, np.float64)
 
 
 def test_a_loss_that_is_not_finite_is_never_the_best_of_a_plateau():
@@ -1253,7 +1254,7 @@ def test_lbfgs_finds_the_least_squares_solution(backend, dtype):
     net = fastbp.MLP((4, 2), seed=1, dtype=dtype, backend=backend)
     history = net.fit(X, t, loss="mse", optimizer=fastbp.LBFGS(gtol=1e-9, ftol=0), steps=200)
     solution = np.linalg.lstsq(np.c_[X, np.ones(50)], t, rcond=None)[0]
-    assert_close(np.r_[net.weights[0], net.biases[0][None]], solution, np.float32, k=50)
+    assert_close(np.r_[net.weights[0], net.biases[0][None]], solution, np.float32, k=200)
     assert history.n_steps == net.step == net.epoch == len(history.loss) < 200
     assert (np.diff(history.loss) < 0).all() and history.step.tolist() == list(range(1, net.step + 1))
 
@@ -1268,7 +1269,7 @@ def test_lbfgs_stops_at_the_iterations_given_and_goes_on(backend):
     kept = net.weights[0].copy()
     first = net.fit(X, y, optimizer="lbfgs", epochs=5, eval_every=2)
     assert net.step == 5 and first.step.tolist() == [2, 4]
-    assert first.loss[-1] == pytest.approx(net.fit(X, y, optimizer="lbfgs", steps=0).loss.sum() + first.loss[-1])
+    assert net.fit(X, y, optimizer="lbfgs", steps=0).loss.size == 0 and net.step == 5
     second = net.fit(X, y, optimizer="lbfgs", steps=40)
     assert second.loss[-1] < first.loss[-1] and np.array_equal(kept, net.weights[0])
     assert net.evaluate(X, y, loss="mse") <= second.loss[-1]

@@ -178,7 +178,7 @@ def test_validation_rows_may_have_weights():
     each = np.log(np.exp(a).sum(axis=1)) - a[range(17), VALIDATION[1]]
     assert_close(history.val_loss[0], np.average(each, weights=weight), np.float32, k=17)
     right = twin.predict(VALIDATION[0]).argmax(1) == VALIDATION[1]
-    assert_close(history.metrics["val_accuracy"][0], np.average(right, weights=weight), np.float64, k=17)
+    assert_close(history.metrics["val_accuracy"][0], np.average(right, weights=weight), np.float64)
 
 
 def as_given(X):
@@ -233,7 +233,7 @@ def test_metrics_are_what_a_hand_computes():
         return metrics.measure([metric], y, a, weight, loss)[name]
 
     assert of("accuracy") == 2 / 4
-    assert of("balanced_accuracy") == pytest.approx((1 + 1 / 3) / 2, rel=1e-15)
+    assert_close(of("balanced_accuracy"), (1 + 1 / 3) / 2, np.float64)
     assert (of("top_1"), of("top_2")) == (2 / 4, 3 / 4)
     assert of("accuracy", weight=np.array([1, 0, 0, 3.0])) == 1 / 4
     assert of("balanced_accuracy", weight=np.array([0, 1, 1, 2.0])) == 1 / 4  # a class that weighs nothing is not there
@@ -248,7 +248,7 @@ def test_metrics_are_what_a_hand_computes():
     mse, y, a = fastbp.losses.TABLE["mse"], np.array([[0.0], [1], [2], [5]]), np.array([[0.0], [2], [2], [2]])
     assert of("mae", y, a, loss=mse) == 1
     assert of("rmse", y, a, loss=mse) == math.sqrt(10 / 4)
-    assert of("r2", y, a, loss=mse) == pytest.approx(1 - 10 / 14, rel=1e-15)
+    assert_close(of("r2", y, a, loss=mse), 1 - 10 / 14, np.float64)
     constant = np.ones((4, 2))
     assert of("r2", constant, constant, loss=mse) == 1  # all that there is to explain is explained
     assert of("r2", constant, constant + [[0, 0], [1, 0], [0, 0], [0, 0]], loss=mse) == (0 + 1) / 2
@@ -289,7 +289,7 @@ def test_metrics_are_those_of_scikit_learn(weighted):
     }
     assert found.keys() == wanted.keys()
     for name, value in wanted.items():
-        assert_close(found[name], value, np.float64, k=90)
+        assert_close(found[name], value, np.float64, k=9)
 
 
 def test_a_metric_may_be_any_callable():

@@ -520,7 +520,7 @@ def test_every_training_verb_shares_slots_and_step(backend, first, second):
         VERBS[verb](net, RULE)
         VERBS["train_step"](wanted, RULE)
     assert net.step == 2
-    assert_close(net.flatten(), wanted.flatten(), np.float64, k=N)
+    assert_close(net.flatten(), wanted.flatten(), np.float64)
     forgetful = build(backend, np.float64)
     VERBS[first](forgetful, RULE)
     forgetful.reset_training()
@@ -687,7 +687,7 @@ def test_history_is_the_mean_of_the_batch_losses_before_their_updates(backend, d
         part = losses[start : start + per_epoch]
         wanted.append(np.average(part, weights=sizes[: len(part)]))
         at.append(start + len(part))
-    assert_close(history.loss, wanted, np.float64)
+    assert_close(history.loss, wanted, np.float64, k=4)
     assert history.loss.dtype == np.float64 and history.step.dtype == np.int64
     assert history.step.tolist() == at
     assert history.n_steps == steps and history.seconds > 0
@@ -824,7 +824,7 @@ def test_backward_replaces_what_grads_held_and_accumulate_adds(backend, dtype, f
     net.grads[...] = 0
     net.backward(y, accumulate=True)
     for g, one in zip((*net.grad_weights, *net.grad_biases), once):
-        assert_close(g, one, dtype, k=N)
+        assert np.array_equal(g, one)
 
 
 def test_accumulated_halves_are_the_gradient_of_the_whole(backend):
@@ -836,7 +836,7 @@ def test_accumulated_halves_are_the_gradient_of_the_whole(backend):
     for rows in (slice(0, 10), slice(10, None)):
         net.forward(X[rows])
         parts.append(net.backward(Y[rows], accumulate=rows.start > 0))
-    assert_close(np.vstack(parts), grad_input, np.float64, k=7)
+    assert_close(np.vstack(parts), grad_input, np.float64)
     for g, wanted in zip(net.grad_weights, whole):
         assert_close(g, wanted, np.float64, k=N)
 
@@ -848,10 +848,10 @@ def test_loss_and_grad_is_what_backward_of_the_loss_gives_and_leaves_grads_alone
     held = net.grads.copy()
     value, gradient = net.loss_and_grad(X, Y, loss="mse")
     assert frozen(net.grads) == frozen(held)
-    assert_close(value, np.mean((output - Y) ** 2), np.float64, k=N)
+    assert_close(value, np.mean((output - Y) ** 2), np.float64, k=4)
     by_hand = np.concatenate([g.ravel() for pair in zip(net.grad_weights, net.grad_biases) for g in pair])
-    assert_close(gradient, by_hand, np.float64, k=N)
-    assert_close(value, net.evaluate(X, Y, loss="mse"), np.float64, k=N)
+    assert_close(gradient, by_hand, np.float64, k=4)
+    assert value == net.evaluate(X, Y, loss="mse")
 
 
 def test_update_with_edited_gradients_moves_what_they_say(backend, dtype):
