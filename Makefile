@@ -33,13 +33,14 @@ step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
-.PHONY: help demo test test-all test-numba test-peers test-with-peers bench figures pictures rows check check-ruff check-mypy check-arrows check-gcc check-clang asan tsan arm64 ulp clean
+.PHONY: help demo test test-all test-numba test-peers test-with-peers bench figures pictures rows check check-ruff check-mypy \
+	check-typed check-arrows check-frozen check-gcc check-clang asan tsan arm64 ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
 	@echo 'make demo       set everything up in .venv and run the BP demo'
 	@echo 'make test       the test suite; make test-numba: all of it on that backend, an hour; make test-all: whole products'
 	@echo 'make test-peers the tests beside PyTorch and optax, in .venv-peers, which needs a gigabyte or more'
-	@echo 'make check      ruff, mypy, import arrows, builds with GCC and with Clang'
+	@echo 'make check      ruff, types, import arrows, a frozen program, builds with GCC and with Clang'
 	@echo 'make asan       the test suite under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the engine and its threads, without Python, under ThreadSanitizer'
 	@echo 'make arm64      the C++ for arm64, cross-compiled and run under an emulator'
@@ -137,14 +138,25 @@ $(VENV)/%-tools: $(VENV)/installed
 CLANG := $(shell for c in clang++ clang++-20 clang++-19 clang++-18 clang++-17 clang++-16 clang++-15 clang++-14; do \
 	command -v $$c >/dev/null && echo $$c && break; done)
 
-check: check-ruff check-mypy check-arrows check-gcc check-clang   # make -k check: all of them, failures or not
+check: check-ruff check-mypy check-typed check-arrows check-frozen check-gcc check-clang   # make -k check: all of them, failures or not
 check-ruff: $(VENV)/dev-tools
 	$(call step,ruff,ruff.log,$(PY) -m ruff check .)
 check-mypy: $(VENV)/dev-tools
 	$(call step,mypy,mypy.log,$(PY) -m mypy && \
 		$(PY) -m mypy.stubtest --mypy-config-file pyproject.toml --ignore-missing-stub --ignore-disjoint-bases fastbp._engine)
+check-typed: $(VENV)/dev-tools
+	$(call step,programs typed by mypy and pyright,typed.log,$(PY) tools/typed.py)
 check-arrows: $(VENV)/dev-tools
 	$(call step,import arrows,arrows.log,$(PY) tools/arrows.py)
+# Frozen, the program prints what it printed before, wherever it runs. What it does not use is left out: half of the time.
+FROZEN   := build/frozen
+UNUSED   := matplotlib pandas sklearn scipy torch jax tensorflow IPython tkinter pytest
+check-frozen: $(VENV)/dev-tools
+	$(call step,a program packed by PyInstaller,frozen.log, \
+		rm -rf $(FROZEN); mkdir -p $(FROZEN); $(PY) tests/frozen/program.py >$(FROZEN)/before.txt && \
+		$(PY) -m PyInstaller --log-level WARN --noconfirm --paths . $(UNUSED:%=--exclude-module %) \
+			--distpath $(FROZEN) --workpath $(FROZEN)/work --specpath $(FROZEN) tests/frozen/program.py && \
+		(cd $(FROZEN)/program && ./program >../after.txt) && diff $(FROZEN)/before.txt $(FROZEN)/after.txt)
 check-gcc: $(VENV)/build-tools
 	$(call builds_with,GCC,$(shell command -v g++ >/dev/null && echo g++))
 check-clang: $(VENV)/build-tools

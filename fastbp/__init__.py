@@ -2,7 +2,7 @@
 
 import typing as _typing
 
-from fastbp import losses
+from fastbp import activations, initializers, losses, optimizers, rows, schedules
 from fastbp.backends.config import backend, set_backend, show_config
 from fastbp.backends.threads import register as _register
 from fastbp.errors import FormatError, NonFiniteError, StopTraining
@@ -10,44 +10,62 @@ from fastbp.history import History
 from fastbp.mlp import MLP, load
 from fastbp.optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
 
-_OWN = ("Activation", "Loss", "Optimizer", "activation", "loss")  # of fastbp.own
-
-if _typing.TYPE_CHECKING:
+if _typing.TYPE_CHECKING:  # as `__getattr__` has it; a test compares the two
+    from fastbp import metrics, ops, plot, typing
     from fastbp.callbacks import Callback, Checkpoint, EarlyStopping, TimeLimit
     from fastbp.gradients import check_gradients
     from fastbp.inspection.trace import LayerStep, ParameterStep, Trace
+    from fastbp.own import Activation, Loss, Optimizer, activation, loss
+
+    __version__: str
 
 __all__ = [
-    "LBFGS", "MLP", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Callback", "Checkpoint", "EarlyStopping",
-    "FormatError", "History", "LayerStep", "Lion", "NAdam", "NonFiniteError", "ParameterStep", "RAdam", "RMSprop",
-    "Rprop", "StopTraining", "TimeLimit", "Trace", "backend", "check_gradients", "load", "losses", "metrics", "ops",
-    "plot", "schedules", "set_backend", "show_config", *_OWN,
+    "LBFGS", "MLP", "SGD", "Activation", "Adadelta", "Adagrad", "Adam", "AdamW", "Callback", "Checkpoint",
+    "EarlyStopping", "FormatError", "History", "LayerStep", "Lion", "Loss", "NAdam", "NonFiniteError", "Optimizer",
+    "ParameterStep", "RAdam", "RMSprop", "Rprop", "StopTraining", "TimeLimit", "Trace", "activation", "activations",
+    "backend", "check_gradients", "initializers", "load", "loss", "losses", "metrics", "ops", "optimizers", "plot",
+    "rows", "schedules", "set_backend", "show_config", "typing",
 ]  # fmt: skip
 
 _register()
-
-
-_ON_FIRST_USE = {  # names, and the modules that have them
-    **dict.fromkeys(("LayerStep", "ParameterStep", "Trace"), "fastbp.inspection.trace"),
-    **dict.fromkeys(("Callback", "Checkpoint", "EarlyStopping", "TimeLimit"), "fastbp.callbacks"),
-    "check_gradients": "fastbp.gradients",
-}
 
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
 
 
-def __getattr__(name: str) -> object:
-    """Parts that load on first use."""
-    import importlib
+if not _typing.TYPE_CHECKING:  # which would take any name for one that is here
 
-    if name in _ON_FIRST_USE:
-        return getattr(importlib.import_module(_ON_FIRST_USE[name]), name)
-    if name in ("metrics", "ops", "plot", "schedules"):
-        return importlib.import_module(f"fastbp.{name}")
-    if name in _OWN:
-        return getattr(importlib.import_module("fastbp.own"), name)
-    if name == "__version__":
-        return importlib.import_module("importlib.metadata").version("fastbp")
-    raise AttributeError(f"module 'fastbp' has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """Parts that load on first use, by plain imports: what packs programs has to see them."""
+        match name:
+            # `from fastbp import ops` would ask here again
+            case "metrics":
+                import fastbp.metrics as found
+            case "ops":
+                import fastbp.ops as found
+            case "plot":
+                import fastbp.plot as found
+            case "typing":
+                import fastbp.typing as found
+            case "Callback" | "Checkpoint" | "EarlyStopping" | "TimeLimit":
+                from fastbp import callbacks
+
+                found = getattr(callbacks, name)
+            case "check_gradients":
+                from fastbp.gradients import check_gradients as found
+            case "LayerStep" | "ParameterStep" | "Trace":
+                from fastbp.inspection import trace
+
+                found = getattr(trace, name)
+            case "Activation" | "Loss" | "Optimizer" | "activation" | "loss":
+                from fastbp import own
+
+                found = getattr(own, name)
+            case "__version__":
+                from importlib.metadata import version
+
+                found = version("fastbp")
+            case _:
+                raise AttributeError(f"module 'fastbp' has no attribute {name!r}")
+        return found

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from fastbp import checks
 from fastbp.errors import StopTraining, unknown_name
@@ -55,7 +55,7 @@ class Callback:
         """
 
 
-HOOKS = {  # and what they take
+HOOKS: dict[str, tuple[str, ...]] = {  # and what they take
     "on_train_begin": ("net",), "on_eval": ("net", "logs"), "on_epoch_end": ("net", "logs"),
     "on_train_end": ("net", "logs"),
 }  # fmt: skip
@@ -112,19 +112,20 @@ class EarlyStopping(Callback):
         patience: int = 10,
         min_delta: float = 0.0,
         restore_best: bool = True,
-        mode: str = "auto",
+        mode: Literal["auto", "min", "max"] = "auto",
     ) -> None:
         if not isinstance(monitor, str):
             raise TypeError(f"EarlyStopping: monitor must be a name such as 'val_loss', got {monitor!r}")
         self.monitor = monitor
-        self.patience = checks.integer("EarlyStopping: patience", patience, 1)
-        self.min_delta = checks.number("EarlyStopping: min_delta", min_delta, 0)
-        self.restore_best = checks.boolean("EarlyStopping: restore_best", restore_best)
-        self.mode = checks.choice("EarlyStopping: mode", mode, ("auto", "min", "max"))
+        self.patience: int = checks.integer("EarlyStopping: patience", patience, 1)
+        self.min_delta: float = checks.number("EarlyStopping: min_delta", min_delta, 0)
+        self.restore_best: bool = checks.boolean("EarlyStopping: restore_best", restore_best)
+        self.mode: Literal["auto", "min", "max"] = checks.choice("EarlyStopping: mode", mode, ("auto", "min", "max"))
         self._reset()
 
     def _reset(self) -> None:
-        self.best, self.best_step = float("nan"), None
+        self.best: float = float("nan")
+        self.best_step: int | None = None
         self._waited = 0
         self._snapshot: Snapshot | None = None
 
@@ -149,7 +150,7 @@ class EarlyStopping(Callback):
         if first or self._sign * (value - self.best) > self.min_delta:
             self.best, self.best_step, self._waited = value, int(logs["step"]), 0
             if self.restore_best:
-                self._snapshot = net._run.snapshot()
+                self._snapshot = net._running().snapshot()
             return
         self._waited += 1
         if self._waited >= self.patience:
@@ -183,20 +184,22 @@ class Checkpoint(Clock):
 
     writes = False
 
-    def __init__(self, path: Any, *, every_steps: int | None = None, every_seconds: float | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, every_steps: int | None = None, every_seconds: float | None = None
+    ) -> None:
         if not isinstance(path, (str, os.PathLike)):
             raise TypeError(f"Checkpoint: path must be a string or a path, got {path!r}")
         if (every_steps is None) == (every_seconds is None):
             raise ValueError("Checkpoint: give exactly one of every_steps and every_seconds, "
                              f"got every_steps={every_steps!r} and every_seconds={every_seconds!r}")  # fmt: skip
-        self.path = os.fspath(path)
+        self.path: str = os.fspath(path)
         try:
             self.path.format(step=0)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(f"Checkpoint: path may have {{step}} in braces and nothing else, got {path!r}: "
                              f"{error!r}") from None  # fmt: skip
-        self.every_steps = checks.optional_integer("Checkpoint: every_steps", every_steps, 1)
-        self.every_seconds = (
+        self.every_steps: int | None = checks.optional_integer("Checkpoint: every_steps", every_steps, 1)
+        self.every_seconds: float | None = (
             None if every_seconds is None else checks.number("Checkpoint: every_seconds", every_seconds, 0)
         )
 
@@ -215,7 +218,7 @@ class Checkpoint(Clock):
         """Whether `step` is to be saved."""
         if self.every_steps:
             return step % self.every_steps == 0
-        return time.monotonic() - self._last >= self.every_seconds
+        return self.every_seconds is not None and time.monotonic() - self._last >= self.every_seconds
 
     def act(self, net: MLP) -> None:
         """Save `net`."""
@@ -235,7 +238,7 @@ class TimeLimit(Clock):
     looks = False
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = checks.number("TimeLimit: seconds", seconds, 0)
+        self.seconds: float = checks.number("TimeLimit: seconds", seconds, 0)
 
     def on_train_begin(self, net: MLP) -> None:
         """Start the clock of `net`."""

@@ -47,7 +47,7 @@ class Frozen:
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
-        return self._values_of_fields() == other._values_of_fields()  # type: ignore[attr-defined]
+        return self._values_of_fields() == other._values_of_fields()
 
     def __hash__(self) -> int:
         return hash((type(self), self._values_of_fields()))
@@ -114,7 +114,8 @@ def optional_integer(argument: str, value: Any, low: int) -> int | None:
     return None if value is None else integer(argument, value, low)
 
 
-def choice(argument: str, value: Any, known: Iterable[str]) -> str:
+def choice(argument: str, value: Any, known: Iterable[str]) -> Any:
+    """`value`, one of `known`; for type checkers, which know these as literals, anything."""
     if not isinstance(value, str) or value not in known:
         raise unknown_name(argument, value, known, TypeError if not isinstance(value, str) else ValueError)
     return value

@@ -23,7 +23,7 @@ class NonFiniteError(ArithmeticError):
         self.step = step
         self.epoch = epoch
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[str, int, int]]:
         return type(self), (self.args[0], self.step, self.epoch)
 
 

@@ -17,12 +17,12 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from fastbp import activations, backends
+from fastbp.backends.config import version
 from fastbp.errors import FormatError
 from fastbp.rows import Activation
 from fastbp.spec import Spec, make_spec
@@ -108,16 +108,6 @@ def _restored(plain: Any, arrays: dict[str, Any], path: tuple[str, ...] = ()) ->
 # ------------------------------------------------------------------ save
 
 
-@cache
-def _version() -> str:
-    from importlib import metadata
-
-    try:
-        return metadata.version("fastbp")
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def _own_rows(spec: Spec) -> list[str]:
     """The names of rows that no table has: whoever loads the file must give them."""
     own = {row.name: row for row in spec.activations if activations.TABLE.get(row.name) != row}
@@ -141,7 +131,7 @@ def save(path: Any, saved: dict) -> None:
         raise ValueError(f"a safetensors file cannot hold {spec.dtype}; float64 is the widest that it can")
     arrays: dict[str, np.ndarray] = {}
     network = dict(zip(_FIELDS, (
-        "fastbp", VERSION, _version(), spec.sizes, [row.name for row in spec.activations], _own_rows(spec),
+        "fastbp", VERSION, version(), spec.sizes, [row.name for row in spec.activations], _own_rows(spec),
         spec.bias, spec.dtype.name, spec.dropout, saved["backend"], saved["trains"], _plain(saved["state"], arrays),
     )))  # fmt: skip
     tensors = _layer_tensors(spec.sizes, spec.bias, spec.dtype)

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbp import checks
 from fastbp.mlp import MLP
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastbp.typing import Array, LossLike, Rows
 
 STEP = 1e-5  # times 1 + |w|: about the cube root of float64's rounding, where rounding and truncation spoil least
 KINK = 1e-6  # how far two one-sided differences may lie apart, as a part of the largest
@@ -22,7 +27,7 @@ _ROUNDINGS = 16  # of a difference, in units of what one rounding of every param
 
 def differences(
     net: MLP, value: Callable[[], float], indices: Iterable[int] | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """The slopes of a function of a network's parameters, by central differences, and where it has kinks.
 
     On either side of a parameter w stand two points, at h / 2 and h. Twice the slope of the secant to the near one less
@@ -63,7 +68,7 @@ def differences(
     return np.array(slopes), np.array(apart)
 
 
-def _locate(net: MLP, place: int) -> tuple[int, np.ndarray, tuple[int, ...]]:
+def _locate(net: MLP, place: int) -> tuple[int, NDArray[Any], tuple[int, ...]]:
     """Which of `Spec.views` holds a place of ``net.flatten()``, that view of the parameters, and the index in it."""
     for k, array in enumerate(net._spec.views(net.params)):
         if place < array.size:
@@ -120,8 +125,9 @@ class GradientCheck:
 
 
 def check_gradients(
-    net: MLP, X: Any, y: Any, *, loss: Any, sample_weight: Any = None, n_samples: int = 50, seed: int = 0
-) -> GradientCheck:
+    net: MLP, X: Rows, y: Array, *, loss: LossLike, sample_weight: Array | None = None, n_samples: int = 50,
+    seed: int = 0,
+) -> GradientCheck:  # fmt: skip
     """Hold the gradient of a network against finite differences of its loss.
 
     Both are taken on a float64 copy, with the same rows of the tables and the same backend; the network itself is left

@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
     from pandas import DataFrame
 
 
@@ -35,29 +36,29 @@ class History:
         Why the run ended before its steps were done.
     """
 
-    loss: np.ndarray = field(repr=False)
-    step: np.ndarray = field(repr=False)
+    loss: NDArray[np.float64] = field(repr=False)
+    step: NDArray[np.int64] = field(repr=False)
     seconds: float
     n_steps: int
-    columns: dict[str, np.ndarray] = field(repr=False, default_factory=dict)
+    columns: dict[str, NDArray[np.float64]] = field(repr=False, default_factory=dict)
     stopped: str | None = None
 
     @property
-    def lr(self) -> np.ndarray:
+    def lr(self) -> NDArray[np.float64]:
         """The learning rate of the step before each entry."""
         return self._column("lr")
 
     @property
-    def val_loss(self) -> np.ndarray:
+    def val_loss(self) -> NDArray[np.float64]:
         """The loss on the validation rows at each entry; NaN without any."""
         return self._column("val_loss")
 
     @property
-    def metrics(self) -> dict[str, np.ndarray]:
+    def metrics(self) -> dict[str, NDArray[np.float64]]:
         """The metrics at each entry by name, ``"val_..."`` where they are those of the validation rows."""
         return {name: column for name, column in self.columns.items() if name not in ("lr", "val_loss")}
 
-    def _column(self, name: str) -> np.ndarray:
+    def _column(self, name: str) -> NDArray[np.float64]:
         return self.columns[name] if name in self.columns else np.full(len(self.loss), np.nan)
 
     def __repr__(self) -> str:
@@ -65,7 +66,7 @@ class History:
         stopped = "" if self.stopped is None else f", stopped: {self.stopped}"
         return f"History({self.n_steps} steps in {self.seconds:.3g} s{last}{stopped})"
 
-    def to_dict(self) -> dict[str, list]:
+    def to_dict(self) -> dict[str, list[float]]:
         """All columns as lists of numbers, as `json` takes them.
 
         Returns
@@ -89,8 +90,8 @@ class History:
         """
         try:
             import pandas
-        except ImportError:
-            raise ImportError("History.to_frame needs pandas: pip install 'fastbp[pandas]'") from None
+        except ImportError as error:
+            raise ImportError("History.to_frame needs pandas: pip install 'fastbp[pandas]'") from error
         return pandas.DataFrame(self._all_columns()).set_index("step")
 
     def plot(self, ax: Axes | None = None, *, log: bool | None = None) -> Axes:

@@ -7,17 +7,20 @@ casts it. Biases start at 0.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-Initializer: TypeAlias = "Callable[[np.random.Generator, int, int], np.ndarray]"  # NumPy loads np.random on first use
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Initializer: TypeAlias = "Callable[[np.random.Generator, int, int], NDArray[Any]]"  # NumPy loads np.random on first use
 
 
 def _scaled(distribution: str, variance: Callable[[int, int], float]) -> Initializer:
     """Zero-mean weights of the given variance, a function of (in_features, out_features)."""
 
-    def draw(rng: np.random.Generator, in_features: int, out_features: int) -> np.ndarray:
+    def draw(rng: np.random.Generator, in_features: int, out_features: int) -> NDArray[Any]:
         std = np.sqrt(variance(in_features, out_features))
         shape = (in_features, out_features)
         if distribution == "normal":
@@ -28,7 +31,7 @@ def _scaled(distribution: str, variance: Callable[[int, int], float]) -> Initial
     return draw
 
 
-def _orthogonal(rng: np.random.Generator, in_features: int, out_features: int) -> np.ndarray:
+def _orthogonal(rng: np.random.Generator, in_features: int, out_features: int) -> NDArray[Any]:
     """Orthonormal rows or columns, whichever are fewer (Saxe et al., 2014); QR of a normal matrix, signs fixed."""
     tall = in_features >= out_features
     shape = (in_features, out_features) if tall else (out_features, in_features)
@@ -37,7 +40,7 @@ def _orthogonal(rng: np.random.Generator, in_features: int, out_features: int) -
     return q if tall else q.T
 
 
-def _zeros(rng: np.random.Generator, in_features: int, out_features: int) -> np.ndarray:
+def _zeros(rng: np.random.Generator, in_features: int, out_features: int) -> NDArray[Any]:
     return np.zeros((in_features, out_features))
 
 

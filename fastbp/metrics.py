@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -25,7 +25,10 @@ from fastbp.data.classes import are_signs, classes_of, independent
 from fastbp.errors import unknown_name
 from fastbp.rows import Domain, Loss
 
-Function = Callable[[np.ndarray, np.ndarray, "np.ndarray | None"], float]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Function: TypeAlias = "Callable[[NDArray[Any], NDArray[Any], NDArray[Any] | None], float]"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Metric:
 # metric calls, and that they are C: `np.add.reduce` and not `sum`.
 
 
-def _mean(values: np.ndarray, weight: np.ndarray | None) -> float:
+def _mean(values: NDArray[Any], weight: NDArray[Any] | None) -> float:
     """Over rows (weighted) and outputs."""
     if values.dtype.kind == "b" and weight is None:
         return np.count_nonzero(values) / values.size
@@ -62,11 +65,11 @@ def _mean(values: np.ndarray, weight: np.ndarray | None) -> float:
     return float(np.average(rows, weights=weight))
 
 
-def _accuracy(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
+def _accuracy(t: NDArray[Any], a: NDArray[Any], weight: NDArray[Any] | None) -> float:
     return _mean(t == a, weight)
 
 
-def _balanced_accuracy(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
+def _balanced_accuracy(t: NDArray[Any], a: NDArray[Any], weight: NDArray[Any] | None) -> float:
     weight = np.ones(len(t)) if weight is None else weight
     _, kind = np.unique(t, return_inverse=True)
     total = np.bincount(kind, weight)
@@ -75,7 +78,7 @@ def _balanced_accuracy(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) 
 
 
 def _top(k: int) -> Function:
-    def top(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
+    def top(t: NDArray[Any], a: NDArray[Any], weight: NDArray[Any] | None) -> float:
         rows, outputs = a.shape
         own = a.take(np.arange(0, rows * outputs, outputs) + t.astype(np.int64))
         # one of several equal ones is the last of them, and NaN is below all; by columns, for rows are short
@@ -85,7 +88,7 @@ def _top(k: int) -> Function:
     return top
 
 
-def _r2(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
+def _r2(t: NDArray[Any], a: NDArray[Any], weight: NDArray[Any] | None) -> float:
     t = t.astype(np.float64)
     error = np.average((t - a) ** 2, axis=0, weights=weight)
     spread = np.average((t - np.average(t, axis=0, weights=weight)) ** 2, axis=0, weights=weight)
@@ -94,12 +97,12 @@ def _r2(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
     return float(np.where(spread > 0, score, np.where(error > 0, 0.0, 1.0)).mean())  # of a constant, as scikit-learn
 
 
-def _mae(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
+def _mae(t: NDArray[Any], a: NDArray[Any], weight: NDArray[Any] | None) -> float:
     return _mean(abs(t - a.astype(np.float64)), weight)
 
 
-def _rmse(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
-    return _mean((t - a.astype(np.float64)) ** 2, weight) ** 0.5
+def _rmse(t: NDArray[Any], a: NDArray[Any], weight: NDArray[Any] | None) -> float:
+    return float(_mean((t - a.astype(np.float64)) ** 2, weight) ** 0.5)
 
 
 TABLE: dict[str, Metric] = {
@@ -114,7 +117,7 @@ TABLE: dict[str, Metric] = {
 }
 
 
-def find(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> Metric:
+def find(value: Any, loss: Loss, y: NDArray[Any], out_features: int) -> Metric:
     """The row that an item of ``metrics=`` asks for.
 
     Parameters
@@ -157,11 +160,11 @@ def find(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> Metric:
     return metric
 
 
-def _own(function: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
+def _own(function: Callable[[NDArray[Any], NDArray[Any]], float]) -> Metric:
     name = getattr(function, "__name__", type(function).__name__)
     takes(f"metrics: {name}", function, "y_true", "y_pred")
 
-    def call(t: np.ndarray, a: np.ndarray, weight: np.ndarray | None) -> float:
+    def call(t: NDArray[Any], a: NDArray[Any], weight: NDArray[Any] | None) -> float:
         try:
             value = function(t, a)
         except Exception as error:
@@ -175,7 +178,7 @@ def _own(function: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
     return Metric(name, call, None, "all")
 
 
-def find_all(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> tuple[Metric, ...]:
+def find_all(value: Any, loss: Loss, y: NDArray[Any], out_features: int) -> tuple[Metric, ...]:
     """The rows that ``metrics=`` asks for, sure to suit the targets y that they will see.
 
     Parameters
@@ -200,7 +203,7 @@ def find_all(value: Any, loss: Loss, y: np.ndarray, out_features: int) -> tuple[
 
 
 # What the functions of each `Metric.of` get of targets and outputs.
-_ARGUMENTS: dict[str, Callable[[np.ndarray, np.ndarray, Loss], tuple[np.ndarray, np.ndarray]]] = {
+_ARGUMENTS: dict[str, Callable[[NDArray[Any], NDArray[Any], Loss], tuple[NDArray[Any], NDArray[Any]]]] = {
     "classes": lambda y, outputs, loss: (classes_of(y, loss), classes_of(y, loss, outputs)),
     "scores": lambda y, outputs, loss: (classes_of(y, loss), outputs),
     "values": lambda y, outputs, loss: (y, outputs[:, : loss.targets(outputs.shape[1])]),
@@ -209,7 +212,7 @@ _ARGUMENTS: dict[str, Callable[[np.ndarray, np.ndarray, Loss], tuple[np.ndarray,
 
 
 def measure(
-    metrics: Sequence[Metric], y: np.ndarray, outputs: np.ndarray, weight: np.ndarray | None, loss: Loss
+    metrics: Sequence[Metric], y: NDArray[Any], outputs: NDArray[Any], weight: NDArray[Any] | None, loss: Loss
 ) -> dict[str, float]:
     """Each metric by name.
 

@@ -6,10 +6,10 @@ import copy
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -27,7 +27,26 @@ from fastbp.training.run import Run, culprit
 from fastbp.training.state import TrainingState
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
     from fastbp.inspection.trace import Trace
+    from fastbp.typing import (
+        ActivationLike,
+        Array,
+        BackendName,
+        Batches,
+        CallbackLike,
+        ClassWeight,
+        Examples,
+        File,
+        InitLike,
+        LinkName,
+        LossLike,
+        MetricLike,
+        OptimizerLike,
+        Rows,
+        Sizes,
+    )
 
 _BLOCK_ROWS = 256  # predict, evaluate and loss_and_grad go through X in blocks: memory does not grow with n
 
@@ -85,21 +104,21 @@ class MLP:
 
     def __init__(
         self,
-        sizes: Any,
+        sizes: Sizes,
         *,
-        activation: Any = "relu",
-        output_activation: Any = "identity",
+        activation: ActivationLike | Sequence[ActivationLike] = "relu",
+        output_activation: ActivationLike = "identity",
         bias: bool = True,
-        dtype: Any = np.float32,
-        init: Any = "glorot_uniform",
+        dtype: DTypeLike = np.float32,
+        init: InitLike = "glorot_uniform",
         seed: int | None = None,
-        backend: str = "auto",
-        dropout: Any = 0.0,
+        backend: BackendName = "auto",
+        dropout: float | Sequence[float] | NDArray[Any] = 0.0,
         input_dropout: float = 0.0,
     ) -> None:
         self._spec = spec.make_spec(sizes, activation, output_activation, bias, dtype, dropout, input_dropout)
         self._trains = ((True, True),) * len(self._spec.layers)
-        self._backend = checks.choice("backend", backend, ("auto", *backends.NAMES))
+        self._backend: BackendName = checks.choice("backend", backend, ("auto", *backends.NAMES))
         seed = checks.seed(seed)
         rng = np.random.Generator(order.philox(seed, 0, order.INIT))
         arrays = spec.initial_arrays(self._spec, init, rng)
@@ -113,7 +132,7 @@ class MLP:
     def _bind(self, state: TrainingState) -> None:
         """Allocate the buffer and everything that refers to it."""
         self._params = spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
-        self._grads: np.ndarray | None = None
+        self._grads: NDArray[Any] | None = None
         self._state = state
         self._programs = Programs(self._params)
         self._training = threading.Lock()
@@ -124,45 +143,91 @@ class MLP:
         self._predict_again: Any = None
         layers = self._spec.layers
         self._weights = tuple(layer.weight_in(self._params) for layer in layers)
-        self._biases = tuple(layer.bias_in(self._params) for layer in layers if layer.bias is not None)
+        self._biases = tuple(bias for layer in layers if (bias := layer.bias_in(self._params)) is not None)
 
     # -------------------------------------------------------------- what it is
 
-    sizes = property(lambda self: self._spec.sizes)
-    dtype = property(lambda self: self._spec.dtype)
-    backend = property(lambda self: self._backend)
-    n_params = property(lambda self: self._spec.n_params)
-    weights = property(lambda self: self._weights)
-    biases = property(lambda self: self._biases)
-    params = property(lambda self: self._params)
-    step = property(lambda self: self._state.step)
-    epoch = property(lambda self: self._state.epoch)
-    seed = property(lambda self: self._state.seed)
-    frozen = property(lambda self: tuple((not weight, not bias) for weight, bias in self._trains))
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Features of the input, of each hidden layer, of the output."""
+        return self._spec.sizes
 
     @property
-    def grads(self) -> np.ndarray:
+    def dtype(self) -> np.dtype[Any]:
+        """Of parameters, outputs and gradients."""
+        return self._spec.dtype
+
+    @property
+    def backend(self) -> BackendName:
+        """The network's own choice: see `fastbp.set_backend`."""
+        return self._backend
+
+    @property
+    def n_params(self) -> int:
+        """Parameters, padding not counted."""
+        return self._spec.n_params
+
+    @property
+    def weights(self) -> tuple[NDArray[Any], ...]:
+        """Writable views of the weights, (in_features, out_features), per layer."""
+        return self._weights
+
+    @property
+    def biases(self) -> tuple[NDArray[Any], ...]:
+        """Writable views of the biases, (out_features,), per layer; none with ``bias=False``."""
+        return self._biases
+
+    @property
+    def params(self) -> NDArray[Any]:
+        """The whole buffer behind `weights` and `biases`. Rows are padded."""
+        return self._params
+
+    @property
+    def step(self) -> int:
+        """Training steps done."""
+        return self._state.step
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that `fit` has finished."""
+        return self._state.epoch
+
+    @property
+    def seed(self) -> int:
+        """The seed of the order of rows, and of dropout."""
+        return self._state.seed
+
+    @property
+    def frozen(self) -> tuple[tuple[bool, bool], ...]:
+        """For each layer whether training leaves its weight and its bias alone: see `freeze`."""
+        return tuple((not weight, not bias) for weight, bias in self._trains)
+
+    @property
+    def grads(self) -> NDArray[Any]:
+        """The whole buffer behind `grad_weights` and `grad_biases`, as `params` has it."""
         if self._grads is None:
             self._grads = spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
         return self._grads
 
     @property
-    def grad_weights(self) -> tuple[np.ndarray, ...]:
+    def grad_weights(self) -> tuple[NDArray[Any], ...]:
+        """What `backward` filled: views of the gradients of `weights`."""
         return tuple(layer.weight_in(self.grads) for layer in self._spec.layers)
 
     @property
-    def grad_biases(self) -> tuple[np.ndarray, ...]:
-        return tuple(layer.bias_in(self.grads) for layer in self._spec.layers if layer.bias is not None)
+    def grad_biases(self) -> tuple[NDArray[Any], ...]:
+        """What `backward` filled: views of the gradients of `biases`."""
+        return tuple(bias for layer in self._spec.layers if (bias := layer.bias_in(self.grads)) is not None)
 
     def __repr__(self) -> str:
         names = ", ".join(row.name for row in self._spec.activations)
         return f"MLP({self.sizes}, activations=({names}), dtype={self.dtype}, step={self.step})"
 
-    def flatten(self) -> np.ndarray:
+    def flatten(self) -> NDArray[Any]:
         """All parameters as one dense vector, (n_params,): layer by layer, weight (row by row) then bias."""
         return self._spec.flatten(self._params)
 
-    def unflatten(self, v: Any) -> None:
+    def unflatten(self, v: Array) -> None:
         """Set all parameters.
 
         Parameters
@@ -170,9 +235,9 @@ class MLP:
         v : array_like, (n_params,)
             In the order of `flatten`.
         """
-        v = self._apart(spec.dense_vector("v", v, self._spec))
+        vector = self._apart(spec.dense_vector("v", v, self._spec))
         made = self._params.copy()
-        self._spec.unflatten_into(made, v)
+        self._spec.unflatten_into(made, vector)
         with self._alone():
             self._params[...] = made
 
@@ -211,13 +276,13 @@ class MLP:
 
     # -------------------------------------------------------------- copies
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {
             "spec": self._spec, "backend": self._backend, "trains": self._trains, "params": self.flatten(),
             "state": self._state.to_dict(),
         }  # fmt: skip
 
-    def __setstate__(self, saved: dict) -> None:
+    def __setstate__(self, saved: dict[str, Any]) -> None:
         self._spec, self._backend, self._trains = saved["spec"], saved["backend"], saved["trains"]
         self._bind(TrainingState.from_dict(self._spec, saved["state"]))
         self._spec.unflatten_into(self._params, saved["params"])
@@ -225,7 +290,7 @@ class MLP:
     def __copy__(self) -> MLP:
         return copy.deepcopy(self)
 
-    def save(self, path: Any) -> None:
+    def save(self, path: File) -> None:
         """Write the network with its training state into one safetensors file, for `fastbp.load`.
 
         The file is a whole one at any moment, the old or the new, whatever happens meanwhile; it is on the disk when
@@ -297,26 +362,26 @@ class MLP:
 
     def fit(
         self,
-        X: Any,
-        y: Any = None,
+        X: Rows | Batches,
+        y: Array | None = None,
         *,
-        loss: Any = "mse",
-        optimizer: Any = "sgd",
+        loss: LossLike = "mse",
+        optimizer: OptimizerLike = "sgd",
         batch_size: int = 32,
         epochs: int | None = None,
         steps: int | None = None,
         shuffle: bool = True,
-        sample_weight: Any = None,
-        class_weight: Any = None,
-        validation_data: Any = None,
+        sample_weight: Array | None = None,
+        class_weight: ClassWeight | None = None,
+        validation_data: Examples | None = None,
         validation_split: float | None = None,
-        metrics: Any = (),
-        callbacks: Any = None,
+        metrics: Sequence[MetricLike] = (),
+        callbacks: Iterable[CallbackLike] | None = None,
         progress: bool = False,
         verbose: int = 0,
         eval_every: int | None = None,
         seed: int | None = None,
-        nonfinite: str = "raise",
+        nonfinite: Literal["raise", "ignore"] = "raise",
         n_threads: int | None = None,
     ) -> History:
         """Train on batches of the rows of X, or on the batches that X gives.
@@ -415,7 +480,10 @@ class MLP:
             try:
                 self._trainer = threading.get_ident()
                 with ExitStack() as stack:
-                    lend = lambda plan: stack.enter_context(self._programs.lent(plan))  # noqa: E731
+
+                    def lend(plan: Plan) -> Program:
+                        return stack.enter_context(self._programs.lent(plan))
+
                     program = lend(plan)
                     stack.enter_context(self._state.unless_no_step())
                     self._state.seed = new_seed
@@ -455,8 +523,9 @@ class MLP:
             )  # fmt: skip
 
     def train_step(
-        self, x: Any, y: Any, *, loss: Any = "mse", optimizer: Any = "sgd", sample_weight: Any = None
-    ) -> float:
+        self, x: Array, y: Array, *, loss: LossLike = "mse", optimizer: OptimizerLike = "sgd",
+        sample_weight: Array | None = None,
+    ) -> float:  # fmt: skip
         """One training step on one batch; shares slots and ``net.step`` with `fit`, leaves its position alone.
 
         Parameters
@@ -475,7 +544,7 @@ class MLP:
             The loss is NaN or infinite; nothing was updated.
         """
         if self._train_step_again is not None and sample_weight is None:
-            value = self._train_step_again(x, y, loss, optimizer)
+            value: float | None = self._train_step_again(x, y, loss, optimizer)
             if value is not None:
                 self._drop_pending()
                 return value
@@ -527,7 +596,7 @@ class MLP:
             for start in range(0, n, capacity):
                 yield program, slice(start, min(start + capacity, n))
 
-    def predict(self, X: Any) -> np.ndarray:
+    def predict(self, X: Rows) -> NDArray[Any]:
         """The network's output.
 
         Parameters
@@ -540,9 +609,9 @@ class MLP:
             Logits where the loss is computed from logits.
         """
         if self._predict_again is not None:
-            out = self._predict_again(X)
-            if out is not None:
-                return out
+            answer: NDArray[Any] | None = self._predict_again(X)
+            if answer is not None:
+                return answer
         rows = arguments.features(X, self._spec, empty=True, sparse=True)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
         for program, block in self._blocks(len(rows)):
@@ -550,7 +619,7 @@ class MLP:
             self._predict_again = program.predict_again(self._programs.idle(program.plan), config.FORCED)
         return out
 
-    def predict_proba(self, X: Any, *, link: str | None = None) -> np.ndarray:
+    def predict_proba(self, X: Rows, *, link: LinkName | None = None) -> NDArray[Any]:
         """Probabilities: softmax or sigmoid of the network's logits.
 
         Parameters
@@ -573,8 +642,8 @@ class MLP:
         RuntimeError
             No link is given, and the last loss has none.
         """
-        link = self._state.link if link is None else checks.choice("link", link, losses.LINKS)
-        if link is None:
+        found = self._state.link if link is None else checks.choice("link", link, losses.LINKS)
+        if found is None:
             raise RuntimeError(
                 "predict_proba: this network was not trained from logits of probabilities; "
                 "say link='softmax' or link='sigmoid', or train it with softmax_cross_entropy or binary_cross_entropy"
@@ -583,9 +652,9 @@ class MLP:
         if not output.is_identity:
             raise ValueError(f"predict_proba needs output_activation='identity'; this network has {output.name!r}")
         with np.errstate(all="ignore"):
-            return losses.LINKS[link](self.predict(X))
+            return losses.LINKS[found](self.predict(X))
 
-    def evaluate(self, X: Any, y: Any, *, loss: Any, sample_weight: Any = None) -> float:
+    def evaluate(self, X: Rows, y: Array, *, loss: LossLike, sample_weight: Array | None = None) -> float:
         """The loss on all of X, y.
 
         Parameters
@@ -604,7 +673,7 @@ class MLP:
         return self._evaluate(rows, targets, arguments.sample_weights(sample_weight, len(rows)), row)
 
     def _evaluate(
-        self, rows: Any, targets: Any, weight: np.ndarray | None, loss: Any, *, out: Any = None,
+        self, rows: Any, targets: Any, weight: NDArray[Any] | None, loss: Any, *, out: Any = None,
         n_threads: int | None = None,
     ) -> float:  # fmt: skip
         """The loss on rows, and their outputs into `out` where that is given."""
@@ -615,7 +684,9 @@ class MLP:
             value += program.loss(targets[block], None if weight is None else weight[block], total, gradient=False)
         return value
 
-    def loss_and_grad(self, X: Any, y: Any, *, loss: Any, sample_weight: Any = None) -> tuple[float, np.ndarray]:
+    def loss_and_grad(
+        self, X: Rows, y: Array, *, loss: LossLike, sample_weight: Array | None = None
+    ) -> tuple[float, NDArray[Any]]:
         """The loss on all of X, y and its gradient; leaves `grads` and a pending `forward` alone.
 
         Parameters
@@ -637,8 +708,9 @@ class MLP:
         return self._loss_and_grad(rows, targets, weight, row)
 
     def _loss_and_grad(
-        self, rows: np.ndarray, targets: np.ndarray, weight: np.ndarray | None, loss: Any, n_threads: int | None = None
-    ) -> tuple[float, np.ndarray]:
+        self, rows: NDArray[Any], targets: NDArray[Any], weight: NDArray[Any] | None, loss: Any,
+        n_threads: int | None = None,
+    ) -> tuple[float, NDArray[Any]]:  # fmt: skip
         total = float(len(rows) if weight is None else weight.sum())
         value, grads = 0.0, spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
         for program, block in self._blocks(len(rows), loss=loss, n_threads=n_threads):
@@ -648,7 +720,7 @@ class MLP:
             program.backward(grads, accumulate=True)
         return value, self._spec.flatten(grads)
 
-    def explain(self, batch_size: int = 32, *, loss: Any = "mse", optimizer: Any = "sgd") -> None:
+    def explain(self, batch_size: int = 32, *, loss: LossLike = "mse", optimizer: OptimizerLike = "sgd") -> None:
         """Print the plan of a training step: what was chosen, and what a step costs.
 
         Backend, instruction set, bytes of workspace; for each layer the kernel family and why it was taken,
@@ -667,7 +739,7 @@ class MLP:
         with self._programs.lent(plan) as program:
             sys.stdout.write(f"{explain(program)}\n")
 
-    def summary(self, batch_size: int = 32, *, loss: Any = "mse", optimizer: Any = "sgd") -> None:
+    def summary(self, batch_size: int = 32, *, loss: LossLike = "mse", optimizer: OptimizerLike = "sgd") -> None:
         """Print the network layer by layer: shapes, parameters, and what a training step costs.
 
         `explain` says how the step is computed.
@@ -716,8 +788,8 @@ class MLP:
         return make_plan(self._spec, batch, backend=self._backend, trains=self._trains, **more)
 
     def trace(
-        self, x: Any, y: Any, *, loss: Any = "mse", optimizer: Any = None, lr: float | None = None,
-        sample_weight: Any = None,
+        self, x: Array, y: Array, *, loss: LossLike = "mse", optimizer: OptimizerLike | None = None,
+        lr: float | None = None, sample_weight: Array | None = None,
     ) -> Trace:  # fmt: skip
         """One step of back-propagation by hand: every number of it, and the formulas. The network stays as it is.
 
@@ -759,8 +831,9 @@ class MLP:
         return trace(self, x, y, loss, "sgd" if optimizer is None else optimizer, sample_weight)
 
     def compile(
-        self, backend: str | None = None, *, batch_size: int = 32, loss: Any = "mse", optimizer: Any = "sgd"
-    ) -> float:
+        self, backend: BackendName | None = None, *, batch_size: int = 32, loss: LossLike = "mse",
+        optimizer: OptimizerLike = "sgd",
+    ) -> float:  # fmt: skip
         """Have everything compiled that training and `predict` need, and stay with a backend: `net.backend` is set.
 
         Parameters
@@ -792,13 +865,14 @@ class MLP:
             began = time.perf_counter()
             work = {"loss": row, "optimizer": rule, "batch_size": batch}
             candidates = prepared(copy.deepcopy(self), names, work)
-            self._backend = fastest(candidates)
+            chosen: Any = fastest(candidates)
+            self._backend = chosen
             self._train_step_again = self._predict_again = None  # they know the backend before
             return time.perf_counter() - began
 
     # -------------------------------------------------------------- the caller's own gradient
 
-    def forward(self, x: Any) -> np.ndarray:
+    def forward(self, x: Array) -> NDArray[Any]:
         """The output for a batch; `backward` may follow. The network keeps its own copy of x.
 
         Parameters
@@ -824,7 +898,7 @@ class MLP:
         if pending is not None:
             self._programs.give_back(pending[0])
 
-    def _pending_forward(self, grad_output: Any) -> tuple[Program, np.ndarray, np.ndarray]:
+    def _pending_forward(self, grad_output: Any) -> tuple[Program, NDArray[Any], NDArray[Any]]:
         """The program of the last `forward`, the checked grad_output, and an array for grad_input."""
         if self._pending is None:
             raise RuntimeError("no forward is pending: call net.forward(x) first; an update voids it")
@@ -832,7 +906,7 @@ class MLP:
         grad_output = arguments.matrix("grad_output", grad_output, self._spec.out_features, n)
         return program, grad_output, np.empty((n, self._spec.in_features), self._spec.dtype)
 
-    def backward(self, grad_output: Any, *, accumulate: bool = False) -> np.ndarray:
+    def backward(self, grad_output: Array, *, accumulate: bool = False) -> NDArray[Any]:
         """Back-propagate the caller's own gradient through the last `forward`; fills `grads`.
 
         Parameters
@@ -852,7 +926,7 @@ class MLP:
         program.backward(self.grads, grad_output=grad_output, grad_input=grad_input, accumulate=accumulate)
         return grad_input
 
-    def update(self, optimizer: Any = "sgd") -> None:
+    def update(self, optimizer: OptimizerLike = "sgd") -> None:
         """One optimizer step with `grads`; shares slots and ``net.step`` with `fit`.
 
         Parameters
@@ -864,7 +938,7 @@ class MLP:
         with self._exclusive(), self._programs.lent(self._plan(1)) as program, self._state.unless_no_step():
             program.update(self.grads, self._state.update(rule, 1, self._params), self._state.count)
 
-    def backward_update(self, grad_output: Any, optimizer: Any = "sgd") -> np.ndarray:
+    def backward_update(self, grad_output: Array, optimizer: OptimizerLike = "sgd") -> NDArray[Any]:
         """`backward` and `update` in one pass, without filling `grads`.
 
         Parameters
@@ -899,7 +973,7 @@ class MLP:
         return grad_input
 
 
-def load(path: Any, *, rows: Iterable[Activation] = ()) -> MLP:
+def load(path: File, *, rows: Iterable[Activation] = ()) -> MLP:
     """The network that `MLP.save` wrote, with its training state: a run goes on with the same bits.
 
     The file may come from anywhere: reading it runs no code. See docs/files.md.

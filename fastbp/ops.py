@@ -8,10 +8,10 @@ writable, native, aligned and free of overlap, or nothing is written at all. Res
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,10 +24,15 @@ from fastbp.data import arguments
 from fastbp.optimizers import SGD
 from fastbp.rows import Activation
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastbp.typing import ActivationLike, Array
+
 _WORK = 1000  # how hard `numpy.shares_memory` looks; beyond it two arrays count as overlapping
 
 
-def _weight(argument: str, value: Any) -> np.ndarray:
+def _weight(argument: str, value: Any) -> NDArray[Any]:
     if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype not in (np.float32, np.float64):
         raise ValueError(f"{argument} must be a float32 or float64 array of shape (in_features, out_features)")
     if 0 in value.shape:
@@ -35,14 +40,14 @@ def _weight(argument: str, value: Any) -> np.ndarray:
     return value
 
 
-def _vector(argument: str, value: Any, size: int) -> np.ndarray:
+def _vector(argument: str, value: Any, size: int) -> NDArray[Any]:
     array = checks.real_array(argument, value)
     if array.shape != (size,):
         raise ValueError(f"{argument} must have shape ({size},), got {array.shape}")
     return array
 
 
-def _writable(argument: str, array: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _writable(argument: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """`array`, sure to take what will be written into it."""
     if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
         got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
@@ -59,7 +64,7 @@ def _writable(argument: str, array: Any, shape: tuple[int, ...], dtype: np.dtype
     return array
 
 
-def _overlaps_itself(array: np.ndarray) -> bool:
+def _overlaps_itself(array: NDArray[Any]) -> bool:
     """Whether elements may share memory: not where each stride passes over all that the smaller ones reach."""
     reach = array.itemsize
     for stride, n in sorted((abs(s), n) for s, n in zip(array.strides, array.shape) if n > 1):
@@ -69,14 +74,14 @@ def _overlaps_itself(array: np.ndarray) -> bool:
     return False
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+def _overlap(a: NDArray[Any], b: NDArray[Any]) -> bool:
     try:
         return np.shares_memory(a, b, max_work=_WORK)  # type: ignore[arg-type]  # NumPy's stub knows 0 and -1 only
     except np.exceptions.TooHardError:
         return True
 
 
-def _refuse_overlap(written: dict[str, np.ndarray], read: dict[str, np.ndarray]) -> None:
+def _refuse_overlap(written: dict[str, NDArray[Any]], read: dict[str, NDArray[Any]]) -> None:
     names = list(written)
     for k, name in enumerate(names):
         for other, array in [*((n, written[n]) for n in names[k + 1 :]), *read.items()]:
@@ -87,27 +92,29 @@ def _refuse_overlap(written: dict[str, np.ndarray], read: dict[str, np.ndarray])
 class _Layer:
     """A network of one layer, and a program on its own parameters: plain arrays are copied in, and back."""
 
-    def __init__(self, shape: tuple[int, int], bias: bool, dtype: np.dtype, activation: Activation, rows: int) -> None:
+    def __init__(
+        self, shape: tuple[int, int], bias: bool, dtype: np.dtype[Any], activation: Activation, rows: int
+    ) -> None:
         self.spec = spec.Spec(shape, (activation,), bias, dtype)
         self.params = self.new_buffer()
         self.views = self.spec.views(self.params)
         self.program = make_program(make_plan(self.spec, rows), self.params)
 
-    def new_buffer(self) -> np.ndarray:
+    def new_buffer(self) -> NDArray[Any]:
         return spec.aligned_zeros(self.spec.buffer_size, self.spec.dtype)
 
     @cached_property
-    def grads(self) -> np.ndarray:
+    def grads(self) -> NDArray[Any]:
         return self.new_buffer()
 
-    def filled(self, arrays: list[np.ndarray]) -> np.ndarray:
+    def filled(self, arrays: list[NDArray[Any]]) -> NDArray[Any]:
         """A padded buffer that holds copies of the arrays."""
         buffer = self.new_buffer()
         for view, array in zip(self.spec.views(buffer), arrays):
             view[...] = array.reshape(view.shape)
         return buffer
 
-    def copy_back(self, buffers: list[np.ndarray], targets: list[list[np.ndarray]]) -> None:
+    def copy_back(self, buffers: list[NDArray[Any]], targets: list[list[NDArray[Any]]]) -> None:
         for buffer, arrays in zip(buffers, targets):
             for view, array in zip(self.spec.views(buffer), arrays):
                 array[...] = view.reshape(array.shape)
@@ -122,7 +129,7 @@ _pool = threading.Lock()
 
 
 @contextmanager
-def _layer(weight: np.ndarray, bias: Any, activation: Activation, rows: int) -> Iterator[_Layer]:
+def _layer(weight: NDArray[Any], bias: Any, activation: Activation, rows: int) -> Iterator[_Layer]:
     """A layer with these parameters. It is kept for the next call that asks for its like, out of reach of others."""
     dtype = weight.dtype.newbyteorder("=")
     forced = config.requested_backend("auto"), config.requested_isa()
@@ -144,14 +151,14 @@ def _layer(weight: np.ndarray, bias: Any, activation: Activation, rows: int) -> 
 
 
 def linear(
-    x: Any,
-    weight: Any,
-    bias: Any = None,
-    activation: Any = "identity",
+    x: Array,
+    weight: NDArray[Any],
+    bias: Array | None = None,
+    activation: ActivationLike = "identity",
     *,
-    out: np.ndarray | None = None,
-    out_z: np.ndarray | None = None,
-) -> np.ndarray:
+    out: NDArray[Any] | None = None,
+    out_z: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """``activation(x @ weight + bias)``.
 
     Parameters
@@ -205,8 +212,9 @@ def _backward_arguments(grad_output: Any, a: Any, x: Any, weight: Any, activatio
 
 
 def linear_backward(
-    grad_output: Any, a: Any, x: Any, weight: Any, activation: Any = "identity", *, z: Any = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    grad_output: Array, a: Array, x: Array, weight: NDArray[Any], activation: ActivationLike = "identity", *,
+    z: Array | None = None,
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:  # fmt: skip
     """The way back through `linear`.
 
     Parameters
@@ -223,29 +231,29 @@ def linear_backward(
     grad_input, grad_weight, grad_bias : ndarray
         (n, in_features), (in_features, out_features), (out_features,)
     """
-    grad_output, a, x, weight, row, z = _backward_arguments(grad_output, a, x, weight, activation, z)
-    with _layer(weight, 0, row, len(x)) as layer:
-        grad_input = np.empty((len(x), weight.shape[0]), layer.spec.dtype)
-        layer.program.restore(x, a, z)
-        layer.program.backward(layer.grads, grad_output=grad_output, grad_input=grad_input)
+    g, output, rows, weight, row, kept = _backward_arguments(grad_output, a, x, weight, activation, z)
+    with _layer(weight, 0, row, len(rows)) as layer:
+        grad_input = np.empty((len(rows), weight.shape[0]), layer.spec.dtype)
+        layer.program.restore(rows, output, kept)
+        layer.program.backward(layer.grads, grad_output=g, grad_input=grad_input)
         grad_weight, grad_bias = (view.copy() for view in layer.spec.views(layer.grads))
     return grad_input, grad_weight, grad_bias
 
 
 def linear_backward_update(
-    grad_output: Any,
-    a: Any,
-    x: Any,
-    weight: np.ndarray,
-    bias: np.ndarray | None,
+    grad_output: Array,
+    a: Array,
+    x: Array,
+    weight: NDArray[Any],
+    bias: NDArray[Any] | None,
     lr: float,
-    activation: Any = "identity",
+    activation: ActivationLike = "identity",
     *,
-    z: Any = None,
+    z: Array | None = None,
     momentum: float = 0.0,
-    velocity: Any = None,
+    velocity: NDArray[Any] | Sequence[NDArray[Any]] | None = None,
     weight_decay: float = 0.0,
-) -> np.ndarray:
+) -> NDArray[Any]:
     """`linear_backward` fused with the update of `fastbp.SGD`: weight, bias and velocity change in place.
 
     Parameters
@@ -264,7 +272,7 @@ def linear_backward_update(
     ndarray, (n, in_features)
         dL/dx, from the weight before the update.
     """
-    grad_output, a, x, weight, row, z = _backward_arguments(grad_output, a, x, weight, activation, z)
+    g, output, rows, weight, row, kept = _backward_arguments(grad_output, a, x, weight, activation, z)
     rule = SGD(lr=lr, momentum=momentum, weight_decay=weight_decay)
     dtype = weight.dtype.newbyteorder("=")
     params = [_writable("weight", weight, weight.shape, dtype)]
@@ -272,24 +280,25 @@ def linear_backward_update(
         params.append(_writable("bias", bias, weight.shape[1:], dtype))
     velocities = _velocities(rule, velocity, params)
     written = dict(zip(("weight", "bias"), params)) | {f"velocity[{k}]": v for k, v in enumerate(velocities)}
-    _refuse_overlap(written, {"x": x, "a": a, "grad_output": grad_output} | ({} if z is None else {"z": z}))
+    read = {"x": rows, "a": output, "grad_output": g} | ({} if kept is None else {"z": kept})
+    _refuse_overlap(written, read)
 
-    grad_input = np.empty((len(x), weight.shape[0]), dtype)
-    with _layer(weight, bias, row, len(x)) as layer:
+    grad_input = np.empty((len(rows), weight.shape[0]), dtype)
+    with _layer(weight, bias, row, len(rows)) as layer:
         slots = [layer.filled(velocities)] if velocities else []
-        layer.program.restore(x, a, z)
-        layer.program.backward_update(grad_output, grad_input, _update(rule, slots), _UNUSED_COUNT)
+        layer.program.restore(rows, output, kept)
+        layer.program.backward_update(g, grad_input, _update(rule, slots), _UNUSED_COUNT)
         layer.copy_back([layer.params, *slots], [params, velocities])
     return grad_input
 
 
 def sgd_update(
-    param: np.ndarray,
-    grad: Any,
+    param: NDArray[Any],
+    grad: Array,
     lr: float,
     *,
     momentum: float = 0.0,
-    velocity: np.ndarray | None = None,
+    velocity: NDArray[Any] | None = None,
     nesterov: bool = False,
     weight_decay: float = 0.0,
 ) -> None:
@@ -325,11 +334,11 @@ def sgd_update(
         layer.copy_back([layer.params, *slots], [params, velocities])
 
 
-def _update(rule: SGD, slots: list[np.ndarray]) -> Update:
+def _update(rule: SGD, slots: list[NDArray[Any]]) -> Update:
     return Update(rule.row, slots, [rule.scalars(0, 1)], [0.0])
 
 
-def _velocities(rule: SGD, velocity: Any, params: list[np.ndarray]) -> list[np.ndarray]:
+def _velocities(rule: SGD, velocity: Any, params: list[NDArray[Any]]) -> list[NDArray[Any]]:
     if not rule.row.state:
         return []
     given = list(velocity) if isinstance(velocity, tuple | list) else [velocity]

@@ -9,16 +9,19 @@ parameter by itself, as `AdamW` and `Lion` do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fastbp.checks import Frozen, boolean, integer, number
 from fastbp.rows import Optimizer
 from fastbp.schedules import Rate, ReduceOnPlateau, Schedule, rate_or_schedule, rates
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _DECAYED = ("g", "g + weight_decay * p")  # coupled decay
 _VELOCITY = ("velocity", "momentum * velocity + g")  # starts at 0, so that the first velocity is g
@@ -206,15 +209,15 @@ class Steps:
     updates: int  # made before the first with these slots
     phase: int  # batches since the last of them
     every: int  # batches to an update
-    lr: float | np.ndarray
+    lr: float | NDArray[Any]
     weight_decay: float
 
     @cached_property
-    def t(self) -> np.ndarray:
+    def t(self) -> NDArray[Any]:
         """The number of each update, from 1 on: that which the batch is for."""
         return self.updates + 1 + (self.phase + np.arange(self.count, dtype=np.float64)) // self.every
 
-    def correction(self, beta: float) -> float | np.ndarray:
+    def correction(self, beta: float) -> float | NDArray[Any]:
         """1 - beta^t, which becomes 1."""
         return 1.0 if beta ** (self.updates + 1) < 2**-54 else 1 - np.power(beta, self.t)
 
@@ -254,23 +257,32 @@ class Rule(Frozen):
     clip_norm: float | None = None
     accumulate: int = 1
     average: float | None = None
-    lr_scale: tuple[float, ...] | None = None
-    decay_scale: tuple[float, ...] | None = None
+    lr_scale: Sequence[float] | NDArray[Any] | None = None
+    decay_scale: Sequence[float] | NDArray[Any] | None = None
     bias_lr_scale: float = 1.0
     bias_decay_scale: float = 1.0
 
-    CHECKS = _CHECKS
+    CHECKS: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = _CHECKS
 
-    weight_decay = 0.0  # where a rule has none
     full_batch = False  # whether a step needs all rows
     counts_updates = False  # whether scalars depend on the number of the update
+
+    @property
+    def lr(self) -> Rate:
+        """The learning rate, where it is no hyper-parameter of its own."""
+        raise NotImplementedError
+
+    @property
+    def weight_decay(self) -> float:
+        """That of a rule that has none."""
+        return 0.0
 
     @property
     def row(self) -> Optimizer:
         """The update rule that these hyper-parameters call for."""
         raise NotImplementedError
 
-    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+    def _values(self, steps: Steps) -> dict[str, float | NDArray[Any]]:
         """The scalars of `row` that are not hyper-parameters by themselves."""
         return {}
 
@@ -296,6 +308,7 @@ class Rule(Frozen):
 
     @property
     def needs_whole_gradient(self) -> bool:
+        """Whether an update can begin only when the gradients of all parameters are there."""
         return self.clip_norm is not None or self.accumulate > 1
 
     @property
@@ -335,7 +348,7 @@ class Rule(Frozen):
         phase: int = 0,
         lr_scale: float = 1.0,
         decay_scale: float = 1.0,
-    ) -> list[np.ndarray]:
+    ) -> list[NDArray[Any]]:
         """The row's scalars for the steps ``step, ..., step + steps - 1``: float64 arrays of length `steps`.
 
         A constant is stored once and has stride 0. `updates` is how many were made with the slots at hand before,
@@ -389,7 +402,7 @@ class SGD(Rule):
         return TABLE["sgd_decay" if self.weight_decay else "sgd"]
 
 
-def _moments(betas: tuple[float, float], steps: Steps) -> dict[str, float | np.ndarray]:
+def _moments(betas: tuple[float, float], steps: Steps) -> dict[str, float | NDArray[Any]]:
     """What Adam's kin have in common."""
     beta1, beta2 = betas
     return {
@@ -430,7 +443,7 @@ class Adam(Rule):
     def row(self) -> Optimizer:
         return TABLE["adam_amsgrad" if self.amsgrad else "adam"]
 
-    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+    def _values(self, steps: Steps) -> dict[str, float | NDArray[Any]]:
         return _moments(self.betas, steps) | {"kept": 1.0}
 
 
@@ -451,17 +464,17 @@ class AdamW(Adam):
 
     weight_decay: float = 1e-2
 
-    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+    def _values(self, steps: Steps) -> dict[str, float | NDArray[Any]]:
         return _moments(self.betas, steps) | {"kept": 1 - steps.lr * steps.weight_decay, "weight_decay": 0.0}
 
 
 @lru_cache(maxsize=16)
-def _products(beta: float, decay: float, count: int) -> np.ndarray:
+def _products(beta: float, decay: float, count: int) -> NDArray[Any]:
     """The products of NAdam's momenta up to each update 1, ..., count."""
     return np.cumprod(_nadam_momentum(beta, decay, np.arange(1, count + 1, dtype=np.float64)))
 
 
-def _nadam_momentum(beta: float, decay: float, t: np.ndarray) -> np.ndarray:
+def _nadam_momentum(beta: float, decay: float, t: NDArray[Any]) -> NDArray[Any]:
     return beta * (1 - 0.5 * np.power(0.96, t * decay))
 
 
@@ -494,7 +507,7 @@ class NAdam(Rule):
     def row(self) -> Optimizer:
         return TABLE["nadam"]
 
-    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+    def _values(self, steps: Steps) -> dict[str, float | NDArray[Any]]:
         beta, decay = self.betas[0], self.momentum_decay
         mu, coming = (_nadam_momentum(beta, decay, t) for t in (steps.t, steps.t + 1))
         gone = 1 - self._product(steps.t)
@@ -503,7 +516,7 @@ class NAdam(Rule):
             "step_size": steps.lr * coming / (1 - (1 - gone) * coming),
         }
 
-    def _product(self, t: np.ndarray) -> np.ndarray:
+    def _product(self, t: NDArray[Any]) -> NDArray[Any]:
         # each is at most beta1: from here on the product is nothing beside 1
         most = 1 if self.betas[0] == 0 else math.ceil(-45 / math.log(self.betas[0]))
         wanted = int(min(t[-1], most))
@@ -538,7 +551,7 @@ class RAdam(Rule):
     def row(self) -> Optimizer:
         return TABLE["radam"]
 
-    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+    def _values(self, steps: Steps) -> dict[str, float | NDArray[Any]]:
         beta2 = self.betas[1]
         end = 2 / (1 - beta2) - 1
         correction = steps.correction(beta2)
@@ -581,7 +594,7 @@ class RMSprop(Rule):
     def row(self) -> Optimizer:
         return TABLE["rmsprop" + "_centered" * self.centered + "_momentum" * (self.momentum > 0)]
 
-    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+    def _values(self, steps: Steps) -> dict[str, float | NDArray[Any]]:
         return {"rest": 1 - self.alpha}
 
 
@@ -617,7 +630,7 @@ class Adagrad(Rule):
     def row(self) -> Optimizer:
         return TABLE["adagrad"]
 
-    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+    def _values(self, steps: Steps) -> dict[str, float | NDArray[Any]]:
         slower = 1 + (steps.t - 1) * self.lr_decay if self.lr_decay else 1.0
         return {"lr": steps.lr / slower, "initial": self.initial_accumulator_value}
 
@@ -648,7 +661,7 @@ class Adadelta(Rule):
     def row(self) -> Optimizer:
         return TABLE["adadelta"]
 
-    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+    def _values(self, steps: Steps) -> dict[str, float | NDArray[Any]]:
         return {"rest": 1 - self.rho}
 
 
@@ -675,7 +688,7 @@ class Lion(Rule):
     def row(self) -> Optimizer:
         return TABLE["lion"]
 
-    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+    def _values(self, steps: Steps) -> dict[str, float | NDArray[Any]]:
         (beta1, beta2) = self.betas
         return {"beta1": beta1, "rest1": 1 - beta1, "beta2": beta2, "rest2": 1 - beta2}
 
@@ -715,7 +728,7 @@ class Rprop(Rule):
     def row(self) -> Optimizer:
         return TABLE["rprop"]
 
-    def _values(self, steps: Steps) -> dict[str, float | np.ndarray]:
+    def _values(self, steps: Steps) -> dict[str, float | NDArray[Any]]:
         (smaller, larger), (least, most) = self.etas, self.step_sizes
         return {"smaller": smaller, "larger": larger, "least": least, "most": most}
 
@@ -738,7 +751,7 @@ class LBFGS(Frozen):
         Of loss and gradient, at most.
     """
 
-    CHECKS = _CHECKS
+    CHECKS: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = _CHECKS
 
     history_size: int = 10
     gtol: float = 1e-5

@@ -13,10 +13,10 @@ import inspect
 import keyword
 import math
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,12 @@ from fastbp.checks import number
 from fastbp.rows.slopes import slope
 from fastbp.schedules import Rate, ReduceOnPlateau, Schedule, rates
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fastbp.typing import LinkName
+
+DomainLike: TypeAlias = rows.Domain | tuple[float, float] | tuple[float, float, str]
 MOST_SLOTS, MOST_SCALARS = 4, 10  # MAX_SLOTS and MAX_SCALARS of src/kernels.hpp
 
 # ------------------------------------------------------------------ checks
@@ -55,7 +61,7 @@ def _check_numbers_name(what: str, name: Any) -> None:
         raise ValueError(f"{what} must have a Python name, got {name!r}")
 
 
-def _check_sequence(what: str, wanted: str, value: Any) -> tuple:
+def _check_sequence(what: str, wanted: str, value: Any) -> tuple[Any, ...]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise TypeError(f"{what} must be a sequence of {wanted}, got {value!r}")
     return tuple(value)
@@ -83,8 +89,9 @@ _SLACK = 1e-5  # what a derivative may be off, relative to itself or to 1
 
 
 def _check_slope(
-    what: str, f: Callable[[np.ndarray], np.ndarray], got: np.ndarray, z: np.ndarray, places: Mapping[str, np.ndarray]
-) -> None:
+    what: str, f: Callable[[NDArray[Any]], NDArray[Any]], got: NDArray[Any], z: NDArray[Any],
+    places: Mapping[str, np.ndarray],
+) -> None:  # fmt: skip
     """Compare `got`, the derivative at each z, with differences of f; `places` are named in the message.
 
     Places where f is not finite, and kinks, where the differences to both sides disagree, say nothing.
@@ -98,8 +105,8 @@ def _check_slope(
         slack = _SLACK * size + 8 * np.finfo(np.float64).eps * np.abs(middle) / h
         wrong = smooth & ~(np.abs(got - wanted) <= slack)  # NaN is wrong
     if not smooth.any():
-        places = f"from {z.min()} to {z.max()}"
-        raise ValueError(f"{what} cannot be checked: the values are finite and smooth nowhere {places}")
+        span = f"from {z.min()} to {z.max()}"
+        raise ValueError(f"{what} cannot be checked: the values are finite and smooth nowhere {span}")
     if wrong.any():
         worst = tuple(np.argwhere(wrong)[0])
         where = ", ".join(f"{name} = {float(values[worst]):.6g}" for name, values in places.items())
@@ -119,7 +126,7 @@ def _by_name(module: str, name: str) -> Any:
     return found
 
 
-def _called(row: Loss, given: dict[str, Any]) -> Loss:
+def _called(row: rows.Loss, given: dict[str, Any]) -> rows.Loss:
     return row(**given)
 
 
@@ -129,14 +136,14 @@ class _Own:
     name: str
     words: rows.Words
 
-    def __deepcopy__(self, memo: dict) -> Any:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return self
 
     def __reduce__(self) -> Any:
-        if getattr(self, "given", ()):
+        if isinstance(self, rows.Loss) and self.given:
             return _called, (self.plain, dict(self.given))
         if not self.words:
-            return copyreg.__newobj__, (type(self),), self.__dict__
+            return copyreg.__newobj__, (type(self),), self.__dict__  # type: ignore[attr-defined]  # not in its stub
         function = self.words[0][1]
         try:
             found = _by_name(function.__module__, function.__qualname__)
@@ -183,6 +190,13 @@ class Activation(_Own, rows.Activation):
 
     backward: str = ""
 
+    if TYPE_CHECKING:  # what `__post_init__` takes is more than what the fields are then
+
+        def __init__(
+            self, name: str, forward: str, backward: str = "",
+            pinned: Iterable[tuple[float, float, float]] = (), note: str = "", words: rows.Words = (),
+        ) -> None: ...  # fmt: skip
+
     def __post_init__(self) -> None:
         _check_name("activation", self.name, (*activations.TABLE, *activations.ALIASES))
         for field in ("pinned", "words"):
@@ -193,7 +207,10 @@ class Activation(_Own, rows.Activation):
         _check_text(self, "activation", "backward", ["g", "a", "z"])
         forward = rows.function(self.forward_text, ("z",), self.words)
         backward = rows.function(self.backward_text, ("g", "a", "z"), self.words)
-        f = lambda z: np.broadcast_to(forward(z), z.shape)  # noqa: E731
+
+        def f(z: NDArray[Any]) -> NDArray[Any]:
+            return np.broadcast_to(forward(z), z.shape)
+
         with np.errstate(all="ignore"):
             got = np.broadcast_to(backward(np.ones_like(_PLACES), f(_PLACES), _PLACES), _PLACES.shape)
         _check_slope(f"activation {self.name!r}: backward", f, got, _PLACES, {"z": _PLACES})
@@ -240,12 +257,24 @@ class Loss(_Own, rows.Loss):
     grad: str = ""
     outputs: str = "mean"
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, name: str, value: str, grad: str = "", outputs: Literal["mean", "sum"] = "mean",
+            grad_s: str | None = None, statistic: Literal["lse"] | None = None,
+            settings: Mapping[str, float] | Iterable[rows.Setting] = (), constants: Iterable[tuple[str, str]] = (),
+            from_logits: bool = False, link: LinkName | None = None, labels: bool = False,
+            domain: DomainLike = rows.ANY,
+            pinned: Iterable[tuple[Sequence[float], Sequence[float], float, Sequence[float]]] = (), note: str = "",
+            given: tuple[tuple[str, Any], ...] = (), words: rows.Words = (),
+        ) -> None: ...  # fmt: skip
+
     def __post_init__(self) -> None:
         if self.given:
             return  # `plain` was checked
         _check_name("loss", self.name, (*losses.TABLE, *losses.ALIASES))
         object.__setattr__(self, "domain", _domain(self.name, self.domain))
-        settings = self.settings
+        settings: Any = self.settings
         if isinstance(settings, Mapping):
             settings = (rows.Setting(name, value, rows.ANY) for name, value in settings.items())
         settings = _check_sequence(f"loss {self.name!r}: settings", "fastbp.rows.Setting, or a mapping", settings)
@@ -280,22 +309,26 @@ class Loss(_Own, rows.Loss):
         z, t, s = self._places()
         columns = np.arange(z.shape[1])
 
-        def f(moved: np.ndarray) -> np.ndarray:
+        def f(moved: NDArray[Any]) -> NDArray[Any]:
             """The loss of a row where each of its outputs in turn has moved."""
             one_moved = np.where(columns[:, None] == columns, moved[:, None, :], z[:, None, :])
-            return self._terms(one_moved, t[:, None, :], s[:, None, :], self.value_text).sum(axis=-1)
+            terms = self._terms(one_moved, t[:, None, :], s[:, None, :], self.value_text)
+            return np.asarray(terms.sum(axis=-1))
 
         with np.errstate(all="ignore"):
             got = self._terms(z, t, s, self.grad_text)
         _check_slope(f"loss {self.name!r}: grad", f, got, z, {"z": z, "t": t})
-        if self.grad_s:
+        if self.grad_s_text:
             _check_text(self, "loss", "grad_s", names)
             with np.errstate(all="ignore"):
                 got = self._terms(z, t, s, self.grad_s_text)
-            by_s = lambda s: self._terms(z, t, s, self.value_text)  # noqa: E731
+
+            def by_s(moved: NDArray[Any]) -> NDArray[Any]:
+                return self._terms(z, t, moved, self.value_text)
+
             _check_slope(f"loss {self.name!r}: grad_s", by_s, got, s, {"z": z, "t": t, "s": s})
 
-    def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _places(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Outputs of some samples, (n, 3), targets that suit the domain, and second outputs."""
         rng = np.random.default_rng(0)
         z = rng.normal(size=(64, 3)) * np.geomspace(0.05, 8, 64)[:, None]
@@ -307,7 +340,7 @@ class Loss(_Own, rows.Loss):
             t[::4], t[1::4] = low, high  # where targets of 0 and 1 lie
         return z, t, rng.normal(size=z.shape)
 
-    def _terms(self, z: np.ndarray, t: np.ndarray, s: np.ndarray, text: str) -> np.ndarray:
+    def _terms(self, z: NDArray[Any], t: NDArray[Any], s: NDArray[Any], text: str) -> NDArray[Any]:
         """An expression at each output, as `fastbp.backends.reference` evaluates it."""
         third: Any = s
         if self.statistic:
@@ -347,6 +380,13 @@ class Optimizer(rows.Optimizer):
     scalars: tuple[str, ...] = ("lr",)
     update: tuple[tuple[str, str], ...] = ()
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, name: str, family: str = "", state: Iterable[str] = (), scalars: Iterable[str] = ("lr",),
+            update: Iterable[tuple[str, str]] = (),
+        ) -> None: ...  # fmt: skip
+
     def __post_init__(self) -> None:
         families = {row.family for row in optimizers.TABLE.values()}
         _check_name("optimizer", self.name, (*optimizers.TABLE, *optimizers.BY_NAME, *families))
@@ -380,7 +420,7 @@ class Optimizer(rows.Optimizer):
             except ValueError as error:
                 raise ValueError(f"{what}: update of {target}: {error}") from None
 
-    def __call__(self, **numbers: Any) -> OwnOptimizer:
+    def __call__(self, **numbers: Rate | Sequence[float] | NDArray[Any] | None) -> OwnOptimizer:
         """The rule with its numbers.
 
         Parameters
@@ -389,11 +429,12 @@ class Optimizer(rows.Optimizer):
             For each of `scalars` a constant, a value of `fastbp.schedules`, or a function of ``net.step``; and what
             every optimizer takes: see `fastbp.optimizers.Rule`.
         """
-        around = {name: numbers.pop(name) for name in _AROUND.intersection(numbers)}
+        around: dict[str, Any] = {name: numbers.pop(name) for name in _AROUND.intersection(numbers)}
         if set(numbers) != set(self.scalars):
             wanted, got = ", ".join(self.scalars), ", ".join(numbers) or "none"
             raise TypeError(f"optimizer {self.name!r} takes exactly {wanted}; got {got}")
-        return OwnOptimizer(self, tuple(numbers[name] for name in self.scalars), **around)
+        given: Any = tuple(numbers[name] for name in self.scalars)
+        return OwnOptimizer(self, given, **around)
 
 
 _AROUND = frozenset(field.name for field in fields(optimizers.Rule))
@@ -409,8 +450,6 @@ class OwnOptimizer(optimizers.Rule):
 
     rule: Optimizer
     numbers: tuple[Rate, ...]
-
-    weight_decay = 1.0  # so that `Steps.weight_decay` is what `decay_scale` makes of it
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -437,6 +476,11 @@ class OwnOptimizer(optimizers.Rule):
         return dict(zip(self.rule.scalars, self.numbers)).get("lr", 1.0)
 
     @property
+    def weight_decay(self) -> float:
+        """So that `Steps.weight_decay` is what `decay_scale` makes of it."""
+        return 1.0
+
+    @property
     def is_steady(self) -> bool:
         return not any(map(callable, self.numbers))
 
@@ -450,7 +494,7 @@ class OwnOptimizer(optimizers.Rule):
         self.scalars(step, 1)
         return super().rate(step)
 
-    def _values(self, steps: optimizers.Steps) -> dict[str, float | np.ndarray]:
+    def _values(self, steps: optimizers.Steps) -> dict[str, float | NDArray[Any]]:
         known = {
             name: rates(value, steps.first, steps.count, name=name, low=self._least(name))
             for name, value in zip(self.rule.scalars, self.numbers)
@@ -479,7 +523,9 @@ def _parameters(what: str, function: Any, allowed: Iterable[tuple[str, ...]]) ->
     return names
 
 
-def activation(*, derivative: Callable[[float], float], name: str | None = None) -> Callable[[Callable], Activation]:
+def activation(
+    *, derivative: Callable[[float], float], name: str | None = None
+) -> Callable[[Callable[[float], float]], Activation]:
     """Make an activation of a Python function of one number; to be used as a decorator.
 
     The function is called for each number on ``backend="reference"``, and compiled by Numba on the others: it may use
@@ -510,9 +556,9 @@ def activation(*, derivative: Callable[[float], float], name: str | None = None)
 
 
 def loss(
-    *, derivative: Callable[[float, float], float], name: str | None = None, outputs: str = "mean",
-    domain: tuple[float, float] = rows.ANY,
-) -> Callable[[Callable], Loss]:  # fmt: skip
+    *, derivative: Callable[[float, float], float], name: str | None = None, outputs: Literal["mean", "sum"] = "mean",
+    domain: DomainLike = rows.ANY,
+) -> Callable[[Callable[[float, float], float]], Loss]:  # fmt: skip
     """Make a loss of a Python function of one output and its target; to be used as a decorator, as `activation`.
 
     Parameters

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from fastbp.history import History
     from fastbp.mlp import MLP
+    from fastbp.typing import Array, LossLike, Rows
 
 # Those of Okabe and Ito, told apart by all.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -121,7 +122,7 @@ class GradientRecorder:
         Shapes, as ``"64 -> 128"``.
     """
 
-    def __init__(self, X: Any, y: Any, *, loss: Any, sample_weight: Any = None) -> None:
+    def __init__(self, X: Rows, y: Array, *, loss: LossLike, sample_weight: Array | None = None) -> None:
         self._rows: dict[str, Any] = dict(X=X, y=y, loss=loss, sample_weight=sample_weight)
         self.step: list[int] = []
         self.rms: list[np.ndarray] = []
@@ -152,7 +153,7 @@ class GradientRecorder:
         """`record`, as a callback."""
         self.record(net)
 
-    def on_epoch_end(self, net: MLP, logs: Any) -> None:
+    def on_epoch_end(self, net: MLP, logs: dict[str, float]) -> None:
         """`record`, as a callback."""
         self.record(net)
 
@@ -290,7 +291,7 @@ def _distributions(net: MLP, ax: Axes | None) -> Axes:
 
 
 def decision_boundary(
-    net: MLP, X: Any, y: Any, ax: Axes | None = None, *, threshold: float | None = None, resolution: int = 200
+    net: MLP, X: Array, y: Array, ax: Axes | None = None, *, threshold: float | None = None, resolution: int = 200
 ) -> Axes:
     """Draw what a classifier of two features answers over the plane, and the points that it is asked about.
 
@@ -399,7 +400,7 @@ def _regions(ax: Axes, across: np.ndarray, up: np.ndarray, out: np.ndarray, _: f
 # ------------------------------------------------------------------ the benchmark
 
 
-def benchmark(record: Any, ax: Axes | None = None) -> Axes:
+def benchmark(record: str | os.PathLike[str], ax: Axes | None = None) -> Axes:
     """Draw a run of the benchmark: what each peer takes as a multiple of fastbp's time.
 
     Parameters
@@ -444,8 +445,8 @@ def _axes(ax: Axes | None, width: float, height: float) -> Axes:
     try:
         from matplotlib import pyplot
         from matplotlib.axes import Axes
-    except ImportError:
-        raise ImportError("fastbp.plot needs matplotlib: pip install 'fastbp[plot]'") from None
+    except ImportError as error:
+        raise ImportError("fastbp.plot needs matplotlib: pip install 'fastbp[plot]'") from error
     if ax is None:
         ax = pyplot.subplots(figsize=(width, height), layout="constrained")[1]
     elif not isinstance(ax, Axes):

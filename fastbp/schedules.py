@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import math
 from collections import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, SupportsFloat, TypeAlias
 
 import numpy as np
 
 from fastbp.checks import Frozen, boolean, integer, number
 
-Rate: TypeAlias = "float | Schedule | Callable[[int], float]"
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Rate: TypeAlias = "float | Schedule | Callable[[int], SupportsFloat]"
 
 
 def rate_or_schedule(argument: str, value: Any) -> Rate:
@@ -66,9 +69,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {  # of a field, by its name
 class Schedule(Frozen):
     """A rate as a function of the step. Subclasses are values with a method ``at(steps)``."""
 
-    CHECKS = _CHECKS
+    CHECKS: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = _CHECKS
 
-    def at(self, steps: np.ndarray) -> np.ndarray:
+    def at(self, steps: NDArray[Any]) -> NDArray[Any]:
         """The rates at an array of steps, float64 of at least 0."""
         raise NotImplementedError
 
@@ -76,7 +79,7 @@ class Schedule(Frozen):
         return float(self.at(np.array([step], np.float64))[0])
 
 
-def rates(rate: Rate, first: int, count: int, *, name: str = "lr", low: float = 0.0) -> float | np.ndarray:
+def rates(rate: Rate, first: int, count: int, *, name: str = "lr", low: float = 0.0) -> float | NDArray[Any]:
     """What `rate` is at the steps ``first, ..., first + count - 1``; a number where it is the same at each.
 
     Numbers below `low` are refused, with `name` in the message.
@@ -93,7 +96,7 @@ def rates(rate: Rate, first: int, count: int, *, name: str = "lr", low: float = 
     return float(values[0]) if count and (values == values[0]).all() else values
 
 
-def _asked(rate: Callable[[int], float], step: int, name: str = "lr", low: float = 0.0) -> float:
+def _asked(rate: Callable[[int], SupportsFloat], step: int, name: str = "lr", low: float = 0.0) -> float:
     return number(f"{name}: the rate at step {step}", rate(step), low)
 
 
@@ -106,7 +109,7 @@ class Constant(Schedule):
 
     lr: float
 
-    def at(self, steps: np.ndarray) -> np.ndarray:
+    def at(self, steps: NDArray[Any]) -> NDArray[Any]:
         return np.full(steps.shape, self.lr)
 
 
@@ -118,8 +121,9 @@ class Step(Schedule):
     every: int
     factor: float = 0.1
 
-    def at(self, steps: np.ndarray) -> np.ndarray:
-        return self.lr * np.power(self.factor, steps // self.every)
+    def at(self, steps: NDArray[Any]) -> NDArray[Any]:
+        factors: NDArray[Any] = np.power(self.factor, steps // self.every)
+        return self.lr * factors
 
 
 @dataclass(eq=False, repr=False)
@@ -130,7 +134,7 @@ class Exponential(Schedule):
     factor: float
     every: int = 1
 
-    def at(self, steps: np.ndarray) -> np.ndarray:
+    def at(self, steps: NDArray[Any]) -> NDArray[Any]:
         return self.lr * np.power(self.factor, steps / self.every)
 
 
@@ -143,7 +147,7 @@ class InverseTime(Schedule):
     every: int = 1
     power: float = 1.0
 
-    def at(self, steps: np.ndarray) -> np.ndarray:
+    def at(self, steps: NDArray[Any]) -> NDArray[Any]:
         return self.lr / np.power(1 + self.decay * steps / self.every, self.power)
 
 
@@ -156,9 +160,9 @@ class Polynomial(Schedule):
     end: float = 0.0
     power: float = 1.0
 
-    def at(self, steps: np.ndarray) -> np.ndarray:
-        left = 1 - np.minimum(steps, self.steps) / self.steps
-        return self.end + (self.lr - self.end) * np.power(left, self.power)
+    def at(self, steps: NDArray[Any]) -> NDArray[Any]:
+        left: NDArray[Any] = np.power(1 - np.minimum(steps, self.steps) / self.steps, self.power)
+        return self.end + (self.lr - self.end) * left
 
 
 @dataclass(eq=False, repr=False)
@@ -181,7 +185,7 @@ class Cosine(Schedule):
     restarts: bool = False
     growth: float = 1.0
 
-    def at(self, steps: np.ndarray) -> np.ndarray:
+    def at(self, steps: NDArray[Any]) -> NDArray[Any]:
         if not self.restarts:
             place = np.minimum(steps / self.steps, 1)
         elif self.growth == 1:
@@ -219,7 +223,7 @@ class OneCycle(Schedule):
     start_divisor: float = 25.0
     end_divisor: float = 1e4
 
-    def at(self, steps: np.ndarray) -> np.ndarray:
+    def at(self, steps: NDArray[Any]) -> NDArray[Any]:
         start = self.lr / self.start_divisor
         end, top = start / self.end_divisor, self.rise * self.steps - 1
         up = np.clip(steps / top, 0, 1) if top > 0 else np.ones(steps.shape)
@@ -241,11 +245,11 @@ class Warmup(Schedule):
         Step s of the first ones has ``start + (first - start) * (s + 1) / (steps + 1)``, so that none has rate 0.
     """
 
-    schedule: Any
+    schedule: Rate
     steps: int
     start: float = 0.0
 
-    def at(self, steps: np.ndarray) -> np.ndarray:
+    def at(self, steps: NDArray[Any]) -> NDArray[Any]:
         first = float(rates_at(self.schedule, np.zeros(1))[0])
         rising = self.start + (first - self.start) * (steps + 1) / (self.steps + 1)
         return np.where(steps < self.steps, rising, rates_at(self.schedule, np.maximum(steps - self.steps, 0)))
@@ -271,7 +275,7 @@ class Piecewise(Schedule):
         self.boundaries, self.rates = boundaries, values
         super().__post_init__()
 
-    def at(self, steps: np.ndarray) -> np.ndarray:
+    def at(self, steps: NDArray[Any]) -> NDArray[Any]:
         return np.array(self.rates)[np.searchsorted(np.array(self.boundaries), steps, side="right")]
 
 
@@ -285,7 +289,7 @@ class Sequence(Schedule):
         The last one goes on for ever; its number of steps may be None.
     """
 
-    parts: abc.Sequence[tuple[Any, int | None]]
+    parts: abc.Sequence[tuple[Rate, int | None]]
 
     def __post_init__(self) -> None:
         parts = []
@@ -301,17 +305,17 @@ class Sequence(Schedule):
         self.parts = tuple(parts)
         super().__post_init__()
 
-    def at(self, steps: np.ndarray) -> np.ndarray:
-        out, begin = np.empty(steps.shape), 0
+    def at(self, steps: NDArray[Any]) -> NDArray[Any]:
+        out, begin = np.empty(steps.shape), 0.0
         for k, (schedule, length) in enumerate(self.parts):
-            last = k == len(self.parts) - 1
-            here = (steps >= begin) if last else (steps >= begin) & (steps < begin + length)
+            end = math.inf if length is None or k == len(self.parts) - 1 else begin + length
+            here = (steps >= begin) & (steps < end)
             out[here] = rates_at(schedule, steps[here] - begin)
-            begin += 0 if last else length
+            begin = end
         return out
 
 
-def rates_at(schedule: Rate, steps: np.ndarray) -> np.ndarray:
+def rates_at(schedule: Rate, steps: NDArray[Any]) -> NDArray[Any]:
     """What a rate is at an array of steps.
 
     Parameters
@@ -351,9 +355,9 @@ class ReduceOnPlateau(Schedule):
         The rate is not reduced below this.
     """
 
-    CHECKS = {**Schedule.CHECKS, "lr": _inner_rate}
+    CHECKS: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = {**Schedule.CHECKS, "lr": _inner_rate}
 
-    lr: Any
+    lr: Rate
     factor: float = 0.1
     patience: int = 10
     threshold: float = 1e-4
@@ -364,7 +368,7 @@ class ReduceOnPlateau(Schedule):
         number("ReduceOnPlateau: factor", self.factor, 0, 1, ends="()")
         super().__post_init__()
 
-    def at(self, steps: np.ndarray) -> np.ndarray:
+    def at(self, steps: NDArray[Any]) -> NDArray[Any]:
         return rates_at(self.lr, steps)
 
     def after_epoch(self, seen: dict[str, float], loss: float, step: int) -> dict[str, float]:

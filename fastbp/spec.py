@@ -186,8 +186,8 @@ def loss(value: Any, spec: Spec) -> Loss:
     return row
 
 
-def optimizer(value: Any, spec: Spec, n_rows: int | None = None, batch_size: int | None = None) -> optimizers.Rule:
-    """An optimizer by itself or by name, once it is sure that it suits the network and, in `fit`, the batches."""
+def optimizer(value: Any, spec: Spec, n_rows: int | None = None, batch_size: int | None = None) -> Any:
+    """A `Rule` or an `LBFGS`, by itself or by name, sure to suit the network and, in `fit`, the batches."""
     if isinstance(value, str):
         value = optimizers.BY_NAME[choice("optimizer", value, optimizers.BY_NAME)]()
     if isinstance(value, Optimizer):

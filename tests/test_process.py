@@ -287,7 +287,7 @@ def test_show_config_tells_versions_threads_and_backends(capsys):
     try:
         version = importlib.metadata.version("fastbp")
     except importlib.metadata.PackageNotFoundError:  # a source tree on the path
-        version = "not installed"
+        version = "unknown: its metadata were not found"
     fastbp.show_config()
     out = capsys.readouterr().out
     for word in (version, np.__version__, "threads", "cpus", "backend cython", "backend reference", "backend used"):
@@ -295,6 +295,16 @@ def test_show_config_tells_versions_threads_and_backends(capsys):
     if fastbp.backends.engine() is not None:
         for word in ("compiler", "isa built", "isa found", "isa used"):
             assert word in out
+
+
+def test_an_extension_that_is_not_found_is_not_said_to_be_unbuilt_alone(capsys, monkeypatch):
+    """It may have been left out where a program was packed."""
+    monkeypatch.setattr(fastbp.backends, "engine", lambda: None)
+    fastbp.show_config()
+    told = "the extension fastbp._engine was not found: it was not built, or not packed with this program"
+    assert told in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match=told):
+        fastbp.MLP((2, 1), backend="cython").predict(np.ones((1, 2)))
 
 
 def test_show_config_tells_which_backend_is_used(monkeypatch):

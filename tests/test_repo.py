@@ -119,6 +119,41 @@ def test_only_the_table_of_backends_and_its_own_one_import_the_engine():
     assert users == {"backends/__init__.py", "backends/cython.py"}
 
 
+def reached(root, package=PACKAGE):
+    """The modules that plain imports reach from one of them: what a tool that packs a program puts into it."""
+    names = {arrows["_dotted"](path, package): path for path in package.rglob("*.py")}
+    found, left = set(), [root]
+    while left:
+        name = left.pop()
+        if name in found or name not in names:
+            continue
+        found.add(name)
+        for _, target in arrows["imports"](ast.parse(names[name].read_text())):
+            parts = target.split(".")
+            left += [".".join(parts[:k]) for k in range(1, len(parts) + 1)]
+    return found, set(names)
+
+
+def test_plain_imports_reach_every_module():
+    """Not the imports for type checkers: a program runs without. Of the command line the command alone has need."""
+    found, all_of_them = reached("fastbp")
+    commands = {"fastbp.__main__", "fastbp.bench.command", "fastbp.bench.contenders", "fastbp.bench.measure"}
+    assert all_of_them - found == commands
+    assert reached("fastbp.__main__")[0] == all_of_them
+
+
+def test_a_module_that_plain_imports_do_not_reach_is_seen(tmp_path):
+    folder = tmp_path / "fastbp"
+    (folder / "data").mkdir(parents=True)
+    (folder / "__init__.py").write_text("def f():\n    import fastbp.data.a as found\n")
+    (folder / "data" / "__init__.py").write_text("if TYPE_CHECKING:\n    from fastbp.b import g\n")
+    (folder / "data" / "a.py").write_text("from fastbp import c\n")
+    (folder / "b.py").write_text("")
+    (folder / "c.py").write_text("import_module('fastbp.b')\n")
+    found, all_of_them = reached("fastbp", folder)
+    assert all_of_them - found == {"fastbp.b"}
+
+
 # ------------------------------------------------------------------ what the library does not do
 
 

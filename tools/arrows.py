@@ -17,7 +17,7 @@ LAYERS = (  # from the bottom up; a folder of `fastbp/` is one name
     "checks rows",
     "schedules activations losses callbacks",
     "optimizers",
-    "own spec",
+    "own spec typing",
     "data backends",
     "metrics ops inspection",
     "training",

@@ -54,7 +54,7 @@ NAMES = tuple(_TABLE)
 
 
 def engine() -> ModuleType | None:
-    """The compiled extension, or None where it was not built."""
+    """The compiled extension, or None where there is none."""
     try:
         import fastbp._engine as engine
     except ModuleNotFoundError as error:
@@ -73,9 +73,9 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
 def missing(name: str) -> str | None:
     """Why a backend cannot be used here, or None."""
     if name == "cython" and engine() is None:
-        return "the extension fastbp._engine was not built"
+        return "the extension fastbp._engine was not found: it was not built, or not packed with this program"
     if _TABLE[name].needs_numba == "always" and not has_numba():
-        return "Numba is not installed: pip install 'fastbp[numba]'"
+        return "Numba was not found: pip install 'fastbp[numba]'"
     return None
 
 

@@ -10,20 +10,26 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
+from typing import TYPE_CHECKING
 
 from fastbp import backends
 from fastbp.backends import threads
-from fastbp.spec import choice
+from fastbp.checks import choice
+
+if TYPE_CHECKING:
+    from fastbp.typing import BackendName
 
 _context: ContextVar[str | None] = ContextVar("fastbp_backend", default=None)
 _process: list[str | None] = [None]  # a list of one, so that others can see it change
 
 
 def _known(name: object) -> str:
-    return choice("backend", name, ("auto", *backends.NAMES))
+    found: str = choice("backend", name, ("auto", *backends.NAMES))
+    return found
 
 
-def set_backend(name: str) -> None:
+def set_backend(name: BackendName) -> None:
     """Choose the backend for this process.
 
     The network's own ``backend=`` and ``with fastbp.backend(...)`` come before it, the environment variable
@@ -37,7 +43,7 @@ def set_backend(name: str) -> None:
 
 
 @contextmanager
-def backend(name: str) -> Iterator[None]:
+def backend(name: BackendName) -> Iterator[None]:
     """Choose the backend inside a ``with`` block, for this thread or task.
 
     Parameters
@@ -76,19 +82,25 @@ def _or_why(find: Callable[[], str]) -> str:
         return f"none: {error}"
 
 
+@cache
+def version() -> str:
+    """That of fastbp, where its metadata are here."""
+    from importlib.metadata import PackageNotFoundError, version  # PyInstaller looks for these words, to pack them
+
+    try:
+        return version("fastbp")
+    except PackageNotFoundError:
+        return "unknown: its metadata were not found"
+
+
 def config() -> dict[str, object]:
     """What `show_config` prints, as a dict."""
     import platform
-    from importlib import metadata
 
     import numpy as np
 
-    try:
-        version = metadata.version("fastbp")
-    except metadata.PackageNotFoundError:
-        version = "not installed"
     facts: dict[str, object] = {
-        "fastbp": version,
+        "fastbp": version(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "numpy": np.__version__,
         "platform": f"{sys.platform} {platform.machine()}",

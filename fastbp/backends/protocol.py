@@ -102,6 +102,9 @@ class LayerPlan(NamedTuple):
 class Program(Protocol):
     """One network shape bound to its parameters; see `reference` for the plain meaning of every method."""
 
+    @property
+    def plan(self) -> Plan: ...
+
     def __init__(self, plan: Plan, params: np.ndarray) -> None: ...
 
     def train(

@@ -135,7 +135,7 @@ def meeting(n_threads: int) -> float:
 def _engine() -> Any:
     engine = backends.engine()
     if engine is None:
-        raise RuntimeError("the benchmark needs the compiled extension, which was not built")
+        raise RuntimeError(f"the benchmark needs the compiled extension: {backends.missing('cython')}")
     return engine
 
 

@@ -11,7 +11,7 @@ import ast
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from fastbp.data import arguments
 from fastbp.inspection import formulas
 from fastbp.inspection.formulas import Equation, Html, Latex, Text, Writer
 from fastbp.rows import Activation, Loss, Optimizer, function
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _UNBROKEN = "display:inline-block;white-space:nowrap"
 _WIDTH = 100  # columns of a formula written with numbers; a wider one is left out
@@ -44,11 +47,11 @@ class ParameterStep:
 
     __module__ = "fastbp"
 
-    value: np.ndarray
-    grad: np.ndarray
-    new: np.ndarray
-    slots: dict[str, np.ndarray]
-    new_slots: dict[str, np.ndarray]
+    value: NDArray[Any]
+    grad: NDArray[Any]
+    new: NDArray[Any]
+    slots: dict[str, NDArray[Any]]
+    new_slots: dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +73,10 @@ class LayerStep:
     __module__ = "fastbp"
 
     activation: Activation
-    z: np.ndarray
-    a: np.ndarray
-    g: np.ndarray
-    delta: np.ndarray
+    z: NDArray[Any]
+    a: NDArray[Any]
+    g: NDArray[Any]
+    delta: NDArray[Any]
     weight: ParameterStep
     bias: ParameterStep | None
 
@@ -99,9 +102,9 @@ class Trace:
 
     __module__ = "fastbp"
 
-    x: np.ndarray
-    t: np.ndarray
-    sample_weight: np.ndarray | None
+    x: NDArray[Any]
+    t: NDArray[Any]
+    sample_weight: NDArray[Any] | None
     loss: Loss
     rule: Optimizer
     scalars: dict[str, float]
@@ -134,7 +137,7 @@ class Trace:
             Layers, rows and columns that are shown, at most; what lies in the middle is left out, and that is said.
         """
         writer = _writer(Text(), digits, limit)
-        lines = []
+        lines: list[str] = []
         for title, content in self._sections(limit):
             lines += ["", title] if lines else [title]
             for item in content:
@@ -204,7 +207,7 @@ class Trace:
     ) -> Iterator[tuple[str, list[Equation]]]:
         for place, index in enumerate(shown):
             if index is None:
-                first, last = sorted((shown[place - 1], shown[place + 1]))
+                first, last = sorted(shown[k] or 0 for k in (place - 1, place + 1))
                 yield f"{phase}, layer{f's {first + 2} to' * (first + 2 < last)} {last}: left out", []
             else:
                 layer = self.layers[index]
@@ -221,7 +224,7 @@ class Trace:
             remarks.append(f"Of more than {limit} rows or columns the middle is left out; beside it: (rows x columns).")
         return remarks
 
-    def _input(self, index: int) -> np.ndarray:
+    def _input(self, index: int) -> NDArray[Any]:
         return self.layers[index - 1].a if index else self.x
 
     def _forward(self, index: int) -> list[Equation]:
@@ -296,12 +299,12 @@ class Trace:
         formula = f"SUM({factor}({self._of_loss(self.loss.value, 'f')})){divisor}"
         return [*before, Equation("L", formula, self.loss_before, values, {"f": self.loss.name})]
 
-    def _loss_gradient(self, left: str, g: np.ndarray) -> list[Equation]:
+    def _loss_gradient(self, left: str, g: NDArray[Any]) -> list[Equation]:
         """dL/da of the last layer; of a loss with two outputs for a target from its two halves."""
         _, values, factor, divisor = self._loss_parts()
         name, grads = self.loss.name, self._loss_grads()
 
-        def equation(left: str, grad: str, value: np.ndarray, called: str) -> Equation:
+        def equation(left: str, grad: str, value: NDArray[Any], called: str) -> Equation:
             return Equation(left, f"{factor}({grad}){divisor}", value, values, {"df": called})
 
         if not self.loss.grad_s:
@@ -333,7 +336,8 @@ class Trace:
         return equations
 
     def _update(self, index: int) -> list[Equation]:
-        layer, equations = self.layers[index], []
+        layer = self.layers[index]
+        equations: list[Equation] = []
         for name, parameter in ((f"W_{index + 1}", layer.weight), (f"b_{index + 1}", layer.bias)):
             if parameter is not None:
                 equations += self._assignments(name, parameter)
@@ -454,7 +458,7 @@ def trace(net: Any, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: An
     return Trace(*kept, row, rule.row, scalars, loss_before, loss_after, layers)
 
 
-def _frozen(array: np.ndarray) -> np.ndarray:
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
     """A copy that nobody can write into."""
     array = np.array(array, order="C")
     array.flags.writeable = False

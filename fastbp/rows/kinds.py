@@ -49,14 +49,17 @@ class Activation:
 
     @cached_property
     def forward_text(self) -> str:
+        """`forward`, checked and rendered."""
         return render(self.forward, ["z"], self.words)[0]
 
     @cached_property
     def backward_text(self) -> str:
+        """`backward`, checked and rendered."""
         return render(self.backward, ["g", "a", "z"], self.words)[0]
 
     @cached_property
     def keeps_z(self) -> bool:
+        """Whether `backward` names z, so that a layer has to keep it."""
         return "z" in render(self.backward, ["g", "a", "z"], self.words)[1]
 
     @cached_property
@@ -70,13 +73,12 @@ class Activation:
 
     @property
     def is_identity(self) -> bool:
+        """Whether the output is z itself."""
         return self.forward == "z"
 
 
 class Domain(NamedTuple):
     """What a number may be: from `low` to `high`, with ends as mathematics writes them; "{}" is the two ends alone."""
-
-    __module__ = "fastbp.rows"  # the path that pickles name
 
     low: float = -math.inf
     high: float = math.inf
@@ -108,13 +110,12 @@ class Domain(NamedTuple):
         return " and ".join(filter(None, (least, most))) or "any number"
 
 
+Domain.__module__ = "fastbp.rows"  # the path that pickles name; within a NamedTuple it would pass for a field
 ANY = Domain()
 
 
 class Setting(NamedTuple):
     """A number of a row that its user may choose; None, where that is the default, switches off what it is for."""
-
-    __module__ = "fastbp.rows"  # the path that pickles name
 
     name: str
     default: float | None
@@ -131,6 +132,9 @@ class Setting(NamedTuple):
             wanted = "finite" if math.isinf(value) else f"{self.domain}{also}"
             raise ValueError(f"{row}: {self.name} must be {wanted}, got {value!r}")
         return float(value)
+
+
+Setting.__module__ = "fastbp.rows"
 
 
 def _checked_outputs(row: Loss, value: Any) -> str:
@@ -279,6 +283,7 @@ class Loss:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
+        """What the expressions are functions of, in order."""
         return ("z", "t", self.third, *self.numbers_named)
 
     @property
@@ -291,14 +296,17 @@ class Loss:
 
     @cached_property
     def value_text(self) -> str:
+        """`value`, checked and rendered."""
         return self._text(self.value)
 
     @cached_property
     def grad_text(self) -> str:
+        """`grad`, checked and rendered."""
         return self._text(self.grad)
 
     @cached_property
     def grad_s_text(self) -> str | None:
+        """`grad_s`, checked and rendered."""
         return self.grad_s and self._text(self.grad_s)
 
     def targets(self, out_features: int) -> int:
@@ -349,6 +357,7 @@ class Optimizer:
 
     @cached_property
     def update_text(self) -> tuple[tuple[str, str], ...]:
+        """`update`, checked and rendered."""
         names = ("p", "g", *self.state, *self.scalars)
         return tuple((target, render(expression, names)[0]) for target, expression in self.update)
 

@@ -121,7 +121,7 @@ def render(expression: str, names: Iterable[str], words: Words = ()) -> tuple[st
     return text, frozenset(renderer.used)
 
 
-WORDS = {  # over NumPy arrays
+WORDS: dict[str, Callable[..., Any]] = {  # over NumPy arrays
     "EXP": np.exp, "EXPM1": np.expm1, "LOG": np.log, "LOG1P": np.log1p, "TANH": np.tanh, "SQRT": np.sqrt,
     "ABS": np.abs, "MAX": np.maximum, "MIN": np.minimum, "WHERE": np.where,
 }  # fmt: skip

@@ -37,8 +37,8 @@ class Progress:
     def __init__(self) -> None:
         try:
             from tqdm.auto import tqdm
-        except ImportError:
-            raise ImportError("progress=True needs tqdm: pip install 'fastbp[progress]'") from None
+        except ImportError as error:
+            raise ImportError("progress=True needs tqdm: pip install 'fastbp[progress]'") from error
         self._make, self._bar = tqdm, None
         self._next = 0.0
 
