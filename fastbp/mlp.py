@@ -499,7 +499,7 @@ class MLP:
                 self._remember_step(plan, x, y, loss, optimizer, rule)
         if done.status != DONE:
             message = f"the loss of the step after net.step == {self.step} is {done.loss}; nothing was updated"
-            raise NonFiniteError(message + culprit(rows, self.dtype), self.step, self.epoch)
+            raise NonFiniteError(message + culprit(rows, self._params, self._spec), self.step, self.epoch)
         return done.loss
 
     def _remember_step(self, plan: Plan, x: Any, y: Any, loss: Any, optimizer: Any, rule: Rule) -> None:
