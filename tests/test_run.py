@@ -167,6 +167,15 @@ def test_validation_rows_may_have_weights():
     assert_close(history.metrics["val_accuracy"][0], np.average(right, weights=weight), np.float64, k=17)
 
 
+def test_small_weights_of_validation_rows_are_those_of_an_average():
+    weight = 1e-310 * rng.integers(0, 4, size=17)
+    metrics = ["accuracy", "balanced_accuracy", "top_2"]
+    both = [build().fit(X, LABELS, epochs=1, validation_data=(*VALIDATION, w), metrics=metrics, **RUN)
+            for w in (weight, np.ldexp(weight, 1000))]  # fmt: skip
+    assert np.isfinite(both[0].val_loss).all()
+    assert both[0].to_dict() == both[1].to_dict()
+
+
 def as_given(X):
     return {"validation_data": (X, VALIDATION[1])}
 
