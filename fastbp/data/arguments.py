@@ -84,7 +84,7 @@ _LEAST_WEIGHT = 2.0**-900  # sums of such weights have a quotient with room abov
 
 
 def product(*weights: np.ndarray) -> np.ndarray:
-    """The product of weights; times a power of two where some are so small that they or quotients of sums would be lost.
+    """The product of weights; times a power of two where some are so small that they, or quotients of sums, were lost.
 
     A loss is sum(w l) / sum(w): a factor of all weights changes nothing, and a power of two no bit of it.
     """
@@ -105,7 +105,7 @@ def product(*weights: np.ndarray) -> np.ndarray:
 
 
 def sample_weights(value: Any, n: int, *, all_zero: bool = False) -> np.ndarray | None:
-    """Contiguous float64 weights, (n,): finite, at least 0, not all 0 unless told; all of them as `product` has them."""
+    """Contiguous float64 weights, (n,): finite, at least 0, not all 0 unless told; as `product` has them."""
     if value is None:
         return None
     weight = real_array("sample_weight", value)
