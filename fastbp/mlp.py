@@ -233,9 +233,10 @@ class MLP:
 
         Parameters
         ----------
-        path : str, bytes or path object
+        path : str, bytes, path object or binary file object
             A regular file there is replaced and hands on its mode; a symbolic link stays, what it points to is
-            replaced.
+            replaced. Into a file object (``io.BytesIO()``, ``open(..., "wb")``) the same bytes are written from where
+            it stands; to flush, sync and close it is the caller's.
 
         Raises
         ------
@@ -906,7 +907,9 @@ def load(path: Any, *, rows: Iterable[Activation] = ()) -> MLP:
 
     Parameters
     ----------
-    path : str, bytes or path object
+    path : str, bytes, path object or binary file object
+        A file object is read from where it stands to the end of the network, and is not closed. Bytes are a path: to
+        load the contents of a file, give ``io.BytesIO(contents)``.
     rows : sequence of Activation, optional
         The activations of the network that are not fastbp's own, found by their names.
 
