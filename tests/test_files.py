@@ -325,7 +325,7 @@ def test_two_rows_of_one_name_are_refused(path):
 @pytest.mark.parametrize("wrong", [None, 3, True, 2.5, ["x"]], ids=repr)
 def test_a_path_of_the_wrong_kind_is_refused(wrong):
     for call in (trained().save, fastbp.load):
-        with pytest.raises(TypeError, match=rf"path must be a str, .*binary file object.*, got {re.escape(str(wrong))}"):
+        with pytest.raises(TypeError, match=rf"path must be a str, .*binary file .*, got {re.escape(repr(wrong))}"):
             call(wrong)
 
 

@@ -8,6 +8,7 @@ import copy
 import dis
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import pickle
 import signal
@@ -157,8 +158,10 @@ def test_a_forced_isa_does_not_concern_the_reference():
     assert python(FIRST_USE.format(own="reference"), FASTBP_ISA="nonsense") == "steps 3\n"
 
 
-@pytest.mark.parametrize("name", ["FASTBP_NUM_THREADS", "OMP_NUM_THREADS"])
-@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", "²", "1,2"])
+@pytest.mark.parametrize("name, value", [
+    *itertools.product(["FASTBP_NUM_THREADS", "OMP_NUM_THREADS"], ["0", "-1", "x", "1.5", "²", "1,x"]),
+    ("FASTBP_NUM_THREADS", "1,2"), ("OMP_NUM_THREADS", "1,0"), ("OMP_NUM_THREADS", "1,"), ("OMP_NUM_THREADS", ",1"),
+])  # fmt: skip
 def test_a_nonsense_number_of_threads_is_ignored_with_one_warning(name, value):
     others = dict.fromkeys(("FASTBP_NUM_THREADS", "OMP_NUM_THREADS", "FASTBP_BACKEND"))
     out = python(FIRST_USE.format(own="auto"), **others | {name: value}).splitlines()
@@ -178,10 +181,25 @@ def test_threads_come_from_the_argument_then_the_environment_then_the_cpus():
         print(threads.requested() == cpus, threads.requested(1) == 1, threads.requested(10**6) == cpus)
         os.environ["OMP_NUM_THREADS"] = "1"
         print(threads.requested() == 1, threads.requested(10**6) == cpus)
+        os.environ["OMP_NUM_THREADS"] = "1,9999"
+        print(threads.requested() == 1)
         os.environ["FASTBP_NUM_THREADS"] = "9999"
         print(threads.requested() == cpus)
     """, FASTBP_NUM_THREADS=None, OMP_NUM_THREADS=None)  # fmt: skip
     assert set(out.split()) == {"True"}
+
+
+@pytest.mark.parametrize("value, first", [("4,3,2", 4), (" 2 , 1 ", 2), ("1,1", 1)])
+def test_of_a_list_of_omp_num_threads_the_first_number_counts(value, first):
+    """OpenMP has one for each level of nesting. Under `-W error`, where a warning would be an error."""
+    out = python("""
+        import warnings
+        warnings.simplefilter("error")
+        from fastbp.backends import threads
+        threads.available_cpus = lambda: 64
+        print(threads.requested())
+    """, FASTBP_NUM_THREADS=None, OMP_NUM_THREADS=value)  # fmt: skip
+    assert out == f"{first}\n"
 
 
 # ------------------------------------------------------------------ which backend
