@@ -666,7 +666,7 @@ class MLP:
 
         plan = self._plan_of_step(batch_size, loss, optimizer)
         with self._programs.lent(plan) as program:
-            sys.stdout.write(f"{explain(program)}\n")
+            print(explain(program))
 
     def summary(self, batch_size: int = 32, *, loss: Any = "mse", optimizer: Any = "sgd") -> None:
         """Print the network layer by layer: shapes, parameters, and what a training step costs.
@@ -703,7 +703,7 @@ class MLP:
         """
         from fastbp.inspection.explain import summary
 
-        sys.stdout.write(f"{summary(self._plan_of_step(batch_size, loss, optimizer))}\n")
+        print(summary(self._plan_of_step(batch_size, loss, optimizer)))
 
     def _plan_of_step(self, batch_size: int, loss: Any, optimizer: Any) -> Plan:
         """The plan of a step of `fit`, from arguments that are checked here."""

@@ -1000,6 +1000,20 @@ def test_python_m_fastbp_info_prints_the_configuration():
     assert np.__version__ in out and "backend" in out
 
 
+@pytest.mark.skipif(os.name != "posix", reason="a shell closes the files")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("arguments, status", [("info", 0), ("demo", 0), ("no", 2)])
+def test_python_m_fastbp_does_its_work_without_a_console(arguments, status, closed):
+    """Where a file is closed `sys.stdout` or `sys.stderr` is None, and the other one gets nothing of it."""
+    run = ["sh", "-c", f'exec "$0" -m fastbp {arguments} {closed}', sys.executable]
+    environment = os.environ | {"PYTHONPATH": str(IMPORTED_FROM), "FASTBP_BACKEND": "auto"}
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    if "2>&-" in closed:
+        assert "usage" not in done.stdout
+
+
 def test_the_helper_of_these_tests_sees_a_crash_and_a_wrong_exit():
     """`python` above must be able to fail."""
     for script in ("import ctypes; ctypes.string_at(0)", "raise SystemExit(3)", "1 / 0"):

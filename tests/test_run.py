@@ -708,6 +708,31 @@ def test_tqdm_draws_the_bar(monkeypatch):
     assert "14/14" in screen.getvalue() and "steps/s" in screen.getvalue() and "loss " in screen.getvalue()
 
 
+@pytest.mark.parametrize("missing", [("stdout",), ("stderr",), ("stdout", "stderr")], ids="-".join)
+def test_without_a_console_nothing_is_written_and_all_is_done(missing, monkeypatch):
+    """Windowed programs have None for what is not there."""
+    pytest.importorskip("tqdm")
+    wanted = trained(14)
+    written = {name: None if name in missing else io.StringIO() for name in ("stdout", "stderr")}
+    net = build()
+    with monkeypatch.context() as console:
+        for name, file in written.items():
+            console.setattr(sys, name, file)
+        for options in ({"verbose": 1}, {"progress": True}, {"verbose": 1, "progress": True}):
+            net.reset_training()
+            net.unflatten(build().flatten())
+            net.fit(X, LABELS, steps=14, **options, **RUN)
+        net.summary()
+        net.explain()
+        fastbp.show_config()
+    assert state(net) == state(wanted)
+    if written["stdout"] is not None:
+        out = written["stdout"].getvalue()
+        assert out.count("epoch 2  step 14") == 2 and "parameters" in out and "workspace" in out and "cpus" in out
+    if written["stderr"] is not None:
+        assert written["stderr"].getvalue().count("14/14") >= 2
+
+
 def test_without_tqdm_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     net = build()
