@@ -749,7 +749,8 @@ class Rprop(Rule):
 class LBFGS(Frozen):
     """Limited-memory BFGS (Liu and Nocedal, 1989): SciPy's L-BFGS-B, in float64, on all rows at once; for `fit` alone.
 
-    A step of `fit` is one of its iterations, and an epoch. It ends earlier where it has converged. It needs SciPy.
+    A step of `fit` is one of its iterations, and an epoch. It ends earlier where it has converged or cannot go on;
+    `History.stopped` then has SciPy's reason. It needs SciPy.
 
     Parameters
     ----------

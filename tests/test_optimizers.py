@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import math
 import pickle
+import re
 from dataclasses import replace
 from functools import partial
 from unittest import mock
@@ -908,6 +909,31 @@ def test_lbfgs_stops_at_the_iterations_given_and_goes_on(backend):
     second = net.fit(X, y, optimizer="lbfgs", steps=40)
     assert second.loss[-1] < first.loss[-1] and np.array_equal(kept, net.weights[0])
     assert net.evaluate(X, y, loss="mse") <= second.loss[-1]
+
+
+LBFGS_ENDS = {  # hyper-parameters, steps, and what SciPy's reason holds; None: the steps are done
+    "a small gradient": ({"gtol": 1e-3, "ftol": 0.0}, 500, "CONVERGENCE: NORM.*GRADIENT"),
+    "little progress": ({"gtol": 0.0, "ftol": 1e-3}, 500, "CONVERGENCE: .*REDUCTION"),
+    "evaluations": ({"gtol": 0.0, "ftol": 0.0, "max_evaluations": 5}, 500, "EVALUATIONS"),
+    "steps": ({"gtol": 0.0, "ftol": 0.0}, 3, None),
+    "no steps": ({}, 0, None),
+}
+
+
+@pytest.mark.parametrize("how", LBFGS_ENDS)
+def test_lbfgs_says_why_it_ended(how, backend, monkeypatch):
+    scipy = pytest.importorskip("scipy.optimize")
+    settings, steps, reason = LBFGS_ENDS[how]
+    told, minimize = [], scipy.minimize
+    monkeypatch.setattr(scipy, "minimize", lambda *a, **k: told.append(minimize(*a, **k)) or told[-1])
+    X, t = np.random.default_rng(1).normal(size=(2, 20, 3))
+    net = fastbp.MLP((3, 4, 3), activation="tanh", dtype=np.float64, seed=0, backend=backend)
+    history = net.fit(X, t, optimizer=fastbp.LBFGS(**settings), steps=steps)
+    if reason is None:
+        assert history.stopped is None and net.step == steps
+    else:
+        assert history.stopped == told[0].message and re.search(reason, history.stopped)
+        assert net.step < steps and f"stopped: {history.stopped}" in repr(history)
 
 
 def test_lbfgs_is_left_with_a_finished_iteration(backend):
