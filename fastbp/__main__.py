@@ -75,7 +75,8 @@ COMMANDS: dict[str, Callable[..., None]] = {"demo": demo, "bench": bench, "info"
 def main(arguments: list[str]) -> int:
     command, *rest = arguments or [""]
     if command not in COMMANDS or (rest and command != "bench"):
-        print(f"usage: python -m fastbp {' | '.join(COMMANDS)}", file=sys.stderr)
+        if sys.stderr is not None:  # which `print` takes for standard output
+            print(f"usage: python -m fastbp {' | '.join(COMMANDS)}", file=sys.stderr)
         return 2
     COMMANDS[command](*rest)
     return 0
@@ -84,7 +85,7 @@ def main(arguments: list[str]) -> int:
 if __name__ == "__main__":
     try:
         status = main(sys.argv[1:])
-        sys.stdout.flush()
+        print(end="", flush=True)
     except BrokenPipeError:  # who reads has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1

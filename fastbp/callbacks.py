@@ -264,4 +264,4 @@ class Lines(Callback):
 
     def on_epoch_end(self, net: MLP, logs: dict[str, float]) -> None:
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in logs.items() if name not in ("epoch", "step"))
-        self._write(f"epoch {int(logs['epoch'])}  step {int(logs['step'])}  {numbers}\n")
+        self._write(f"epoch {int(logs['epoch'])}  step {int(logs['step'])}  {numbers}")

@@ -197,6 +197,12 @@ def where_non_finite(X: Any, dtype: np.dtype, row_numbers: np.ndarray | None = N
     return f"X holds {X[at]}{large} at row {row}, column {at[1]}"
 
 
+def largest(array: Any) -> float:
+    """The size of the element that is farthest from 0; of an empty array 0."""
+    blocks = (block for _, block in _row_blocks(array) if block.size)
+    return max((max(float(block.max()), -float(block.min())) for block in blocks), default=0.0)
+
+
 def refuse(argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str) -> None:
     at = first_where(array, test)
     if at is not None:

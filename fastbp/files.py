@@ -1,16 +1,18 @@
 """Networks in files: one safetensors file with the parameters and the training state; docs/files.md has the layout.
 
 What is saved is what `MLP.__getstate__` gives, what is loaded is what `MLP.__setstate__` takes: `MLP.save` and
-`fastbp.mlp.load` call this module, nobody else. A file is a whole one at any moment, the old or the new. Reading trusts
-nothing: a header is taken only if it is, byte for byte, the one that `save` writes for the network that it names, and
-data only if the digest over the whole file is right. So the layout is written and read here, not by the safetensors
-package, which knows neither; the tests hold the two against each other.
+`fastbp.mlp.load` call this module, nobody else. A file at a path is a whole one at any moment, the old or the new; into
+a file object of the caller's the same bytes are written from front to back. Reading trusts nothing: a header is taken
+only if it is, byte for byte, the one that `save` writes for the network that it names, and data only if the digest over
+the whole file is right. So the layout is written and read here, not by the safetensors package, which knows neither;
+the tests hold the two against each other.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -117,16 +119,30 @@ def _own_rows(spec: Spec) -> list[str]:
     return list(own)
 
 
-def _path(value: Any) -> str:
+def _place(value: Any, verb: str, nothing: Any) -> Any:
+    """Where a network is: a path as a str, or a binary file object that has `verb`, which was tried on `nothing`."""
+    if isinstance(value, (bytes, bytearray, memoryview)) and bytes(value[8 : _DIGITS.start + 8]) == _START:
+        raise TypeError("path: these bytes are no path, but what a file of fastbp holds; use io.BytesIO(...)")
     try:
         return os.fsdecode(value)
     except TypeError:
-        raise TypeError(f"path must be a str, bytes or a path object, got {value!r}") from None
+        call = getattr(value, verb, None)
+    if isinstance(value, type) or not callable(call):
+        raise TypeError(f"path must be a str, bytes, a path object or a binary file object to {verb}, got {value!r}")
+    try:
+        is_text = isinstance(call(nothing), str)
+    except TypeError:  # it writes a str alone
+        is_text = True
+    except ValueError as error:  # closed, or opened for the other direction
+        raise ValueError(f"path: one cannot {verb} {value!r}: {error}") from None
+    if is_text:
+        raise TypeError(f"path: the file object must be a binary one, as of mode 'rb' or 'wb', got {value!r}")
+    return value
 
 
 def save(path: Any, saved: dict) -> None:
     """Write what `MLP.__getstate__` gave. See `MLP.save`."""
-    path, spec = _path(path), saved["spec"]
+    place, spec = _place(path, "write", b""), saved["spec"]
     if spec.dtype.name not in _CODES:
         raise ValueError(f"a safetensors file cannot hold {spec.dtype}; float64 is the widest that it can")
     arrays: dict[str, np.ndarray] = {}
@@ -140,7 +156,11 @@ def save(path: Any, saved: dict) -> None:
     if len(header) > _MAX_HEADER:
         raise ValueError(f"this network has too many layers for a file: its header would take {len(header)} bytes, "
                          f"{_MAX_HEADER} are allowed")  # fmt: skip
-    _write(os.path.realpath(path), header, [_bytes_of(array) for array in (saved["params"], *arrays.values())])
+    data = [_bytes_of(array) for array in (saved["params"], *arrays.values())]
+    if isinstance(place, str):
+        _write(os.path.realpath(place), header, data)
+    else:
+        _write_into(place, header, data)
 
 
 def _bytes_of(array: np.ndarray) -> np.ndarray:
@@ -167,10 +187,12 @@ def _write(path: str, header: bytes, data: list[np.ndarray]) -> None:
             raise
         with made as file:
             if old is not None:
-                os.chmod(new, stat.S_IMODE(old.st_mode))
+                with _where_supported():
+                    os.chmod(new, stat.S_IMODE(old.st_mode))
             _write_contents(file, header, data)
         if old is not None:
-            _link(path, kept)
+            with _where_supported(errno.EMLINK, errno.ENOENT):
+                os.link(path, kept)  # to go back to
         os.replace(new, path)
         try:
             _sync_folder(folder)
@@ -193,67 +215,96 @@ def _write(path: str, header: bytes, data: list[np.ndarray]) -> None:
 
 
 def _write_contents(file: BinaryIO, header: bytes, data: list[np.ndarray]) -> None:
-    length = len(header).to_bytes(8, "little")
-    digest = hashlib.sha256(length + header)
-    file.write(length + header)
+    file.write(_length(header) + header)
     for part in data:
         file.write(part)
     file.flush()
     if hasattr(os, "posix_fadvise"):  # Linux begins to write pages that it is told to drop: the disk works meanwhile
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    for part in data:
-        digest.update(part)
-    file.seek(len(length) + _DIGITS.start)
-    file.write(digest.hexdigest().encode("ascii"))
+        with _where_supported():
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    digits = _digits(header, data)
+    file.seek(8 + _DIGITS.start)
+    file.write(digits)
     file.flush()
     os.fsync(file.fileno())
 
 
-def _link(path: str, kept: str) -> None:
-    """A second name for the old file, to go back to; not every file system has second names."""
+def _length(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little")
+
+
+def _digits(header: bytes, data: Iterable[np.ndarray]) -> bytes:
+    """Of the digest; those in the header are zeros."""
+    digest = hashlib.sha256(_length(header) + header)
+    for part in data:
+        digest.update(part)
+    return digest.hexdigest().encode("ascii")
+
+
+def _write_into(file: Any, header: bytes, data: list[np.ndarray]) -> None:
+    """Write from front to back: not every file object can go back."""
+    signed = header[: _DIGITS.start] + _digits(header, data) + header[_DIGITS.stop :]
+    for part in (_length(header) + signed, *data):
+        rest = memoryview(part)
+        while rest:
+            written = file.write(rest)  # a raw file takes what it can
+            if written == 0 or written is None and isinstance(file, io.RawIOBase):
+                raise BlockingIOError(errno.EAGAIN, f"{file!r} takes no more bytes")
+            rest = rest[len(rest) if written is None else written :]
+
+
+_NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES)
+
+
+@contextmanager
+def _where_supported(*more: int) -> Iterator[None]:
+    """Around what a save is as good without, on file systems that do not have it; `more`: errors that say so too."""
     try:
-        os.link(path, kept)
+        yield
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.ENOENT):
+        if error.errno not in (*_NOT_SUPPORTED, *more):
             raise
 
 
 def _sync_folder(folder: str) -> None:
     if os.name == "nt":  # cannot open a folder
         return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with _where_supported():
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 # ------------------------------------------------------------------ load
 
 
 @contextmanager
-def _refusing(path: str) -> Iterator[None]:
+def _refusing(place: Any) -> Iterator[None]:
     """Whatever else the contents of a file lead to is a FormatError."""
     try:
         yield
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise FormatError(f"{path!r} is no network that fastbp saved, or is damaged: {str(error)[:500]}") from None
+        raise FormatError(f"{place!r} is no network that fastbp saved, or is damaged: {str(error)[:500]}") from None
 
 
 def load(path: Any, rows: Iterable[Activation] = ()) -> dict:
     """Read what `MLP.__setstate__` takes. See `fastbp.load`."""
-    path, given = _path(path), _by_name(rows)
-    with open(path, "rb", opener=_open_at_once) as file, _refusing(path):
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("not a regular file")
-        header = _read_header(file, status.st_size)
-        network, tensors = _described(header)
-        arrays = _read_data(file, status.st_size, header, network, tensors)
+    place, given = _place(path, "read", 0), _by_name(rows)
+    if isinstance(place, str):
+        with open(place, "rb", opener=_open_at_once) as file, _refusing(place):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError("not a regular file")
+            network, arrays = _read(file, status.st_size)
+    else:
+        with _refusing(place):
+            network, arrays = _read(place, math.inf)
     missing = [name for name in network["rows"] if name not in given]
     if missing:
-        raise ValueError(f"rows: {path!r} needs {', '.join(map(repr, missing))}; give the rows of these names")
-    with _refusing(path):
+        raise ValueError(f"rows: {place!r} needs {', '.join(map(repr, missing))}; give the rows of these names")
+    with _refusing(place):
         return _network(network, arrays, activations.TABLE | {name: given[name] for name in network["rows"]})
 
 
@@ -274,14 +325,34 @@ def _by_name(rows: Iterable[Activation]) -> dict[str, Activation]:
     return given
 
 
-def _read_header(file: BinaryIO, size: int) -> bytes:
+def _read(file: Any, size: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What the header says about the network, and its tensors; `size` is that of the file, infinite if not known."""
+    header = _read_header(file, size)
+    network, tensors = _described(header)
+    return network, _read_data(file, size, header, network, tensors)
+
+
+def _exactly(file: Any, n: int) -> bytearray:
+    """The next n bytes. Memory grows with those that have come, however many are asked for."""
+    data = bytearray()
+    while len(data) < n:
+        part = file.read(min(n - len(data), max(len(data), 1 << 16)))
+        if part is None:
+            raise BlockingIOError(errno.EAGAIN, f"{file!r} has no more bytes yet")
+        if not part:
+            raise ValueError(f"it ends {n - len(data)} bytes too early")
+        data += part
+    return data
+
+
+def _read_header(file: Any, size: float) -> bytes:
     """The header's bytes: no more of them than there are in the file, or than any network needs."""
-    length = int.from_bytes(file.read(8), "little")
+    length = int.from_bytes(_exactly(file, 8), "little")
     if not _DIGITS.stop <= length <= min(size - 8, _MAX_HEADER):
         fits = "is none that fastbp writes" if length <= size - 8 else f"does not fit into a file of {size}"
         raise ValueError(f"a header of {length} bytes {fits}")
-    header = file.read(length)
-    if len(header) != length or not header.startswith(_START):
+    header = bytes(_exactly(file, length))
+    if not header.startswith(_START):
         raise ValueError("its header begins in another way")
     return header
 
@@ -312,21 +383,22 @@ def _described(header: bytes) -> tuple[dict[str, Any], Tensors]:
 
 
 def _read_data(
-    file: BinaryIO, size: int, header: bytes, network: dict[str, Any], tensors: Tensors
+    file: Any, size: float, header: bytes, network: dict[str, Any], tensors: Tensors
 ) -> dict[str, np.ndarray]:
     """The tensors, as views of one array. Memory is asked for when header and size are right."""
     expected = _header(network, tensors)
     if header[: _DIGITS.start] + b"0" * 64 + header[_DIGITS.stop :] != expected:
         raise ValueError("its header is not that of the network that it describes")
     n_bytes = [dtype.itemsize * math.prod(shape) for dtype, shape in tensors.values()]
-    if size != 8 + len(header) + sum(n_bytes):
+    if size not in (8 + len(header) + sum(n_bytes), math.inf):
         raise ValueError(f"it has {size} bytes, {8 + len(header) + sum(n_bytes)} are described")
-    data = np.empty(sum(n_bytes), np.uint8)
-    if file.readinto(data) != len(data):
-        raise ValueError("it was cut while it was read")
-    digest = hashlib.sha256(len(header).to_bytes(8, "little") + expected)
-    digest.update(data)
-    if header[_DIGITS] != digest.hexdigest().encode("ascii"):
+    if size == math.inf:
+        data = np.frombuffer(_exactly(file, sum(n_bytes)), np.uint8)
+    else:
+        data = np.empty(sum(n_bytes), np.uint8)
+        if file.readinto(data) != len(data):
+            raise ValueError("it was cut while it was read")
+    if header[_DIGITS] != _digits(expected, [data]):
         raise ValueError("its contents do not have the digest that it names")
     parts = np.split(data, np.cumsum(n_bytes)[:-1])
     return {name: part.view(dtype.newbyteorder("<")).reshape(shape)

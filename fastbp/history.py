@@ -33,7 +33,7 @@ class History:
         What else is known of each entry: ``"lr"``, the learning rate of the step before it; ``"val_loss"`` and the
         metrics, by name, where `fit` was asked for them.
     stopped : str or None
-        Why the run ended before its steps were done.
+        Why the run ended before its steps were done; of L-BFGS in SciPy's words.
     """
 
     loss: NDArray[np.float64] = field(repr=False)

@@ -298,9 +298,10 @@ class MLP:
 
         Parameters
         ----------
-        path : str, bytes or path object
+        path : str, bytes, path object or binary file object
             A regular file there is replaced and hands on its mode; a symbolic link stays, what it points to is
-            replaced.
+            replaced. Into a file object (``io.BytesIO()``, ``open(..., "wb")``) the same bytes are written from where
+            it stands; to flush, sync and close it is the caller's.
 
         Raises
         ------
@@ -568,7 +569,7 @@ class MLP:
                 self._remember_step(plan, x, y, loss, optimizer, rule)
         if done.status != DONE:
             message = f"the loss of the step after net.step == {self.step} is {done.loss}; nothing was updated"
-            raise NonFiniteError(message + culprit(rows, self.dtype), self.step, self.epoch)
+            raise NonFiniteError(message + culprit(rows, self._params, self._spec), self.step, self.epoch)
         return done.loss
 
     def _remember_step(self, plan: Plan, x: Any, y: Any, loss: Any, optimizer: Any, rule: Rule) -> None:
@@ -737,7 +738,7 @@ class MLP:
 
         plan = self._plan_of_step(batch_size, loss, optimizer)
         with self._programs.lent(plan) as program:
-            sys.stdout.write(f"{explain(program)}\n")
+            print(explain(program))
 
     def summary(self, batch_size: int = 32, *, loss: LossLike = "mse", optimizer: OptimizerLike = "sgd") -> None:
         """Print the network layer by layer: shapes, parameters, and what a training step costs.
@@ -774,7 +775,7 @@ class MLP:
         """
         from fastbp.inspection.explain import summary
 
-        sys.stdout.write(f"{summary(self._plan_of_step(batch_size, loss, optimizer))}\n")
+        print(summary(self._plan_of_step(batch_size, loss, optimizer)))
 
     def _plan_of_step(self, batch_size: int, loss: Any, optimizer: Any) -> Plan:
         """The plan of a step of `fit`, from arguments that are checked here."""
@@ -980,7 +981,9 @@ def load(path: File, *, rows: Iterable[Activation] = ()) -> MLP:
 
     Parameters
     ----------
-    path : str, bytes or path object
+    path : str, bytes, path object or binary file object
+        A file object is read from where it stands to the end of the network, and is not closed. Bytes are a path: to
+        load the contents of a file, give ``io.BytesIO(contents)``.
     rows : sequence of Activation, optional
         The activations of the network that are not fastbp's own, found by their names.
 

@@ -200,6 +200,24 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {  # of a hyper-parameter, by it
 }  # fmt: skip
 
 
+_FLOAT64 = np.dtype(np.float64)
+
+
+@lru_cache(maxsize=8)
+def _least(dtype: np.dtype) -> tuple[float, float]:
+    """The largest number that becomes 0 in the dtype, and the least normal one, which a float64 can hold."""
+    normal = max(np.finfo(dtype).smallest_normal, np.finfo(np.float64).smallest_normal)
+    return float(np.finfo(dtype).smallest_subnormal) / 2, float(normal)
+
+
+def _above_zero(value: Any, dtype: np.dtype) -> Any:
+    """`value`, or where it is 0 in the dtype, the least normal number: 0 / (0 + eps) is to be 0."""
+    lost, normal = _least(dtype)
+    if isinstance(value, float):
+        return normal if 0 <= value <= lost else value
+    return np.where((0 <= value) & (value <= lost), normal, value)
+
+
 @dataclass(frozen=True)
 class Steps:
     """Steps that a rule is asked about: their numbers, rates and decay."""
@@ -265,6 +283,7 @@ class Rule(Frozen):
     CHECKS: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = _CHECKS
 
     full_batch = False  # whether a step needs all rows
+    above_zero = ("eps",)  # scalars without which a rule is another one: see `scalars`
     counts_updates = False  # whether scalars depend on the number of the update
 
     @property
@@ -348,17 +367,20 @@ class Rule(Frozen):
         phase: int = 0,
         lr_scale: float = 1.0,
         decay_scale: float = 1.0,
+        dtype: np.dtype[Any] = _FLOAT64,
     ) -> list[NDArray[Any]]:
         """The row's scalars for the steps ``step, ..., step + steps - 1``: float64 arrays of length `steps`.
 
         A constant is stored once and has stride 0. `updates` is how many were made with the slots at hand before,
-        `phase` how many batches there have been since; `lr_scale` and `decay_scale` are factors.
+        `phase` how many batches there have been since; `lr_scale` and `decay_scale` are factors. `dtype` is that of the
+        parameters: those `above_zero` are above 0 in it too.
         """
         lr = rates(self.lr, step, steps) * lr_scale
         updates = step if updates is None else updates
         at = Steps(step, steps, updates, phase, self.accumulate, lr, self.weight_decay * decay_scale)
         known = {"lr": lr, "weight_decay": at.weight_decay, "kept": 1 - lr * at.weight_decay} | self._values(at)
-        values = (known[name] if name in known else getattr(self, name) for name in self.row.scalars)
+        values = ((name, known[name] if name in known else getattr(self, name)) for name in self.row.scalars)
+        values = (_above_zero(value, dtype) if name in self.above_zero else value for name, value in values)
         return [np.broadcast_to(np.asarray(value, np.float64), steps) for value in values]
 
 
@@ -424,6 +446,8 @@ class Adam(Rule):
     betas : (float, float), default (0.9, 0.999)
         Each from 0 up to, but not, 1.
     eps : float, default 1e-8
+        Where it is 0 in the network's dtype (1e-8 in float16), the least normal number of that (6.1e-5) stands for it;
+        so for the `eps` of every optimizer.
     weight_decay : float, default 0.0
     amsgrad : bool, default False
         Divide by the largest v so far (Reddi et al., 2018).
@@ -706,7 +730,7 @@ class Rprop(Rule):
     etas : (float, float), default (0.5, 1.2)
         Factors of a step where the sign of the gradient has changed, and where not.
     step_sizes : (float, float), default (1e-6, 50.0)
-        Bounds of a step.
+        Bounds of a step; the lower one as `Adam`'s `eps`, where it is 0 in the network's dtype.
     l1, max_norm, clip_value, clip_norm, accumulate, average, lr_scale, decay_scale, bias_lr_scale, bias_decay_scale
         Of every optimizer, by keyword: see `fastbp.optimizers.Rule`.
     """
@@ -716,6 +740,7 @@ class Rprop(Rule):
     step_sizes: tuple[float, float] = (1e-6, 50.0)
 
     full_batch = True
+    above_zero = ("least",)  # a step of 0 would begin anew with lr
 
     def __post_init__(self) -> None:
         if callable(self.lr):
@@ -737,7 +762,8 @@ class Rprop(Rule):
 class LBFGS(Frozen):
     """Limited-memory BFGS (Liu and Nocedal, 1989): SciPy's L-BFGS-B, in float64, on all rows at once; for `fit` alone.
 
-    A step of `fit` is one of its iterations, and an epoch. It ends earlier where it has converged. It needs SciPy.
+    A step of `fit` is one of its iterations, and an epoch. It ends earlier where it has converged or cannot go on;
+    `History.stopped` then has SciPy's reason. It needs SciPy.
 
     Parameters
     ----------

@@ -1,5 +1,7 @@
 """Whatever an array's layout and dtype: bitwise the result of a plain copy, not a byte read or written beside it."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from conftest import need_extension
@@ -7,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
 from test_process import python
+from tolerance import assert_close
 
 import fastbp
 
@@ -290,6 +293,28 @@ def test_sample_weights_of_every_real_dtype_weigh_as_float64(backend, dtype, kin
     X, y = (rng.normal(size=(11, width)).astype(dtype) for width in (7, 3))
     weight = (rng.integers(0, 3, size=11) + np.eye(11)[4]).astype(kind)
     assert_as_plain_copies(lambda: network((7, 5, 3), dtype, backend), X, y, weight=weight)
+
+
+LEAST = np.ldexp(1.0, -1074)  # the least number above 0
+SMALL_WEIGHTS = {  # of 11 rows; in order they come in batches of 4, 4 and 3
+    "of which a sum has no reciprocal": 1e-310 * np.arange(11),
+    "the least": LEAST * np.array([1, 2, 3, 4, 0, 1, 1, 0, 5, 1, 2]),
+    "in a batch beside large ones": np.array([*(LEAST * np.array([1, 2, 3, 4])), *np.linspace(0, 2, 7)]),
+}
+
+
+@pytest.mark.parametrize("what", SMALL_WEIGHTS)
+def test_small_sample_weights_weigh_as_their_multiples(kernels, dtype, what):
+    weight = SMALL_WEIGHTS[what]
+    multiple = np.ldexp(weight, 1000)
+    rng = np.random.default_rng(RNG_SEED)
+    X, y = (rng.normal(size=(11, width)).astype(dtype) for width in (7, 3))
+    build = partial(network, (7, 5, 3), dtype, kernels)
+    for verb in VERBS:
+        assert outcome(verb, build(), X, y, weight=weight) == outcome(verb, build(), X, y, weight=multiple), verb
+    net = build()
+    wanted = np.average(((net.predict(X) - y).astype(float) ** 2).mean(axis=1), weights=multiple)
+    assert_close(net.evaluate(X, y, loss="mse", sample_weight=weight), wanted, dtype, k=11)
 
 
 class DataFrame:

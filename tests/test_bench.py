@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -206,6 +207,20 @@ def test_the_command_measures_writes_reads_and_compares(run_bench, tmp_path, cap
     out = capsys.readouterr().out
     assert len(re.findall(r"of the time before: fastbp 1\.000, numpy 1\.000$", out, re.M)) == 2
     assert record.table(SHOWN) in page.read_text() and "MKL_VERBOSE=0" in page.read_text()
+
+
+@pytest.mark.parametrize("missing", ["stdout", "stderr"])
+def test_the_command_measures_without_a_console(run_bench, missing, tmp_path, capsys, monkeypatch):
+    """What is told on the one that is not there is not told on the other."""
+    need_extension()
+    words = ["--cells", "0", "--rounds", "1", "--contenders", "numpy", "--json", str(tmp_path / "figures.json")]
+    with monkeypatch.context() as console:
+        console.setattr(sys, missing, None)
+        assert run_bench(*words) == 0
+    told = capsys.readouterr()
+    assert (tmp_path / "figures.json").exists()
+    assert ("| network" in told.out) == (missing != "stdout")
+    assert ("2-3-1 b8 float32" in told.err) == (missing != "stderr") and "2-3-1 b8 float32" not in told.out
 
 
 @pytest.mark.skipif(threads.available_cpus() < 2, reason="needs two CPUs")

@@ -141,6 +141,27 @@ def test_a_class_weight_is_a_sample_weight(backend):
             assert state(net) == state(twin)
 
 
+def test_products_of_small_weights_are_not_lost(backend):
+    """2**-700 * 2**-700 is 0 in float64."""
+    fits = {
+        "rows": lambda net, own, **given: net.fit(X, LABELS, sample_weight=own, batch_size=8, **given),
+        "batches": lambda net, own, **given: net.fit([(X, LABELS, own), (X[:9], LABELS[:9], own[:9])], **given),
+    }
+    of_class = np.array([2.0, 1.0, 0.0])
+    for fit in fits.values():
+        net, twin = build(backend), build(backend)
+        for one, size in ((net, 2.0**-700), (twin, 1.0)):
+            fit(one, size * WEIGHT, epochs=2, class_weight=dict(enumerate(size * of_class)), **RUN)
+        assert state(net) == state(twin)
+
+
+def test_products_of_weights_that_overflow_are_refused_in_a_batch_too(backend):
+    net = build(backend)
+    with pytest.raises(ValueError, match="class_weight: sample_weight must be finite"):
+        net.fit([(X, LABELS, np.full(N, 1e200))], epochs=1, class_weight={0: 1e200}, **RUN)
+    assert net.step == 0
+
+
 def test_balanced_is_as_in_scikit_learn():
     peer = pytest.importorskip("sklearn.utils.class_weight")
     labels = np.array([0, 0, 0, 3, 3, 1])

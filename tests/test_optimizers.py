@@ -5,6 +5,7 @@ import inspect
 import itertools
 import math
 import pickle
+import re
 from dataclasses import fields, replace
 from functools import partial
 from unittest import mock
@@ -273,9 +274,50 @@ def test_a_rate_of_0_moves_nothing(name, kernels, dtype):
     assert net.flatten().tobytes() == before.tobytes()
 
 
+WITH_EPS = [pytest.param(name, s, id=f"{name}-{k}") for name, all_of in SETTINGS.items() for k, s in enumerate(all_of)
+            if "eps" in optimizers.BY_NAME[name.lower()].__annotations__ or name == "AdamW"]  # fmt: skip
+VANISHING = {np.float16: (1e-8, 0.0), np.float32: (1e-46, 0.0), np.float64: (0.0,), np.longdouble: (0.0,)}
+
+
+@pytest.mark.parametrize("name, settings", WITH_EPS)
+def test_an_eps_that_is_0_in_the_dtype_moves_nothing_that_has_no_gradient(name, settings, kernels):
+    """The input that is 0 has a gradient of 0. The other one goes where the least normal number leads, in float64."""
+    X, t = np.array([[1.0, 0.0], [3.0, 0.0]]), np.array([1.0, -1.0])
+    for kind in VANISHING if kernels == "reference" else (np.float32, np.float64):
+        coarser = kind if kind is not np.longdouble else np.float64
+        for eps in VANISHING[kind]:
+            nets = []
+            for stands, dtype, on in ((eps, kind, kernels), (float(np.finfo(coarser).tiny), np.float64, "reference")):
+                nets.append(fastbp.MLP((2, 1), dtype=dtype, init=[([[0.5], [0.25]], [0.5])], backend=on))
+                rule = getattr(fastbp, name)(**settings | {"eps": stands, "weight_decay": 0.0})
+                nets[-1].fit(X, t, optimizer=rule, batch_size=2, steps=6)
+            got, wanted = (net.flatten().astype(float) for net in nets)
+            assert got[1] == 0.25
+            assert_close(got, wanted, coarser, k=60, what=f"{kind.__name__}, eps {eps}")
+
+
+def test_a_least_step_that_is_0_in_the_dtype_does_not_begin_anew(kernels):
+    """Rprop's steps after signs that change: 0.01, then 1e-32, then 1e-60, which is 0 in float32 and no first step."""
+    net = fastbp.MLP((1, 1), bias=False, init=[np.ones((1, 1))], backend=kernels)
+    for gradient in (1, -1, -1, 1, 1, 1):
+        net.grad_weights[0][...] = gradient
+        net.update(fastbp.Rprop(etas=(1e-30, 1.2), step_sizes=(1e-60, 50.0)))
+    assert net.weights[0][0, 0] == np.float32(1) - np.float32(0.01)
+
+
+def test_an_eps_of_a_rule_of_ones_own_is_above_0_too(backend):
+    rule = fastbp.Optimizer("my_sign", update=[("p", "p - lr * g / (ABS(g) + eps)")], scalars=("lr", "eps"))
+    for eps in (1e-46, 0, lambda step: 0.0):
+        net = fastbp.MLP((2, 1), bias=False, init=[np.ones((2, 1))], backend=backend)
+        net.grad_weights[0][...] = [[0], [-3]]
+        net.update(rule(lr=0.5, eps=eps))
+        assert net.weights[0].ravel().tolist() == [1.0, 1.5]
+
+
 @pytest.mark.parametrize("name", ["Adam", "RMSprop", "Adadelta", "Adagrad", "NAdam", "RAdam"])
-def test_an_eps_of_0_lets_nothing_of_the_padding_through(name, isa, dtype):
+def test_an_eps_of_0_lets_nothing_of_the_padding_through(name, isa, dtype, monkeypatch):
     """0 / 0 in padding is NaN. The reference has no padding: its `params` are written where they are real."""
+    monkeypatch.setattr(optimizers.Rule, "above_zero", ())
     rng = np.random.default_rng(0)
     X, t = rng.normal(size=(12, 5)), rng.normal(size=(12, 3))
     nets = [fastbp.MLP((5, 21, 3), activation="tanh", dtype=dtype, seed=1, backend=b) for b in ("cython", "reference")]
@@ -1309,6 +1351,31 @@ def test_lbfgs_records_the_loss_before_each_iteration_or_after_each_kth_step(bac
         assert some.step.tolist() == [step for step in whole.step if step % 3 == 0]
         assert_close(some.loss, [[*whole.loss, after[-1]][list(whole.step).index(step) + 1] for step in some.step],
                      np.float64)  # fmt: skip
+
+
+LBFGS_ENDS = {  # hyper-parameters, steps, and what SciPy's reason holds; None: the steps are done
+    "a small gradient": ({"gtol": 1e-3, "ftol": 0.0}, 500, "CONVERGENCE: NORM.*GRADIENT"),
+    "little progress": ({"gtol": 0.0, "ftol": 1e-3}, 500, "CONVERGENCE: .*REDUCTION"),
+    "evaluations": ({"gtol": 0.0, "ftol": 0.0, "max_evaluations": 5}, 500, "EVALUATIONS"),
+    "steps": ({"gtol": 0.0, "ftol": 0.0}, 3, None),
+    "no steps": ({}, 0, None),
+}
+
+
+@pytest.mark.parametrize("how", LBFGS_ENDS)
+def test_lbfgs_says_why_it_ended(how, backend, monkeypatch):
+    scipy = pytest.importorskip("scipy.optimize")
+    settings, steps, reason = LBFGS_ENDS[how]
+    told, minimize = [], scipy.minimize
+    monkeypatch.setattr(scipy, "minimize", lambda *a, **k: told.append(minimize(*a, **k)) or told[-1])
+    X, t = np.random.default_rng(1).normal(size=(2, 20, 3))
+    net = fastbp.MLP((3, 4, 3), activation="tanh", dtype=np.float64, seed=0, backend=backend)
+    history = net.fit(X, t, optimizer=fastbp.LBFGS(**settings), steps=steps)
+    if reason is None:
+        assert history.stopped is None and net.step == steps
+    else:
+        assert history.stopped == told[0].message and re.search(reason, history.stopped)
+        assert net.step < steps and f"stopped: {history.stopped}" in repr(history)
 
 
 def test_lbfgs_is_left_with_a_finished_iteration(backend):

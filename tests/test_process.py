@@ -8,6 +8,7 @@ import copy
 import dis
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 import pickle
 import signal
@@ -171,8 +172,10 @@ def test_a_forced_isa_does_not_concern_the_reference():
     assert python(FIRST_USE.format(own="reference"), FASTBP_ISA="nonsense") == "steps 3\n"
 
 
-@pytest.mark.parametrize("name", ["FASTBP_NUM_THREADS", "OMP_NUM_THREADS"])
-@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", "²", "1,2"])
+@pytest.mark.parametrize("name, value", [
+    *itertools.product(["FASTBP_NUM_THREADS", "OMP_NUM_THREADS"], ["0", "-1", "x", "1.5", "²", "1,x"]),
+    ("FASTBP_NUM_THREADS", "1,2"), ("OMP_NUM_THREADS", "1,0"), ("OMP_NUM_THREADS", "1,"), ("OMP_NUM_THREADS", ",1"),
+])  # fmt: skip
 def test_a_nonsense_number_of_threads_is_ignored_with_one_warning(name, value):
     others = dict.fromkeys(("FASTBP_NUM_THREADS", "OMP_NUM_THREADS", "FASTBP_BACKEND"))
     out = python(FIRST_USE.format(own="auto"), **others | {name: value}).splitlines()
@@ -192,10 +195,25 @@ def test_threads_come_from_the_argument_then_the_environment_then_the_cpus():
         print(threads.requested() == cpus, threads.requested(1) == 1, threads.requested(10**6) == cpus)
         os.environ["OMP_NUM_THREADS"] = "1"
         print(threads.requested() == 1, threads.requested(10**6) == cpus)
+        os.environ["OMP_NUM_THREADS"] = "1,9999"
+        print(threads.requested() == 1)
         os.environ["FASTBP_NUM_THREADS"] = "9999"
         print(threads.requested() == cpus)
     """, FASTBP_NUM_THREADS=None, OMP_NUM_THREADS=None)  # fmt: skip
     assert set(out.split()) == {"True"}
+
+
+@pytest.mark.parametrize("value, first", [("4,3,2", 4), (" 2 , 1 ", 2), ("1,1", 1)])
+def test_of_a_list_of_omp_num_threads_the_first_number_counts(value, first):
+    """OpenMP has one for each level of nesting. Under `-W error`, where a warning would be an error."""
+    out = python("""
+        import warnings
+        warnings.simplefilter("error")
+        from fastbp.backends import threads
+        threads.available_cpus = lambda: 64
+        print(threads.requested())
+    """, FASTBP_NUM_THREADS=None, OMP_NUM_THREADS=value)  # fmt: skip
+    assert out == f"{first}\n"
 
 
 # ------------------------------------------------------------------ which backend
@@ -1006,6 +1024,20 @@ def test_a_network_sent_to_a_process_pool_trains_there_as_here(backend, method, 
 def test_python_m_fastbp_info_prints_the_configuration():
     out = python("import runpy, sys; sys.argv = ['fastbp', 'info']; runpy.run_module('fastbp', run_name='__main__')")
     assert np.__version__ in out and "backend" in out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell closes the files")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("arguments, status", [("info", 0), ("demo", 0), ("no", 2)])
+def test_python_m_fastbp_does_its_work_without_a_console(arguments, status, closed):
+    """Where a file is closed `sys.stdout` or `sys.stderr` is None, and the other one gets nothing of it."""
+    run = ["sh", "-c", f'exec "$0" -m fastbp {arguments} {closed}', sys.executable]
+    environment = os.environ | {"PYTHONPATH": str(IMPORTED_FROM), "FASTBP_BACKEND": "auto"}
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    if "2>&-" in closed:
+        assert "usage" not in done.stdout
 
 
 def test_the_helper_of_these_tests_sees_a_crash_and_a_wrong_exit():

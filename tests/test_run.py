@@ -181,6 +181,15 @@ def test_validation_rows_may_have_weights():
     assert_close(history.metrics["val_accuracy"][0], np.average(right, weights=weight), np.float64)
 
 
+def test_small_weights_of_validation_rows_are_those_of_an_average():
+    weight = 1e-310 * rng.integers(0, 4, size=17)
+    metrics = ["accuracy", "balanced_accuracy", "top_2"]
+    both = [build().fit(X, LABELS, epochs=1, validation_data=(*VALIDATION, w), metrics=metrics, **RUN)
+            for w in (weight, np.ldexp(weight, 1000))]  # fmt: skip
+    assert np.isfinite(both[0].val_loss).all()
+    assert both[0].to_dict() == both[1].to_dict()
+
+
 def as_given(X):
     return {"validation_data": (X, VALIDATION[1])}
 
@@ -769,6 +778,31 @@ def test_tqdm_draws_the_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", screen)
     build().fit(X, LABELS, steps=14, progress=True, verbose=1, **RUN)
     assert "14/14" in screen.getvalue() and "steps/s" in screen.getvalue() and "loss " in screen.getvalue()
+
+
+@pytest.mark.parametrize("missing", [("stdout",), ("stderr",), ("stdout", "stderr")], ids="-".join)
+def test_without_a_console_nothing_is_written_and_all_is_done(missing, monkeypatch):
+    """Windowed programs have None for what is not there."""
+    pytest.importorskip("tqdm")
+    wanted = trained(14)
+    written = {name: None if name in missing else io.StringIO() for name in ("stdout", "stderr")}
+    net = build()
+    with monkeypatch.context() as console:
+        for name, file in written.items():
+            console.setattr(sys, name, file)
+        for options in ({"verbose": 1}, {"progress": True}, {"verbose": 1, "progress": True}):
+            net.reset_training()
+            net.unflatten(build().flatten())
+            net.fit(X, LABELS, steps=14, **options, **RUN)
+        net.summary()
+        net.explain()
+        fastbp.show_config()
+    assert state(net) == state(wanted)
+    if written["stdout"] is not None:
+        out = written["stdout"].getvalue()
+        assert out.count("epoch 2  step 14") == 2 and "parameters" in out and "workspace" in out and "cpus" in out
+    if written["stderr"] is not None:
+        assert written["stderr"].getvalue().count("14/14") >= 2
 
 
 def test_without_tqdm_the_error_says_what_to_install(monkeypatch):

@@ -185,6 +185,9 @@ def optimizers_page() -> str:
         "Beside their own hyper-parameters all but LBFGS take these, by keyword:",
         "```text\n" + inspect.cleandoc(optimizers.Rule.__doc__).partition("----------\n")[2] + "\n```",
         " ".join(inspect.cleandoc(optimizers.Rule.__doc__).split("\n\n")[1].replace("``", "`").split()),
+        "An `eps` that is 0 in the network's dtype (the default 1e-8 in float16, 1e-46 in float32, 0) counts as that"
+        " dtype's least normal number, 6.1e-5 in float16: a parameter whose gradient is 0 stays where it is. The same"
+        " holds for the lower bound of Rprop's steps.",
         "Each row below is shown as it stands in `fastbp/optimizers.py`: the text that NumPy evaluates and that `make"
         " rows` renders for C++, run on each parameter p with gradient g. tests/test_optimizers.py pins values of"
         " PyTorch 2.13 (of optax 0.2.8 for Lion) for every row.",

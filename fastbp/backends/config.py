@@ -124,4 +124,4 @@ def config() -> dict[str, object]:
 def show_config() -> None:
     """Print versions, threads, compiler, and which backends and instruction sets there are and are used."""
     for name, value in config().items():
-        sys.stdout.write(f"{name:>22}  {value}\n")
+        print(f"{name:>22}  {value}")

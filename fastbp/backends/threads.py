@@ -66,8 +66,8 @@ def forced() -> bool:
 def requested(argument: object = None) -> int:
     """Threads that a call may use.
 
-    The first of: the argument, ``FASTBP_NUM_THREADS``, ``OMP_NUM_THREADS``, the CPUs. No more than the CPUs, and than
-    threadpoolctl allows.
+    The first of: the argument, ``FASTBP_NUM_THREADS``, ``OMP_NUM_THREADS`` (of a list its first number), the CPUs. No
+    more than the CPUs, and than threadpoolctl allows.
 
     Parameters
     ----------
@@ -84,8 +84,9 @@ def requested(argument: object = None) -> int:
         text = os.environ.get(name, "").strip()
         if wanted is not None or not text:
             continue
-        if text.isascii() and text.isdigit() and int(text) >= 1:
-            wanted = int(text)
+        levels = text.split(",") if name == "OMP_NUM_THREADS" else [text]  # OpenMP has one for each level of nesting
+        if all(number.strip().isdecimal() and number.isascii() and int(number) >= 1 for number in levels):
+            wanted = int(levels[0])
         elif (name + text) not in _warned:
             _warned.add(name + text)
             warnings.warn(f"{name}={text!r} is not a number of threads of at least 1: ignored", stacklevel=2)

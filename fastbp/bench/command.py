@@ -63,8 +63,12 @@ def _measure(options: argparse.Namespace) -> Record:
     workloads = [replace(workload, optimizer=options.optimizer) for workload in workloads]
     names = options.contenders or (tuple(contenders.CONTENDERS) if options.full else measure.QUICK)
     rounds = options.rounds or (7 if options.full else 3)
-    report = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-    return measure.run(workloads, names, rounds, options.dtype, report, options.threads)
+    return measure.run(workloads, names, rounds, options.dtype, _report, options.threads)
+
+
+def _report(line: str) -> None:
+    if sys.stderr is not None:  # which `print` takes for standard output
+        print(line, file=sys.stderr, flush=True)
 
 
 def _told(convert: Callable[[str], Any]) -> Callable[[str], Any]:

@@ -7,6 +7,7 @@ are TypeErrors, values that cannot be used are ValueErrors.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,32 @@ def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
     return y
 
 
+_LEAST_WEIGHT = 2.0**-900  # sums of such weights have a quotient with room above it
+
+
+def product(*weights: np.ndarray) -> np.ndarray:
+    """The product of weights; times a power of two where some are so small that they, or quotients of sums, were lost.
+
+    A loss is sum(w l) / sum(w): a factor of all weights changes nothing, and a power of two no bit of it.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        made = reduce(np.multiply, weights)
+    small = made < _LEAST_WEIGHT
+    if not small.any():
+        return made
+    counts = np.logical_and.reduce([part > 0 for part in weights])
+    if not (small & counts).any():
+        return made
+    mantissas, exponents = zip(*map(np.frexp, weights))
+    exponent = sum(exponents)
+    least, most = int(exponent[counts].min()), int(exponent[counts].max())
+    # the least to 1 where that leaves room for products with errors; else what can be done
+    shift = max(min(-least, 500 - most), min(-900 - least, 960 - most), 0)
+    return np.ldexp(reduce(np.multiply, mantissas), exponent + shift)
+
+
 def sample_weights(value: Any, n: int, *, all_zero: bool = False) -> np.ndarray | None:
-    """Contiguous float64 weights, (n,): finite, at least 0, not all 0 unless told."""
+    """Contiguous float64 weights, (n,): finite, at least 0, not all 0 unless told; as `product` has them."""
     if value is None:
         return None
     weight = real_array("sample_weight", value)
@@ -88,6 +113,7 @@ def sample_weights(value: Any, n: int, *, all_zero: bool = False) -> np.ndarray 
         raise ValueError(f"sample_weight must have shape ({n},), got {weight.shape}")
     weight = np.ascontiguousarray(weight, dtype=np.float64)
     refuse("sample_weight", weight, lambda block: ~((block >= 0) & np.isfinite(block)), "finite and at least 0")
+    weight = product(weight)
     if not all_zero and not weight.any():
         raise ValueError("sample_weight is zero for every sample")
     with np.errstate(over="ignore"):

@@ -86,18 +86,22 @@ def examples(
             if part.weight is not None and not part.weight.any():
                 raise ValueError(f"validation_split: sample_weight is zero for every row that is {what}")
     if class_weight is not None:
-        weight = class_weights(class_weight, kinds, n_classes)
-        try:
-            rows = rows._replace(weight=arguments.sample_weights(weight * (1 if rows.weight is None else rows.weight),
-                                                            len(weight)))  # fmt: skip
-        except ValueError as error:
-            raise ValueError(f"class_weight: {error}") from None
+        rows = _weighed(rows, class_weights(class_weight, kinds, n_classes))
     n = len(rows.X)
     if shuffle and n >= 2**32:
         raise ValueError(f"shuffle=True takes at most 2**32 - 1 rows, X has {n}")
     batch_size = min(batch_size, n)
     n_steps = checks.run_length(epochs, steps, -(-n // batch_size))
     return Examples(rows, validation, batch_size, n_steps, inside, outside)
+
+
+def _weighed(rows: Samples, of_class: np.ndarray, *, all_zero: bool = False) -> Samples:
+    """The rows, their weights times those of their classes."""
+    weight = of_class if rows.weight is None else arguments.product(of_class, rows.weight)
+    try:
+        return rows._replace(weight=arguments.sample_weights(weight, len(weight), all_zero=all_zero))
+    except ValueError as error:
+        raise ValueError(f"class_weight: {error}") from None
 
 
 def _batches(
@@ -123,8 +127,7 @@ def _batches(
             if not names_classes(rows.y, loss.labels):
                 raise ValueError("class_weight: the y of a batch names no classes")
             kinds = classes_of(rows.y, loss).astype(np.int64)
-            of_class = class_weights(weights, kinds, max(network.out_features, 2))
-            rows = rows._replace(weight=of_class * (1 if rows.weight is None else rows.weight))
+            rows = _weighed(rows, class_weights(weights, kinds, max(network.out_features, 2)), all_zero=True)
         X = rows.X[:] if isinstance(rows.X, Lazy) else rows.X.copy()
         return Samples(X, rows.y.copy(), None if rows.weight is None else rows.weight.copy())
 

@@ -156,7 +156,7 @@ class BatchesRun(Run):
         self._ends: set[int] = set()  # steps after which a pass ended
 
     def _culprit(self) -> str:
-        return culprit(self._batch_at(self.state.step).X, self.state.spec.dtype)
+        return culprit(self._batch_at(self.state.step).X, self.params, self.state.spec)
 
 
 def run_on(examples: Examples, stack: ExitStack, lend: Callable[[Plan], Program], *arguments: Any) -> Run:

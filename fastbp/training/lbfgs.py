@@ -23,7 +23,7 @@ def fit(
     eval_every: int | None,
     loss_and_grad: Callable[[], tuple[float, np.ndarray]],
 ) -> History:
-    """At most `steps` iterations, each a step and an epoch.
+    """At most `steps` iterations, each a step and an epoch; where there are fewer the history has SciPy's reason.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def fit(
     began, spec, first = time.perf_counter(), state.spec, state.step
     kept = params.copy()  # of the last finished iteration
     before: list[float] = []  # the loss before each iteration, and after the last
-    loss, step = [], []
+    loss, step, stopped = [], [], None
 
     def evaluate(x: np.ndarray) -> tuple[float, np.ndarray]:
         spec.unflatten_into(params, x)
@@ -74,11 +74,12 @@ def fit(
                 "maxcor": rule.history_size, "gtol": rule.gtol, "ftol": rule.ftol, "maxfun": rule.max_evaluations,
                 "maxiter": steps,
             }  # fmt: skip
-            minimize(
+            found = minimize(
                 evaluate, spec.flatten(params).astype(np.float64), jac=True, method="L-BFGS-B", callback=finish,
                 options=options,
             )  # fmt: skip
+            stopped = str(found.message) if state.step < first + steps else None
     finally:
         params[...] = kept
     seconds = time.perf_counter() - began
-    return History(np.array(loss, np.float64), np.array(step, np.int64), seconds, state.step - first)
+    return History(np.array(loss, np.float64), np.array(step, np.int64), seconds, state.step - first, stopped=stopped)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp.backends.protocol import DONE, PARAMS_NOT_FINITE, Program, Trained, Update
-from fastbp.checks import where_non_finite
+from fastbp.checks import largest, where_non_finite
 from fastbp.errors import NonFiniteError, StopTraining
 from fastbp.history import History
 from fastbp.schedules import ReduceOnPlateau, rates_at
@@ -22,6 +22,7 @@ from fastbp.training.state import Snapshot, TrainingState
 
 if TYPE_CHECKING:
     from fastbp import optimizers
+    from fastbp.spec import Spec
     from fastbp.training.watch import Watch
 
 CHUNK_SECONDS = 0.05
@@ -32,9 +33,18 @@ _GROWTH = 8
 _MOST_VARYING = 1 << 16  # steps of a chunk where scalars differ from step to step: they are tables
 
 
-def culprit(X: Any, dtype: np.dtype, row_numbers: np.ndarray | None = None) -> str:
-    """The end of a NonFiniteError's message: what X holds, as `where_non_finite` says it, or else a hint."""
-    return f"; {where_non_finite(X, dtype, row_numbers) or 'a smaller learning rate may help'}"
+_GROWN = 1000.0  # parameters of this size are those of a run that diverges
+
+
+def culprit(X: Any, params: np.ndarray, spec: Spec, row_numbers: np.ndarray | None = None) -> str:
+    """The end of a NonFiniteError's message: what X holds, as `where_non_finite` says it, or else how large all is."""
+    found = where_non_finite(X, spec.dtype, row_numbers)
+    if found is None:
+        size = max(largest(view) for view in spec.views(params))
+        found = f"X is finite, at most {largest(X):.3g} in size, and parameters are at most {size:.3g}"
+        if size >= _GROWN:
+            found += ": a smaller learning rate may keep them small"
+    return f"; {found}"
 
 
 @dataclass
@@ -223,7 +233,7 @@ class Run:
         )
 
     def _culprit(self) -> str:
-        return culprit(self.X, self.state.spec.dtype, self.row_numbers)
+        return culprit(self.X, self.params, self.state.spec, self.row_numbers)
 
     def _replay(self, steps: int, *, stop_on_params: bool) -> int:
         """Run `steps` steps again, in chunks, up to the first that fails; the status of the last."""

@@ -154,7 +154,7 @@ class TrainingState:
             [
                 optimizer.scalars(
                     self.step, steps, updates=self.updates + updates, phase=phase,
-                    lr_scale=lr_scale * reduced, decay_scale=decay_scale,
+                    lr_scale=lr_scale * reduced, decay_scale=decay_scale, dtype=self.spec.dtype,
                 )
                 for lr_scale, decay_scale in scales
             ],

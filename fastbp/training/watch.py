@@ -45,7 +45,9 @@ class Progress:
     def begin(self, steps: int | None) -> None:
         # in thousands and millions only where there are so many; `show` says when to draw
         large = steps is None or steps >= 10_000
-        self._bar = self._make(total=steps, unit=" steps", unit_scale=large, mininterval=0, miniters=1)
+        self._bar = self._make(
+            total=steps, unit=" steps", unit_scale=large, mininterval=0, miniters=1, disable=sys.stderr is None
+        )
 
     def show(self, steps: int, loss: float, *, last: bool = False) -> None:
         """Show that so many steps are done, unless that was done a moment ago."""
@@ -56,8 +58,9 @@ class Progress:
         self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
         self._bar.update(steps - self._bar.n)
 
-    def write(self, text: str) -> None:
-        self._make.write(text, end="")
+    def write(self, line: str) -> None:
+        if sys.stdout is not None:  # as in programs without a console; `print` is silent there by itself
+            self._make.write(line)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -260,7 +263,7 @@ def make_watch(
     every_epochs = int(verbose) if isinstance(verbose, bool) else checks.integer("verbose", verbose, 0)
     bar = Progress() if checks.boolean("progress", progress) else None
     if every_epochs:
-        found.append(Lines(every_epochs, sys.stdout.write if bar is None else bar.write))
+        found.append(Lines(every_epochs, print if bar is None else bar.write))
     if not (parts or found or eval_every or bar):
         return None
 
