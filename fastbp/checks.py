@@ -210,5 +210,10 @@ def refuse(argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.nda
         raise ValueError(f"{argument} must be {wanted}, got {argument}[{place}] = {array[at]}")
 
 
+def is_stored(value: Any) -> bool:
+    """Whether `value` is a dataset that lies in a file in chunks, or that comes in chunks from elsewhere."""
+    return all(hasattr(value, name) for name in ("chunks", "shape", "dtype")) and not isinstance(value, np.ndarray)
+
+
 def is_sparse(value: Any) -> bool:
     return hasattr(value, "nnz") and hasattr(value, "toarray")

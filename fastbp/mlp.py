@@ -489,7 +489,7 @@ class MLP:
                     stack.enter_context(self._state.unless_no_step())
                     self._state.seed = new_seed
                     self._state.link = run_loss.link
-                    make_run = partial(Run, row_numbers=examples.inside)
+                    make_run = partial(Run, given=examples.given, row_numbers=examples.inside)
                     if not examples.is_array:
                         from fastbp.training.feeds import run_on
 
@@ -613,7 +613,7 @@ class MLP:
             answer: NDArray[Any] | None = self._predict_again(X)
             if answer is not None:
                 return answer
-        rows = arguments.features(X, self._spec, empty=True, sparse=True)
+        rows = arguments.features(X, self._spec, empty=True, lazy=True)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
         for program, block in self._blocks(len(rows)):
             program.forward(rows[block], out[block])
@@ -668,7 +668,7 @@ class MLP:
         float
             sum(w l) / sum(w).
         """
-        rows = arguments.features(X, self._spec, sparse=True)
+        rows = arguments.features(X, self._spec, lazy=True)
         row = spec.loss(loss, self._spec)
         targets = arguments.targets(y, row, rows, self._spec)
         return self._evaluate(rows, targets, arguments.sample_weights(sample_weight, len(rows)), row)
@@ -702,7 +702,7 @@ class MLP:
         gradient : ndarray, (n_params,)
             In the order of `flatten`.
         """
-        rows = arguments.features(X, self._spec, sparse=True)
+        rows = arguments.features(X, self._spec, lazy=True)
         row = spec.loss(loss, self._spec)
         targets = arguments.targets(y, row, rows, self._spec)
         weight = arguments.sample_weights(sample_weight, len(rows))

@@ -12,19 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.checks import choice, first_where, integer, is_sparse, non_finite, number, real_array, refuse
-from fastbp.data.samples import Samples, Sparse
+from fastbp.checks import choice, first_where, integer, is_sparse, is_stored, non_finite, number, real_array, refuse
+from fastbp.data.samples import Samples, Sparse, Stored
 from fastbp.rows import ANY, Loss
 from fastbp.spec import Spec
 
 
 def matrix(argument: str, value: Any, n_columns: int, n_rows: int | None = None) -> np.ndarray:
     """`value` as a 2-D array of real numbers with `n_columns` columns."""
-    array = real_array(argument, value)
-    if array.ndim == 1:
+    return _two_dimensional(argument, real_array(argument, value), n_columns, n_rows)
+
+
+def _two_dimensional(argument: str, array: Any, n_columns: int, n_rows: int | None = None) -> Any:
+    """An array or lazy rows, sure to be 2-D with `n_columns` columns."""
+    if len(array.shape) == 1:
         hint = f"{argument}[:, None]" if n_columns == 1 else f"{argument}[None, :]"
         raise ValueError(f"{argument} must be 2-D, got shape {array.shape}; for a single column or row: {hint}")
-    if array.ndim != 2:
+    if len(array.shape) != 2:
         raise ValueError(f"{argument} must be 2-D, got shape {array.shape}")
     if array.shape[1] != n_columns:
         raise ValueError(f"{argument} has {array.shape[1]} column(s), the network has {n_columns}")
@@ -33,12 +37,12 @@ def matrix(argument: str, value: Any, n_columns: int, n_rows: int | None = None)
     return array
 
 
-def features(value: Any, spec: Spec, *, empty: bool = False, sparse: bool = False) -> np.ndarray:
-    """X as a 2-D array, (n_samples, in_features); with `sparse` a CSR matrix will do, and looks like one."""
-    if sparse and is_sparse(value):
-        X = Sparse("X", value)
-        if X.shape[1] != spec.in_features:
-            raise ValueError(f"X has {X.shape[1]} column(s), the network has {spec.in_features}")
+def features(value: Any, spec: Spec, *, empty: bool = False, lazy: bool = False) -> Any:
+    """X as a 2-D array, (n_samples, in_features); with `lazy` a CSR matrix or a dataset will do, and looks like one."""
+    if lazy and is_sparse(value):
+        X = _two_dimensional("X", Sparse("X", value), spec.in_features)
+    elif lazy and is_stored(value):
+        X = _two_dimensional("X", Stored("X", value), spec.in_features)
     else:
         X = matrix("X", value, spec.in_features)
     if len(X) == 0 and not empty:
@@ -132,7 +136,7 @@ def validation(value: Any, loss: Loss, spec: Spec) -> Samples:
 def _rows(argument: str, value: Sequence[Any], loss: Loss, spec: Spec, *, all_zero: bool = False) -> Samples:
     """(X, y) or (X, y, sample_weight) that came in one `argument`, checked; errors name it."""
     try:
-        X = features(value[0], spec, sparse=True)
+        X = features(value[0], spec, lazy=True)
         y = targets(value[1], loss, X, spec)
         weight = sample_weights(value[2] if len(value) == 3 else None, len(X), all_zero=all_zero)
         return Samples(X, y, weight)

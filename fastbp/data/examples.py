@@ -13,7 +13,7 @@ from fastbp import checks
 from fastbp.checks import is_sparse
 from fastbp.data import arguments
 from fastbp.data.classes import class_weights, classes_of, names_classes, validation_rows
-from fastbp.data.samples import Lazy, Samples
+from fastbp.data.samples import Lazy, Samples, together
 from fastbp.rows import Loss
 from fastbp.spec import Spec
 
@@ -29,6 +29,7 @@ class Examples:
     validation: Samples | None
     batch_size: int  # of a `Batches`: 1, since it counts batches where others count rows
     steps: int
+    copy: Any = None  # of the X trained on, or a reader of it, with its rows whole: see `together`
     inside: np.ndarray | None = None  # numbers of the caller's rows: those trained on,
     outside: np.ndarray | None = None  # and those of `validation`, where validation_split parts them
 
@@ -40,7 +41,12 @@ class Examples:
     @property
     def is_array(self) -> bool:
         """Whether X and y are arrays, which a program takes as they are."""
-        return isinstance(self.source, Samples) and not self.source.is_lazy
+        return isinstance(self.source, Samples) and not Samples(*self.rows).is_lazy
+
+    @property
+    def given(self) -> Any:
+        """The X that `copy` was made of, if there is one."""
+        return None if self.copy is None else self.source.X
 
     @property
     def n_rows(self) -> int | None:
@@ -50,7 +56,9 @@ class Examples:
     @property
     def rows(self) -> tuple[Any, Any, Any]:
         """X, y and weight of a `Run`."""
-        return self.source if isinstance(self.source, Samples) else (self.source, None, None)
+        if not isinstance(self.source, Samples):
+            return self.source, None, None
+        return self.source if self.copy is None else self.source._replace(X=self.copy)
 
 
 def examples(
@@ -63,7 +71,7 @@ def examples(
     batch_size = checks.integer("batch_size", batch_size, 1)
     if y is None:
         return _batches(network, loss, X, sample_weight, class_weight, validation, validation_split, epochs, steps)
-    rows = arguments.features(X, network, sparse=True)
+    rows = arguments.features(X, network, lazy=True)
     rows = Samples(rows, arguments.targets(y, loss, rows, network), arguments.sample_weights(sample_weight, len(rows)))
     rows = Samples(*map(apart, rows))
     n_classes = max(network.out_features, 2)
@@ -91,8 +99,11 @@ def examples(
     if shuffle and n >= 2**32:
         raise ValueError(f"shuffle=True takes at most 2**32 - 1 rows, X has {n}")
     batch_size = min(batch_size, n)
-    n_steps = checks.run_length(epochs, steps, -(-n // batch_size))
-    return Examples(rows, validation, batch_size, n_steps, inside, outside)
+    steps_per_epoch = -(-n // batch_size)
+    n_steps = checks.run_length(epochs, steps, steps_per_epoch)
+    # what takes as long as half an epoch of scattered reads pays from one epoch on
+    copy = together(rows.X, network.dtype) if shuffle and n_steps >= steps_per_epoch else None
+    return Examples(rows, validation, batch_size, n_steps, copy, inside, outside)
 
 
 def _weighed(rows: Samples, of_class: np.ndarray, *, all_zero: bool = False) -> Samples:

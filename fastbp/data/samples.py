@@ -1,7 +1,9 @@
-"""X, y and weight together; rows that are made dense block by block: of CSR matrices, and some of a large array.
+"""X, y and weight together; rows that are made when they are asked for, block by block.
 
-Lazy rows look like an array to what goes through rows in blocks: ``len``, ``shape``, ``dtype``, and ``rows[block]``,
-which is a new dense array. scipy is not imported: a CSR matrix is known by its format and its three arrays.
+Those are the rows of CSR matrices, of datasets in files, of large arrays that lie column by column, and some of the
+rows of any of these. They look like an array to what goes through rows in blocks: ``len``, ``shape``, ``dtype``, and
+``rows[block]``, which is a new dense array. No library is imported: a CSR matrix is known by its format and its three
+arrays, a dataset (of h5py, zarr, dask) by saying how it is cut into chunks.
 """
 
 from __future__ import annotations
@@ -13,6 +15,10 @@ import numpy as np
 
 COPIED_BYTES = 1 << 30  # rows of an array are picked into a copy of at most so many bytes; more are picked in blocks
 _BLOCK = 1 << 20  # entries of a CSR matrix looked at in one go
+_PIECE_BYTES = 1 << 20  # of consecutive rows of a dataset, read in one go
+GATHERED_BYTES = 1 << 26  # of rows that are gathered in one go where that reads all of X, or of a copy that saves it
+_LINE = 64  # bytes of a cache line
+_COPIED_ROWS = 512  # of each column at a time: they stay in the cache while their rows are put together
 
 
 class Samples(NamedTuple):
@@ -35,6 +41,7 @@ class Lazy:
 
     shape: tuple[int, ...]
     dtype: np.dtype
+    block_bytes: int | None = None  # of rows that a run gathers in one go; None: what suits the run
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -106,12 +113,76 @@ class Sparse(Lazy):
         return dense
 
 
+class Stored(Lazy):
+    """The rows of a dataset in a file: read in ascending order, in pieces of consecutive rows, of whole chunks.
+
+    Raises
+    ------
+    TypeError
+        It holds no real numbers.
+    """
+
+    block_bytes = GATHERED_BYTES  # each block of a shuffled epoch may read all of the file
+
+    def __init__(self, argument: str, dataset: Any) -> None:
+        self.dataset, self.shape, self.dtype = dataset, tuple(map(int, dataset.shape)), np.dtype(dataset.dtype)
+        if self.dtype.kind not in "fiub":
+            raise TypeError(f"{argument} must hold real numbers, got a dataset of {self.dtype}")
+        row_bytes = max(1, self.dtype.itemsize * math.prod(self.shape[1:]))
+        chunk = dataset.chunks[0] if dataset.chunks else 1
+        chunk = max(chunk) if isinstance(chunk, tuple) else int(chunk)  # dask says how long each one is
+        if chunk * row_bytes > GATHERED_BYTES:
+            chunk = 1
+        self._rows = chunk * max(1, _PIECE_BYTES // (chunk * row_bytes))  # of a piece
+        self._piece: tuple[int, np.ndarray] = -1, np.empty(0)  # the last one read, by its number
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        taken = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        order = np.argsort(rows, kind="stable")  # at once where they ascend already
+        numbers = rows[order] // self._rows
+        for places in np.split(order, np.flatnonzero(numbers[1:] != numbers[:-1]) + 1):
+            if len(places):
+                taken[places] = self._read(int(rows[places[0]]) // self._rows, rows[places])
+        return taken
+
+    def _read(self, number: int, rows: np.ndarray) -> np.ndarray:
+        start = number * self._rows
+        if self._piece[0] != number:
+            self._piece = number, np.asarray(self.dataset[start : start + self._rows])
+        return self._piece[1][rows - start]
+
+
+class ByColumns(Lazy):
+    """The rows of an array that lies column by column: gathered in ascending order, which fetches each line once.
+
+    What `take` gives lasts until its next call: new memory for each block would cost as much as the rows.
+    """
+
+    block_bytes = GATHERED_BYTES // 2  # they are gathered by columns, and then put together
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+        self._room = np.empty((2, 0), self.dtype)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        n, cols = len(rows), self.shape[1]
+        if self._room.shape[1] < n * cols:
+            self._room = np.empty((2, n * cols), self.dtype)
+        columns, taken = self._room[0, : n * cols].reshape(cols, n), self._room[1, : n * cols].reshape(n, cols)
+        order = np.argsort(rows)
+        np.take(self.array.T, rows[order], axis=1, out=columns, mode="clip")  # "raise" would make a copy first
+        for part in range(0, n, _COPIED_ROWS):
+            taken[order[part : part + _COPIED_ROWS]] = columns[:, part : part + _COPIED_ROWS].T
+        return taken
+
+
 class Picked(Lazy):
-    """Some of the rows of an array or of a sparse matrix."""
+    """Some of the rows of an array or of lazy rows."""
 
     def __init__(self, base: Any, rows: np.ndarray) -> None:
         self.base, self.rows = base, rows
         self.shape, self.dtype = (len(rows), *base.shape[1:]), base.dtype
+        self.block_bytes = base.block_bytes if isinstance(base, Lazy) else None
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         return self.base[self.rows[rows]]
@@ -122,3 +193,26 @@ def pick(base: Any, rows: np.ndarray) -> Any:
     if isinstance(base, Lazy) or base[:1].nbytes * len(rows) > COPIED_BYTES:
         return Picked(base, rows)
     return base[rows]
+
+
+def together(X: Any, dtype: np.dtype) -> Any:
+    """X for a run that goes through all rows in a random order: where each row lies on many lines, with its rows whole.
+
+    That is a copy, in the network's dtype where that is smaller; or, where it would be too large, X is read in blocks.
+    """
+    if not isinstance(X, np.ndarray) or min(X.shape) < 2 or abs(X.strides[1]) <= max(_LINE, abs(X.strides[0])):
+        return X
+    if X.dtype.itemsize < dtype.itemsize:
+        dtype = X.dtype
+    if X.size * dtype.itemsize > GATHERED_BYTES:
+        return ByColumns(X)
+    return _by_rows(X, dtype)
+
+
+def _by_rows(X: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A copy, row by row, of an array that lies column by column."""
+    copy = np.empty(X.shape, dtype)
+    with np.errstate(all="ignore"):  # a cast may overflow or underflow, as the engine's does
+        for start in range(0, len(X), _COPIED_ROWS):
+            copy[start : start + _COPIED_ROWS] = X[start : start + _COPIED_ROWS]
+    return copy

@@ -17,7 +17,7 @@ from fastbp import backends
 from fastbp.backends.protocol import DONE, Plan, Program, Trained
 from fastbp.data.batches import END, PASS_ENDED, Prefetch
 from fastbp.data.examples import Examples
-from fastbp.data.samples import Samples
+from fastbp.data.samples import Lazy, Samples
 from fastbp.errors import StopTraining
 from fastbp.training.run import CHUNK_SECONDS, Run, culprit
 from fastbp.training.state import Snapshot
@@ -36,7 +36,8 @@ class GatheredRun(Run):
     def _train(self, steps: int, losses: np.ndarray, *, stop_on_params: bool) -> Trained:
         goal, epochs, state = self.state.step + steps, 0, self.state
         row_bytes = self.X.shape[1] * self.X.dtype.itemsize
-        block = max(1, _BLOCK_BYTES // (row_bytes * self.batch_size)) * self.batch_size
+        block_bytes = (self.X.block_bytes if isinstance(self.X, Lazy) else None) or _BLOCK_BYTES
+        block = max(1, block_bytes // (row_bytes * self.batch_size)) * self.batch_size
         while True:
             epoch, start = map(int, state.place)
             stop = min(start + block, start + (goal - state.step) * self.batch_size, len(self.X))
@@ -165,5 +166,5 @@ def run_on(examples: Examples, stack: ExitStack, lend: Callable[[Plan], Program]
     `stack` ends with the run; `lend` gives a program for a plan until then.
     """
     if isinstance(examples.source, Samples):
-        return GatheredRun(*arguments, row_numbers=examples.inside)
+        return GatheredRun(*arguments, given=examples.given, row_numbers=examples.inside)
     return BatchesRun(*arguments, prefetch=stack.enter_context(Prefetch(examples.source)), lend=lend)

@@ -62,6 +62,7 @@ class Run:
     shuffle: bool
     stop_on_non_finite: bool
     watch: Watch | None  # None: nothing waits
+    given: Any = field(default=None, kw_only=True)  # what X is a copy of, where it is one
     row_numbers: np.ndarray | None = field(default=None, kw_only=True)  # in the caller's X, where X holds some of it
 
     def go(self, steps: int) -> History:
@@ -233,7 +234,7 @@ class Run:
         )
 
     def _culprit(self) -> str:
-        return culprit(self.X, self.params, self.state.spec, self.row_numbers)
+        return culprit(self.X if self.given is None else self.given, self.params, self.state.spec, self.row_numbers)
 
     def _replay(self, steps: int, *, stop_on_params: bool) -> int:
         """Run `steps` steps again, in chunks, up to the first that fails; the status of the last."""
