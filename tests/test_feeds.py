@@ -8,6 +8,7 @@ import threading
 import time
 import tracemalloc
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -355,6 +356,142 @@ def test_csr_rows_are_made_dense_a_block_at_a_time():
         assert tracemalloc.get_traced_memory()[1] < 40e6
     finally:
         tracemalloc.stop()
+
+
+# ------------------------------------------------------------------ datasets in files
+
+
+class Dataset:
+    """Rows as h5py and zarr have them: read by slices, when they are asked for; `slices` lists what was read."""
+
+    def __init__(self, array, chunks=None):
+        self.array, self.shape, self.dtype, self.chunks, self.slices = array, array.shape, array.dtype, chunks, []
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice)
+        self.slices.append((rows.start, rows.stop))
+        return self.array[rows]
+
+
+@pytest.fixture(params=["h5py", "h5py, in chunks", "zarr", "an object like these"])
+def stored(request, tmp_path):
+    """A function that puts an array into a file and gives the dataset."""
+    name, _, chunks = request.param.partition(", ")
+    if name == "h5py":
+        h5py = pytest.importorskip("h5py")
+        file = h5py.File(tmp_path / "data.h5", "w")
+        request.addfinalizer(file.close)
+        return lambda x: file.create_dataset("X", data=x, chunks=(7, 2) if chunks else None)
+    if name == "zarr":
+        zarr = pytest.importorskip("zarr")
+        return lambda x: zarr.create_array(str(tmp_path / "data.zarr"), data=x, chunks=(5, N_IN))
+    return Dataset
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(samples, "_PIECE_BYTES", 200)  # some rows
+    monkeypatch.setattr(samples.Stored, "block_bytes", 900)  # some pieces
+
+
+@pytest.mark.parametrize("options", [
+    {"epochs": 3, "batch_size": 8}, {"epochs": 3, "batch_size": 8, "shuffle": False}, {"steps": 17, "batch_size": 8},
+    {"epochs": 2, "sample_weight": WEIGHT}, {"epochs": 2, "validation_split": 0.3, "metrics": ["accuracy"]},
+    {"steps": 0},
+], ids=str)  # fmt: skip
+def test_a_dataset_trains_as_its_array(backend, options, stored, small_pieces):
+    net, twin = build(backend), build(backend)
+    history, same = net.fit(stored(X), LABELS, **RUN | options), twin.fit(X, LABELS, **RUN | options)
+    assert state(net) == state(twin)
+    assert np.array_equal(history.loss, same.loss) and np.array_equal(history.val_loss, same.val_loss, equal_nan=True)
+
+
+def test_the_verbs_that_go_through_rows_take_datasets(backend, stored, small_pieces):
+    net, dataset = build(backend), stored(X)
+    assert np.array_equal(net.predict(dataset), net.predict(X))
+    assert net.evaluate(dataset, LABELS, loss=RUN["loss"]) == net.evaluate(X, LABELS, loss=RUN["loss"])
+    for a, b in zip(net.loss_and_grad(dataset, Y, loss="mse"), net.loss_and_grad(X, Y, loss="mse")):
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("chunks", [None, (3, N_IN), (10**9, N_IN)])
+def test_a_dataset_is_read_in_ascending_order_and_never_as_a_whole(chunks, small_pieces):
+    """Each block of a shuffled epoch goes through the file once; in order each piece is read once an epoch."""
+    row_bytes = X[:1].nbytes
+    for shuffle in (True, False):
+        dataset = Dataset(X, chunks)
+        build().fit(dataset, LABELS, epochs=2, batch_size=8, shuffle=shuffle, **RUN)
+        rows, pieces = dataset.slices[0][1] - dataset.slices[0][0], set(dataset.slices)
+        assert rows * row_bytes <= 200
+        assert all(stop - start == rows and start % rows == 0 for start, stop in pieces)
+        assert chunks is None or chunks[0] > N or rows % chunks[0] == 0
+        falls = sum(a > b for a, b in zip(dataset.slices, dataset.slices[1:]))
+        n_blocks = -(-N // (900 // (row_bytes * 8) * 8))
+        assert falls == (2 * n_blocks if shuffle else 2) - 1
+        if not shuffle:
+            assert len(pieces) == -(-N // rows) and len(dataset.slices) <= 2 * (len(pieces) + n_blocks)
+
+
+@pytest.mark.parametrize("array, error, pattern", [
+    (np.zeros((N, N_IN), "U3"), TypeError, "X must hold real numbers, got a dataset of <U3"),
+    (np.zeros((N, N_IN), complex), TypeError, "X must hold real numbers, got a dataset of complex128"),
+    (np.zeros((N, N_IN + 1)), ValueError, f"X has {N_IN + 1} column"), (np.zeros(N), ValueError, "X must be 2-D"),
+    (np.zeros((N, N_IN, 2)), ValueError, "X must be 2-D"), (np.zeros((0, N_IN)), ValueError, "X has no rows"),
+])  # fmt: skip
+def test_a_dataset_that_is_no_matrix_of_numbers_is_refused(array, error, pattern):
+    net = build()
+    before = state(net)
+    with pytest.raises(error, match=pattern):
+        net.fit(Dataset(array), LABELS[: len(array)], steps=1, **RUN)
+    assert state(net) == before
+
+
+# ------------------------------------------------------------------ arrays that lie column by column
+
+
+@pytest.fixture(params=["a copy", "block by block"])
+def whole_rows(request, monkeypatch):
+    if request.param == "block by block":
+        monkeypatch.setattr(samples, "GATHERED_BYTES", 0)
+        monkeypatch.setattr(samples.ByColumns, "block_bytes", 900)
+    return request.param
+
+
+@pytest.mark.parametrize("options", [{"epochs": 3}, {"epochs": 2, "sample_weight": WEIGHT}, {"steps": 17}], ids=str)
+@pytest.mark.parametrize("given", ["f8", "f4", ">f8", "i2", "?"])
+def test_a_shuffled_run_over_columns_has_the_bits_of_rows(backend, given, options, whole_rows):
+    x = (X * 3).astype(given)
+    columns = np.asfortranarray(np.repeat(x, 2, axis=0))[::2]  # a part of such an array
+    assert isinstance(samples.together(columns, np.dtype(np.float32)), samples.ByColumns) == (whole_rows != "a copy")
+    net, twin = build(backend), build(backend)
+    history, same = (one.fit(rows, LABELS, batch_size=8, **RUN | options) for one, rows in ((net, columns), (twin, x)))
+    assert state(net) == state(twin) and np.array_equal(history.loss, same.loss)
+
+
+def test_what_a_run_over_columns_fails_on_is_told_as_it_was_given(backend, whole_rows):
+    bad = np.asfortranarray(X.astype(np.float64))
+    bad[11, 2] = 1e300
+    net = build(backend)
+    with pytest.raises(fastbp.NonFiniteError, match=r"X holds 1e\+300 \(too large for float32\) at row 11, column 2"):
+        net.fit(bad, LABELS, epochs=2, batch_size=8, **RUN)
+
+
+def test_rows_are_put_together_where_they_lie_apart_and_a_run_goes_through_all_of_them():
+    """At most 64 MiB, in the network's dtype where that is smaller; else what is given is read where it lies."""
+    f4, f8 = np.dtype(np.float32), np.dtype(np.float64)
+    tall = np.zeros((1 << 20, 17), order="F")
+    assert samples.together(tall, f8).__class__ is samples.ByColumns  # 136 MiB
+    copy = samples.together(tall[:, :16], f4)
+    assert copy.nbytes == 1 << 26 and copy.flags.c_contiguous
+    assert samples.together(tall.astype("i1"), f8).dtype == np.int8
+    for near in (np.zeros((9, 4)), np.zeros((4, 9)).T[:, :1], np.zeros((8, 9), order="F"), csr(X), Dataset(X)):
+        assert samples.together(near, f8) is near
+    asked = []
+    with mock.patch("fastbp.data.examples.together", lambda x, dtype: asked.append(1) or x):
+        columns = np.asfortranarray(X)
+        for options in ({"steps": 1}, {"epochs": 1, "shuffle": False}, {"epochs": 0}, {"epochs": 1}):
+            build().fit(columns, LABELS, batch_size=8, **RUN | options)
+    assert len(asked) == 1  # not for less than an epoch, nor where rows come in order
 
 
 # ------------------------------------------------------------------ iterators of batches
