@@ -46,8 +46,8 @@ help:
 	@echo 'make arm64      the C++ for arm64, cross-compiled and run under an emulator'
 	@echo 'make ulp        accuracy of exp, tanh, ... of each ISA, over all arguments'
 	@echo 'make bench      every workload beside what is installed of its peers, into build/bench.json; the speed bars'
-	@echo 'make figures    what it measured into README.md, docs/threads.md and their pictures'
-	@echo 'make pictures   docs/training.svg, those of docs/looking.md and docs/own_rows.md, from the code on the pages'
+	@echo 'make figures    what it measured into benchmarks/records/, README.md, the pages and pictures of docs/'
+	@echo 'make pictures   those of docs/looking.md and docs/own_rows.md, from the code on the pages'
 	@echo 'make rows       render src/kernels/rows_generated.hpp and the pages of docs/ from the tables'
 	@echo 'make clean      remove .venv, .venv-peers, build/ and what else was made'
 	@echo 'Choose with PYTHON=python3.12, CXX=clang++, TESTS="tests/test_x.py -k name".'
@@ -86,10 +86,13 @@ bench: $(VENV)/installed $(VENV)/bench-tools
 	$(if $(TWO_CORES),@$(PY) -m fastbp bench --full --threads 2 --json build/threads.json $(BENCH))
 	@$(PYTEST) benchmarks --benchmark-columns=min,median,rounds
 
+# What was measured joins the record of this kind of machine, and the pages take their figures from that.
+NAME    = from fastbp.bench.figures import Record; print(Record.load("build/bench.json").name)
+RECORD  = benchmarks/records/$(shell test -e build/bench.json && $(PY) -c '$(NAME)').json
 figures: $(VENV)/installed $(VENV)/bench-tools
-	@$(PY) -m fastbp bench --from build/bench.json --markdown README.md --picture docs/benchmark.svg
-	@test ! -e build/threads.json || $(PY) -m fastbp bench --from build/threads.json --against build/bench.json \
-		--markdown docs/threads.md --scaling docs/threads.svg
+	@mkdir -p benchmarks/records
+	@$(PY) -m fastbp bench --from $(wildcard $(RECORD) build/bench.json build/threads.json) --json $(RECORD) \
+		--markdown README.md docs/benchmark.md docs/threads.md --picture docs/benchmark.svg --scaling docs/threads.svg
 
 pictures: $(VENV)/installed $(VENV)/plot-tools
 	@$(PY) tools/pictures.py

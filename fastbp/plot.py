@@ -420,7 +420,7 @@ def benchmark(record: str | os.PathLike[str], ax: Axes | None = None) -> Axes:
     """
     if not isinstance(record, (str, os.PathLike)):
         raise TypeError(f"record must be the path of a file, got {record!r}")
-    run = figures.Record.load(os.fspath(record))
+    run = figures.Record.load(os.fspath(record)).fewest
     ax = _axes(ax, *figures.size(len(run.cells)))
     run.draw(ax)
     ax.legend(ncols=4, frameon=False, loc="lower center", bbox_to_anchor=(0.4, 1), borderaxespad=2)

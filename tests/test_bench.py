@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from fastbp import __main__ as command
 from fastbp.backends import threads
 from fastbp.bench import measure
 from fastbp.bench.contenders import CONTENDERS, RULES, WORKLOADS, Problem, Workload, numpy_by_hand
-from fastbp.bench.figures import ALONE, BESIDE, PEERS, SHOWN, Cell, Record
+from fastbp.bench.figures import ALONE, BESIDE, FIVE, FOUR, PEERS, SHOWN, Cell, Record
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # ------------------------------------------------------------------ workloads and contenders
 
@@ -82,7 +85,10 @@ def cell(name="2-3-1 b8", dtype="float32", n_threads=1, median=None, **best):
     return Cell(name, "identity, mse", dtype, 1e3, 100.0, best, median, n_threads)
 
 
-MACHINE = {"cpu": "some CPU", "cores": 8, "isa": "avx2", "compiler": "GCC 12", "python": "3.11", "numpy": "2.0"}
+MACHINE = {
+    "date": "2026-11-29", "cpu": "some CPU, model 2", "cores": 8, "isa": "avx2", "compiler": "GCC 12", "python": "3.11",
+    "numpy": "2.0",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -135,29 +141,72 @@ def test_speedups_are_of_cells_that_were_measured_with_one_thread_too(tmp_path):
     one = Record({}, 1, [cell(fastbp=1.0, torch=1.0, median=medians[0]), cell("other", fastbp=1.0)])
     two = Record({}, 1, [cell(n_threads=2, fastbp=1.0, torch=1.0, numpy=1.0, median=medians[1]),
                          cell("new", n_threads=2, fastbp=1.0)])  # fmt: skip
-    assert two.speedups(one) == [(two.cells[0], {"fastbp": 2.0, "torch": 0.5})]
-    assert two.speedups(two) == []
+    both = one.joined(two)
+    assert both.speedups() == [(two.cells[0], {"fastbp": 2.0, "torch": 0.5})]
+    assert two.speedups() == one.speedups() == []
     two.cells[0].median[ALONE] = 3.0
-    assert two.speedups(one)[0][1]["fastbp"] == 1.5  # against the one thread of the same run
-    with pytest.raises(ValueError, match="none of these cells with one thread"):
-        two.scaling(two, str(tmp_path / "no.svg"))
+    assert both.speedups()[0][1]["fastbp"] == 1.5  # against the one thread of the same run
+    with pytest.raises(ValueError, match="no cell with one thread and with more"):
+        two.scaling(str(tmp_path / "no.svg"))
+
+
+def test_records_of_one_machine_are_joined(record):
+    later = Record(MACHINE | {"date": "2026-12-24"}, 5, [cell(fastbp=3e-7), cell(n_threads=2, fastbp=1e-8)])
+    joined = record.joined(later)
+    assert [(c.name, c.n_threads, c.best["fastbp"]) for c in joined.cells] == [
+        ("784-128-10 b32", 1, 1e-4), ("2-3-1 b8", 1, 3e-7), ("2-3-1 b8", 2, 1e-8),
+    ]  # fmt: skip
+    assert joined.machine["date"] == "2026-12-24" and joined.name == "some-cpu-model-2-avx2"
+    assert joined.fewest == joined.with_threads(1) and later.with_threads(2).fewest.cells == later.cells[1:]
 
 
 def test_figures_replace_what_stands_between_the_marks(record, tmp_path):
     path = tmp_path / "page.md"
-    path.write_text("before\n<!-- figures -->\nold\n<!-- end of figures -->\nafter\n")
+    path.write_text("before\n<!-- figures: one thread -->\nold\n<!-- end of figures -->\nafter\n"
+                    "<!-- figures: headline -->\n<!-- end of figures -->\n")  # fmt: skip
     record.write_into(str(path))
     record.write_into(str(path))
     text = path.read_text()
-    assert text.startswith("before\n<!-- figures -->\nMicroseconds of one step")
-    assert text.endswith("<!-- end of figures -->\nafter\n") and "old" not in text
+    assert text.startswith("before\n<!-- figures: one thread -->\nMicroseconds of one step") and "old" not in text
     assert record.table(SHOWN) in text
-    for part in ("some CPU, avx2 kernels", "best of 5 interleaved", "GCC 12, Python 3.11, numpy 2.0"):
+    assert text.endswith(f"after\n<!-- figures: headline -->\n{record.headline()}\n<!-- end of figures -->\n")
+    for part in ("some CPU, model 2, avx2 kernels", "best of 5", "2026-11-29", "GCC 12, Python 3.11, numpy 2.0"):
         assert part in " ".join(text.split())  # lines are filled
-    path.write_text("no marks")
-    with pytest.raises(ValueError, match="once, to say where the figures go"):
-        record.write_into(str(path))
-    assert path.read_text() == "no marks"
+    for wrong in ("no marks", "<!-- figures: nonsense -->\n<!-- end of figures -->"):
+        path.write_text(wrong)
+        with pytest.raises(ValueError, match="must say where figures go"):
+            record.write_into(str(path))
+        assert path.read_text() == wrong
+
+
+def test_the_texts_of_readme(record):
+    headline = " ".join(record.headline().split())
+    assert "takes 13.4 times as long in the fastest of" in headline and "8 times as long in PyTorch" in headline
+    assert "geometric means over 2 networks" in headline
+    head, _, *rows = rows_of(record.short().partition("\n\n")[0])
+    assert head == ["network, batch", "fastbp", "NumPy", "PyTorch", "JAX scan", "scikit-learn", "fastest peer / fastbp"]
+    assert rows == [
+        ["2-3-1 b8", "0.100", "9.00", "-", "-", "-", "90.00x"],
+        ["784-128-10 b32", "100", "400", "800", "200", "-", "2.00x"],
+    ]
+    assert set(FIVE) < {workload.name for workload in WORKLOADS} and set(FOUR) < set(PEERS)
+
+
+PAGES = ("README.md", "docs/benchmark.md", "docs/threads.md")
+RECORDS = sorted((ROOT / "benchmarks" / "records").glob("*.json"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_published_figures_are_those_of_a_record(page, tmp_path):
+    """`make figures` puts them there; nobody writes one by hand."""
+    text, copy = (ROOT / page).read_text(), tmp_path / "page.md"
+    assert text.count("<!-- figures: ") == text.count("<!-- end of figures -->") >= 1
+    copy.write_text(re.sub("(<!-- figures: .*? -->).*?(<!-- end of figures -->)", r"\1\n\2", text, flags=re.S))
+    made = []
+    for record in RECORDS:
+        Record.load(str(record)).write_into(str(copy))
+        made.append(copy.read_text())
+    assert text in made, "run `make figures`"
 
 
 def test_against_an_earlier_run(record):
@@ -202,7 +251,7 @@ def test_the_command_measures_writes_reads_and_compares(run_bench, tmp_path, cap
     out = capsys.readouterr().out
     assert record.table(["numpy"]) in out and record.means() in out and f"isa: {isa}" in out
 
-    page.write_text("<!-- figures -->\n<!-- end of figures -->")
+    page.write_text("<!-- figures: one thread -->\n<!-- end of figures -->")
     assert run_bench("--from", saved, "--against", saved, "--markdown", page) == 0
     out = capsys.readouterr().out
     assert len(re.findall(r"of the time before: fastbp 1\.000, numpy 1\.000$", out, re.M)) == 2
@@ -235,7 +284,7 @@ def test_two_threads_are_compared_with_one_in_the_same_rounds(run_bench, tmp_pat
     assert record.cells[0].n_threads == 2 and set(record.cells[0].best) == {"fastbp", "numpy", ALONE}
     assert record.peers == ["numpy"] and record.machine["2 threads meet in ns"] > 0
     pytest.importorskip("matplotlib")
-    assert run_bench("--from", two, "--against", one, "--scaling", picture) == 0
+    assert run_bench("--from", one, two, "--scaling", picture) == 0
     assert "with 2 threads" in picture.read_text()
 
 
@@ -248,7 +297,6 @@ def test_two_threads_are_compared_with_one_in_the_same_rounds(run_bench, tmp_pat
         (["--cells", "a"], "unknown name 'a'"),
         (["--threads", "0"], "threads must be at least 1"),
         (["--threads", "1000000"], "threads=1000000: this process may use"),
-        (["--scaling", "x.svg"], "--scaling needs --against"),
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--rounds", "many"], "invalid literal"),
         (["--dtype", "float16"], "invalid choice: 'float16'"),

@@ -197,7 +197,8 @@ def run_document(path):
 
 
 @pytest.mark.parametrize("page, outputs", [
-    ("README.md", 2), ("docs/looking.md", 2), ("docs/own_rows.md", 0), ("docs/run.md", 4),
+    ("README.md", 1), ("docs/errors.md", 1), ("docs/features.md", 0), ("docs/looking.md", 2), ("docs/own_rows.md", 0),
+    ("docs/run.md", 4),
 ])  # fmt: skip
 def test_the_code_of_a_page_runs_and_prints_what_stands_below_it(page, outputs):
     pytest.importorskip("matplotlib")
@@ -209,10 +210,25 @@ def test_the_example_of_the_readme_has_at_most_15_lines():
     assert len(first.splitlines()) <= 15
 
 
+def anchors(page):
+    """The names of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_the_links_of_the_documents_lead_somewhere():
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text())
+        for target, anchor in links:
+            found = page.parent / target if target else page
+            assert found.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(found), f"{page.name}: {target}#{anchor}"
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 170 and len(text.split()) <= 1200
+    assert "docs/benchmark.svg" in "".join(text.splitlines(keepends=True)[:20])  # the picture comes first
 
 
 def test_the_index_of_the_pages_names_all_of_them():
@@ -220,8 +236,8 @@ def test_the_index_of_the_pages_names_all_of_them():
     assert listed == {path.name for path in ROOT.glob("docs/*.md")} - {"README.md"}
 
 
-def test_the_readme_names_every_row_and_verb():
-    text = (ROOT / "README.md").read_text()
+def test_the_page_of_features_names_every_row_and_verb():
+    text = (ROOT / "docs" / "features.md").read_text()
     names = {*activations.TABLE, *activations.ALIASES, *losses.TABLE, *losses.ALIASES, *backends.NAMES}
     names |= {kind.__name__ for kind in optimizers.BY_NAME.values()}
     names |= {name for name, value in vars(fastbp.MLP).items() if not name.startswith("_") and callable(value)}

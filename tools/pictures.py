@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/looking.md", "docs/own_rows.md")
+PAGES = ("docs/looking.md", "docs/own_rows.md")
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "fastbp"}  # text stays text; the same file each time
 PART = re.compile(r"^```python\n(?P<code>.*?)^```$|^!\[[^\]]*\]\((?P<image>[^)]+)\)$", re.M | re.S)
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 from fastbp import checks
@@ -30,24 +31,23 @@ def bench(*arguments: str) -> None:
     parser.add_argument("--rounds", type=_told(_rounds), help="interleaved rounds")
     parser.add_argument("--json", metavar="FILE", type=out, help="write all figures")
     parser.add_argument("--against", metavar="FILE", type=record, help="compare with figures written before")
-    parser.add_argument("--from", metavar="FILE", type=record, dest="saved", help="do not measure, read such a file")
-    parser.add_argument("--markdown", metavar="FILE", type=out, help="replace the figures in a text, such as README.md")
-    parser.add_argument("--scaling", metavar="FILE", type=out, help="draw what threads gain over the one of --against")
+    parser.add_argument("--from", metavar="FILE", type=record, dest="saved", nargs="+",
+                        help="do not measure, read such a file, or several of one machine")  # fmt: skip
+    parser.add_argument("--markdown", metavar="FILE", type=out, nargs="+", help="replace the figures in texts")
+    parser.add_argument("--scaling", metavar="FILE", type=out, help="draw what threads gain over one")
     parser.add_argument("--picture", metavar="FILE", type=out, help="draw the peers beside fastbp; needs matplotlib")
     options = parser.parse_args(arguments)
-    if options.scaling and not options.against:
-        parser.error("--scaling needs --against, the figures of one thread")
     try:
-        measured = options.saved or _measure(options)
+        measured = reduce(Record.joined, options.saved) if options.saved else _measure(options)
         print(measured.table(measured.peers), measured.means(), measured.facts(), sep="\n")
         if options.against:
             print(measured.against(options.against))
         if options.scaling:
-            measured.scaling(options.against, options.scaling)
+            measured.scaling(options.scaling)
         if options.json:
             measured.save(options.json)
-        if options.markdown:
-            measured.write_into(options.markdown)
+        for page in options.markdown or ():
+            measured.write_into(page)
         if options.picture:
             measured.picture(options.picture)
     except (OSError, ValueError, ImportError) as error:

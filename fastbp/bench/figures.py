@@ -1,4 +1,8 @@
-"""What the benchmark measured: a record in a file, a table in Markdown, a picture."""
+"""What the benchmark measured: a record in a file, texts and tables in Markdown, pictures.
+
+A record that is published lies in `benchmarks/records/`, one for each kind of machine, and holds the cells of one
+thread and of more. Pages say where its texts go by pairs of comments: see `Record.write_into`.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,14 @@ import math
 import re
 import statistics
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 
 class Peer(NamedTuple):
-    """How a contender of `fastbp.bench.CONTENDERS` is shown. Colours are those of Okabe and Ito, told apart by all."""
+    """How a contender is shown. Colours are those of Okabe and Ito, told apart by all, on white and on black."""
 
     label: str
     colour: str
@@ -28,14 +32,17 @@ PEERS = {
     "torch.compile": Peer("torch.compile", "#CC79A7", "P"),
     "jax step": Peer("JAX step", "#009E73", "^"),
     "jax scan": Peer("JAX scan", "#0072B2", "o"),
-    "tf.v1": Peer("TensorFlow v1", "#000000", "X"),
+    "tf.v1": Peer("TensorFlow v1", "#999999", "X"),
 }
-OURS = Peer("fastbp", "#222222", "*")
+OURS = Peer("fastbp", "#8A63D2", "*")
+INK = "#757575"  # of text and lines: 4.6 times as dark as white, 4.6 times as bright as black
 BESIDE = {"fastbp numba": "fastbp, Numba"}  # no peers: columns of their own where they were measured
 ALONE = "fastbp, one thread"  # beside "fastbp" where that has more
 PACKAGES = ("fastbp", "numpy", "scikit-learn", "torch", "jax", "tensorflow", "tensorflow-cpu")  # whose versions matter
 STEERED = ("OPENBLAS_", "MKL_", "BLIS_", "ONEDNN_")  # environment variables so called choose the kernels of peers
-SHOWN = ("numpy", "torch", "jax scan")  # in README.md, where there is no room for all
+SHOWN = ("numpy", "torch", "jax scan")  # in the tables of pages, where there is no room for all
+FIVE = ("2-3-1 b8", "8-64-64-4 b32", "784-128-10 b32", "784-512-512-10 b128", "1024x3 b512")  # the cells of README.md,
+FOUR = ("numpy", "torch", "jax scan", "sklearn")  # and its peers
 
 
 @dataclass
@@ -67,6 +74,13 @@ class Cell:
     def of_peak(self) -> float:
         """Of the cores' peak, one core a thread."""
         return self.flops / self.best["fastbp"] / 1e9 / self.peak / self.n_threads
+
+
+def _aligned(lines: list[list[str]]) -> str:
+    """A table in Markdown; the first line is its head."""
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    lines = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -106,6 +120,26 @@ class Record:
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(f"{path} is no record of this benchmark: {error}") from None
 
+    def with_threads(self, n_threads: int) -> Record:
+        """The cells in which each contender might use so many threads."""
+        return replace(self, cells=[cell for cell in self.cells if cell.n_threads == n_threads])
+
+    @property
+    def fewest(self) -> Record:
+        """The cells with the fewest threads of this record."""
+        return self.with_threads(min((cell.n_threads for cell in self.cells), default=1))
+
+    @property
+    def name(self) -> str:
+        """A file's name for the kind of machine."""
+        return re.sub("[^a-z0-9]+", "-", f"{self.machine['cpu']} {self.machine['isa']}".lower())
+
+    def joined(self, other: Record) -> Record:
+        """With the cells of another record of this machine; what both have measured is the other's."""
+        new = {(cell.name, cell.dtype, cell.n_threads) for cell in other.cells}
+        kept = [cell for cell in self.cells if (cell.name, cell.dtype, cell.n_threads) not in new]
+        return replace(self, machine=self.machine | other.machine, cells=kept + other.cells)
+
     @property
     def peers(self) -> list[str]:
         """Those that were there for some cell."""
@@ -133,11 +167,30 @@ class Record:
                 best = f"{_microseconds(cell.best[cell.best_peer])} ({PEERS[cell.best_peer].label})"
                 over = f"{cell.over(cell.best_peer):.2f}x"
             lines.append([cell.name, cell.mathematics, f"{cell.n_threads}", *times, best, over, f"{cell.of_peak:.0%}"])
-        widths = [max(map(len, column)) for column in zip(*lines)]
-        lines.insert(1, ["-" * width for width in widths])
-        return "\n".join(
-            "| " + " | ".join(item.ljust(width) for item, width in zip(line, widths)) + " |" for line in lines
+        return _aligned(lines)
+
+    def short(self) -> str:
+        """For README.md: some cells with one thread beside the best-known peers, and what they were measured on."""
+        one = self.with_threads(1)
+        cells = [cell for cell in one.cells if cell.name in FIVE]
+        labels = [PEERS[name].label for name in FOUR]
+        lines = [["network, batch", "fastbp", *labels, "fastest peer / fastbp"]]
+        for cell in cells:
+            times = [_microseconds(cell.best[name]) if name in cell.best else "-" for name in ("fastbp", *FOUR)]
+            lines.append([cell.name, *times, f"{cell.over(cell.best_peer):.2f}x" if cell.best_peer else "-"])
+        return "\n\n".join([_aligned(lines), textwrap.fill(one.how(), 120)])
+
+    def headline(self) -> str:
+        """For README.md: one sentence."""
+        one = self.with_threads(1)
+        best = geometric_mean(cell.over(cell.best_peer) for cell in one.cells if cell.best_peer)
+        torch = geometric_mean(cell.over("torch") for cell in one.cells if "torch" in cell.best)
+        known = ", ".join(PEERS[name].label for name in FOUR if name != "jax scan")
+        sentence = (
+            f"**On one core, a training step takes {best:.1f} times as long in the fastest of {known}, JAX and "
+            f"TensorFlow, and {torch:.0f} times as long in PyTorch** (geometric means over {len(one.cells)} networks)."
         )
+        return textwrap.fill(sentence, 120)
 
     def means(self) -> str:
         """Geometric means of what each peer takes, in times of fastbp."""
@@ -151,35 +204,55 @@ class Record:
             means.append(f"{geometric_mean(over):.1f}x {PEERS[name].label}{few}")
         return f"Geometric means: {', '.join(means)}."
 
-    def markdown(self) -> str:
-        """The figures of README.md: how they were measured, the table, the means."""
-        machine, peak = self.machine, max(cell.peak for cell in self.cells)
+    def how(self) -> str:
+        """How it was measured, and on what."""
+        machine = self.machine
         versions = [f"{name} {machine[name]}" for name in (*PACKAGES, "set") if name in machine]
         cores = f"{self.cells[0].n_threads} of {machine['cores']} cores ({machine['cpu']}, {machine['isa']} kernels)"
-        how = (
+        return (
             f"Microseconds of one step (forward, loss, backward, plain SGD) in {self.cells[0].dtype}, on {cores}, the "
-            f"best of {self.rounds} interleaved rounds. Every contender's weights were compared with the NumPy "
-            f"reference in float64 before it was timed. {machine['compiler']}, Python {machine['python']}, "
-            f"{', '.join(versions)}. \"Of peak\" is the share of the best rate of the register tile with its data in "
-            f"the L1 cache, {peak:.0f} GFLOP/s in this run."
+            f"best of {self.rounds} interleaved rounds, {machine['date']}. Every contender's weights were compared "
+            f"with the NumPy reference in float64 before it was timed. {machine['compiler']}, Python "
+            f"{machine['python']}, {', '.join(versions)}."
         )
-        parts = [textwrap.fill(how, 120), self.table(SHOWN), textwrap.fill(self.means(), 120)]
+
+    def markdown(self) -> str:
+        """The figures of a page: how they were measured, the table, the means."""
+        peak = max(cell.peak for cell in self.cells)
+        share = (
+            f'"Of peak" is the share of the best rate of the register tile with its data in the L1 cache, {peak:.0f} '
+            "GFLOP/s in this run."
+        )
+        parts = [textwrap.fill(f"{self.how()} {share}", 120), self.table(SHOWN), textwrap.fill(self.means(), 120)]
         return "\n\n".join(parts)
 
+    @property
+    def texts(self) -> dict[str, Callable[[], str]]:
+        """What a page may ask for, by name."""
+        return {
+            "headline": self.headline,
+            "short": self.short,
+            "one thread": self.with_threads(1).markdown,
+            "two threads": self.with_threads(2).markdown,
+        }
+
     def write_into(self, path: str) -> None:
-        """Replace the figures in a Markdown file, which stand between two comments.
+        """Replace the figures in a Markdown file: from each ``<!-- figures: NAME -->`` to the comment that ends it.
 
         Raises
         ------
         ValueError
-            The file has no such comments.
+            The file has no such comments, or asks for a text that there is not.
         """
         with open(path) as file:
             text = file.read()
-        begin, end = "<!-- figures -->", "<!-- end of figures -->"
-        new, n = re.subn(f"{begin}.*?{end}", lambda _: f"{begin}\n{self.markdown()}\n{end}", text, flags=re.S)
-        if n != 1:
-            raise ValueError(f"{path} must hold {begin} ... {end} once, to say where the figures go")
+        marks = re.compile("(<!-- figures: (.*?) -->\n).*?(<!-- end of figures -->)", re.S)
+        names = [name for _, name, _ in marks.findall(text)]
+        if not names or not set(names) <= set(self.texts):
+            known = ", ".join(self.texts)
+            raise ValueError(f"{path} must say where figures go: <!-- figures: NAME --> ... <!-- end of figures -->, "
+                             f"with a NAME of {known}; it asks for {', '.join(names) or 'none'}")  # fmt: skip
+        new = marks.sub(lambda found: f"{found[1]}{self.texts[found[2]]()}\n{found[3]}", text)
         with open(path, "w") as file:
             file.write(new)
 
@@ -194,40 +267,39 @@ class Record:
                 lines.append(f"{cell.name:<22} of the time before: {', '.join(parts)}")
         return "\n".join(lines) or "no cell in common with the run before"
 
-    def speedups(self, one: Record) -> list[tuple[Cell, dict[str, float]]]:
-        """How many times faster each contender is here than with the one thread of another record, cell by cell.
+    def speedups(self) -> list[tuple[Cell, dict[str, float]]]:
+        """How many times faster each contender is with more threads than with one, cell by cell.
 
         Medians: what happens most of the time, not what may happen. Of fastbp the one thread is that of the same run.
         """
-        alone = {(cell.name, cell.dtype): cell.median for cell in one.cells if cell.n_threads == 1}
+        alone = {(cell.name, cell.dtype): cell.median for cell in self.cells if cell.n_threads == 1}
         found = []
         for cell in self.cells:
             before = dict(alone.get((cell.name, cell.dtype), {}))
-            if before and ALONE in cell.median:
-                before["fastbp"] = cell.median[ALONE]
-            found.append((cell, {name: before[name] / cell.median[name] for name in cell.median if name in before}))
-        return [(cell, faster) for cell, faster in found if faster]
+            if cell.n_threads > 1 and before:
+                if ALONE in cell.median:
+                    before["fastbp"] = cell.median[ALONE]
+                found.append((cell, {name: before[name] / cell.median[name] for name in cell.median if name in before}))
+        return found
 
     # -------------------------------------------------------------- as a picture
 
-    def scaling(self, one: Record, path: str) -> None:
-        """Draw for every cell how much faster each contender is than with one thread.
+    def scaling(self, path: str) -> None:
+        """Draw for every cell how much faster each contender is with more threads than with one.
 
         Parameters
         ----------
-        one : Record
-            Of one thread.
         path : str
             The ending says the format: .svg, .png, .pdf.
 
         Raises
         ------
         ValueError
-            `one` has no cell of this record with one thread.
+            No cell was measured with one thread and with more.
         """
-        speedups = self.speedups(one)
+        speedups = self.speedups()
         if not speedups:
-            raise ValueError("the record to compare with holds none of these cells with one thread")
+            raise ValueError("this record holds no cell with one thread and with more: join two, by --from ONE TWO")
         n_threads = speedups[0][0].n_threads
         label = f"speed with {n_threads} threads, as a multiple of the speed with one (log scale)"
         with _page(path, len(speedups)) as axes:
@@ -235,19 +307,20 @@ class Record:
                 _scatter(axes, peer, [(faster.get(name), y) for y, (_, faster) in enumerate(speedups)])
             for y, (_, faster) in enumerate(speedups):
                 axes.text(1.01, y, f"{faster['fastbp']:.2f}x", va="center", transform=axes.get_yaxis_transform())
-            axes.axvline(n_threads, color="#999999", lw=1, ls=":", zorder=2)
+            axes.axvline(n_threads, color=INK, lw=1, ls=":", zorder=2)
             _dress(axes, [cell for cell, _ in speedups], label, OURS.label, [0.1, 0.3, 0.5, 1, 2, 4, 8])
 
     def picture(self, path: str) -> None:
-        """Write what `draw` draws to a file.
+        """Write what `draw` draws of the cells with the fewest threads to a file.
 
         Parameters
         ----------
         path : str
             The ending says the format: .svg, .png, .pdf.
         """
-        with _page(path, len(self.cells)) as axes:
-            self.draw(axes)
+        one = self.fewest
+        with _page(path, len(one.cells)) as axes:
+            one.draw(axes)
 
     def draw(self, axes: Any) -> None:
         """Draw for every cell what each peer takes as a multiple of fastbp's time, on a logarithmic axis.
@@ -264,9 +337,9 @@ class Record:
             if cell.best_peer:
                 ratio = cell.over(cell.best_peer)
                 _scatter(axes, PEERS[cell.best_peer]._replace(label=""), [(ratio, y)], zorder=4)  # what is below it
-                axes.plot((1, ratio), (y, y), color="#999999", lw=1.5, solid_capstyle="butt", zorder=2)
+                axes.plot((1, ratio), (y, y), color=INK, lw=1.5, solid_capstyle="butt", zorder=2)
                 axes.text(1.01, y, f"{ratio:.2f}x", va="center", transform=axes.get_yaxis_transform())
-        _head(axes, 1, OURS.label, axes.get_xaxis_transform(), ha="center", color="#333333")
+        _head(axes, 1, OURS.label, axes.get_xaxis_transform(), ha="center")
         _dress(axes, self.cells, "time of a step, as a multiple of fastbp's (log scale)", "best peer")
 
 
@@ -281,11 +354,12 @@ def _page(path: str, n_lines: int) -> Iterator[Any]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastbp", "font.size": 9}):
+    ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastbp", "font.size": 9, **ink}):
         figure = Figure(figsize=size(n_lines), layout="constrained")
         yield figure.add_subplot()
         figure.legend(loc="outside upper center", ncols=len(PEERS) + 1, frameon=False)
-        figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None)
+        figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None, transparent=True)
 
 
 def _dress(axes: Any, cells: list[Cell], xlabel: str, side: str, ticks: list[float] | None = None) -> None:
@@ -296,14 +370,14 @@ def _dress(axes: Any, cells: list[Cell], xlabel: str, side: str, ticks: list[flo
     from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
     axes.set(xscale="log", xlabel=xlabel)
-    axes.axvline(1, color="#333333", lw=1.2, zorder=2)
-    _head(axes, 1.01, side, axes.transAxes, color="#666666")
+    axes.axvline(1, color=INK, lw=1.2, zorder=2)
+    _head(axes, 1.01, side, axes.transAxes)
     axes.set_yticks(range(len(cells)), [f"{cell.name}  ({cell.mathematics})" for cell in cells])
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.xaxis.set_major_locator(FixedLocator(ticks) if ticks else LogLocator(subs=(1, 3)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:g}x")
-    axes.grid(axis="x", color="#e8e8e8")
+    axes.grid(axis="x", color=INK, alpha=0.25)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 
@@ -318,5 +392,5 @@ def _scatter(axes: Any, peer: Peer, points: list[tuple[float | None, int]], zord
     points = [(ratio, y) for ratio, y in points if ratio is not None]
     if points:
         size = 110 if peer == OURS else 45
-        axes.scatter(*zip(*points), s=size, c=peer.colour, marker=peer.marker, label=peer.label, lw=0.6, ec="white",
+        axes.scatter(*zip(*points), s=size, c=peer.colour, marker=peer.marker, label=peer.label, lw=0,
                      zorder=zorder)  # fmt: skip

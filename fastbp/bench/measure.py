@@ -5,6 +5,7 @@ Results must agree before anything is timed.
 
 from __future__ import annotations
 
+import datetime
 import math
 import os
 import platform
@@ -107,11 +108,7 @@ def machine(n_threads: int = 1) -> dict[str, Any]:
     from importlib import metadata
 
     facts: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cores": os.cpu_count()}
-    try:
-        with open("/proc/cpuinfo") as lines:
-            facts["cpu"] = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        facts["cpu"] = platform.processor()
+    facts |= {"date": datetime.date.today().isoformat(), "cpu": _cpu()}
     facts |= {"python": platform.python_version(), "compiler": _engine().COMPILER, "isa": _isa()}
     for package in PACKAGES:
         try:
@@ -125,6 +122,19 @@ def machine(n_threads: int = 1) -> dict[str, Any]:
     if n_threads > 1:
         facts[f"{n_threads} threads meet in ns"] = meeting(n_threads) * 1e9
     return facts
+
+
+def _cpu() -> str:
+    """The name of the CPU, with its family and model: one name may stand for several generations."""
+    known: dict[str, str] = {}
+    try:
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                name, _, value = line.partition(":")
+                known.setdefault(name.strip(), value.strip())
+        return f"{known['model name']}, family {known['cpu family']}, model {known['model']}"
+    except (OSError, KeyError):
+        return known.get("model name") or platform.processor()
 
 
 def meeting(n_threads: int) -> float:
