@@ -462,14 +462,14 @@ class Problem:
             for p, value in zip(peer.parameters(), nudged):
                 p[...] = value
             for p, q in zip(wanted, self.outcome(peer, nudged[-1])):
-                if not np.abs(p - q).max() <= tolerance(np.float32, self.k, np.abs(p).max()) / 8:
+                if not np.abs(p - q).max() <= tolerance(np.float32, self.roundings, np.abs(p).max()) / 4:
                     return False
         # A sum that cancels inside an activation shows in float32 alone; the compiled kernels have no say in this.
         try:
             exact, rough = (parameters(self.run("reference", dtype)[1]) for dtype in (np.float64, np.float32))
         except fastbp.NonFiniteError:
             return False
-        bounds = [tolerance(np.float32, self.k, np.abs(p).max()) / 2 for p in exact]
+        bounds = [tolerance(np.float32, self.roundings, np.abs(p).max()) for p in exact]
         return all(np.abs(p - q).max() <= bound for p, q, bound in zip(exact, rough, bounds))
 
     def outcome(self, book, X):
@@ -480,9 +480,14 @@ class Problem:
         return [*first, np.array([1.0, value, *values]), *book.parameters()]
 
     @property
+    def roundings(self):
+        """In the sums on the way of one number."""
+        return self.steps * (sum(self.sizes) + min(self.batch_size, self.n))
+
+    @property
     def k(self):
-        """Roundings on the way of one number: its sums forward, back and over rows, and what rows of the tables add."""
-        return 4 * self.steps * (sum(self.sizes) + min(self.batch_size, self.n))
+        """With those between the sums; exp makes |z| relative roundings of one."""
+        return self.roundings * (16 if "exp" in self.names else 4)
 
     def net(self, backend, dtype):
         init = list(zip(self.weights, self.biases)) if self.biases else self.weights

@@ -16,7 +16,7 @@ import types
 import numpy as np
 import pytest
 from conftest import every_case, need, need_numba
-from test_process import python
+from test_process import IMPORTED_FROM, python
 from tolerance import assert_close
 
 import fastbp
@@ -821,6 +821,7 @@ def test_with_numba_disabled_the_same_text_runs_in_python_on_many_shapes():
 EDGES = """
     import numpy as np, fastbp
     from fastbp.backends.numba import program as jit
+    from tolerance import assert_close
 
     rng = np.random.default_rng(1)
     X, y = rng.normal(size=(9, 2)), rng.normal(size=(9, 3))
@@ -837,7 +838,8 @@ EDGES = """
         for net, t in ((ours, y), (theirs, y), (spoiled, far)):
             history = net.fit(X, t, sample_weight=weight, batch_size=3, epochs=2)
             values.append([*history.loss, net.loss_and_grad(X, t, loss="mse", sample_weight=weight / 9)[0]])
-        assert np.allclose(ours.flatten(), theirs.flatten(), 1e-12, 1e-14) and np.allclose(*values[:2], 1e-12)
+        assert_close(ours.flatten(), theirs.flatten(), float)
+        assert_close(*values[:2], float)
         assert spoiled.flatten().tobytes() == ours.flatten().tobytes() and values[0] == values[2]
 
         # what lies beside the batch overflows: its inputs are 0, the biases are not
@@ -864,7 +866,7 @@ EDGES = """
             for net in (ours, theirs):
                 net.reset_training()
                 net.fit(np.resize(X, (n, 2)), np.resize(y, (n, 3)), batch_size=batch, epochs=epochs, **run)
-            assert np.allclose(ours.flatten(), theirs.flatten(), 1e-11, 1e-13), (n, run)
+            assert_close(ours.flatten(), theirs.flatten(), float, what=f"{n} rows, {run}")
 
     jit._STAGED_ELEMENTS = 60   # data that are cast piece by piece, over epochs; of the scalars the first one stays
     rule = fastbp.Optimizer("falls", scalars=("k", "lr"), update=[("p", "p - k * lr * g")])
@@ -876,14 +878,15 @@ EDGES = """
             for net in nets(hidden, "numba", "reference"):
                 history = net.fit(np.resize(X, (90, 2)).astype("f4"), np.resize(y, (90, 3)), shuffle=shuffle, **run)
                 found.append(np.concatenate([net.flatten(), history.loss]))
-            assert np.allclose(*found, 1e-11, 1e-13)
+            assert_close(*found, float)
     print("all")
 """
 
 
 @numba_only
 def test_with_numba_disabled_the_same_text_is_right_at_its_edges():
-    assert python(textwrap.dedent(EDGES), NUMBA_DISABLE_JIT="1", timeout=240) == "all\n"
+    paths = os.pathsep.join((IMPORTED_FROM, os.path.dirname(__file__)))  # its bounds are those of tolerance.py
+    assert python(textwrap.dedent(EDGES), NUMBA_DISABLE_JIT="1", PYTHONPATH=paths, timeout=240) == "all\n"
 
 
 # ------------------------------------------------------------------ threads and forks

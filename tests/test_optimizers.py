@@ -223,7 +223,9 @@ def test_nadam_divides_by_the_product_of_all_its_momenta(beta, decay, count):
     rule = fastbp.NAdam(1.0, betas=(beta, 0.9), momentum_decay=decay)
     for first in (0, 7, count // 2, count - 1):
         for name, values in wanted.items():
-            np.testing.assert_allclose(scalar(rule, name, first, count - first), values[first:], rtol=1e-13)
+            size = np.where(values[first:] == 0, 1, values[first:])
+            got = scalar(rule, name, first, count - first) / size
+            assert_close(got, values[first:] / size, np.float64, what=f"{name} from step {first} on")
 
 
 STARTS = {"parabola": ([3.0, -2.0], 1e-3), "rosenbrock": ([-0.5, 0.8], 0.3)}
@@ -1135,7 +1137,7 @@ def test_a_step_has_the_rate_that_a_plateau_has_come_to_meanwhile(backend):
         for _ in range(4):
             before = net.weights[0][0, 0]
             net.train_step(X, t, optimizer=rule, loss="mse")
-            assert net.weights[0][0, 0] == pytest.approx(before * (1 - 0.5 * scale * 0.5), rel=1e-12)
+            assert_close(net.weights[0][0, 0], before * (1 - 0.5 * scale * 0.5), np.float64)
         net.fit(X, t, optimizer=rule, loss="mse", batch_size=8, epochs=2)
         scale = net._state.plateau["scale"]
     assert scale < 0.1
