@@ -589,7 +589,7 @@ def test_dropout_has_the_same_bits_for_a_seed_whatever_the_threads_pieces_and_ca
 @pytest.mark.parametrize("arguments, error, message", [
     ({"dropout": 1.0}, ValueError, r"dropout must be finite and in \[0, 0.999992\)"),
     ({"dropout": 1 - 2**-17}, ValueError, "dropout"),  # rounded to 1: all of them, to be scaled up by 1 / 0
-    ({"dropout": np.array(0.5)}, TypeError, "dropout must be a number"),
+    ({"dropout": np.array("0.5")}, TypeError, "dropout must be a number"),
     ({"input_dropout": 0.999999}, ValueError, "input_dropout"),
     ({"dropout": -0.1}, ValueError, "dropout"),
     ({"dropout": "half"}, TypeError, "dropout must be a number"),
