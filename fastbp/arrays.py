@@ -50,11 +50,7 @@ def real_array(argument: str, value: Any) -> np.ndarray:
     columns = _columns(value)
     if not columns:
         return _column(argument, value)
-    arrays = [_column(argument, column, k, value) for k, column in enumerate(columns)]
-    table = np.empty((len(arrays[0]), len(arrays)), np.result_type(*arrays))
-    for k, array in enumerate(arrays):
-        table[:, k] = array
-    return table
+    return np.stack([_column(argument, column, k, value) for k, column in enumerate(columns)]).T  # as pandas lays them
 
 
 def is_sparse(value: Any) -> bool:
@@ -66,12 +62,13 @@ def real_number(value: Any) -> float | None:
 
     None for anything else: for truth values, for arrays that have an axis.
     """
+    axes = getattr(value, "ndim", None)
     try:
-        if getattr(value, "ndim", None) == 0 and not isinstance(value, np.generic):
+        if axes == 0 and not isinstance(value, np.generic):
             value = value[()] if isinstance(value, np.ndarray) else value.item()
     except (AttributeError, RuntimeError, TypeError):  # of a tensor without values
         return None
-    return None if isinstance(value, (bool, np.bool_)) else _float(value)
+    return None if axes or isinstance(value, (bool, np.bool_)) else _float(value)
 
 
 def _float(value: Any) -> float | None:
@@ -127,7 +124,7 @@ def _array(argument: str, value: Any) -> np.ndarray:
     try:
         if hasattr(value, "requires_grad"):  # a tensor of torch
             value = value.detach()
-            if value.device.type == "cpu" and str(value.dtype).startswith(("torch.bfloat", "torch.float8")):
+            if str(value.dtype).startswith(("torch.bfloat", "torch.float8")):
                 value = value.float()  # exact; NumPy has no such dtype
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             if value.__dlpack_device__()[0] not in _ON_CPU:

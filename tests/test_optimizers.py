@@ -734,7 +734,21 @@ def test_a_plateau_lowers_the_rate_at_epoch_ends_and_goes_on_in_the_next_call(ba
     assert whole.weights[0][0, 0] == before - 0.5 * before
 
 
-@pytest.mark.parametrize("rate", [lambda step: -1.0, lambda step: None, lambda step: 1 / 0])
+def test_a_run_with_a_schedule_of_optax_has_its_rates(backend):
+    optax = pytest.importorskip("optax")
+    cosine = optax.cosine_decay_schedule(0.1, 10)
+    X = np.random.default_rng(1).normal(size=(16, 3))
+    for given in (cosine, schedules.Warmup(cosine, 2), schedules.Sequence([(cosine, 3), (0.1, None)])):
+        nets = [fastbp.MLP((3, 4, 1), seed=3, backend=backend) for _ in range(2)]
+        for net, lr in zip(nets, (given, lambda step, given=given: float(given(step)))):
+            net.fit(X, X[:, :1], optimizer=fastbp.SGD(lr), batch_size=4, steps=6)
+        assert nets[0].flatten().tobytes() == nets[1].flatten().tobytes()
+
+
+@pytest.mark.parametrize("rate", [
+    lambda step: -1.0, lambda step: None, lambda step: 1 / 0, lambda step: "0.1", lambda step: True,
+    lambda step: np.array([0.1]), lambda step: np.array(True), lambda step: 0.1j,
+])  # fmt: skip
 def test_a_rate_that_is_none_changes_nothing(rate, backend):
     X, t = np.ones((8, 2)), np.eye(2)[np.arange(8) % 2]
     net = fastbp.MLP((2, 3, 2), seed=1, backend=backend)
