@@ -1,4 +1,5 @@
-"""One value, checked: a number, a name, a seed, an array; values that are checked once and do not change.
+"""One value, checked: a number, a name, a seed, the elements of an array; values that are checked
+once and do not change.
 
 The message names the argument, what came and what is wanted. What is no number at all is a TypeError, what lies
 outside is a ValueError.
@@ -8,13 +9,13 @@ from __future__ import annotations
 
 import math
 import operator
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import FrozenInstanceError, fields
 from typing import Any, ClassVar
 
 import numpy as np
 
+from fastbp.arrays import real_number
 from fastbp.errors import unknown_name
 
 
@@ -73,12 +74,9 @@ def integer(argument: str, value: Any, low: int, high: int | None = None) -> int
 
 def number(argument: str, value: Any, low: float, high: float = math.inf, *, ends: str = "[]") -> float:
     """`value` as a finite float between `low` and `high`; `ends` says which of the two are included, as "[)" does."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+    x = real_number(value)
+    if x is None:
         raise TypeError(f"{argument} must be a number, got {value!r}")
-    try:
-        x = float(value)
-    except OverflowError:
-        x = math.inf
     above = low <= x if ends[0] == "[" else low < x
     below = x <= high if ends[1] == "]" else x < high
     if not (above and below) or math.isinf(x):
@@ -137,31 +135,6 @@ def run_length(epochs: Any, steps: Any, steps_per_epoch: int) -> int:
     return integer("epochs", epochs, 0) * steps_per_epoch
 
 
-def real_array(argument: str, value: Any) -> np.ndarray:
-    """`value` as an array of real numbers of any layout; nothing is copied that is an array already."""
-    masked = sys.modules.get("numpy.ma")  # not loaded: there is no masked array
-    if masked is not None and isinstance(value, masked.MaskedArray):
-        raise ValueError(f"{argument} is a masked array; fill it first, for example with {argument}.filled(0)")
-    if is_sparse(value):
-        raise TypeError(f"{argument} is sparse; a dense array is wanted, for example {argument}.toarray()")
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{argument} is not an array: {error}") from None
-    if array.dtype.kind == "O":
-        try:
-            if any(item is None or isinstance(item, (str, bytes)) for item in array.flat):
-                raise TypeError  # NumPy would read numerals, and take None for NaN
-            array = array.astype(np.float64)
-        except (TypeError, ValueError):
-            raise TypeError(f"{argument} holds objects that are not numbers") from None
-    if array.dtype.kind == "c":
-        raise ValueError(f"{argument} is complex; real numbers are wanted")
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"{argument} must hold numbers, got dtype {array.dtype}")
-    return array
-
-
 _BLOCK = 1 << 16  # elements looked at in one go, so that memory does not grow with the data
 
 
@@ -208,12 +181,3 @@ def refuse(argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.nda
     if at is not None:
         place = ", ".join(map(str, at))
         raise ValueError(f"{argument} must be {wanted}, got {argument}[{place}] = {array[at]}")
-
-
-def is_stored(value: Any) -> bool:
-    """Whether `value` is a dataset that lies in a file in chunks, or that comes in chunks from elsewhere."""
-    return all(hasattr(value, name) for name in ("chunks", "shape", "dtype")) and not isinstance(value, np.ndarray)
-
-
-def is_sparse(value: Any) -> bool:
-    return hasattr(value, "nnz") and hasattr(value, "toarray")

@@ -390,8 +390,9 @@ class MLP:
         Parameters
         ----------
         X : array_like or CSR matrix, (n, in_features), or iterable of batches
-            Real numbers of any dtype and layout; cast batch by batch, and not copied as a whole. Rows of a CSR matrix
-            are made dense block by block. Without `y` an iterable of tuples (X, y) or (X, y, sample_weight), each the
+            Real numbers of any dtype and layout; cast batch by batch, and an array is not copied as a whole. A data
+            frame whose columns are of several dtypes becomes one array first. Rows of a CSR matrix are made dense block
+            by block. Without `y` an iterable of tuples (X, y) or (X, y, sample_weight), each the
             batch of a step; a thread fetches them ahead. `batch_size`, `shuffle` do not apply then, and an epoch is a
             pass through the iterable.
         y : array_like

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import checks, spec
+from fastbp import spec
+from fastbp.arrays import real_array
 from fastbp.backends import config
 from fastbp.backends.plan import make_plan
 from fastbp.backends.plan import program as make_program
@@ -41,7 +42,7 @@ def _weight(argument: str, value: Any) -> NDArray[Any]:
 
 
 def _vector(argument: str, value: Any, size: int) -> NDArray[Any]:
-    array = checks.real_array(argument, value)
+    array = real_array(argument, value)
     if array.shape != (size,):
         raise ValueError(f"{argument} must have shape ({size},), got {array.shape}")
     return array
@@ -320,7 +321,7 @@ def sgd_update(
     rule = SGD(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     dtype = param.dtype.newbyteorder("=")
     params = [_writable("param", param, param.shape, dtype)]
-    grad = checks.real_array("grad", grad)
+    grad = real_array("grad", grad)
     if grad.shape != param.shape:
         raise ValueError(f"grad must have param's shape {param.shape}, got {grad.shape}")
     velocities = _velocities(rule, velocity, params)

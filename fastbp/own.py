@@ -452,13 +452,13 @@ class OwnOptimizer(optimizers.Rule):
     numbers: tuple[Rate, ...]
 
     def __post_init__(self) -> None:
+        given = zip(self.rule.scalars, self.numbers)
+        what = f"optimizer {self.rule.name!r}: "
+        self.numbers = tuple(v if callable(v) else number(what + name, v, self._least(name)) for name, v in given)
         super().__post_init__()
         for name, value in zip(self.rule.scalars, self.numbers):
-            what = f"optimizer {self.rule.name!r}: {name}"
-            if not callable(value):
-                number(what, value, self._least(name))
             if isinstance(value, ReduceOnPlateau) and name != "lr":
-                raise TypeError(f"{what}: ReduceOnPlateau is for lr alone")
+                raise TypeError(f"{what}{name}: ReduceOnPlateau is for lr alone")
         for scale in ("lr_scale", "bias_lr_scale"):
             if "lr" not in self.rule.scalars and getattr(self, scale) not in (None, 1):
                 raise ValueError(f"optimizer {self.rule.name!r}: {scale} is given, but no scalar is called lr")

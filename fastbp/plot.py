@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp import checks
+from fastbp.arrays import real_array
 from fastbp.bench import figures
 from fastbp.data import arguments
 
@@ -356,7 +357,7 @@ def decision_boundary(
 
 def _labels(y: Any, n: int, n_out: int) -> np.ndarray:
     """The label of each of n rows as a float."""
-    array = checks.real_array("y", y)
+    array = real_array("y", y)
     if array.shape == (n, n_out) and n_out > 1:
         array = array.argmax(axis=1)
     if array.shape not in ((n,), (n, 1)):

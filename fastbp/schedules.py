@@ -1,7 +1,8 @@
 """Learning rates that change with the step: small values, put in place of a number as an optimizer's ``lr``.
 
 A schedule is a function of ``net.step``, counted from 0, and of nothing else: so a run that goes on finds its place.
-Each takes whole arrays of steps at once. Any callable of one step serves as well, and is asked for each step.
+Each takes whole arrays of steps at once. Any callable of one step serves as well, such as a schedule of optax, and is
+asked for each step.
 
 >>> import fastbp
 >>> from fastbp.schedules import Cosine, Warmup

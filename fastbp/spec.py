@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from fastbp import activations, initializers, losses, optimizers
-from fastbp.checks import boolean, choice, integer, number, real_array
+from fastbp.arrays import real_array
+from fastbp.checks import boolean, choice, integer, number
 from fastbp.errors import instance_hint
 from fastbp.rows import Activation, Loss, Optimizer
 

@@ -8,6 +8,7 @@ from conftest import need_extension
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import sliding_window_view
+from others import DLPack, Frame, Tensor
 from test_process import python
 from tolerance import assert_close
 
@@ -287,6 +288,37 @@ def test_labels_of_every_integer_dtype_train_as_int64(backend, dtype, kind):
     assert_as_plain_copies(lambda: network((6, 4, 3), dtype, backend), X, y, "softmax_cross_entropy")
 
 
+OBJECT_LABELS = {
+    "Python's integers": lambda y: y.astype(object),
+    "NumPy's integers": lambda y: np.array([*map(np.int16, y), None], object)[:-1],
+    "truth values": lambda y: y.astype(bool).astype(object),
+    "NumPy's truth values": lambda y: np.array([*map(np.bool_, y), None], object)[:-1],
+    "of several kinds": lambda y: np.array([True, np.uint8(1), *map(int, y[2:])], object),
+}
+
+
+@pytest.mark.parametrize("objects", OBJECT_LABELS)
+def test_labels_that_are_objects_train_as_int64(backend, dtype, objects):
+    rng = np.random.default_rng(RNG_SEED)
+    X = rng.normal(size=(11, 6)).astype(dtype)
+    y = OBJECT_LABELS[objects](rng.integers(0, 2, size=11))
+    assert y.dtype == object
+    for verb in {*VERBS} - {"forward and backward"}:
+        wanted, found = (
+            outcome(verb, network((6, 4, 3), dtype, backend), X, labels, "softmax_cross_entropy")
+            for labels in (y.astype(np.int64), y)
+        )
+        assert found == wanted, verb
+
+
+def test_whole_numbers_that_are_objects_are_cast_once(kernels):
+    """2**60 + 2**36 + 1 is above half-way between two float32, but on it once it is a float64."""
+    net = network((1, 1), "float32", kernels, init=[np.ones((1, 1))], bias=False)
+    for value in (2**60 + 2**36 + 1, 2**63 + 2**39 + 1):
+        assert net.predict(np.array([[value]], object))[0, 0] == np.array([[value]]).astype(np.float32)[0, 0]
+    assert net.predict(np.array([[2**70]], object))[0, 0] == 2.0**70
+
+
 @pytest.mark.parametrize("kind", ["?", "u1", "i8", "f2", "f4", ">f4", ">f8", "g"])
 def test_sample_weights_of_every_real_dtype_weigh_as_float64(backend, dtype, kind):
     rng = np.random.default_rng(RNG_SEED)
@@ -343,6 +375,10 @@ CONTAINERS = {
     "np.matrix": np.asmatrix,
     "subclass": lambda v: v.view(Quantity),
     "buffer": lambda v: memoryview(np.ascontiguousarray(v)),
+    "objects": lambda v: v.astype(object),
+    "tensor that requires a gradient": Tensor,
+    "DLPack": DLPack,
+    "data frame of several dtypes": Frame,
 }
 
 
@@ -367,6 +403,111 @@ def test_outputs_are_plain_arrays_of_the_networks_dtype(backend, dtype):
     for value in (net.evaluate(X, np.ones((4, 3)), loss="mse"), net.train_step(X, np.ones((4, 3)))):
         assert type(value) is float
     assert net.fit(X, np.ones((4, 3)), steps=1).loss.dtype == np.float64
+
+
+# ------------------------------------------------------------------ other libraries
+
+TABLE = [np.arange(11) % 3 == 1, np.arange(11) - 4, np.linspace(-1, 1, 11), np.linspace(0, 1, 11).astype("f4")]
+
+
+def test_a_frame_has_the_dtype_that_holds_its_columns():
+    """2**53 + 1 among truth values and integers is no float64."""
+    net = network((2, 1), "float32", "reference", init=[np.array([[0], [1]])], bias=False)
+    value = 2**60 + 2**36 + 1
+    assert net.predict(Frame([[True], [value]]))[0, 0] == np.array([value]).astype(np.float32)[0]
+    assert net.predict(Frame([[0.5], [value]]))[0, 0] == np.array([value]).astype(np.float64).astype(np.float32)[0]
+
+
+FRAMES = {  # what, the library beside pandas, how it is made
+    "mixed": (None, lambda frame: frame),
+    "nullable": (None, lambda frame: frame.convert_dtypes()),
+    "objects": (None, lambda frame: frame.astype(object)),
+    "arrow": ("pyarrow", lambda frame: frame.convert_dtypes(dtype_backend="pyarrow")),
+    "pyarrow": ("pyarrow", lambda frame: pytest.importorskip("pyarrow").Table.from_pandas(frame)),
+    "polars": ("polars", lambda frame: pytest.importorskip("polars").DataFrame(dict(frame.items()))),
+}
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_a_data_frame_gives_the_bits_of_its_numbers(backend, dtype, kind):
+    pandas = pytest.importorskip("pandas")
+    library, make = FRAMES[kind]
+    if library is not None:
+        pytest.importorskip(library)
+    frame = make(pandas.DataFrame(dict(zip("abcd", TABLE))))
+    X, y = np.stack([column.astype(float) for column in TABLE], axis=1), np.eye(3)[np.arange(11) % 3]
+    for verb in ("fit", "predict"):
+        wanted = outcome(verb, network((4, 5, 3), dtype, backend), X, y)
+        assert outcome(verb, network((4, 5, 3), dtype, backend), frame, y) == wanted, verb
+
+
+def test_labels_of_pandas_are_labels_whatever_holds_them_and_a_missing_one_is_named(dtype):
+    pandas = pytest.importorskip("pandas")
+    X, labels = np.stack(TABLE, axis=1), np.arange(11) % 3
+    wanted = outcome("fit", network((4, 3), dtype, "reference"), X, labels, "softmax_cross_entropy")
+    series = pandas.Series(labels)
+    for y in (series.astype(object), series.convert_dtypes(), series.astype("category"), pandas.Index(labels)):
+        assert outcome("fit", network((4, 3), dtype, "reference"), X, y, "softmax_cross_entropy") == wanted
+    missing = series.convert_dtypes()
+    missing[4] = pandas.NA
+    for y in (missing, missing.astype(object)):
+        with pytest.raises(TypeError, match="y holds <NA> of type NAType at row 4; it is missing"):
+            network((4, 3), dtype, "reference").fit(X, y, loss="softmax_cross_entropy", steps=1)
+    frame = pandas.DataFrame({"price": [1.5] * 11, "rooms": missing})
+    with pytest.raises(TypeError, match=r"X holds <NA> of type NAType at row 4, column 1 \('rooms'\); it is missing"):
+        network((2, 3), dtype, "reference").predict(frame)
+    cities = pandas.DataFrame({"price": [1.5] * 11, "city": [1, 2, "Kyiv", *range(8)]})
+    with pytest.raises(TypeError, match=r"X holds 'Kyiv' of type str at row 2, column 1 \('city'\); numbers"):
+        network((2, 3), dtype, "reference").predict(cities)
+
+
+def test_polars_dates_and_nulls_are_no_numbers_and_lazy_frames_are_to_be_collected():
+    polars = pytest.importorskip("polars")
+    net = network((2, 1), "float32", "reference")
+    days = polars.Series("day", ["2026-01-02", "2026-01-03"]).str.to_date()
+    with pytest.raises(TypeError, match=r"X holds .*2026-01-02.* at row 0, column 1 \('day'\); numbers.*times"):
+        net.predict(polars.DataFrame({"a": [1.5, 2.5], "day": days}))
+    with pytest.raises(TypeError, match=r"X holds None at row 1, column 0 \('a'\); it is missing"):
+        net.predict(polars.DataFrame({"a": [1, None], "b": [1.5, 2.5]}))
+    with pytest.raises(TypeError, match=r"X\.collect\(\) first"):
+        net.predict(polars.LazyFrame({"a": [1], "b": [1.5]}))
+
+
+# numbers that bfloat16 holds; its sums and products are never asked for
+SHORT = np.array([[0.5, -3.140625, 1e38], [2.0, 0.0078125, -1.0]]).astype(np.float32).view("u4") & 0xFFFF0000
+SHORT = SHORT.view(np.float32)
+
+
+def shows(x):
+    """What a layer of ones makes of x, column by column."""
+    return network((3, 3), "float32", "reference", init=[np.eye(3)], bias=False).predict(x)
+
+
+def test_initial_parameters_may_be_tensors_that_require_a_gradient():
+    net = fastbp.MLP((2, 3), init=[(Tensor(SHORT), Tensor(SHORT[0]))], backend="reference")
+    assert np.array_equal(net.weights[0], SHORT) and np.array_equal(net.biases[0], SHORT[0])
+
+
+def test_bfloat16_is_cast_exactly():
+    assert np.array_equal(shows(Tensor(SHORT, "torch.bfloat16")), SHORT)
+
+
+def test_dtypes_of_ml_dtypes_are_cast_exactly():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    assert np.array_equal(shows(SHORT.astype(ml_dtypes.bfloat16)), SHORT)
+    labels = np.array([1, 0]).astype(ml_dtypes.int4)
+    history = network((3, 3), "float32", "reference").fit(SHORT * 0, labels, loss="softmax_cross_entropy", steps=1)
+    assert history.n_steps == 1
+
+
+def test_tensors_of_torch_are_taken(peers):
+    torch = peers.torch
+    for dtype in (torch.float32, torch.bfloat16):
+        for requires_grad in (False, True):
+            assert np.array_equal(shows(torch.tensor(SHORT).to(dtype).requires_grad_(requires_grad)), SHORT)
+    assert np.array_equal(shows(torch.nn.Parameter(torch.tensor(SHORT))), SHORT)
+    with pytest.raises(TypeError, match="X is on the device meta; copy it"):
+        shows(torch.empty((2, 3), device="meta"))
 
 
 def test_an_error_of_array_comes_out_as_it_is(backend):

@@ -1,14 +1,18 @@
 """Every wrong argument is refused before any work, by a message that names it; the network is as before."""
 
+import datetime
 import pickle
 import re
 import threading
 import time
 import tracemalloc
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from conftest import every_case, frozen
+from others import DLPack, Frame, LazyFrame, NAType, NullableColumn, Scalar, Tensor
 from tolerance import assert_close
 
 import fastbp
@@ -82,18 +86,47 @@ DATES = np.zeros((N, N_IN), "M8[s]")
 BAD_X = {  # what, X, error, what the message must say
     "complex": (X + 0j, ValueError, "X.*complex"),
     "complex of zero imaginary part in a list": ([[1, 2, 3 + 0j]] * N, ValueError, "X.*complex"),
-    "text": (X.astype(str), TypeError, "X.*number"),
-    "bytes": (X.astype("S"), TypeError, "X.*number"),
-    "text as objects": (changed(X, (3, 1), "many", object), TypeError, "X.*number"),
-    "numerals as objects": (X.astype(str).astype(object), TypeError, "X.*number"),
-    "objects": (changed(X, (3, 1), Opaque(), object), TypeError, "X.*number"),
-    "None among numbers": (changed(X, (3, 1), None, object), TypeError, "X.*number"),
+    "text": (X.astype(str), TypeError, r"X holds '.*' of type str at row 0, column 0; numbers.*X\.astype\(float\)"),
+    "bytes": (X.astype("S"), TypeError, "X holds b'.*' of type bytes at row 0, column 0; numbers"),
+    "text as objects": (
+        changed(X, (3, 1), "many", object), TypeError,
+        "X holds 'many' of type str at row 3, column 1; numbers are wanted.*one-hot"),
+    "numerals as objects": (X.astype(str).astype(object), TypeError, "X holds.*row 0, column 0; numbers.*astype"),
+    "objects": (changed(X, (3, 1), Opaque(), object), TypeError, "X holds .* of type Opaque at row 3, column 1; numb"),
+    "None among numbers": (
+        changed(X, (3, 1), None, object), TypeError, "X holds None at row 3, column 1; it is missing.*number.*fill it"),
+    "NA among numbers": (
+        changed(X, (3, 1), NAType(), object), TypeError, "X holds <NA> of type NAType at row 3, column 1.*missing"),
+    "a date": (
+        changed(X, (3, 1), datetime.date(2026, 1, 2), object), TypeError,
+        r"X holds datetime.date\(2026, 1, 2\) of type date at row 3, column 1; numbers are wanted: count times"),
+    "a duration": (
+        changed(X, (3, 1), datetime.timedelta(1), object), TypeError, "X holds.*timedelta at row 3, column 1.*times"),
+    "an array in a cell": (
+        np.array([[1, 2, 3]] * 9 + [[1, 2, {4, 5}]], object), TypeError,
+        "X holds {4, 5} of type set at row 9, column 2; one number for each cell"),
+    "a complex object": (
+        changed(X, (3, 1), 1j, object), ValueError, r"X holds 1j of type complex at row 3, column 1; it is complex"),
+    "an object too large": (
+        changed(X, (3, 1), 10**400, object), ValueError, r"X holds 1000.*\.\.\. of type int at row 3, column 1.*large"),
+    "a lazy frame": (
+        LazyFrame(), TypeError, r"X must hold numbers, got .* of type LazyFrame; call X\.collect\(\) first"),
+    "a frame with text": (
+        Frame([X[:, 0], changed(X[:, 1], 3, "many", object), X[:, 2]]), TypeError,
+        r"X holds 'many' of type str at row 3, column 1 \('b'\); numbers"),
+    "a frame with dates": (
+        Frame([X[:, 0], X[:, 1], np.full(N, "2026-01-02", "M8[D]")]), TypeError,
+        r"X holds np.datetime64\('2026-01-02'\) of type datetime64 at row 0, column 2 \('c'\); numbers.*times"),
+    "a tensor on another device": (
+        Tensor(X, device="cuda:0"), TypeError, r"X is on the device cuda:0; copy it into the CPU's memory.*X\.cpu\(\)"),
+    "DLPack of another device": (DLPack(X, device=2), TypeError, "X is on another device; copy it into the CPU's"),
+    "a list of tensors": ([Tensor(row) for row in X], TypeError, "X is not an array of numbers: .*requires grad"),
     "None in a list": ([[1, None, 2]] * N, TypeError, "X.*number"),
     "an object": (Opaque(), TypeError, "X.*number"),
     "a string": ("abc", TypeError, "X.*number"),
     "None": (None, TypeError, "X.*number"),
-    "dates": (DATES, TypeError, "X.*number"),
-    "durations": (DATES - DATES, TypeError, "X.*number"),
+    "dates": (DATES, TypeError, "X holds .* of type datetime64 at row 0, column 0; numbers are wanted: count times"),
+    "durations": (DATES - DATES, TypeError, "X holds .* of type timedelta64 at row 0, column 0; numbers.*count times"),
     "records": (STRUCTURED, TypeError, "X.*number"),
     "raw bytes": (np.zeros((N, N_IN), "V4"), TypeError, "X.*number"),
     "ragged": (RAGGED, ValueError, "X"),
@@ -131,10 +164,22 @@ OTHER_COLUMN = RNG.normal(size=(N, 1))
 BAD_Y = {  # what: (network, y, loss, error, pattern)
     "None": ("net", None, "mse", TypeError, "y.*number"),
     "None among numbers": ("net", changed(Y, (3, 2), None, object), "mse", TypeError, "y.*number"),
-    "None among labels": ("net", [None, *LABELS[1:]], "softmax_cross_entropy", TypeError, "y.*number"),
+    "None among labels": (
+        "net", [None, *LABELS[1:]], "softmax_cross_entropy", TypeError, "y holds None at row 0; it is missing.*number"),
+    "NA among labels": (
+        "net", changed(LABELS, 4, NAType(), object), "softmax_cross_entropy", TypeError,
+        "y holds <NA> of type NAType at row 4; it is missing"),
+    "NaN among labels": (
+        "net", changed(LABELS, 4, np.nan, float), "softmax_cross_entropy", ValueError,
+        "y: softmax_cross_entropy takes integer labels.*a missing value, NaN, at row 4"),
+    "a null among labels": (
+        "net", NullableColumn([None if k == 4 else int(label) for k, label in enumerate(LABELS)]),
+        "softmax_cross_entropy", TypeError, "y holds None at row 4; it is missing"),
     "complex": ("net", Y + 0j, "mse", ValueError, "y.*complex"),
     "text": ("net", Y.astype(str), "mse", TypeError, "y.*number"),
-    "text labels": ("net", np.array(["a", "b"] * 5), "softmax_cross_entropy", TypeError, "y.*number"),
+    "text labels": (
+        "net", np.array(["a", "b"] * 5), "softmax_cross_entropy", TypeError,
+        "y holds 'a' of type str at row 0; numbers are wanted: make integer labels"),
     "masked": ("net", np.ma.masked_array(Y), "mse", ValueError, "y.*masked"),
     "sparse": ("net", Sparse(), "mse", TypeError, "y.*sparse"),
     "ragged": ("net", RAGGED, "mse", ValueError, "y"),
@@ -161,6 +206,12 @@ BAD_Y = {  # what: (network, y, loss, error, pattern)
         "net", changed(PROBABILITIES, (2, 2), np.nan), "softmax_cross_entropy", ValueError, r"y.*y\[2, 2\]"),
     "label -1": ("net", changed(LABELS, 4, -1), "softmax_cross_entropy", ValueError, r"y.*0 to 3.*y\[4\].*-1"),
     "label K": ("net", changed(LABELS, 9, N_OUT), "softmax_cross_entropy", ValueError, r"y.*0 to 3.*y\[9\].*4"),
+    "a label 2**53 + 1 among objects": (
+        "net", changed(LABELS, 4, 2**53 + 1, object), "softmax_cross_entropy", ValueError,
+        r"y.*0 to 3.*y\[4\] = 9007199254740993"),
+    "a label 2**64 - 1 among objects": (
+        "net", changed(LABELS, 4, 2**64 - 1, object), "softmax_cross_entropy", ValueError,
+        r"y.*0 to 3.*y\[4\] = 18446744073709551615"),
     "label 2**40": ("net", changed(LABELS, 0, 2**40), "softmax_cross_entropy", ValueError, r"y.*0 to 3"),
     "label 2**64 - 1": (
         "net", changed(LABELS, 0, 2**64 - 1, "u8"), "softmax_cross_entropy", ValueError, r"y.*0 to 3"),
@@ -405,6 +456,15 @@ BAD_SGD = {
     "lr True": ({"lr": True}, TypeError, "lr.*True"),
     "lr complex": ({"lr": 0.1 + 0j}, TypeError, "lr"),
     "lr an array": ({"lr": np.array([0.1])}, TypeError, "lr"),
+    "lr an array without axes that is True": ({"lr": np.array(True)}, TypeError, "lr.*number.*True"),
+    "lr an array without axes that is text": ({"lr": np.array("0.1")}, TypeError, "lr.*number.*'0.1'"),
+    "lr text as an object": ({"lr": np.array("0.1", object)}, TypeError, "lr.*number.*'0.1'"),
+    "lr a tensor that is True": ({"lr": Scalar(True)}, TypeError, "lr.*number"),
+    "lr a complex tensor": ({"lr": Scalar(1j)}, TypeError, "lr.*number"),
+    "lr a tensor without values": ({"lr": Scalar(0.1, device="meta")}, TypeError, "lr.*number"),
+    "lr a duration": ({"lr": np.timedelta64(1, "s")}, TypeError, "lr.*number"),
+    "lr a fraction beyond float": ({"lr": Fraction(10**400)}, ValueError, "lr.*finite"),
+    "lr a decimal NaN": ({"lr": Decimal("NaN")}, ValueError, "lr.*finite.*NaN"),
     "lr beyond float": ({"lr": 10**400}, ValueError, "lr"),
     "momentum 2": ({"momentum": 2}, ValueError, "momentum.*0 to 1.*2"),
     "momentum -0.5": ({"momentum": -0.5}, ValueError, "momentum.*-0.5"),
@@ -544,9 +604,19 @@ def test_an_initialisers_own_error_comes_out_as_it_is():
         fastbp.MLP((2, 1), init=fails)
 
 
-@pytest.mark.parametrize("value", [np.float32(0.1), np.int64(1), 1, 0, 0.0])
+@pytest.mark.parametrize("value", [
+    np.float32(0.1), np.int64(1), 1, 0, 0.0, np.array(0.1), np.array(1), np.array(Decimal("0.1")), Decimal("0.1"),
+    Fraction(1, 3), Scalar(0.1), np.longdouble(0.1),
+])  # fmt: skip
 def test_numbers_of_every_kind_are_numbers(value):
-    assert SGD(lr=value).lr == float(value)
+    for found in (
+        SGD(lr=value).lr,
+        SGD(lambda step: value).rate(0),
+        fastbp.schedules.Warmup(lambda step: value, 1)(1),
+    ):
+        assert type(found) is float and found == float(value)
+    if value:
+        assert fastbp.losses.huber(delta=value) == fastbp.losses.huber(delta=float(value))
 
 
 @pytest.mark.parametrize("kind", [int, np.int8, np.uint64])

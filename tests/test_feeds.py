@@ -163,6 +163,14 @@ def test_products_of_weights_that_overflow_are_refused_in_a_batch_too(backend):
     assert net.step == 0
 
 
+@pytest.mark.parametrize("kind", [bool, np.bool_, float, np.int8, np.float32, np.longdouble])
+def test_classes_are_named_as_labels_are(backend, kind):
+    net, twin = build(backend), build(backend)
+    net.fit(X, LABELS, epochs=1, class_weight={kind(0): 2.0, kind(1): 0.5, 2: 3.0}, **RUN)
+    twin.fit(X, LABELS, epochs=1, class_weight={0: 2.0, 1: 0.5, 2: 3.0}, **RUN)
+    assert state(net) == state(twin)
+
+
 def test_balanced_is_as_in_scikit_learn():
     peer = pytest.importorskip("sklearn.utils.class_weight")
     labels = np.array([0, 0, 0, 3, 3, 1])

@@ -909,7 +909,7 @@ def test_dropout_has_the_same_bits_for_a_seed_whatever_the_threads_pieces_and_ca
 @pytest.mark.parametrize("arguments, error, message", [
     ({"dropout": 1.0}, ValueError, r"dropout must be finite and in \[0, 0.999992\)"),
     ({"dropout": 1 - 2**-17}, ValueError, "dropout"),  # rounded to 1: all of them, to be scaled up by 1 / 0
-    ({"dropout": np.array(0.5)}, TypeError, "dropout must be a number"),
+    ({"dropout": np.array("0.5")}, TypeError, "dropout must be a number"),
     ({"input_dropout": 0.999999}, ValueError, "input_dropout"),
     ({"dropout": -0.1}, ValueError, "dropout"),
     ({"dropout": "half"}, TypeError, "dropout must be a number"),
@@ -1143,7 +1143,21 @@ def test_a_step_has_the_rate_that_a_plateau_has_come_to_meanwhile(backend):
     assert scale < 0.1
 
 
-@pytest.mark.parametrize("rate", [lambda step: -1.0, lambda step: None, lambda step: 1 / 0])
+def test_a_run_with_a_schedule_of_optax_has_its_rates(backend, peers):
+    optax = peers.optax
+    cosine = optax.cosine_decay_schedule(0.1, 10)
+    X = np.random.default_rng(1).normal(size=(16, 3))
+    for given in (cosine, schedules.Warmup(cosine, 2), schedules.Sequence([(cosine, 3), (0.1, None)])):
+        nets = [fastbp.MLP((3, 4, 1), seed=3, backend=backend) for _ in range(2)]
+        for net, lr in zip(nets, (given, lambda step, given=given: float(given(step)))):
+            net.fit(X, X[:, :1], optimizer=fastbp.SGD(lr), batch_size=4, steps=6)
+        assert nets[0].flatten().tobytes() == nets[1].flatten().tobytes()
+
+
+@pytest.mark.parametrize("rate", [
+    lambda step: -1.0, lambda step: None, lambda step: 1 / 0, lambda step: "0.1", lambda step: True,
+    lambda step: np.array([0.1]), lambda step: np.array(True), lambda step: 0.1j,
+])  # fmt: skip
 def test_a_rate_that_is_none_changes_nothing(rate, backend):
     X, t = np.ones((8, 2)), np.eye(2)[np.arange(8) % 2]
     net = fastbp.MLP((2, 3, 2), seed=1, backend=backend)

@@ -862,6 +862,8 @@ WRONG = {
     "class_weight a name": ({"class_weight": "balance"}, ValueError, "class_weight.*'balanced'"),
     "class_weight of no class": ({"class_weight": {3: 1.0}}, ValueError, "class_weight.*from 0 to 2.*3"),
     "class_weight of -1": ({"class_weight": {-1: 1.0}}, ValueError, "class_weight: of targets -1 and 1.*0 and 1"),
+    "class_weight of a half": ({"class_weight": {0.5: 1.0}}, ValueError, "class_weight.*whole number.*0.5"),
+    "class_weight of text": ({"class_weight": {"0": 1.0}}, TypeError, "class_weight: a class must be a number.*'0'"),
     "class_weight negative": ({"class_weight": {0: -1.0}}, ValueError, "class_weight.*class 0.*-1"),
     "class_weight all 0": ({"class_weight": dict.fromkeys(range(3), 0)}, ValueError, "class_weight.*zero"),
 }  # fmt: skip

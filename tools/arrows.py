@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LAYERS = (  # from the bottom up; a folder of `fastbp/` is one name
-    "errors order history initializers",
+    "errors order history initializers arrays",
     "checks rows",
     "schedules activations losses callbacks",
     "optimizers",

@@ -193,8 +193,8 @@ def optimizers_page() -> str:
         " PyTorch 2.13 (of optax 0.2.8 for Lion) for every row.",
         *(text for kind in kinds for text in optimizer(kind, seen)),
         "# Schedules",
-        "In place of a number, `lr` takes one of `fastbp.schedules`, or any callable of the step. Steps are those of"
-        " `net.step`, counted from 0.",
+        "In place of a number, `lr` takes one of `fastbp.schedules`, or any callable of the step, such as one of optax."
+        " Steps are those of `net.step`, counted from 0.",
         table(["schedule", "what it is"], table_of(plans)),
         "![The learning rate of each schedule over 160 steps](schedules.svg)",
     ) + "\n"

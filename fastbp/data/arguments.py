@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.checks import choice, first_where, integer, is_sparse, is_stored, non_finite, number, real_array, refuse
+from fastbp.arrays import is_sparse, is_stored, real_array
+from fastbp.checks import choice, first_where, non_finite, number, refuse
 from fastbp.data.samples import Samples, Sparse, Stored
 from fastbp.rows import ANY, Loss
 from fastbp.spec import Spec
@@ -58,9 +59,13 @@ def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
         raise ValueError(f"X and y are inconsistent: X has {n} rows, y has shape {y.shape}")
     if loss.labels and y.ndim == 1 and not (k == 1 and y.dtype.kind == "f"):
         if y.dtype.kind == "f":
+            missing = first_where(y, np.isnan)
+            cure = "perhaps y.astype(int) is meant"
+            if missing is not None:
+                cure = f"and a missing value, NaN, at row {missing[0]}: leave such rows out"
             raise ValueError(
                 f"y: {loss.name} takes integer labels or rows of probabilities (n, {k}); "
-                f"got shape {y.shape} of {y.dtype}, perhaps y.astype(int) is meant"
+                f"got floats of shape {y.shape}, {cure}"
             )
         one = "0, the one class of a network with one output (for two take two outputs, or binary_cross_entropy)"
         labels = f"class labels from 0 to {k - 1}" if k > 1 else one
@@ -174,6 +179,9 @@ def class_weight(value: Any, n_classes: int) -> Mapping[int, float] | str:
     for name, weight in value.items():
         if name == -1:
             raise ValueError("class_weight: of targets -1 and 1 these are classes 0 and 1, got a weight for -1")
-        label = integer("class_weight: a class", name, 0, n_classes - 1)
-        found[label] = number(f"class_weight: the weight of class {label}", weight, 0)
+        is_truth = isinstance(name, (bool, np.bool_))  # as labels may be
+        label = number("class_weight: a class", int(name) if is_truth else name, 0, n_classes - 1)
+        if not label.is_integer():
+            raise ValueError(f"class_weight: a class must be a whole number, got {name!r}")
+        found[int(label)] = number(f"class_weight: the weight of class {int(label)}", weight, 0)
     return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp import checks
-from fastbp.checks import is_sparse
+from fastbp.arrays import is_sparse
 from fastbp.data import arguments
 from fastbp.data.classes import class_weights, classes_of, names_classes, validation_rows
 from fastbp.data.samples import Lazy, Samples, together

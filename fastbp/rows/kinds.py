@@ -10,11 +10,11 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastbp.arrays import real_array, real_number
 from fastbp.rows.vocabulary import Words, function, render
 
 
@@ -125,13 +125,14 @@ class Setting(NamedTuple):
         """`value` as a float of the domain."""
         if value is None and self.default is None:
             return None
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+        x = real_number(value)
+        if x is None:
             raise TypeError(f"{row}: {self.name} must be a number, got {value!r}")
-        if not (self.domain.holds(float(value)) and math.isfinite(value)):
+        if not (self.domain.holds(x) and math.isfinite(x)):
             also = " or None" if self.default is None else ""
-            wanted = "finite" if math.isinf(value) else f"{self.domain}{also}"
+            wanted = "finite" if math.isinf(x) else f"{self.domain}{also}"
             raise ValueError(f"{row}: {self.name} must be {wanted}, got {value!r}")
-        return float(value)
+        return x
 
 
 Setting.__module__ = "fastbp.rows"
@@ -152,10 +153,10 @@ def _checked_output_weights(row: Loss, value: Any) -> tuple[float, ...] | None:
             f"{row.name}: output_weights would weigh parts of one distribution; sample_weight weighs whole rows"
         )
     try:
-        weights = np.asarray(value)
-        if weights.dtype.kind not in "fiu" or weights.ndim != 1:
+        weights = real_array(f"{row.name}: output_weights", value)
+        if weights.dtype.kind == "b" or weights.ndim != 1:
             raise ValueError
-    except ValueError:
+    except (TypeError, ValueError):
         wanted = "a sequence of numbers, one for each target of a row"
         raise TypeError(f"{row.name}: output_weights must be {wanted}; got {value!r}") from None
     weights = weights.astype(np.float64)
