@@ -23,18 +23,19 @@ class Peer(NamedTuple):
     label: str
     colour: str
     marker: str  # of matplotlib
+    library: str
 
 
 PEERS = {
-    "numpy": Peer("NumPy", "#E69F00", "s"),
-    "sklearn": Peer("scikit-learn", "#56B4E9", "v"),
-    "torch": Peer("PyTorch", "#D55E00", "D"),
-    "torch.compile": Peer("torch.compile", "#CC79A7", "P"),
-    "jax step": Peer("JAX step", "#009E73", "^"),
-    "jax scan": Peer("JAX scan", "#0072B2", "o"),
-    "tf.v1": Peer("TensorFlow v1", "#999999", "X"),
+    "numpy": Peer("NumPy", "#E69F00", "s", "NumPy"),
+    "sklearn": Peer("scikit-learn", "#56B4E9", "v", "scikit-learn"),
+    "torch": Peer("PyTorch", "#D55E00", "D", "PyTorch"),
+    "torch.compile": Peer("torch.compile", "#CC79A7", "P", "PyTorch"),
+    "jax step": Peer("JAX step", "#009E73", "^", "JAX"),
+    "jax scan": Peer("JAX scan", "#0072B2", "o", "JAX"),
+    "tf.v1": Peer("TensorFlow v1", "#999999", "X", "TensorFlow"),
 }
-OURS = Peer("fastbp", "#8A63D2", "*")
+OURS = Peer("fastbp", "#8A63D2", "*", "fastbp")
 INK = "#757575"  # of text and lines: 4.6 times as dark as white, 4.6 times as bright as black
 BESIDE = {"fastbp numba": "fastbp, Numba"}  # no peers: columns of their own where they were measured
 ALONE = "fastbp, one thread"  # beside "fastbp" where that has more
@@ -185,10 +186,10 @@ class Record:
         one = self.with_threads(1)
         best = geometric_mean(cell.over(cell.best_peer) for cell in one.cells if cell.best_peer)
         torch = geometric_mean(cell.over("torch") for cell in one.cells if "torch" in cell.best)
-        known = ", ".join(PEERS[name].label for name in FOUR if name != "jax scan")
+        *libraries, last = dict.fromkeys(PEERS[name].library for name in one.peers)
         sentence = (
-            f"**On one core, a training step takes {best:.1f} times as long in the fastest of {known}, JAX and "
-            f"TensorFlow, and {torch:.0f} times as long in PyTorch** (geometric means over {len(one.cells)} networks)."
+            f"**On one core, a training step takes {best:.1f} times as long in the fastest of {', '.join(libraries)} "
+            f"and {last}, and {torch:.0f} times as long in PyTorch** (geometric means over {len(one.cells)} networks)."
         )
         return textwrap.fill(sentence, 120)
 
