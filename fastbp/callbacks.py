@@ -29,8 +29,9 @@ class Callback:
     `StopTraining` to end the run, or any other error, which comes out of `fit`: the network is then that of the step at
     hand. What trains or replaces the network (`fit`, `train_step`, `update`, `unflatten`) is a RuntimeError.
 
-    ``logs`` holds numbers by name: ``"epoch"`` (epochs finished), ``"step"``, ``"loss"``, ``"lr"``, and what was
-    measured at this step: ``"val_loss"`` and the metrics.
+    ``logs`` holds numbers by name: ``"epoch"`` (epochs finished), ``"step"``, ``"loss"``, ``"lr"`` (of the next step,
+    as ``net.lr``; the history has that of the step before), and what was measured at this step: ``"val_loss"`` and the
+    metrics.
 
     Attributes
     ----------
@@ -44,7 +45,7 @@ class Callback:
         """Before the first step of `net`."""
 
     def on_eval(self, net: MLP, logs: dict[str, float]) -> None:
-        """After each entry of the `History` of `net`, which `logs` holds: by default each epoch, and the run's end."""
+        """After each entry of the history of `net`, with what it holds in `logs`: by default each epoch, and the end."""
 
     def on_epoch_end(self, net: MLP, logs: dict[str, float]) -> None:
         """After each epoch of `net`; in `logs` the loss is the mean over its batches."""

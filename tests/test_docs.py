@@ -123,5 +123,5 @@ def test_the_figure_loads_nothing():
 
 
 def test_the_page_is_the_first_thing_that_the_readme_gives_to_read():
-    text = (ROOT / "README.md").read_text().partition("More to read")[2]
+    text = (ROOT / "README.md").read_text().partition("New to the subject?")[2]
     assert re.findall(r"\]\(([^)]+)\)", text)[:2] == ["docs/backpropagation.md", "docs/backpropagation.zh.md"]

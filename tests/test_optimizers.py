@@ -194,7 +194,8 @@ def test_an_optimizer_has_its_pinned_values(name, k, kernels, dtype):
     for gradient, lr in zip(WALK, RATES, strict=True):
         net.grad_weights[0][0] = gradient
         net.update(getattr(fastbp, name)(lr=RATES[0] if name == "Rprop" else lr, **SETTINGS[name][k]))
-    assert_close(net.weights[0][0], PINNED[name, k], dtype, k=4 * len(WALK))
+    cancelled = 4 if name == "RAdam" else 1  # the length of its average is a difference of large numbers
+    assert_close(net.weights[0][0], PINNED[name, k], dtype, k=4 * len(WALK) * cancelled)
 
 
 def test_every_setting_is_pinned():
@@ -493,7 +494,7 @@ def test_a_scale_alone_is_a_rate_or_a_decay_of_its_own(name, shape, kernels, dty
                 wanted = stepped(lr=0.05 * factor)[k]
             else:
                 wanted = stepped(weight_decay=0.4 * factor, l1=0.1 * factor)[k]
-            assert_close(parameter, wanted, dtype, k=rows + sum(sizes), scale=1, what=f"{scale}, parameter {k}")
+            assert_close(parameter, wanted, dtype, scale=1, what=f"{scale}, parameter {k}")
             assert (abs(parameter - plain[k]).max() > 1e-4) == (factor != 1.0), scale
 
 
@@ -592,7 +593,7 @@ def test_clipping_by_norm_has_its_pinned_values(most, kernels, dtype):
     net = fastbp.MLP((2, 2), init=[([[1.0, -2.0], [0.5, 3.0]], [0.25, -1.0])], dtype=dtype, backend=kernels)
     net.grad_weights[0][...], net.grad_biases[0][...] = [[2.0, -1.0], [0.5, 4.0]], [-3.0, 0.25]
     net.update(fastbp.SGD(0.5, clip_norm=most))
-    assert_close(np.vstack([net.weights[0], net.biases[0]]), CLIPPED[most], dtype, k=6)
+    assert_close(np.vstack([net.weights[0], net.biases[0]]), CLIPPED[most], dtype)
 
 
 @pytest.mark.parametrize("gradient, most, step", [(1.0, 1.0, 0.9999990000010001), (3e-6, 2e-6, 1.5e-6)])
@@ -601,7 +602,7 @@ def test_clipping_by_norm_adds_to_the_norm_what_torch_adds(gradient, most, step,
     net = fastbp.MLP((1, 1), bias=False, init="zeros", dtype=dtype, backend=backend)
     net.grad_weights[0][...] = gradient
     net.update(fastbp.SGD(1.0, clip_norm=most))
-    assert_close(net.weights[0], [[-step]], dtype, k=4)
+    assert_close(net.weights[0], [[-step]], dtype)
 
 
 FROZEN = [
@@ -625,10 +626,10 @@ def test_what_is_frozen_stays_bit_by_bit_and_the_rest_trains_as_the_rule_says(na
         if name == "Rprop" and dtype == np.float32:
             return  # signs of gradients that are near 0 are those of roundings
         for got, wanted in zip(parameters(net), plain.values):
-            assert_close(got, wanted, dtype, k=8 * (rows + sum(sizes)), scale=1)
+            assert_close(got, wanted, dtype, k=2, scale=1)
         if "average" in settings:
             for got, wanted in zip(parameters(net.averaged()), plain.average):
-                assert_close(got, wanted, dtype, k=8 * (rows + sum(sizes)), scale=1)
+                assert_close(got, wanted, dtype, k=2, scale=1)
 
     for frozen in ([(0, True, False)], [(0, True, True)], [(1, True, False)], [(0, False, True), (1, True, True)]):
         net = fastbp.MLP(sizes, activation="tanh", seed=1, dtype=dtype, backend=kernels)
@@ -676,7 +677,7 @@ def test_the_average_is_that_of_what_trains_and_of_what_is_frozen(settings, shap
         for _ in range(3):
             net.fit(X, t, optimizer=rule, batch_size=rows, steps=1)
             mean = (mean + net.flatten()) / 2
-        assert_close(net.averaged().flatten(), mean, dtype, k=3)
+        assert_close(net.averaged().flatten(), mean, dtype)
         assert abs(mean - net.flatten()).max() > 1e-4
 
 
@@ -713,7 +714,7 @@ def test_updates_are_counted_on_where_accumulate_changes(name, settings, backend
         net = fastbp.MLP((5, 9, 3), seed=3, dtype=dtype, backend=backend)
         for steps, every in parts:
             net.fit(X, t, optimizer=getattr(fastbp, name)(0.05, accumulate=every, **settings), steps=steps, **run)
-        assert_close(net.flatten(), whole.flatten(), dtype, k=7 * 20, scale=1, what=str(parts))
+        assert_close(net.flatten(), whole.flatten(), dtype, k=2, scale=1, what=str(parts))
 
 
 def test_the_average_of_weights_is_kept_through_pickle_and_another_optimizer(backend):
@@ -1119,7 +1120,7 @@ def test_a_plateau_lowers_the_rate_at_epoch_ends_and_goes_on_in_the_next_call(ba
         pieces = pickle.loads(pickle.dumps(pieces))
     for net in (whole, pieces, batches):
         assert net._state.plateau == {"scale": 0.125, "best": 0.0, "bad": 0, "wait": 0}
-        assert_close(net.flatten(), [np.prod(1 - 0.5 * rates)], np.float64, k=14, scale=1)
+        assert_close(net.flatten(), [np.prod(1 - 0.5 * rates)], np.float64, scale=1)
     assert [history.lr.tolist() for history in histories] == [rates[1::2].tolist()] * 2
     assert network().fit(X, t, optimizer=rule, batch_size=4, epochs=7, eval_every=1).lr.tolist() == rates.tolist()
     for optimizer, rate in ((rule, 0.5 * 0.125), (fastbp.SGD(0.5, weight_decay=0.5), 0.5)):  # which knows nothing of it

@@ -430,7 +430,7 @@ def test_several_outputs_have_regions_in_the_colours_of_their_labels(pyplot, y):
         (line_net(), POINTS * np.nan, [0, 1, 0, 1], {}, "X must be finite"),
         (line_net(), POINTS, [0, 1], {}, r"X has 4 rows, y has shape \(2,\)"),
         (line_net(), POINTS, [0, 1, 2, 3], {}, "y must hold two labels"),
-        (line_net(), POINTS, list("abab"), {}, "y must hold numbers"),
+        (line_net(), POINTS, list("abab"), {}, "y holds 'a' of type str at row 0"),
         (fastbp.MLP((2, 3)), POINTS, [0, 1, 2, 3], {}, "y must hold labels from 0 to 2, got 3"),
         (fastbp.MLP((2, 3)), POINTS, [0, 0.5, 1, 2], {}, "y must hold labels from 0 to 2, got 0.5"),
         (line_net(), POINTS, [0, 1, 0, 1], {"resolution": 1}, "resolution must be at least 2"),

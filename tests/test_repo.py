@@ -295,6 +295,16 @@ def test_every_public_function_has_a_numpydoc_docstring(name):
     assert not silent, f"parameters that the docstring does not mention: {silent}"
 
 
+INSIDE = re.compile(r"fastbp\.(" + "|".join(path.name for path in PACKAGE.iterdir() if path.is_dir()) + r")\.")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_docstrings_name_public_paths(name):
+    """A file in a folder may move."""
+    assert not INSIDE.search(PUBLIC[name].__doc__)
+    assert INSIDE.search("fastbp.inspection.trace.Trace") and not INSIDE.search("fastbp.Trace")
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_function_says_what_it_returns(name):
     if not inspect.isclass(PUBLIC[name]):
