@@ -45,7 +45,7 @@ class Callback:
         """Before the first step of `net`."""
 
     def on_eval(self, net: MLP, logs: dict[str, float]) -> None:
-        """After each entry of the history of `net`, with what it holds in `logs`: by default each epoch, and the end."""
+        """After each entry of the history of `net`, which `logs` holds: by default each epoch, and the end."""
 
     def on_epoch_end(self, net: MLP, logs: dict[str, float]) -> None:
         """After each epoch of `net`; in `logs` the loss is the mean over its batches."""
