@@ -217,6 +217,11 @@ class Record:
             f"{machine['python']}, {', '.join(versions)}."
         )
 
+    def meeting(self) -> str:
+        """What two threads cost where they do nothing."""
+        took = self.machine["2 threads meet in ns"] / 1000
+        return f"On the machine of the table below a phase where two threads only meet takes {took:.2f} microseconds."
+
     def markdown(self) -> str:
         """The figures of a page: how they were measured, the table, the means."""
         peak = max(cell.peak for cell in self.cells)
@@ -235,6 +240,7 @@ class Record:
             "short": self.short,
             "one thread": self.with_threads(1).markdown,
             "two threads": self.with_threads(2).markdown,
+            "meeting": self.meeting,
         }
 
     def write_into(self, path: str) -> None:
