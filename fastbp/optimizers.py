@@ -338,7 +338,7 @@ class Rule(Frozen):
         return not around and not self.needs_whole_gradient and set(scales) == {1.0}
 
     def scales(self, n_layers: int) -> list[tuple[float, float]]:
-        """Factors of (lr, decay) for each group of the parameters of `n_layers` layers: all, or each weight and bias."""
+        """Factors of (lr, decay) for each group of parameters of `n_layers` layers: all, or each weight and bias."""
         lr, decay = self.lr_scale or (1.0,) * n_layers, self.decay_scale or (1.0,) * n_layers
         groups = [
             group

@@ -296,7 +296,7 @@ def test_every_public_function_has_a_numpydoc_docstring(name):
 
 
 FOLDERS = [path for path in MODULES if path.parent != PACKAGE and path.name != "__init__.py"]
-INSIDE = re.compile("|".join(".".join(("fastbp", *path.relative_to(PACKAGE).with_suffix("").parts)) for path in FOLDERS))
+INSIDE = re.compile("|".join(".".join(("fastbp", *one.relative_to(PACKAGE).with_suffix("").parts)) for one in FOLDERS))
 
 
 @pytest.mark.parametrize("name", PUBLIC)
