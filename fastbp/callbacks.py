@@ -39,7 +39,7 @@ class Callback:
         Whether it may write the network's parameters. A class says so for itself, not for those made from it.
     """
 
-    writes = True
+    writes: bool = True
 
     def on_train_begin(self, net: MLP) -> None:
         """Before the first step of `net`."""
@@ -104,7 +104,7 @@ class EarlyStopping(Callback):
         ``net.step`` there.
     """
 
-    writes = False
+    writes: bool = False
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class Checkpoint(Clock):
         Exactly one: after each step that is a multiple, or when so many seconds have passed.
     """
 
-    writes = False
+    writes: bool = False
 
     def __init__(
         self, path: str | os.PathLike[str], *, every_steps: int | None = None, every_seconds: float | None = None
@@ -235,7 +235,7 @@ class TimeLimit(Clock):
     seconds : float
     """
 
-    writes = False
+    writes: bool = False
     looks = False
 
     def __init__(self, seconds: float) -> None:
@@ -257,7 +257,7 @@ class TimeLimit(Clock):
 class Lines(Callback):
     """``verbose=k``: a line on standard output every k epochs."""
 
-    writes = False
+    writes: bool = False
 
     def __init__(self, every_epochs: int, write: Callable[[str], object]) -> None:
         self.every_epochs = every_epochs

@@ -283,7 +283,7 @@ class Rule(Frozen):
     CHECKS: ClassVar[Mapping[str, Callable[[str, Any], Any]]] = _CHECKS
 
     full_batch = False  # whether a step needs all rows
-    above_zero = ("eps",)  # scalars without which a rule is another one: see `scalars`
+    above_zero: ClassVar[tuple[str, ...]] = ("eps",)  # scalars without which a rule is another one: see `scalars`
     counts_updates = False  # whether scalars depend on the number of the update
 
     @property
@@ -740,7 +740,7 @@ class Rprop(Rule):
     step_sizes: tuple[float, float] = (1e-6, 50.0)
 
     full_batch = True
-    above_zero = ("least",)  # a step of 0 would begin anew with lr
+    above_zero: ClassVar[tuple[str, ...]] = ("least",)  # a step of 0 would begin anew with lr
 
     def __post_init__(self) -> None:
         if callable(self.lr):
