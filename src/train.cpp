@@ -280,8 +280,8 @@ idx Network<T>::train_batch(const Data& data, idx start, const uint32_t* order, 
   *phase = 0;
   if (!fused_) {
     T* const grads = update.accumulated ? static_cast<T*>(update.accumulated) : grads_.data();
-    const T share = static_cast<T>(1.0 / static_cast<double>(update.accumulate));
-    run_update(grads, step, clipping(grads, share, update.clip_norm));
+    run_update(grads, step,
+               clipping(grads, static_cast<T>(1.0 / static_cast<double>(update.accumulate)), update.clip_norm));
   }
   finish_step(step);
   return 1;
@@ -662,8 +662,8 @@ void Network<T>::backward(const Source* grad_output, void* grads, const Update* 
   if (grad_output) gather(*grad_output, last.delta.data(), last.ld, last.shape.transposed);
   if (grad_input && !grad_input_.size()) grad_input_ = Buffer<T>(gathered_.size());
   const Step<T> step = update ? step_of(*update) : Step<T>{};
-  T* const to_input = grad_input ? grad_input_.data() : nullptr;
-  bind_backward(static_cast<T*>(grads), update ? &step : nullptr, to_input, accumulate);
+  bind_backward(static_cast<T*>(grads), update ? &step : nullptr, grad_input ? grad_input_.data() : nullptr,
+                accumulate);
   run_backward();
   if (update) finish_step(step);
   const idx in = layers_.front().shape.in;
