@@ -92,7 +92,7 @@ RECORD  = benchmarks/records/$(shell test -e build/bench.json && $(PY) -c '$(NAM
 figures: $(VENV)/installed $(VENV)/bench-tools
 	@mkdir -p benchmarks/records
 	@$(PY) -m fastbp bench --from $(wildcard $(RECORD) build/bench.json build/threads.json) --json $(RECORD) \
-		--markdown README.md docs/benchmark.md docs/threads.md --picture docs/benchmark.svg --scaling docs/threads.svg
+		--markdown README.md docs/benchmark.md docs/numba.md docs/threads.md --picture docs/benchmark.svg --scaling docs/threads.svg
 
 pictures: $(VENV)/installed $(VENV)/plot-tools
 	@$(PY) tools/pictures.py

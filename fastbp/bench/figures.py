@@ -188,8 +188,9 @@ class Record:
         torch = geometric_mean(cell.over("torch") for cell in one.cells if "torch" in cell.best)
         *libraries, last = dict.fromkeys(PEERS[name].library for name in one.peers)
         sentence = (
-            f"**On one core, a training step takes {best:.1f} times as long in the fastest of {', '.join(libraries)} "
-            f"and {last}, and {torch:.0f} times as long in PyTorch** (geometric means over {len(one.cells)} networks)."
+            f"**On one core, fastbp makes a training step {best:.1f} times as fast as the fastest of "
+            f"{', '.join(libraries)} and {last}, and {torch:.0f} times as fast as PyTorch** (geometric means over "
+            f"{len(one.cells)} networks)."
         )
         return textwrap.fill(sentence, 120)
 
@@ -217,6 +218,15 @@ class Record:
             f"{machine['python']}, {', '.join(versions)}."
         )
 
+    def numba(self) -> str:
+        """The two compiled backends with one thread."""
+        one = self.with_threads(1)
+        lines = [["network, batch", "cython", "numba", "cython / numba"]]
+        for cell in one.cells:
+            ours, theirs = cell.best["fastbp"], cell.best["fastbp numba"]
+            lines.append([cell.name, _microseconds(ours), _microseconds(theirs), f"{ours / theirs:.2f}"])
+        return "\n\n".join([textwrap.fill(one.how(), 120), _aligned(lines)])
+
     def meeting(self) -> str:
         """What two threads cost where they do nothing."""
         took = self.machine["2 threads meet in ns"] / 1000
@@ -241,6 +251,7 @@ class Record:
             "one thread": self.with_threads(1).markdown,
             "two threads": self.with_threads(2).markdown,
             "meeting": self.meeting,
+            "numba": self.numba,
         }
 
     def write_into(self, path: str) -> None:
