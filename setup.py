@@ -95,7 +95,7 @@ class build_ext(_build_ext):
                      "(not driven by this build yet). FASTBP_NO_EXTENSION=1 installs without them.")
         compiler = self.compiler.compiler_so_cxx[0]
         if not shutil.which(compiler):
-            sys.exit(f"fastbp: there is no compiler {compiler!r}: install GCC >= 11 or Clang >= 14, or name it by CXX=. "
+            sys.exit(f"fastbp: there is no compiler {compiler!r}: install GCC >= 11 or Clang >= 14, or set CXX. "
                      "FASTBP_NO_EXTENSION=1 installs without the compiled kernels.")
         # Not cythonize(): with a folder of its own for the result it copies all headers there too, and compiles those.
         pyx, *cpp = ext.sources

@@ -129,7 +129,7 @@ def _array(argument: str, value: Any) -> np.ndarray:
     try:
         if hasattr(value, "requires_grad"):  # a tensor of torch
             value = value.detach()
-            if str(value.dtype).startswith(("torch.bfloat", "torch.float8")):
+            if str(getattr(value, "dtype", "")).startswith(("torch.bfloat", "torch.float8")):
                 value = value.float()  # exact; NumPy has no such dtype
         if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
             if value.__dlpack_device__()[0] not in _ON_CPU:
