@@ -1313,7 +1313,7 @@ class Traced:
             os.close(wait)
             os.close(go)
         calls = re.findall(r"^\d+ +(\w+)\(", self.log.read_text(), re.M)
-        return status, calls[1 if calls[0] == "read" else 0 :]  # what it waited in
+        return status, list(itertools.dropwhile("read".__eq__, calls))  # what it waited in; attached to, perhaps twice
 
     def points(self):
         """Each system call of a save, as (name, which of this name, for strace)."""
