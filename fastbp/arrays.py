@@ -18,6 +18,9 @@ import numpy as np
 _WHOLE = (int, np.integer, np.bool_)
 _NO_NUMBERS = (np.flexible, np.datetime64, np.timedelta64, np.complexfloating, np.ndarray)  # though they have __float__
 _HOLD_OTHERS = (np.int8, np.uint8, np.float32, np.float64)  # dtypes that others' dtypes are cast to
+_NO_ARRAY = (BufferError, RuntimeError, TypeError, ValueError)  # and what other libraries raise
+_FIRST_OF_OTHERS = 256  # the number of the first dtype that is not NumPy's
+_OF_STORED = ("chunks", "shape", "dtype")
 _ON_CPU = (1, 3, 11, 13)  # DLPack's numbers of devices whose memory the CPU reads
 
 
@@ -47,10 +50,18 @@ def real_array(argument: str, value: Any) -> np.ndarray:
         raise ValueError(f"{argument} is a masked array; fill it first, for example with {argument}.filled(0)")
     if is_sparse(value):
         raise TypeError(f"{argument} is sparse; a dense array is wanted, for example {argument}.toarray()")
+    if masked is not None and isinstance(value, (list, tuple)) and isinstance(next(iter(value), None), np.ndarray):
+        if any(isinstance(item, masked.MaskedArray) for item in value):
+            raise ValueError(f"{argument} holds a masked array; fill it first, by its method filled(0) for example")
     columns = _columns(value)
     if not columns:
         return _column(argument, value)
-    return np.stack([_column(argument, column, k, value) for k, column in enumerate(columns)]).T  # as pandas lays them
+    found = [_column(argument, column, k, value) for k, column in enumerate(columns)]
+    for k, column in enumerate(found):
+        if column.ndim != 1:
+            raise TypeError(f"{argument} holds arrays of shape {column.shape[1:]} in the cells of column {k}"
+                            f"{_name_of_column(value, k)}; one number for each cell is wanted")  # fmt: skip
+    return np.stack(found).T  # as pandas lays them
 
 
 def is_sparse(value: Any) -> bool:
@@ -59,7 +70,13 @@ def is_sparse(value: Any) -> bool:
 
 def is_stored(value: Any) -> bool:
     """Whether `value` is a dataset that lies in a file in chunks, or that comes in chunks from elsewhere."""
-    return all(hasattr(value, name) for name in ("chunks", "shape", "dtype")) and not isinstance(value, np.ndarray)
+    kind = type(value)  # whose attributes can be asked for where the file is closed
+    return kind is not np.ndarray and all(hasattr(kind, name) or hasattr(value, name) for name in _OF_STORED)
+
+
+def is_numpys(dtype: np.dtype) -> bool:
+    """Whether a dtype is one of NumPy's own real ones; others may have the same kind and size, and other bits."""
+    return dtype.kind in "fiub" and dtype.num < _FIRST_OF_OTHERS
 
 
 def real_number(value: Any) -> float | None:
@@ -81,7 +98,7 @@ def _float(value: Any) -> float | None:
         return float(value) if _is_real(type(value)) else None
     except OverflowError:
         return math.inf
-    except (TypeError, ValueError):
+    except Exception:  # of whatever making
         return None
 
 
@@ -116,7 +133,8 @@ def _column(argument: str, value: Any, k: int | None = None, frame: Any = None) 
 def _first_missing(column: Any) -> int | None:
     """The row of the first value that a library calls missing, for which NumPy gets NaN, or objects for all."""
     look = getattr(column, "is_null", None)  # of polars and pyarrow; where a dtype is NumPy's, NaN is a number
-    if look is None and not isinstance(getattr(column, "dtype", None), np.dtype):
+    dtype = getattr(column, "dtype", None)
+    if look is None and not isinstance(getattr(dtype, "subtype", dtype), np.dtype):  # subtype: of sparse columns
         look = getattr(column, "isna", None)
     if look is None or getattr(column, "ndim", 1) != 1:
         return None
@@ -136,13 +154,15 @@ def _array(argument: str, value: Any) -> np.ndarray:
                 raise BufferError
             return np.from_dlpack(value)
         return np.asarray(value)
-    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:
+        if type(error).__module__ == "builtins" and not isinstance(error, _NO_ARRAY):
+            raise  # a fault of the object's own
         device = _other_device(value)
         if device is not None:
             raise TypeError(f"{argument} is on {device}; copy it into the CPU's memory first, for example with "
                             f"{argument}.cpu() or {argument}.get()") from None  # fmt: skip
         kind = ValueError if isinstance(error, ValueError) else TypeError
-        raise kind(f"{argument} is not an array of numbers: {error}") from None
+        raise kind(f"{argument} is not an array of numbers: {error or type(error).__name__}") from None
 
 
 def _other_device(value: Any) -> str | None:
@@ -161,20 +181,23 @@ def _other_device(value: Any) -> str | None:
 def _real(argument: str, array: np.ndarray, k: int | None = None, frame: Any = None) -> np.ndarray:
     """`array` in a dtype of real numbers that is NumPy's."""
     kind = array.dtype.kind
-    if kind in "fiub":
+    if is_numpys(array.dtype):
         return array
     if kind == "O":
         return _of_objects(argument, array, k, frame)
     if kind == "c":
         raise ValueError(f"{argument} is complex; real numbers are wanted")
-    if kind == "V" and array.dtype.type is not np.void:  # of ml_dtypes, as bfloat16
+    if array.dtype.num >= _FIRST_OF_OTHERS:  # of ml_dtypes, as bfloat16
         for dtype in _HOLD_OTHERS:
             if np.can_cast(array.dtype, dtype):
                 return array.astype(dtype)
-    if kind == "V" or not array.size:
+    if kind == "V" or not array.size or array.dtype.num >= _FIRST_OF_OTHERS:
         raise TypeError(f"{argument} must hold numbers, got dtype {array.dtype}")
-    first = array.flat[0]
-    raise _no_number(argument, first.item() if kind in "US" else first, (0,) * array.ndim, k, frame)
+    at = (0,) * array.ndim
+    if kind in "US":  # NumPy makes text of all, where some is; what is no numeral is to blame
+        at = next((place for place, item in np.ndenumerate(array) if not _is_numeral(item)), at)
+    item = array[at]
+    raise _no_number(argument, item.item() if kind in "US" else item, at, k, frame)
 
 
 def _of_objects(argument: str, array: np.ndarray, k: int | None, frame: Any) -> np.ndarray:
@@ -186,16 +209,24 @@ def _of_objects(argument: str, array: np.ndarray, k: int | None, frame: Any) -> 
             dtypes = (np.bool_,) if kinds <= {bool, np.bool_} else (np.int64, np.uint64, np.float64)
         for dtype in dtypes:
             try:
-                return array.astype(dtype)
+                found = array.astype(dtype)
             except OverflowError:
                 continue
-            except (TypeError, ValueError):  # from an object's own __float__
+            except Exception:  # from an object's own __float__
                 break
+            if dtype is np.float64 and np.isinf(found).any() and any(map(_is_too_large, array.flat)):
+                break
+            return found
     for at, item in np.ndenumerate(array):
-        x = _float(item)
-        if x is None or (math.isinf(x) and not isinstance(item, (float, np.floating))):
+        if _float(item) is None or _is_too_large(item):
             raise _no_number(argument, item, at, k, frame)
     raise TypeError(f"{argument} holds objects that are not numbers")
+
+
+def _is_too_large(item: Any) -> bool:
+    """Whether a finite number becomes infinite as a float64."""
+    x = _float(item)
+    return x is not None and math.isinf(x) and bool(item != x)
 
 
 def _no_number(argument: str, item: Any, at: tuple[int, ...], k: int | None, frame: Any) -> Exception:
@@ -232,7 +263,8 @@ def _cure(argument: str, item: Any) -> tuple[type[Exception], str]:
         return TypeError, "it is missing, and numbers are wanted: fill it, or leave its row out"
     if isinstance(item, (str, bytes)):
         if _is_numeral(item):
-            return TypeError, f"numbers are wanted, and {argument}.astype(float) reads text as numbers"
+            kind = "int" if argument == "y" and item.strip().isdigit() else "float"  # labels are whole
+            return TypeError, f"numbers are wanted, and np.asarray({argument}, {kind}) reads text as numbers"
         return TypeError, "numbers are wanted: make integer labels of categories, or columns of 0 and 1 (one-hot)"
     if isinstance(item, (np.datetime64, np.timedelta64, date, time, timedelta)):
         return TypeError, "numbers are wanted: count times from one of them, in days for example"

@@ -124,7 +124,10 @@ def _place(value: Any, verb: str, nothing: Any) -> Any:
     if isinstance(value, (bytes, bytearray, memoryview)) and bytes(value[8 : _DIGITS.start + 8]) == _START:
         raise TypeError("path: these bytes are no path, but what a file of fastbp holds; use io.BytesIO(...)")
     try:
-        return os.fsdecode(value)
+        path = os.fsdecode(value)
+        if not os.path.basename(path):
+            raise IsADirectoryError(errno.EISDIR, "path: the name of a file is wanted, not that of a folder", path)
+        return path
     except TypeError:
         call = getattr(value, verb, None)
     if isinstance(value, type) or not callable(call):
@@ -135,6 +138,8 @@ def _place(value: Any, verb: str, nothing: Any) -> Any:
         is_text = True
     except ValueError as error:  # closed, or opened for the other direction
         raise ValueError(f"path: one cannot {verb} {value!r}: {error}") from None
+    except (LookupError, FileNotFoundError):  # an archive, whose members are file objects
+        is_text = True
     if is_text:
         raise TypeError(f"path: the file object must be a binary one, as of mode 'rb' or 'wb', got {value!r}")
     return value

@@ -1,5 +1,6 @@
 """Whatever an array's layout and dtype: bitwise the result of a plain copy, not a byte read or written beside it."""
 
+from decimal import Decimal
 from functools import partial
 
 import numpy as np
@@ -498,6 +499,43 @@ def test_dtypes_of_ml_dtypes_are_cast_exactly():
     labels = np.array([1, 0]).astype(ml_dtypes.int4)
     history = network((3, 3), "float32", "reference").fit(SHORT * 0, labels, loss="softmax_cross_entropy", steps=1)
     assert history.n_steps == 1
+
+
+@pytest.mark.parametrize("name", ["float8_e5m2", "float8_e4m3fn", "int4", "uint2"])
+def test_a_dtype_of_the_kind_and_size_of_no_other_is_cast_first(name, kernels):
+    """float8_e5m2 is of NumPy's kind "f": the kernels know no such size."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    small = np.array([[1.0, 0.0, 2.0], [3.0, 1.0, 1.0]]).astype(getattr(ml_dtypes, name))
+    net = network((3, 2), np.float32, kernels)
+    assert np.array_equal(net.predict(small), net.predict(small.astype(np.float64)))
+    assert net.fit(small, small[:, :2].astype(np.float64), steps=1).n_steps == 1
+
+
+def test_a_masked_array_in_a_list_is_refused_as_one_by_itself(backend):
+    net = network((3, 1), np.float32, backend)
+    with pytest.raises(ValueError, match="X holds a masked array; fill it first"):
+        net.predict([np.ones(3), np.ma.array([1.0, 1e6, 3.0], mask=[0, 1, 0])])
+
+
+@pytest.mark.parametrize("given, told", [
+    ([[5.1, 3.5, 1], [4.9, "n/a", 1]], "'n/a' of type str at row 1, column 1; numbers are wanted: make integer labels"),
+    ([["5", "6", "7"]], r"'5' of type str at row 0, column 0; numbers are wanted, and np.asarray\(X, float\)"),
+    (np.array([[Decimal("1e400"), 1, 2]], object), "'1E\\+400'.*at row 0, column 0; it is too large for float64"),
+], ids=["one text", "numerals", "too large"])  # fmt: skip
+def test_the_culprit_among_numbers_is_named(given, told):
+    with pytest.raises((TypeError, ValueError), match=f"X holds .*{told}"):
+        network((3, 1), np.float32, "auto").predict(given)
+
+
+def test_labels_as_text_are_told_how_they_become_labels():
+    with pytest.raises(TypeError, match=r"y holds '0' of type str at row 0; .*np.asarray\(y, int\)"):
+        network((3, 2), np.float32, "auto").fit(np.ones((2, 3)), ["0", "1"], loss="softmax_cross_entropy", steps=1)
+
+
+def test_an_infinite_number_among_objects_stays_one():
+    net = network((3, 1), np.float64, "auto")
+    given = np.array([[Decimal("Infinity"), 1, 2], [float("inf"), 1, 2]], object)
+    assert np.array_equal(net.predict(given), net.predict(given.astype(float)), equal_nan=True)
 
 
 def test_tensors_of_torch_are_taken(peers):

@@ -172,11 +172,27 @@ def test_figures_replace_what_stands_between_the_marks(record, tmp_path):
     assert text.endswith(f"after\n<!-- figures: headline -->\n{record.headline()}\n<!-- end of figures -->\n")
     for part in ("some CPU, model 2, avx2 kernels", "best of 5", "2026-11-29", "GCC 12, Python 3.11, numpy 2.0"):
         assert part in " ".join(text.split())  # lines are filled
-    for wrong in ("no marks", "<!-- figures: nonsense -->\n<!-- end of figures -->"):
+    mark = "<!-- figures: headline -->\n"
+    unended = f"{mark}x\n{mark}y\n<!-- end of figures -->"
+    for wrong in ("no marks", "<!-- figures: nonsense -->\n<!-- end of figures -->", unended):
         path.write_text(wrong)
         with pytest.raises(ValueError, match="must say where figures go"):
             record.write_into(str(path))
         assert path.read_text() == wrong
+
+
+@pytest.mark.parametrize("name", ["two threads", "meeting", "numba"])
+def test_a_page_that_asks_for_what_a_record_lacks_stays_as_it_is(record, name, tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(text := f"<!-- figures: {name} -->\nold\n<!-- end of figures -->\n")
+    with pytest.raises(ValueError, match=f"page.md asks for {name}, and this record lacks"):
+        record.write_into(str(path))
+    assert path.read_text() == text
+
+
+def test_records_of_two_machines_are_not_joined(record):
+    with pytest.raises(ValueError, match="two kinds of machine are not joined: some-cpu-model-2-avx2 and other-avx2"):
+        record.joined(Record(MACHINE | {"cpu": "other"}, 5, []))
 
 
 def test_the_texts_of_readme(record):

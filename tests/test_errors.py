@@ -86,12 +86,14 @@ DATES = np.zeros((N, N_IN), "M8[s]")
 BAD_X = {  # what, X, error, what the message must say
     "complex": (X + 0j, ValueError, "X.*complex"),
     "complex of zero imaginary part in a list": ([[1, 2, 3 + 0j]] * N, ValueError, "X.*complex"),
-    "text": (X.astype(str), TypeError, r"X holds '.*' of type str at row 0, column 0; numbers.*X\.astype\(float\)"),
+    "text": (X.astype(str), TypeError, r"X holds '.*' of type str at row 0, column 0; numbers.*asarray\(X, float\)"),
     "bytes": (X.astype("S"), TypeError, "X holds b'.*' of type bytes at row 0, column 0; numbers"),
     "text as objects": (
         changed(X, (3, 1), "many", object), TypeError,
         "X holds 'many' of type str at row 3, column 1; numbers are wanted.*one-hot"),
-    "numerals as objects": (X.astype(str).astype(object), TypeError, "X holds.*row 0, column 0; numbers.*astype"),
+    "numerals as objects": (
+        X.astype(str).astype(object), TypeError, r"X holds.*row 0, column 0; numbers.*asarray\(X, float\)"
+    ),
     "objects": (changed(X, (3, 1), Opaque(), object), TypeError, "X holds .* of type Opaque at row 3, column 1; numb"),
     "None among numbers": (
         changed(X, (3, 1), None, object), TypeError, "X holds None at row 3, column 1; it is missing.*number.*fill it"),

@@ -430,7 +430,7 @@ def test_a_dataset_is_read_in_ascending_order_and_never_as_a_whole(chunks, small
         dataset = Dataset(X, chunks)
         build().fit(dataset, LABELS, epochs=2, batch_size=8, shuffle=shuffle, **RUN)
         rows, pieces = dataset.slices[0][1] - dataset.slices[0][0], set(dataset.slices)
-        assert rows * row_bytes <= 200
+        assert rows * row_bytes <= (200 if chunks is None or chunks[0] < N else 900)
         assert all(stop - start == rows and start % rows == 0 for start, stop in pieces)
         assert chunks is None or chunks[0] > N or rows % chunks[0] == 0
         falls = sum(a > b for a, b in zip(dataset.slices, dataset.slices[1:]))
@@ -452,6 +452,42 @@ def test_a_dataset_that_is_no_matrix_of_numbers_is_refused(array, error, pattern
     with pytest.raises(error, match=pattern):
         net.fit(Dataset(array), LABELS[: len(array)], steps=1, **RUN)
     assert state(net) == before
+
+
+class Closed(Dataset):
+    """As h5py's are once their file is closed: whatever is asked for raises."""
+
+    shape = dtype = chunks = property(lambda self: 1 / 0)
+
+    def __init__(self):
+        pass
+
+
+def changed_dataset(**changes):
+    dataset = Dataset(X)
+    for name, value in changes.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+@pytest.mark.parametrize("dataset, error, pattern", [
+    (Closed(), ValueError, "X is a dataset that cannot be read: division by zero"),
+    (changed_dataset(shape=None), ValueError, "X is a dataset whose number of rows is not known"),
+    (changed_dataset(shape=(float("nan"), N_IN)), ValueError, "not known; of dask's arrays X.compute_chunk_sizes"),
+    (changed_dataset(array=X[:9]), ValueError, f"X is a dataset of float32 .* shape .*; it gave \\(9, {N_IN}\\)"),
+    (changed_dataset(array=X + 1j), ValueError, "it gave .* of complex64"),
+    (changed_dataset(array=X[:, :1]), ValueError, f"it gave \\({N}, 1\\)"),
+], ids=["closed", "no shape", "unknown length", "shorter", "complex", "one column"])  # fmt: skip
+def test_a_dataset_that_does_not_give_what_it_says_is_refused_by_name(dataset, error, pattern):
+    net = build()
+    before = state(net)
+    with pytest.raises(error, match=pattern):
+        net.fit(dataset, LABELS, steps=1, **RUN)
+    assert state(net) == before
+
+
+def test_a_dataset_of_no_rows_has_no_outputs():
+    assert build().predict(Dataset(X[:0], chunks=(0, N_IN))).shape == (0, N_OUT)
 
 
 # ------------------------------------------------------------------ arrays that lie column by column

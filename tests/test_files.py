@@ -475,6 +475,20 @@ def test_the_contents_of_a_file_are_not_taken_for_a_path(kind, content):
             call(kind(content))
 
 
+@pytest.mark.parametrize("path", ["", "models/"])
+def test_the_name_of_a_folder_is_no_name_of_a_file(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(IsADirectoryError, match="the name of a file is wanted"):
+        trained().save(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_archive_is_told_that_one_of_its_members_is_wanted(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        with pytest.raises(TypeError, match="path: the file object must be a binary one"):
+            fastbp.load(archive)
+
+
 def test_a_path_may_be_bytes(path):
     net = trained()
     net.save(os.fsencode(path))

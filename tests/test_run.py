@@ -518,6 +518,64 @@ def test_nothing_sees_parameters_that_are_not_finite(backend):
     assert error.value.step == net.step == 42 and abs(net.weights[0][1, 2]) == 8.0**42
 
 
+class Jumps(fastbp.Callback):
+    """Says that it writes no parameters, and sets the rate, which is none."""
+
+    writes = False
+
+    def on_epoch_end(self, net, logs):
+        net.lr = 1e-5 if logs["epoch"] < 5 else 1e38
+
+
+def halve(net, logs):
+    for weight in net.weights:
+        weight *= 0.5
+
+
+class Halves(fastbp.Callback):
+    writes = False
+
+    def on_epoch_end(self, net, logs):
+        halve(net, logs)
+
+
+def halves(how):
+    """A callback that halves the weights, and says so in one way or another."""
+    if how == "a class says so":
+        return type("Says", (Halves,), {"writes": True})()
+    if how == "a class is silent":
+        return type("Silent", (Halves,), {})()
+    if how == "an object says so":
+        made = Halves()
+        made.writes = True
+        return made
+    made = fastbp.EarlyStopping("loss", patience=99, restore_best=False)
+    made.on_epoch_end = halve
+    return made
+
+
+def test_a_replay_has_the_rate_that_a_callback_set(backend):
+    X, y = np.random.default_rng(0).normal(size=(2, 64, 4))
+    net = fastbp.MLP((4, 8, 1), seed=0, backend=backend)
+    run = {"batch_size": 8, "epochs": 20, "shuffle": False, "optimizer": fastbp.SGD(lr=1e-3)}
+    with pytest.raises(fastbp.NonFiniteError):
+        net.fit(X, 100 * y[:, 0], callbacks=[Jumps()], **run)
+    assert net.step >= 40  # all that came before the rate of 1e38
+
+
+@pytest.mark.parametrize("how", ["a class is silent", "an object says so", "an object has a hook of its own"])
+def test_what_a_callback_wrote_is_not_replayed_whoever_says_that_it_writes(how, backend):
+    X, y = np.random.default_rng(0).normal(size=(2, 64, 4))
+    ended = []
+    for said in ("a class says so", how):
+        net = fastbp.MLP((4, 8, 1), seed=0, backend=backend)
+        rule = fastbp.SGD(lr=lambda step: 1e-4 if step < 50 else 3e38)
+        with pytest.raises(fastbp.NonFiniteError):
+            net.fit(X, 100 * y[:, 0], batch_size=8, epochs=30, optimizer=rule, callbacks=[halves(said)])
+        ended.append((net.step, net.flatten().tobytes()))
+    assert ended[0] == ended[1] and ended[0][0] >= 50
+
+
 # ------------------------------------------------------------------ early stopping
 
 

@@ -6,6 +6,7 @@ Which phases of a step are worth more than one is the engine's to say: `share` i
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ def requested(argument: object = None) -> int:
         if wanted is not None or not text:
             continue
         levels = text.split(",") if name == "OMP_NUM_THREADS" else [text]  # OpenMP has one for each level of nesting
-        if all(number.strip().isdecimal() and number.isascii() and int(number) >= 1 for number in levels):
+        if all(re.fullmatch(r"\s*0*[1-9][0-9]{0,8}\s*", number) for number in levels):
             wanted = int(levels[0])
         elif (name + text) not in _warned:
             _warned.add(name + text)

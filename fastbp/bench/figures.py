@@ -133,10 +133,18 @@ class Record:
     @property
     def name(self) -> str:
         """A file's name for the kind of machine."""
-        return re.sub("[^a-z0-9]+", "-", f"{self.machine['cpu']} {self.machine['isa']}".lower())
+        return re.sub("[^a-z0-9]+", "-", f"{self.machine.get('cpu')} {self.machine.get('isa')}".lower())
 
     def joined(self, other: Record) -> Record:
-        """With the cells of another record of this machine; what both have measured is the other's."""
+        """With the cells of another record of this machine; what both have measured is the other's.
+
+        Raises
+        ------
+        ValueError
+            It is of another machine.
+        """
+        if self.name != other.name:
+            raise ValueError(f"records of two kinds of machine are not joined: {self.name} and {other.name}")
         new = {(cell.name, cell.dtype, cell.n_threads) for cell in other.cells}
         kept = [cell for cell in self.cells if (cell.name, cell.dtype, cell.n_threads) not in new]
         return replace(self, machine=self.machine | other.machine, cells=kept + other.cells)
@@ -262,16 +270,20 @@ class Record:
         ValueError
             The file has no such comments, or asks for a text that there is not.
         """
-        with open(path) as file:
+        with open(path, encoding="utf-8") as file:
             text = file.read()
-        marks = re.compile("(<!-- figures: (.*?) -->\n).*?(<!-- end of figures -->)", re.S)
+        marks = re.compile("(<!-- figures: (.*?) -->\n)(?:(?!<!-- figures: ).)*?(<!-- end of figures -->)", re.S)
         names = [name for _, name, _ in marks.findall(text)]
-        if not names or not set(names) <= set(self.texts):
+        if not names or not set(names) <= set(self.texts) or len(names) != text.count("<!-- figures: "):
             known = ", ".join(self.texts)
             raise ValueError(f"{path} must say where figures go: <!-- figures: NAME --> ... <!-- end of figures -->, "
                              f"with a NAME of {known}; it asks for {', '.join(names) or 'none'}")  # fmt: skip
-        new = marks.sub(lambda found: f"{found[1]}{self.texts[found[2]]()}\n{found[3]}", text)
-        with open(path, "w") as file:
+        try:
+            new = marks.sub(lambda found: f"{found[1]}{self.texts[found[2]]()}\n{found[3]}", text)
+        except (LookupError, ValueError):  # no cells, or no facts, to tell of
+            raise ValueError(f"{path} asks for {', '.join(names)}, and this record lacks cells or facts for one of "
+                             "these: measure with one thread and with two, beside peers") from None  # fmt: skip
+        with open(path, "w", encoding="utf-8") as file:
             file.write(new)
 
     def against(self, earlier: Record) -> str:

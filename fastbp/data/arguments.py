@@ -177,7 +177,7 @@ def class_weight(value: Any, n_classes: int) -> Mapping[int, float] | str:
         raise TypeError(f"class_weight must be a dict of weights by class or 'balanced', got {value!r}")
     found = {}
     for name, weight in value.items():
-        if name == -1:
+        if isinstance(name, (int, float, np.number)) and name == -1:
             raise ValueError("class_weight: of targets -1 and 1 these are classes 0 and 1, got a weight for -1")
         is_truth = isinstance(name, (bool, np.bool_))  # as labels may be
         label = number("class_weight: a class", int(name) if is_truth else name, 0, n_classes - 1)

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastbp.arrays import is_numpys
+
 COPIED_BYTES = 1 << 30  # rows of an array are picked into a copy of at most so many bytes; more are picked in blocks
 _BLOCK = 1 << 20  # entries of a CSR matrix looked at in one go
 _PIECE_BYTES = 1 << 20  # of consecutive rows of a dataset, read in one go
@@ -77,7 +79,7 @@ class Sparse(Lazy):
                             f"{argument}.tocsr() or {argument}.toarray()")  # fmt: skip
         self.indptr, self.indices, self.data = map(np.asarray, (matrix.indptr, matrix.indices, matrix.data))
         self.shape, self.dtype = (int(matrix.shape[0]), int(matrix.shape[1])), self.data.dtype
-        if self.dtype.kind not in "fiub":
+        if not is_numpys(self.dtype):
             raise TypeError(f"{argument} must hold real numbers, got a sparse matrix of {self.dtype}")
         self._check(argument)
 
@@ -122,17 +124,24 @@ class Stored(Lazy):
         It holds no real numbers.
     """
 
-    block_bytes = GATHERED_BYTES  # each block of a shuffled epoch may read all of the file
+    block_bytes: int = GATHERED_BYTES  # each block of a shuffled epoch may read all of the file
 
     def __init__(self, argument: str, dataset: Any) -> None:
-        self.dataset, self.shape, self.dtype = dataset, tuple(map(int, dataset.shape)), np.dtype(dataset.dtype)
-        if self.dtype.kind not in "fiub":
+        self.argument, self.dataset = argument, dataset
+        try:
+            shape, self.dtype, chunks = dataset.shape, np.dtype(dataset.dtype), dataset.chunks
+        except Exception as error:  # of a file that is closed
+            raise ValueError(f"{argument} is a dataset that cannot be read: {error}") from None
+        if shape is None or any(size != size for size in shape):  # NaN, as dask says
+            raise ValueError(f"{argument} is a dataset whose number of rows is not known; of dask's arrays "
+                             f"{argument}.compute_chunk_sizes() finds it")  # fmt: skip
+        self.shape = tuple(map(int, shape))
+        if not is_numpys(self.dtype):
             raise TypeError(f"{argument} must hold real numbers, got a dataset of {self.dtype}")
         row_bytes = max(1, self.dtype.itemsize * math.prod(self.shape[1:]))
-        chunk = dataset.chunks[0] if dataset.chunks else 1
+        chunk = chunks[0] if chunks else 1
         chunk = max(chunk) if isinstance(chunk, tuple) else int(chunk)  # dask says how long each one is
-        if chunk * row_bytes > GATHERED_BYTES:
-            chunk = 1
+        chunk = min(max(1, chunk), max(1, self.block_bytes // row_bytes))
         self._rows = chunk * max(1, _PIECE_BYTES // (chunk * row_bytes))  # of a piece
         self._piece: tuple[int, np.ndarray] = -1, np.empty(0)  # the last one read, by its number
 
@@ -148,7 +157,12 @@ class Stored(Lazy):
     def _read(self, number: int, rows: np.ndarray) -> np.ndarray:
         start = number * self._rows
         if self._piece[0] != number:
-            self._piece = number, np.asarray(self.dataset[start : start + self._rows])
+            piece = np.asarray(self.dataset[start : start + self._rows])
+            wanted = (min(self._rows, len(self) - start), *self.shape[1:])
+            if piece.shape != wanted or piece.dtype.kind != self.dtype.kind:
+                raise ValueError(f"{self.argument} is a dataset of {self.dtype} whose rows from {start} on should have "
+                                 f"shape {wanted}; it gave {piece.shape} of {piece.dtype}")  # fmt: skip
+            self._piece = number, piece
         return self._piece[1][rows - start]
 
 

@@ -113,9 +113,12 @@ class Run:
                 if watch is not None and watch.arrived(losses):
                     if snapshot is not None and watch.looks and not self.program.finite():
                         self._fail(snapshot)
+                    optimizer = self.optimizer
                     if watch.may_write:
                         snapshot = None  # of a run that may go another way now
                     watch.tell()
+                    if self.optimizer is not optimizer:
+                        snapshot = None  # a replay has one rate
         except StopTraining as stop:
             stopped = stop.reason if state.step < end else None
         if snapshot is not None and not self.program.finite():

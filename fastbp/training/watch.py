@@ -74,6 +74,12 @@ def _hook(callback: Any, name: str) -> Callable[..., None] | None:
     return method if callable(method) and not empty else None
 
 
+def _may_write(callback: Any) -> bool:
+    """Whether a callback may write parameters: as it says itself, or its class, which speaks for its own hooks."""
+    own = getattr(callback, "__dict__", {})
+    return bool(own.get("writes", vars(type(callback)).get("writes", True))) or any(name in own for name in HOOKS)
+
+
 def check(value: Any, better: Mapping[str, str | None]) -> list[Any]:
     """The ``callbacks=`` of `fit`, sure to be callbacks, and to find what they monitor."""
     if value is None:
@@ -133,8 +139,7 @@ class Watch:
         self._wants_entries = measure is not None or bool(self._hooks["on_eval"])
         self._logs: dict[str, float] = {}  # of the last entry or epoch
         self._mean_loss = float("nan")
-        # not inherited: whoever makes a class of one that does not write may write in it
-        self.may_write = any(vars(type(one)).get("writes", True) for one in callbacks)
+        self.may_write = any(map(_may_write, callbacks))
 
     @property
     def only_evaluates(self) -> bool:
