@@ -18,7 +18,7 @@ import numpy as np
 _WHOLE = (int, np.integer, np.bool_)
 _NO_NUMBERS = (np.flexible, np.datetime64, np.timedelta64, np.complexfloating, np.ndarray)  # though they have __float__
 _HOLD_OTHERS = (np.int8, np.uint8, np.float32, np.float64)  # dtypes that others' dtypes are cast to
-_NO_ARRAY = (BufferError, RuntimeError, TypeError, ValueError)  # and what other libraries raise
+_NO_ARRAY = (BufferError, RuntimeError, TypeError, ValueError)  # and what the library of the object has
 _FIRST_OF_OTHERS = 256  # the number of the first dtype that is not NumPy's
 _OF_STORED = ("chunks", "shape", "dtype")
 _ON_CPU = (1, 3, 11, 13)  # DLPack's numbers of devices whose memory the CPU reads
@@ -98,7 +98,7 @@ def _float(value: Any) -> float | None:
         return float(value) if _is_real(type(value)) else None
     except OverflowError:
         return math.inf
-    except Exception:  # of whatever making
+    except (TypeError, ValueError):
         return None
 
 
@@ -155,8 +155,9 @@ def _array(argument: str, value: Any) -> np.ndarray:
             return np.from_dlpack(value)
         return np.asarray(value)
     except Exception as error:
-        if type(error).__module__ == "builtins" and not isinstance(error, _NO_ARRAY):
-            raise  # a fault of the object's own
+        libraries = {type(one).__module__.partition(".")[0] for one in (error, value)}
+        if not isinstance(error, _NO_ARRAY) and len(libraries) > 1:
+            raise  # a fault of the object's own, or a signal's
         device = _other_device(value)
         if device is not None:
             raise TypeError(f"{argument} is on {device}; copy it into the CPU's memory first, for example with "
@@ -212,7 +213,7 @@ def _of_objects(argument: str, array: np.ndarray, k: int | None, frame: Any) -> 
                 found = array.astype(dtype)
             except OverflowError:
                 continue
-            except Exception:  # from an object's own __float__
+            except (TypeError, ValueError):  # from an object's own __float__
                 break
             if dtype is np.float64 and np.isinf(found).any() and any(map(_is_too_large, array.flat)):
                 break

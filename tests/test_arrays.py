@@ -548,6 +548,14 @@ def test_tensors_of_torch_are_taken(peers):
         shows(torch.empty((2, 3), device="meta"))
 
 
+def test_an_error_of_the_objects_library_names_the_argument():
+    """Polars has errors that are neither a TypeError nor a ValueError."""
+    error = type("InvalidOperation", (Exception,), {"__module__": "a_library.errors"})("no such cast")
+    value = type("Column", (DataFrame,), {"__module__": "a_library.columns"})([], error)
+    with pytest.raises(TypeError, match="X is not an array of numbers: no such cast"):
+        network((7, 5, 3), np.float32, "auto").predict(value)
+
+
 def test_an_error_of_array_comes_out_as_it_is(backend):
     net = network((7, 5, 3), np.float32, backend)
     with pytest.raises(ZeroDivisionError, match="mine"):

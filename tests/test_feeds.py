@@ -457,7 +457,7 @@ def test_a_dataset_that_is_no_matrix_of_numbers_is_refused(array, error, pattern
 class Closed(Dataset):
     """As h5py's are once their file is closed: whatever is asked for raises."""
 
-    shape = dtype = chunks = property(lambda self: 1 / 0)
+    shape = dtype = chunks = property(lambda self: int("its file is closed"))
 
     def __init__(self):
         pass
@@ -471,7 +471,7 @@ def changed_dataset(**changes):
 
 
 @pytest.mark.parametrize("dataset, error, pattern", [
-    (Closed(), ValueError, "X is a dataset that cannot be read: division by zero"),
+    (Closed(), ValueError, "X is a dataset that cannot be read: .*its file is closed"),
     (changed_dataset(shape=None), ValueError, "X is a dataset whose number of rows is not known"),
     (changed_dataset(shape=(float("nan"), N_IN)), ValueError, "not known; of dask's arrays X.compute_chunk_sizes"),
     (changed_dataset(array=X[:9]), ValueError, f"X is a dataset of float32 .* shape .*; it gave \\(9, {N_IN}\\)"),

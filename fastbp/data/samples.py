@@ -130,7 +130,7 @@ class Stored(Lazy):
         self.argument, self.dataset = argument, dataset
         try:
             shape, self.dtype, chunks = dataset.shape, np.dtype(dataset.dtype), dataset.chunks
-        except Exception as error:  # of a file that is closed
+        except (OSError, RuntimeError, ValueError) as error:  # of a file that is closed
             raise ValueError(f"{argument} is a dataset that cannot be read: {error}") from None
         if shape is None or any(size != size for size in shape):  # NaN, as dask says
             raise ValueError(f"{argument} is a dataset whose number of rows is not known; of dask's arrays "
