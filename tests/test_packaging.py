@@ -111,10 +111,10 @@ def environment_with(wheel, folder):
 SDIST = [re.compile(pattern) for pattern in (
     r"PKG-INFO|LICENSE|README\.md|CHANGELOG\.md|CONTRIBUTING\.md|MANIFEST\.in|Makefile|pyproject\.toml|setup\.(py|cfg)",
     r"fastbp\.egg-info/[\w-]+(\.\w+)?",
-    r"fastbp/(backends/)?\w+\.pyi?|fastbp/py\.typed",
+    r"fastbp/(\w+/)*\w+\.pyi?|fastbp/py\.typed",
     r"src/\w+\.(pyx|pxd|cpp|hpp)|src/kernels/\w+\.(cpp|hpp)",
     r"tests/([\w-]+/)*[\w.-]+|docs/([\w-]+/)*[\w.-]+",
-    r"(examples|benchmarks)/([\w-]+/)*[\w.-]+\.(py|md)|tools/\w+\.py",
+    r"(examples|benchmarks)/([\w-]+/)*[\w.-]+\.(py|md)|benchmarks/records/[\w-]+\.json|tools/\w+\.py",
 )]
 
 
@@ -133,7 +133,7 @@ def test_the_sdist_holds_the_sources_and_nothing_else(sdist):
 
 def in_wheel(*compiled):
     """The package's own files, the compiled module if any, and the metadata."""
-    own = {path.relative_to(ROOT).as_posix() for pattern in ("*.py", "*.pyi", "py.typed", "backends/*.py")
+    own = {path.relative_to(ROOT).as_posix() for pattern in ("**/*.py", "*.pyi", "py.typed")
            for path in (ROOT / "fastbp").glob(pattern)}
     metadata = ("METADATA", "WHEEL", "RECORD", "top_level.txt", "licenses/LICENSE")
     return own | set(compiled) | {f"fastbp-{VERSION}.dist-info/{name}" for name in metadata}
