@@ -12,9 +12,9 @@ import pytest
 from rounds import best_of
 
 import fastbp
-from fastbp import callbacks
 from fastbp.bench.contenders import CONTENDERS, WORKLOADS, Problem
 from fastbp.bench.measure import steps_in
+from fastbp.training import watch
 
 ROUNDS = 9
 RULE = {"loss": "softmax_cross_entropy", "optimizer": fastbp.SGD(lr=0.01), "n_threads": 1}
@@ -37,7 +37,7 @@ def waiting(monkeypatch):
     """
     spent, inner = [0.0], (fastbp.MLP, "_evaluate", -1)
     outer = ("begin", "steps_ahead", "arrived", "tell", "finish", "close")
-    for owner, name, sign in [inner, *((callbacks.Watch, name, 1) for name in outer)]:
+    for owner, name, sign in [inner, *((watch.Watch, name, 1) for name in outer)]:
         method = getattr(owner, name)
 
         def timed(*arguments, method=method, sign=sign, **more):
