@@ -4,14 +4,18 @@ Nothing is checked down here: `fastbp.spec` has checked the arguments, `fastbp.b
 network's dtype say so (`_Own`); the caller's arrays may have any real dtype, any strides and either byte order.
 """
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastbp.backends.plan import Programs
 from fastbp.backends.protocol import Plan, Update
+from fastbp.optimizers import Rule
 from fastbp.rows import Optimizer
+from fastbp.spec import Spec
 from fastbp.training.state import TrainingState
 
 _Own: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
@@ -98,26 +102,34 @@ class Program:
 class Forced:
     def __new__(cls, context: ContextVar[str | None], process: list[str | None]) -> Self: ...
 
-class TrainStep:
-    @property
-    def program(self) -> Program: ...
-    def __new__(
-        cls,
-        program: Program,
-        forced: Forced,
-        lock: Any,
-        loss: Any,
-        optimizer: Any,
-        x: _Callers,
-        y: _Callers,
-        low: float,  # what targets may be
-        high: float,
-        between: bool,  # else the two ends alone
-        state: TrainingState,
-        update: Update,
-    ) -> Self: ...
-    def __call__(self, x: Any, y: Any, loss: Any, optimizer: Any) -> float | None: ...
+class KnownLoss: ...
 
-class Predict:
-    def __new__(cls, program: Program, forced: Forced, idle: list[Program]) -> Self: ...
-    def __call__(self, X: Any) -> _Own | None: ...
+class Calls:
+    """See `fastbp.backends.again`. Each verb gives None where the long way is to be taken."""
+
+    def __new__(
+        cls, forced: Forced, spec: Spec, programs: Programs, params: _Own, state: TrainingState, lock: Any,
+        pending: list[tuple[Program, int]], make_buffer: Callable[[], _Own],
+    ) -> Self: ...  # fmt: skip
+    def is_current(self) -> bool: ...
+    def remember_ahead(self, rows: int, idle: list[Program]) -> None: ...
+    def remember_kept(self, plan: Plan, idle: list[Program]) -> None: ...
+    def remember_loss(
+        self,
+        loss: Any,
+        what: tuple[bool, int, float, float, bool, str | None],  # labels, targets of a row, the domain, its link
+        rows: int = 0,
+        idle: list[Program] | None = None,
+    ) -> KnownLoss: ...
+    def remember_step(
+        self, loss: KnownLoss, optimizer: Any, what: tuple[Rule, int, bool, bool], rows: int, idle: list[Program]
+    ) -> None: ...  # the rule, accumulate, is_steady, has_schedule
+    def remember_update(self, optimizer: Any, what: tuple[Rule, int, bool, bool], idle: list[Program]) -> None: ...
+    def train_step(self, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: Any) -> float | None: ...
+    def predict(self, X: Any) -> _Own | None: ...
+    def evaluate(self, X: Any, y: Any, loss: Any, sample_weight: Any) -> float | None: ...
+    def loss_and_grad(self, X: Any, y: Any, loss: Any, sample_weight: Any) -> tuple[float, _Own] | None: ...
+    def forward(self, x: Any) -> _Own | None: ...
+    def backward(self, grad_output: Any, accumulate: Any, grads: _Own) -> _Own | None: ...
+    def update(self, optimizer: Any, grads: _Own) -> bool | None: ...
+    def backward_update(self, grad_output: Any, optimizer: Any) -> _Own | None: ...

@@ -11,15 +11,44 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import FrozenInstanceError, fields
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from fastbp.arrays import real_number
 from fastbp.errors import unknown_name
 
+_PLAIN = (float, int, bool, str, type(None))
 
-class Frozen:
+
+@lru_cache(maxsize=256, typed=True)
+def _made(kind: type, *values: Any, **named: Any) -> Any:
+    return type.__call__(kind, *values, **named)
+
+
+class _Once(type):
+    """What is made of the same plain numbers is one object: ``SGD(0.01)`` in a loop is made and checked once."""
+
+    if not TYPE_CHECKING:
+
+        def __call__(cls, *values, **named):
+            given = (*values, *named.values()) if named else values
+            for value in given:
+                if type(value) not in _PLAIN:
+                    return type.__call__(cls, *values, **named)
+            make = _made if cls.__module__.startswith("fastbp.") else type.__call__
+            return make(cls, *values, **named)
+
+        @property
+        def __signature__(cls):
+            import inspect
+
+            of_init = inspect.signature(cls.__init__)
+            return of_init.replace(parameters=list(of_init.parameters.values())[1:])
+
+
+class Frozen(metaclass=_Once):
     """Checked values with names, which do not change: for ``@dataclass(eq=False, repr=False)``.
 
     What is here once, `dataclass` would compile anew for each class: that was half of what importing fastbp took.

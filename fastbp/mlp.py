@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fastbp import backends, checks, losses, order, spec
-from fastbp.backends import config
+from fastbp.backends.again import Memory
 from fastbp.backends.plan import Programs, make_plan
 from fastbp.backends.protocol import DONE, Plan, Program
 from fastbp.data import arguments
 from fastbp.data.examples import examples as make_examples
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
-from fastbp.optimizers import LBFGS, SGD, Rule
+from fastbp.optimizers import LBFGS, SGD
 from fastbp.rows import Activation
 from fastbp.training.run import Run, culprit
 from fastbp.training.state import TrainingState
@@ -49,6 +49,11 @@ if TYPE_CHECKING:
     )
 
 _BLOCK_ROWS = 256  # predict, evaluate and loss_and_grad go through X in blocks: memory does not grow with n
+
+
+def _room(n: int) -> int:
+    """Rows that a program for a batch of n is made for: up to a block a power of two, so that few are made."""
+    return n if n > _BLOCK_ROWS else 1 << max(n - 1, 0).bit_length()
 
 
 class MLP:
@@ -138,9 +143,8 @@ class MLP:
         self._training = threading.Lock()
         self._trainer: int | None = None  # the thread that trains
         self._run: Run | None = None  # the one that is training, where it calls back
-        self._pending: tuple[Program, int] | None = None  # program and rows of the last `forward`
-        self._train_step_again: Any = None  # calls that need no second check, see `Program`
-        self._predict_again: Any = None
+        self._pending: list[tuple[Program, int]] = []  # program and rows of the last `forward`, if it is not void
+        self._again = Memory(self._spec, self._programs, state, self._training, self._pending)
         layers = self._spec.layers
         self._weights = tuple(layer.weight_in(self._params) for layer in layers)
         self._biases = tuple(bias for layer in layers if (bias := layer.bias_in(self._params)) is not None)
@@ -258,7 +262,7 @@ class MLP:
         trains = not checks.boolean("weight", weight), not checks.boolean("bias", bias)
         with self._exclusive():
             self._trains = (*self._trains[:k], trains, *self._trains[k + 1 :])
-            self._train_step_again = None
+            self._again.forget()
 
     def averaged(self) -> MLP:
         """A copy of the network whose parameters are the moving average that an optimizer's `average` asked for.
@@ -545,18 +549,16 @@ class MLP:
         NonFiniteError
             The loss is NaN or infinite; nothing was updated.
         """
-        if self._train_step_again is not None and sample_weight is None:
-            value: float | None = self._train_step_again(x, y, loss, optimizer)
-            if value is not None:
-                self._drop_pending()
-                return value
+        value: float | None = self._again.calls.train_step(x, y, loss, optimizer, sample_weight)
+        if value is not None:
+            return value
         rows = arguments.features(x, self._spec)
         row = spec.loss(loss, self._spec)
         targets = arguments.targets(y, row, rows, self._spec)
         weight = arguments.sample_weights(sample_weight, len(rows))
         rule = spec.optimizer(optimizer, self._spec)
         rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
-        plan = self._plan(len(rows), loss=row, rule=rule)
+        plan = self._plan(_room(len(rows)), loss=row, rule=rule)
         with self._exclusive():
             with self._programs.lent(plan) as program, self._state.unless_no_step():
                 self._state.link = row.link
@@ -566,22 +568,11 @@ class MLP:
                     update=self._state.update(rule, 1, self._params, accumulate=rule.accumulate),
                     stop_on_loss=True, stop_on_params=False,
                 )  # fmt: skip
-            if weight is None and done.status == DONE:
-                self._remember_step(plan, x, y, loss, optimizer, rule)
         if done.status != DONE:
             message = f"the loss of the step after net.step == {self.step} is {done.loss}; nothing was updated"
             raise NonFiniteError(message + culprit(rows, self._params, self._spec), self.step, self.epoch)
+        self._again.train_step(plan, loss, row, optimizer, rule)
         return done.loss
-
-    def _remember_step(self, plan: Plan, x: Any, y: Any, loss: Any, optimizer: Any, rule: Rule) -> None:
-        """Take a program out of the pool for the next `train_step`, if that is like this one."""
-        if self._train_step_again is not None:
-            self._programs.give_back(self._train_step_again.program)
-        program = self._programs.take(plan)
-        last = x, y, loss, optimizer, rule
-        self._train_step_again = program.train_step_again(*last, self._state, self._training, config.FORCED)
-        if self._train_step_again is None:
-            self._programs.give_back(program)
 
     def reset_training(self) -> None:
         """Drop the training state: slots, step, epoch, position, and a seed given to `fit`. Parameters stay."""
@@ -590,13 +581,14 @@ class MLP:
 
     # -------------------------------------------------------------- looking
 
-    def _blocks(self, n: int, **more: Any) -> Iterator[tuple[Program, slice]]:
-        """A program and each block of n rows; the program's capacity is a power of two, so that few are made."""
-        capacity = min(_BLOCK_ROWS, 1 << max(n - 1, 0).bit_length())
-        plan = make_plan(self._spec, capacity, backend=self._backend, **more)
+    def _plan_of_blocks(self, n: int, **more: Any) -> Plan:
+        return make_plan(self._spec, min(_BLOCK_ROWS, _room(n)), backend=self._backend, **more)
+
+    def _blocks(self, n: int, plan: Plan) -> Iterator[tuple[Program, slice]]:
+        """A program and each block of n rows."""
         with self._programs.lent(plan) as program:
-            for start in range(0, n, capacity):
-                yield program, slice(start, min(start + capacity, n))
+            for start in range(0, n, plan.batch):
+                yield program, slice(start, min(start + plan.batch, n))
 
     def predict(self, X: Rows) -> NDArray[Any]:
         """The network's output.
@@ -610,15 +602,15 @@ class MLP:
         ndarray, (n_samples, out_features)
             Logits where the loss is computed from logits.
         """
-        if self._predict_again is not None:
-            answer: NDArray[Any] | None = self._predict_again(X)
-            if answer is not None:
-                return answer
+        answer: NDArray[Any] | None = self._again.calls.predict(X)
+        if answer is not None:
+            return answer
         rows = arguments.features(X, self._spec, empty=True, lazy=True)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
-        for program, block in self._blocks(len(rows)):
+        plan = self._plan_of_blocks(len(rows))
+        for program, block in self._blocks(len(rows), plan):
             program.forward(rows[block], out[block])
-            self._predict_again = program.predict_again(self._programs.idle(program.plan), config.FORCED)
+        self._again.predict(plan)
         return out
 
     def predict_proba(self, X: Rows, *, link: LinkName | None = None) -> NDArray[Any]:
@@ -669,10 +661,15 @@ class MLP:
         float
             sum(w l) / sum(w).
         """
+        value: float | None = self._again.calls.evaluate(X, y, loss, sample_weight)
+        if value is not None:
+            return value
         rows = arguments.features(X, self._spec, lazy=True)
         row = spec.loss(loss, self._spec)
         targets = arguments.targets(y, row, rows, self._spec)
-        return self._evaluate(rows, targets, arguments.sample_weights(sample_weight, len(rows)), row)
+        value = self._evaluate(rows, targets, arguments.sample_weights(sample_weight, len(rows)), row)
+        self._again.evaluate(self._plan_of_blocks(len(rows), loss=row), loss, row)
+        return value
 
     def _evaluate(
         self, rows: Any, targets: Any, weight: NDArray[Any] | None, loss: Any, *, out: Any = None,
@@ -681,7 +678,7 @@ class MLP:
         """The loss on rows, and their outputs into `out` where that is given."""
         total = float(len(rows) if weight is None else weight.sum())
         value = 0.0
-        for program, block in self._blocks(len(rows), loss=loss, n_threads=n_threads):
+        for program, block in self._blocks(len(rows), self._plan_of_blocks(len(rows), loss=loss, n_threads=n_threads)):
             program.forward(rows[block], None if out is None else out[block])
             value += program.loss(targets[block], None if weight is None else weight[block], total, gradient=False)
         return value
@@ -703,11 +700,16 @@ class MLP:
         gradient : ndarray, (n_params,)
             In the order of `flatten`.
         """
+        made: tuple[float, NDArray[Any]] | None = self._again.calls.loss_and_grad(X, y, loss, sample_weight)
+        if made is not None:
+            return made
         rows = arguments.features(X, self._spec, lazy=True)
         row = spec.loss(loss, self._spec)
         targets = arguments.targets(y, row, rows, self._spec)
         weight = arguments.sample_weights(sample_weight, len(rows))
-        return self._loss_and_grad(rows, targets, weight, row)
+        made = self._loss_and_grad(rows, targets, weight, row)
+        self._again.evaluate(self._plan_of_blocks(len(rows), loss=row), loss, row)
+        return made
 
     def _loss_and_grad(
         self, rows: NDArray[Any], targets: NDArray[Any], weight: NDArray[Any] | None, loss: Any,
@@ -715,7 +717,7 @@ class MLP:
     ) -> tuple[float, NDArray[Any]]:  # fmt: skip
         total = float(len(rows) if weight is None else weight.sum())
         value, grads = 0.0, spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
-        for program, block in self._blocks(len(rows), loss=loss, n_threads=n_threads):
+        for program, block in self._blocks(len(rows), self._plan_of_blocks(len(rows), loss=loss, n_threads=n_threads)):
             x = rows[block]  # a new array where rows are sparse; `backward` reads it again
             program.forward(x, None)
             value += program.loss(targets[block], None if weight is None else weight[block], total, gradient=True)
@@ -869,7 +871,7 @@ class MLP:
             candidates = prepared(copy.deepcopy(self), names, work)
             chosen: Any = fastest(candidates)
             self._backend = chosen
-            self._train_step_again = self._predict_again = None  # they know the backend before
+            self._again.forget()
             return time.perf_counter() - began
 
     # -------------------------------------------------------------- the caller's own gradient
@@ -886,25 +888,28 @@ class MLP:
         ndarray, (n, out_features)
             A fresh array.
         """
+        answer: NDArray[Any] | None = self._again.calls.forward(x)
+        if answer is not None:
+            return answer
         rows = arguments.features(x, self._spec)
-        plan = self._plan(len(rows))
+        plan = self._plan(_room(len(rows)))
         self._drop_pending()
         program = self._programs.take(plan)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
         program.forward(rows, out, keep=True)
-        self._pending = (program, len(rows))
+        self._pending.append((program, len(rows)))
+        self._again.forward(plan)
         return out
 
     def _drop_pending(self) -> None:
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            self._programs.give_back(pending[0])
+        while self._pending:
+            self._programs.give_back(self._pending.pop()[0])
 
     def _pending_forward(self, grad_output: Any) -> tuple[Program, NDArray[Any], NDArray[Any]]:
         """The program of the last `forward`, the checked grad_output, and an array for grad_input."""
-        if self._pending is None:
+        if not self._pending:
             raise RuntimeError("no forward is pending: call net.forward(x) first; an update voids it")
-        program, n = self._pending
+        program, n = self._pending[0]
         grad_output = arguments.matrix("grad_output", grad_output, self._spec.out_features, n)
         return program, grad_output, np.empty((n, self._spec.in_features), self._spec.dtype)
 
@@ -923,6 +928,9 @@ class MLP:
         ndarray, (n, in_features)
             dL/dx.
         """
+        answer: NDArray[Any] | None = self._again.calls.backward(grad_output, accumulate, self.grads)
+        if answer is not None:
+            return answer
         program, grad_output, grad_input = self._pending_forward(grad_output)
         accumulate = checks.boolean("accumulate", accumulate)
         program.backward(self.grads, grad_output=grad_output, grad_input=grad_input, accumulate=accumulate)
@@ -936,9 +944,13 @@ class MLP:
         optimizer : str or object, default "sgd"
             Its `accumulate` says nothing here: `backward` accumulates where it is told to.
         """
+        if self._again.calls.update(optimizer, self.grads):
+            return
         rule = spec.optimizer(optimizer, self._spec)
-        with self._exclusive(), self._programs.lent(self._plan(1)) as program, self._state.unless_no_step():
+        plan = self._plan(1)
+        with self._exclusive(), self._programs.lent(plan) as program, self._state.unless_no_step():
             program.update(self.grads, self._state.update(rule, 1, self._params), self._state.count)
+        self._again.update(plan, optimizer, rule)
 
     def backward_update(self, grad_output: Array, optimizer: OptimizerLike = "sgd") -> NDArray[Any]:
         """`backward` and `update` in one pass, without filling `grads`.
@@ -954,10 +966,12 @@ class MLP:
         ndarray, (n, in_features)
             dL/dx, from the weights before the update.
         """
+        answer: NDArray[Any] | None = self._again.calls.backward_update(grad_output, optimizer)
+        if answer is not None:
+            return answer
         rule = spec.optimizer(optimizer, self._spec)
         program, grad_output, grad_input = self._pending_forward(grad_output)
-        count, step = self._state.count, self.step
-        self._pending = None  # `_exclusive` must not hand it to others yet
+        pending, count, step = self._pending.pop(0), self._state.count, self.step  # `_exclusive` is not to drop it
         try:
             with self._exclusive(), self._state.unless_no_step():
                 made = self._state.update(rule, 1, self._params)
@@ -969,9 +983,10 @@ class MLP:
                     program.update(grads, made, count)
         except RuntimeError:
             if count[0] == step:
-                self._pending = (program, len(grad_input))
+                self._pending.append(pending)
             raise
         self._programs.give_back(program)
+        self._again.update(self._plan(1), optimizer, rule)
         return grad_input
 
 

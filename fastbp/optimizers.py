@@ -316,9 +316,14 @@ class Rule(Frozen):
         return None if "clip_value" in self.row.scalars else self.clip_value
 
     @property
+    def has_schedule(self) -> bool:
+        """Whether a scalar is a function of ``net.step``."""
+        return callable(self.lr)
+
+    @property
     def is_steady(self) -> bool:
         """Whether the scalars are the same at each step."""
-        return not callable(self.lr) and not self.counts_updates
+        return not self.has_schedule and not self.counts_updates
 
     @property
     def is_foreseeable(self) -> bool:

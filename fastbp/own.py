@@ -481,8 +481,8 @@ class OwnOptimizer(optimizers.Rule):
         return 1.0
 
     @property
-    def is_steady(self) -> bool:
-        return not any(map(callable, self.numbers))
+    def has_schedule(self) -> bool:
+        return any(map(callable, self.numbers))
 
     @property
     def is_foreseeable(self) -> bool:

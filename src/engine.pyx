@@ -8,8 +8,7 @@ from cpython.contextvars cimport PyContextVar_Get
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
-from libc.stdlib cimport getenv
-from libc.string cimport strcmp
+from libc.string cimport memcpy, memset
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
 
@@ -52,6 +51,12 @@ cdef extern from "feed.hpp" namespace "fbp" nogil:
         char kind
         int itemsize
         cbool swapped
+
+    cbool within(const Source& source, double low, double high, cbool ends)
+    cbool rows_sum_to_one(const Source& source, double tolerance)
+
+cdef extern from "environment.hpp" namespace "fbp":
+    uint64_t environment_stamp()
 
 cdef extern from "order.hpp" namespace "fbp" nogil:
     void c_epoch_order "fbp::epoch_order"(uint64_t seed, uint64_t epoch, uint32_t n, uint32_t* order)
@@ -453,201 +458,4 @@ cdef class Program:
         return self.program.workspace_bytes
 
 
-# ------------------------------------------------------------------ calls remembered
-#
-# The checks of a small call take ten times as long as its kernel. A call that was checked in full may be made again with
-# the same loss and optimizer, arrays of the same kind, and nothing forced that was not: then only values need a look.
-# Whatever else comes gives None, and goes the long way, which does it or says what is wrong.
-
-cdef class Forced:
-    """What is forced on every network at present (see `fastbp.config`), and whether it is the same later."""
-
-    cdef object context, context_value
-    cdef list process
-    cdef object process_value
-    cdef bytes backend, isa
-
-    def __cinit__(self, context, list process):
-        self.context, self.context_value = context, context.get()
-        self.process, self.process_value = process, process[0]
-        self.backend, self.isa = environment("FASTBP_BACKEND"), environment("FASTBP_ISA")
-
-    cdef bint still(self) except -1:
-        cdef PyObject* value
-        PyContextVar_Get(self.context, NULL, &value)
-        cdef bint same = <object> value is self.context_value
-        Py_DECREF(<object> value)   # a reference of ours
-        return (same and self.process[0] is self.process_value
-                and is_environment("FASTBP_BACKEND", self.backend) and is_environment("FASTBP_ISA", self.isa))
-
-
-cdef bytes environment(const char* name):
-    cdef const char* value = getenv(name)
-    return None if value is NULL else <bytes> value
-
-
-cdef bint is_environment(const char* name, bytes wanted):
-    cdef const char* value = getenv(name)
-    if value is NULL or wanted is None:
-        return value is NULL and wanted is None
-    return strcmp(value, wanted) == 0
-
-
-cdef bint is_plain(a, int type_num, int ndim, idx rows, idx cols):
-    """Whether `a` is a contiguous, aligned, native array of a type and shape; rows or cols -1 may be any."""
-    if type(a) is not cnp.ndarray:
-        return False
-    cdef cnp.ndarray array = a
-    return (cnp.PyArray_TYPE(array) == type_num and cnp.PyArray_NDIM(array) == ndim and cnp.PyArray_ISCARRAY_RO(array)
-            and (rows < 0 or cnp.PyArray_DIM(array, 0) == rows)
-            and (cols < 0 or ndim < 2 or cnp.PyArray_DIM(array, 1) == cols))
-
-
-cdef class TrainStep:
-    """`train_step` again. Its program is its own.
-
-    It takes the lock itself: between two bytecodes of Python a signal may come in, and leave the lock taken.
-    """
-
-    cdef readonly Program program
-    cdef Forced forced
-    cdef object lock, loss, optimizer, state, since, link
-    cdef dict slots
-    cdef object kept                        # what `update` points into
-    cdef cnp.ndarray count
-    cdef Update update
-    cdef int x_type, y_type, y_ndim
-    cdef idx rows, x_cols, y_cols
-    cdef double low, high                   # what targets may be
-    cdef bint between                       # ... or the two ends alone
-    cdef idx scalars_at, scalars_end        # net.step that the scalars of the update point at, and the first without any
-
-    def __cinit__(self, Program program, Forced forced, lock, loss, optimizer, cnp.ndarray x, cnp.ndarray y,
-                  double low, double high, bint between, state, update):
-        self.program, self.forced, self.lock, self.state = program, forced, lock, state
-        self.loss, self.optimizer = loss, optimizer
-        self.slots, self.count, self.kept = state.slots, state.count, update
-        self.update = program.update_of(update)
-        self.since = state.since                # from which step on updates are counted
-        self.link = state.link
-        self.scalars_at = (<int64_t*> data_of(self.count))[0]
-        self.scalars_end = self.scalars_at + <idx> len(update.scalars[0][0])
-        self.x_type, self.y_type, self.y_ndim = cnp.PyArray_TYPE(x), cnp.PyArray_TYPE(y), cnp.PyArray_NDIM(y)
-        self.rows, self.x_cols = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
-        self.y_cols = cnp.PyArray_DIM(y, 1) if self.y_ndim > 1 else 1
-        self.low, self.high, self.between = low, high, between
-
-    cdef bint values_fit(self, cnp.ndarray y):
-        cdef idx k, n = cnp.PyArray_SIZE(y)
-        cdef void* data = data_of(y)
-        cdef double value
-        for k in range(n):
-            if self.y_type == cnp.NPY_FLOAT32:
-                value = (<float*> data)[k]
-            elif self.y_type == cnp.NPY_FLOAT64:
-                value = (<double*> data)[k]
-            elif self.y_type == cnp.NPY_INT64:
-                value = <double> (<int64_t*> data)[k]
-            else:
-                return False
-            if not (self.low <= value <= self.high) or not self.between and self.low < value < self.high:
-                return False
-        return True
-
-    cdef bint move_scalars(self, idx step):
-        """Point the update at the scalars of this step; False where there are none."""
-        cdef bint steady = True
-        cdef size_t k
-        for k in range(self.update.scalars.size()):
-            steady = steady and self.update.scalars[k].stride == 0
-        if steady:
-            return True
-        if not self.scalars_at <= step < self.scalars_end or self.state.since != self.since:
-            return False
-        for k in range(self.update.scalars.size()):
-            self.update.scalars[k].data += (step - self.scalars_at) * self.update.scalars[k].stride
-        self.scalars_at = step
-        return True
-
-    cdef bint overlaps(self, cnp.ndarray a):
-        cdef char* start = <char*> data_of(a)
-        cdef char* params = <char*> data_of(self.program.params)
-        return (start < params + cnp.PyArray_NBYTES(self.program.params) and params < start + cnp.PyArray_NBYTES(a))
-
-    def __call__(self, x, y, loss, optimizer):
-        """The loss before the update, or None: nothing was done."""
-        if loss is not self.loss and (type(loss) is not type(self.loss) or loss != self.loss):
-            return None
-        if optimizer is not self.optimizer and (type(optimizer) is not type(self.optimizer)
-                                                or optimizer != self.optimizer):
-            return None
-        if not self.lock.acquire(False):
-            return None
-        try:
-            return self.step(x, y)
-        finally:
-            self.lock.release()
-
-    cdef step(self, x, y):
-        if not (is_plain(x, self.x_type, 2, self.rows, self.x_cols) and self.forced.still()
-                and is_plain(y, self.y_type, self.y_ndim, self.rows, self.y_cols)):
-            return None
-        if self.state.slots is not self.slots or not self.values_fit(y) or self.overlaps(x) or self.overlaps(y):
-            return None
-        if self.state.accumulate != 1 or self.state.link != self.link:   # of a fit in between
-            return None
-        if not self.move_scalars((<int64_t*> data_of(self.count))[0]):
-            return None
-        cdef Data data
-        data.x = source_of(x)
-        data.y = source_of(y)
-        data.y_is_label = self.y_type == cnp.NPY_INT64
-        data.weight = NULL
-        cdef int64_t place[2]
-        cdef double partial[2]
-        cdef double losses[1]
-        place[0] = place[1] = 0
-        partial[0] = partial[1] = 0
-        cdef Run run
-        run.batch_size, run.steps, run.seed = self.rows, 1, 0
-        run.shuffle, run.stop_on_loss, run.stop_on_params = False, True, False
-        run.count, run.place, run.partial, run.losses = <int64_t*> data_of(self.count), place, partial, losses
-        cdef CTrained done
-        with nogil:
-            done = self.program.program.train(data, run, self.update)
-        tell_of_refused()
-        return done.loss if done.steps else None
-
-
-cdef class Predict:
-    """`predict` again, for as many rows as one program of `idle` holds. Many threads may call it at once."""
-
-    cdef Forced forced
-    cdef list idle
-    cdef int type_num
-    cdef idx capacity, in_features, out_features
-
-    def __cinit__(self, Program program, Forced forced, list idle):
-        spec = program.plan.spec
-        self.forced, self.idle, self.type_num = forced, idle, cnp.PyArray_TYPE(program.params)
-        self.capacity, self.in_features, self.out_features = program.plan.batch, spec.in_features, spec.out_features
-
-    def __call__(self, X):
-        """The output, or None: nothing was done."""
-        cdef Program program
-        cdef cnp.npy_intp shape[2]
-        if not is_plain(X, self.type_num, 2, -1, self.in_features) or not self.forced.still():
-            return None
-        shape[0], shape[1] = cnp.PyArray_DIM(X, 0), self.out_features
-        if shape[0] == 0 or shape[0] > self.capacity:
-            return None
-        try:
-            program = self.idle.pop()
-        except IndexError:
-            return None
-        try:
-            out = cnp.PyArray_EMPTY(2, shape, self.type_num, 0)
-            program.forward(X, out)
-        finally:
-            self.idle.append(program)
-        return out
+include "again.pyx"

@@ -91,6 +91,42 @@ void gather_transposed(const Source& from, T* to, idx ld, idx start, const uint3
   }
 }
 
+// test(numbers, n, whether the row ends): of each row in pieces, or of all rows as one where they follow one another.
+template <class Test> static bool each_piece(const Source& from, bool by_rows, Test test) {
+  enum { PIECE = 128 };
+  const CastRow<double> cast = cast_row<double>(from);
+  const idx stride = from.cols == 1 ? from.row_stride : from.col_stride;
+  const bool one = !by_rows && (from.cols == 1 || stride * from.cols == from.row_stride);
+  const idx rows = one ? 1 : from.rows, cols = one ? from.rows * from.cols : from.cols;
+  double piece[PIECE];
+  for (idx m = 0; m < rows; m++)
+    for (idx n = 0; n < cols; n += PIECE) {
+      const idx count = cols - n < PIECE ? cols - n : static_cast<idx>(PIECE);
+      cast(from.data + m * from.row_stride + n * stride, stride, piece, count);
+      if (!test(piece, count, n + count == cols)) return false;
+    }
+  return true;
+}
+
+bool within(const Source& source, double low, double high, bool ends) {
+  return each_piece(source, false, [&](const double* x, idx n, bool) {
+    bool fit = true;
+    for (idx i = 0; i < n; i++) fit &= low <= x[i] && x[i] <= high && (!ends || x[i] == low || x[i] == high);
+    return fit;
+  });
+}
+
+bool rows_sum_to_one(const Source& source, double tolerance) {
+  double sum = 0;
+  return each_piece(source, true, [&](const double* x, idx n, bool last) {
+    for (idx i = 0; i < n; i++) sum += x[i];
+    if (!last) return true;
+    const bool fit = sum - 1 <= tolerance && 1 - sum <= tolerance;
+    sum = 0;
+    return fit;
+  });
+}
+
 #define FBP_INSTANTIATE(T)                                                                    \
   template CastRow<T> cast_row<T>(const Source&);                                             \
   template void gather_rows<T>(const Source&, T*, idx, idx, const uint32_t*, idx);            \

@@ -1,5 +1,6 @@
-"""Calls made again: `train_step` and `predict` with arguments like the last ones take a short way, to the same bits."""
+"""Calls made again: verbs with arguments like earlier ones take a short way, to the same bits and the same errors."""
 
+import copy
 import pickle
 import sys
 import threading
@@ -13,6 +14,7 @@ from tolerance import assert_close
 import fastbp
 from fastbp import backends
 from fastbp.backends import reference
+from fastbp.schedules import Cosine, Step
 
 pytestmark = pytest.mark.skipif(backends.missing("cython") is not None, reason="the short way is compiled")
 
@@ -29,7 +31,36 @@ def network(dtype=np.float32, **changes):
 
 def long_way(net):
     """Forget the last calls, so that the next one is checked in full."""
-    net._train_step_again = net._predict_again = None
+    net._again.forget()
+
+
+class Heard:
+    """Stands before what a network remembers until it is asked once, and tells whether that was answered."""
+
+    def __init__(self, net):
+        self.memory, self.calls, self.answered = net._again, net._again.calls, None
+        self.memory.calls = self
+
+    def __getattr__(self, verb):
+        def call(*arguments):
+            self.leave()
+            answer = getattr(self.calls, verb)(*arguments)
+            self.answered = answer is not None
+            return answer
+
+        return call
+
+    def leave(self):
+        if self.memory.calls is self:
+            self.memory.calls = self.calls
+
+
+def takes_the_short_way(net, call):
+    """Whether `call` is answered by what the network remembers. It is made."""
+    heard = Heard(net)
+    call()
+    heard.leave()
+    return heard.answered
 
 
 def in_threads(work, count=8):
@@ -45,65 +76,280 @@ def same(a, b):
     return np.array_equal(a.flatten().view(np.uint8), b.flatten().view(np.uint8)) and a.step == b.step
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", fastbp.SGD(0.1, momentum=0.9), fastbp.SGD(0.1, weight_decay=0.01)])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("loss", ["mse", "softmax_cross_entropy", "binary_cross_entropy"])
-def test_the_short_way_gives_the_bits_of_the_long_way(loss, dtype, optimizer):
-    short, long = network(dtype), network(dtype)
-    x, y = data(loss, dtype)
-    for k in range(20):
-        values = []
-        for net in (short, long):
-            if net is long:
-                long_way(long)
-            values.append(net.train_step(x + x.dtype.type(k), y, loss=loss, optimizer=optimizer))
-        assert values[0] == values[1]
-        assert short._train_step_again is not None
-        assert same(short, long)
-    before = short.predict(x[:1])
-    assert short._predict_again is not None
-    assert np.array_equal(short.predict(x[:1]), before)
-    long_way(short)
-    assert np.array_equal(short.predict(x[:1]), before)
+# ------------------------------------------------------------------ both ways give the same
 
-
-def test_the_short_way_is_taken():
-    net, (x, y) = network(), data()
-    net.train_step(x, y)
-    assert net._train_step_again(x, y, "mse", "sgd") is not None
-    assert net._train_step_again(x.copy(), y.copy(), "mse", "sgd") is not None
-    assert net.step == 3
-    net.predict(x)
-    assert net._predict_again(x[:5]).shape == (5, 3)
-
-
-CHANGED = {
-    "rows": lambda x, y: (x[:7], y[:7], "mse", "sgd"),
-    "dtype of x": lambda x, y: (x.astype(np.float64), y, "mse", "sgd"),
-    "dtype of y": lambda x, y: (x, y.astype(np.float64), "mse", "sgd"),
-    "byte order": lambda x, y: (x.astype(">f4"), y, "mse", "sgd"),
-    "strides": lambda x, y: (np.repeat(x, 2, axis=1)[:, ::2], y, "mse", "sgd"),
-    "Fortran order": lambda x, y: (np.asfortranarray(x), y, "mse", "sgd"),
-    "list": lambda x, y: (x.tolist(), y, "mse", "sgd"),
-    "subclass": lambda x, y: (x.view(np.memmap), y, "mse", "sgd"),
-    "loss": lambda x, y: (x, y, "half_squared_error", "sgd"),
-    "optimizer": lambda x, y: (x, y, "mse", fastbp.SGD(0.5)),
+RULES = {
+    "sgd": lambda: "sgd",
+    "adam": lambda: "adam",
+    "an optimizer object": lambda: fastbp.SGD(0.1, momentum=0.9),
+    "another of its family": lambda: fastbp.SGD(0.05, weight_decay=0.01),
+    "with factors of layers": lambda: fastbp.Adam(0.01, lr_scale=(0.5, 1.0), weight_decay=0.1, bias_decay_scale=0.0),
+    "amsgrad": lambda: fastbp.Adam(0.01, amsgrad=True),
+    "clip_norm": lambda: fastbp.SGD(0.1, clip_norm=0.05),
+    "clip_value": lambda: fastbp.SGD(0.1, clip_value=0.01),
+    "accumulate": lambda: fastbp.Adam(0.01, accumulate=3),
+    "average": lambda: fastbp.SGD(0.1, average=0.9),
+    "max_norm": lambda: fastbp.SGD(0.1, max_norm=0.5, l1=0.01),
+    "a schedule": lambda: fastbp.Adam(Step(0.1, 3, 0.5)),
+    "a schedule of plain SGD": lambda: fastbp.SGD(Cosine(0.1, 40)),
+    "a callable rate": lambda: fastbp.SGD(lambda step: 0.1 / (1 + step)),
+    "a plateau": lambda: fastbp.SGD(fastbp.schedules.ReduceOnPlateau(0.1)),
+    "an unknown name": lambda: "sgdd",
+    "no optimizer": lambda: 3.0,
+    "lbfgs": lambda: fastbp.LBFGS(),
+}
+X_KINDS = {
+    "plain": lambda x: x,
+    "float64": lambda x: x.astype(np.float64),
+    "float32": lambda x: x.astype(np.float32),
+    "float16": lambda x: x.astype(np.float16),
+    "longdouble": lambda x: x.astype(np.longdouble),
+    "int8": lambda x: (8 * x).astype(np.int8),
+    "uint64": lambda x: np.abs(8 * x).astype(np.uint64),
+    "bool": lambda x: x > 0,
+    "byte order": lambda x: x.astype(x.dtype.newbyteorder()),
+    "strides": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "backwards": lambda x: np.ascontiguousarray(x[::-1])[::-1],
+    "Fortran order": np.asfortranarray,
+    "unaligned": lambda x: np.frombuffer(b"0" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape),
+    "read only": lambda x: frozen_copy(x),
+    "list": lambda x: x.tolist(),
+    "list of whole numbers": lambda x: (8 * x).astype(int).tolist(),
+    "tuple": lambda x: tuple(map(tuple, x.tolist())),
+    "subclass": lambda x: x.view(np.memmap),
+    "objects": lambda x: x.astype(object),
+    "ragged": lambda x: [*x.tolist(), [1.0]],
+    "text": lambda x: x.astype(str),
+    "complex": lambda x: x + 0j,
+    "one row less": lambda x: x[:-1],
+    "one column less": lambda x: x[:, :-1],
+    "one axis": lambda x: x[:, 0],
+    "three axes": lambda x: x[None],
+    "no rows": lambda x: x[:0],
+    "NaN": lambda x: changed(x, np.nan),
+    "infinite": lambda x: changed(x, -np.inf),
+    "large": lambda x: x.astype(np.float64) * 1e300,
+    "none": lambda x: None,
+}
+WEIGHTS = {
+    "none": lambda n: None,
+    "float64": lambda n: np.linspace(0, 1, n),
+    "float32": lambda n: np.linspace(0.5, 1, n, dtype=np.float32),
+    "ints": lambda n: np.arange(1, n + 1),
+    "list": lambda n: [1.0] * n,
+    "strides": lambda n: np.linspace(0, 1, 2 * n)[::2],
+    "small": lambda n: np.linspace(1, 2, n) * 1e-300,
+    "large": lambda n: np.linspace(1, 2, n) * 1e300,
+    "zero": np.zeros,
+    "negative": lambda n: -np.ones(n),
+    "NaN": lambda n: np.full(n, np.nan),
+    "too many": lambda n: np.ones(n + 1),
+}
+LOSSES = {
+    "mse": "mse",
+    "huber": fastbp.losses.huber,
+    "huber of a setting": fastbp.losses.huber(delta=0.1),
+    "binary_cross_entropy": "binary_cross_entropy",
+    "hinge": "hinge",
+    "softmax_cross_entropy": "softmax_cross_entropy",
+    "poisson": "poisson",
+    "unknown": "msee",
 }
 
 
-@pytest.mark.parametrize("what", CHANGED)
-def test_what_is_not_like_the_last_call_goes_the_long_way(what):
-    x, y = data()
-    net, other = network(), network()
-    arguments = CHANGED[what](x, y)
-    net.train_step(x, y)
-    assert net._train_step_again(*arguments) is None
-    assert net.step == 1
-    other.train_step(x, y)
-    long_way(other)
-    for each in (net, other):
-        each.train_step(*arguments[:2], loss=arguments[2], optimizer=arguments[3])
-    assert same(net, other)
+def frozen_copy(x):
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+def changed(x, value):
+    x = x.astype(np.result_type(x, np.float16))
+    x[len(x) // 2, -1] = value
+    return x
+
+
+def targets(loss, rows, rng, outputs=3):
+    if loss == "softmax_cross_entropy":
+        if rng.integers(3):
+            return rng.integers(0, outputs, rows)
+        shares = rng.uniform(size=(rows, outputs))
+        return shares / shares.sum(axis=1, keepdims=True)
+    if loss == "hinge":
+        return rng.choice([-1.0, 1.0], (rows, outputs))
+    if loss == "binary_cross_entropy":
+        return rng.integers(0, 2, (rows, outputs)) if rng.integers(2) else rng.uniform(size=(rows, outputs))
+    return rng.uniform(0, 2, size=(rows, outputs))
+
+
+def chosen(table, rng, usual):
+    """A key of the table: mostly the first ones."""
+    names = list(table)
+    return names[int(rng.integers(usual if rng.random() < 0.85 else len(names)))]
+
+
+def arguments(rng, dtype, outputs):
+    rows = int(rng.choice([1, 2, 3, 5, 8, 9, 30, 300]))
+    x = rng.normal(size=(rows, 5)).astype(dtype)
+    loss = chosen(LOSSES, rng, 6)
+    y = targets(loss, rows, rng, outputs)
+    y = y.astype(dtype) if y.dtype.kind == "f" and rng.integers(2) else y
+    x = X_KINDS[chosen(X_KINDS, rng, 4)](x)
+    if rng.random() < 0.1:
+        with np.errstate(all="ignore"):
+            y = X_KINDS[chosen(X_KINDS, rng, len(X_KINDS))](y if y.ndim == 2 else y[:, None])
+    return x, y, LOSSES[loss], RULES[chosen(RULES, rng, 10)](), WEIGHTS[chosen(WEIGHTS, rng, 5)](rows)
+
+
+SHARES = {  # of the verbs, among the calls drawn
+    "train_step": 0.2, "without weights": 0.1, "predict": 0.1, "predict_proba": 0.03, "evaluate": 0.1,
+    "loss_and_grad": 0.1, "forward": 0.1, "backward": 0.08, "update": 0.05, "backward_update": 0.07, "fit": 0.03,
+    "freeze": 0.02, "reset_training": 0.01, "copy": 0.01,
+}  # fmt: skip
+
+
+def verbs(x, y, loss, rule, weight, gradient, yes):
+    """Functions of a network, by name."""
+    return {
+        "train_step": lambda net: net.train_step(x, y, loss=loss, optimizer=rule, sample_weight=weight),
+        "without weights": lambda net: net.train_step(x, y, loss=loss, optimizer=rule),
+        "predict": lambda net: net.predict(x),
+        "predict_proba": lambda net: net.predict_proba(x),
+        "evaluate": lambda net: net.evaluate(x, y, loss=loss, sample_weight=weight),
+        "loss_and_grad": lambda net: net.loss_and_grad(x, y, loss=loss, sample_weight=weight),
+        "forward": lambda net: net.forward(x),
+        "backward": lambda net: net.backward(gradient, accumulate=yes),
+        "update": lambda net: net.update(rule),
+        "backward_update": lambda net: net.backward_update(gradient, rule),
+        "fit": lambda net: net.fit(x, y, loss=loss, optimizer=rule, steps=2, batch_size=4) and None,
+        "freeze": lambda net: net.freeze(0, weight=yes, bias=not yes),
+        "reset_training": lambda net: net.reset_training(),
+        "copy": lambda net: net.__setstate__(copy.deepcopy(net).__getstate__()),
+    }
+
+
+def calls(rng, dtype, outputs):
+    """Calls without end, as (name, function of a network); some arguments come again and again."""
+    kept = [arguments(rng, dtype, outputs) for _ in range(4)]
+    while True:
+        if rng.random() < 0.15:
+            kept[int(rng.integers(4))] = arguments(rng, dtype, outputs)
+        given = kept[int(rng.integers(4))]
+        gradient = 0.01 * rng.normal(size=(1 if given[0] is None else len(given[0]), outputs))
+        name = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+        yield name, verbs(*given, gradient, bool(rng.integers(2)))[name]
+
+
+def outcome(call, net):
+    """What it gave or raised, as something that compares bit by bit."""
+    with np.errstate(all="ignore"):
+        try:
+            answer = call(net)
+            return [frozen(np.asarray(part)) for part in (answer if isinstance(answer, tuple) else (answer,))]
+        except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+            return type(error), str(error)
+
+
+def everything(net):
+    return repr(net._state.to_dict()), net.flatten().tobytes(), [n for _, n in net._pending], frozen(net.grads[:0])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_called_both_ways_give_the_same(seed, isa):
+    """The short way wherever it is taken, against the long way always: results, errors, parameters, state."""
+    rng = np.random.default_rng(seed)
+    dtype, outputs = (np.float32, np.float64)[seed % 2], (3, 1, 6)[seed % 3]
+    dropout = 0.3 if seed % 4 == 3 else 0.0
+    short, long = (fastbp.MLP((5, 7, outputs), seed=seed, dtype=dtype, dropout=dropout) for _ in range(2))
+    start, answered = short.flatten(), {}
+    for _, (name, call) in zip(range(300), calls(rng, dtype, outputs)):
+        long_way(long)
+        heard = Heard(short)
+        wanted = outcome(call, long)
+        got = outcome(call, short)
+        heard.leave()
+        assert got == wanted, name
+        assert everything(short) == everything(long), name
+        if not np.isfinite(short.flatten()).all():
+            for net in (short, long):
+                net.unflatten(start)
+        if heard.answered is not None:
+            answered.setdefault(name, []).append(heard.answered)
+    served = {name: sum(answers) for name, answers in answered.items()}
+    wanted = {"train_step", "predict", "evaluate", "loss_and_grad", "forward"}
+    assert all(served[name] for name in wanted) and sum(served.values()) >= 30, served  # else nothing was compared
+
+
+SERVED = {  # calls of which the second takes the short way, as functions of (net, x, y)
+    "train_step": lambda net, x, y: net.train_step(x, y, loss="mse", optimizer="sgd"),
+    "fewer rows": lambda net, x, y: net.train_step(x[:3], y[:3], loss="mse", optimizer="sgd"),
+    "weights": lambda net, x, y: net.train_step(x, y, loss="mse", optimizer="sgd", sample_weight=np.arange(8)),
+    "float64": lambda net, x, y: net.train_step(x.astype(float), y.astype(float), loss="mse", optimizer="sgd"),
+    "strides": lambda net, x, y: net.train_step(x[::-1], y[::-1], loss="mse", optimizer="sgd"),
+    "labels": lambda net, x, y: net.train_step(x, np.arange(8) % 3, loss="softmax_cross_entropy", optimizer="sgd"),
+    "probabilities": lambda net, x, y: net.train_step(
+        x, np.eye(3)[np.arange(8) % 3], loss="softmax_cross_entropy", optimizer="sgd"
+    ),
+    "an equal loss": lambda net, x, y: net.train_step(x, y, loss=fastbp.losses.huber(delta=0.5), optimizer="sgd"),
+    "an optimizer made for the call": lambda net, x, y: net.train_step(
+        x, y, loss="mse", optimizer=fastbp.Adam(0.01, betas=(0.5, 0.9))
+    ),
+    "predict": lambda net, x, y: net.predict(x),
+    "predict of fewer": lambda net, x, y: net.predict(x[1:2]),
+    "predict of a list": lambda net, x, y: net.predict(x[:1].tolist()),
+    "predict_proba": lambda net, x, y: net.predict_proba(x, link="softmax"),
+    "evaluate": lambda net, x, y: net.evaluate(x, y, loss="mse"),
+    "evaluate with weights": lambda net, x, y: net.evaluate(x, y, loss="mse", sample_weight=np.arange(8.0)),
+    "loss_and_grad": lambda net, x, y: net.loss_and_grad(x, y, loss="mse"),
+    "forward": lambda net, x, y: net.forward(x),
+    "backward": lambda net, x, y: net.forward(x) is not None and net.backward(y),
+    "backward_update": lambda net, x, y: net.forward(x) is not None and net.backward_update(y, "sgd"),
+    "update": lambda net, x, y: net.update("adam"),
+} | {
+    f"train_step: {name}": lambda net, x, y, rule=rule: net.train_step(x, y, loss="mse", optimizer=rule())
+    for name, rule in list(RULES.items())[:13]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SERVED)
+def test_the_short_way_is_taken(what):
+    net, (x, y) = network(dropout=0.1), data()
+    for _ in range(5):   # as many as double the steps that are foreseen
+        SERVED[what](net, x, y)
+    assert takes_the_short_way(net, lambda: SERVED[what](net, x, y))
+
+
+def test_what_alternates_takes_the_short_way():
+    net, (x, y) = network(), data()
+    some = [call for what, call in SERVED.items() if what not in ("probabilities", "train_step: average")]
+    for _ in range(2):
+        for call in some[:16]:
+            call(net, x, y)
+    for call in some[:16]:
+        assert takes_the_short_way(net, lambda call=call: call(net, x, y))
+
+
+def test_rows_up_to_the_largest_seen_take_the_short_way():
+    net, (x, y) = network(), data(rows=300)
+    for call in (lambda n: net.predict(x[:n]), lambda n: net.train_step(x[:n], y[:n], loss="mse", optimizer="sgd"),
+                 lambda n: net.evaluate(x[:n], y[:n], loss="mse")):  # fmt: skip
+        call(40)
+        assert [takes_the_short_way(net, lambda n=n, call=call: call(n)) for n in (64, 65, 3, 128)] == [1, 0, 1, 1]
+        call(300)
+        assert takes_the_short_way(net, lambda call=call: call(290))
+
+
+def test_no_more_kinds_of_calls_are_kept_than_some():
+    net, (x, y) = network(), data()
+    for k in range(100):
+        net.train_step(x, y, loss="mse", optimizer=fastbp.SGD(0.001 * (k + 1)))
+    for k in (99, 86):
+        step = lambda k=k: net.train_step(x, y, loss="mse", optimizer=fastbp.SGD(0.001 * (k + 1)))  # noqa: E731
+        assert takes_the_short_way(net, step)
+    assert not takes_the_short_way(net, lambda: net.train_step(x, y, loss="mse", optimizer=fastbp.SGD(0.001)))
+
+
+# ------------------------------------------------------------------ what changes in between is seen
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -199,7 +445,6 @@ def test_what_another_run_leaves_is_seen(optimizer):
                 for _ in range(2):
                     net.train_step(x, y, optimizer=optimizer)
             assert repr(short._state.to_dict()) == repr(long._state.to_dict())
-            assert short._train_step_again is not None
             for net in (short, long):
                 net.fit(x, steps=1, **other)
             long_way(long)
@@ -210,10 +455,17 @@ def test_what_is_forced_later_is_seen(monkeypatch):
     net, (x, y) = network(), data()
 
     def again():
-        return net._train_step_again(x, y, "mse", "sgd") is not None, net._predict_again(x) is not None
+        calls = net._again.calls
+        return calls.train_step(x, y, "mse", "sgd", None) is not None, calls.predict(x) is not None
 
-    net.train_step(x, y)
+    net.train_step(x, y, optimizer="sgd")
     net.predict(x)
+    assert again() == (True, True)
+    for name in ("FASTBP_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+        assert again() == (False, False)
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("UNHEARD_OF", "1")
     assert again() == (True, True)
     monkeypatch.setenv("FASTBP_BACKEND", "reference")
     assert again() == (False, False)
@@ -245,7 +497,6 @@ def test_the_backend_that_compile_stays_with_is_that_of_calls_made_again(monkeyp
     for _ in range(2):
         net.predict(x)
         net.train_step(x, y)
-    assert net._predict_again is not None and net._train_step_again is not None
     net.compile("reference")
     twin = network(backend="reference")
     twin.unflatten(net.flatten())
@@ -371,7 +622,7 @@ def test_no_reference_is_left_behind():
     net, (x, y) = network(), data()
     net.train_step(x, y)
     net.predict(x)
-    objects = [None, x, y, net._state, net._training, net._train_step_again, net._predict_again]
+    objects = [None, x, y, net._state, net._training, net._again, net._again.calls]
     before = [sys.getrefcount(thing) for thing in objects]
     for _ in range(2000):
         net.train_step(x, y)

@@ -345,7 +345,7 @@ def test_the_example_in_the_docstring_of_mlp_works():
 
 def stubs():
     """(name, stub, the source from where it is defined on) of each function in the stub, but for properties."""
-    source = (ROOT / "src" / "engine.pyx").read_text()
+    source = "".join(path.read_text() for path in sorted((ROOT / "src").glob("*.pyx")))
     tree = ast.parse((PACKAGE / "_engine.pyi").read_text())
     for owner in (tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))):
         start = 0 if owner is tree else source.index(f"cdef class {owner.name}:")

@@ -65,7 +65,7 @@ def requested_backend(own: str) -> str:
     return "auto"
 
 
-# Where what is forced stands, beside the environment: for calls that are made again, see `protocol.Program`.
+# Where what is forced stands, beside the environment: for calls that are made again, see `fastbp.backends.again`.
 FORCED = (_context, _process)
 
 

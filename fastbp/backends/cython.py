@@ -29,8 +29,6 @@ FAMILIES = (
     Family("tiny", "no layer wider than 8, outputs at most 4: the whole network at once"),
 )
 
-_FORESEEN = 256  # steps whose scalars a remembered `train_step` holds ready
-
 
 class _OwnRows:
     """Functions of rows that the tables do not hold, compiled by Numba; they live as long as this does.
@@ -99,24 +97,6 @@ class Program(_engine.Program):
 
     def train(self, *args, **kwargs) -> Trained:
         return Trained(*super().train(*args, **kwargs))
-
-    def train_step_again(self, x, y, loss, optimizer, rule, state, lock, forced) -> _engine.TrainStep | None:
-        spec, row = self.plan.spec, self.plan.loss
-        plain = all(type(a) is np.ndarray and a.dtype.kind in "fiub" for a in (x, y)) and x.ndim == 2
-        own = type(rule) not in optimizers.BY_NAME.values()   # may have a rate of each step
-        if not plain or own or not self.plan.plain or not rule.is_foreseeable:
-            return None
-        is_label = row.labels and y.ndim == 1 and y.dtype == np.int64
-        if not is_label and (row.labels or y.dtype.kind != "f"):
-            return None
-        low, high = (0, spec.out_features - 1) if is_label else row.domain.closed(spec.dtype)
-        return _engine.TrainStep(
-            self, _engine.Forced(*forced), lock, loss, optimizer, x, y, low, high, row.domain.ends != "{}", state,
-            state.update(rule, 1 if rule.is_steady else _FORESEEN, self.params),
-        )  # fmt: skip
-
-    def predict_again(self, idle, forced) -> _engine.Predict:
-        return _engine.Predict(self, _engine.Forced(*forced), idle)
 
     @property
     def sharing(self) -> str:

@@ -70,7 +70,7 @@ class Programs:
     _KEPT = 16  # plans; the one not used for longest is dropped
 
     def __init__(self, params: np.ndarray) -> None:
-        self._params = params
+        self.params = params
         self._idle: OrderedDict[Plan, list[Program]] = OrderedDict()
 
     def idle(self, plan: Plan) -> list[Program]:
@@ -80,7 +80,7 @@ class Programs:
         try:
             return self._idle[plan].pop()
         except (KeyError, IndexError):
-            return program(plan, self._params)
+            return program(plan, self.params)
 
     def give_back(self, program: Program) -> None:
         self.idle(program.plan).append(program)

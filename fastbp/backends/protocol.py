@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from fastbp.optimizers import Rule
     from fastbp.rows import Loss, Optimizer
     from fastbp.spec import Spec
 
@@ -176,23 +174,6 @@ class Program(Protocol):
     @property
     def workspace_bytes(self) -> int:
         """Memory laid out beside the parameters before the first step; 0 where each step allocates its own."""
-
-    def train_step_again(
-        self, x: Any, y: Any, loss: Any, optimizer: Any, rule: Rule, state: Any, lock: Any, forced: tuple[Any, list]
-    ) -> Callable[[Any, Any, Any, Any], float | None] | None:
-        """`MLP.train_step` for arguments like these, checked in full just now, with this program; or None.
-
-        `optimizer` is the caller's argument, and `rule` what it came to.
-
-        What it gives takes (x, y, loss, optimizer) and makes the step while it holds `lock`, or does nothing and gives
-        None where anything but values has changed: the objects, types and shapes, what is `forced`
-        (`fastbp.backends.config.FORCED`), the slots; or where another has the lock.
-        """
-
-    def predict_again(
-        self, idle: list[Program], forced: tuple[Any, list]
-    ) -> Callable[[Any], np.ndarray | None] | None:
-        """`MLP.predict` in the same way, for at most ``plan.batch`` rows, with one of the programs of `idle`."""
 
 
 def assign(arrays: list[np.ndarray], values: list[Any], owner: object = None, **attributes: Any) -> None:

@@ -174,12 +174,6 @@ class Program:
     workspace_bytes = 0
     sharing = "1, but for what NumPy does by itself"
 
-    def train_step_again(self, x, y, loss, optimizer, rule, state, lock, forced) -> None:
-        return None
-
-    def predict_again(self, idle, forced) -> None:
-        return None
-
     def _gradients(self, grad_input=None) -> list[np.ndarray]:
         """Gradients in the order of `Spec.views`. Every delta is made from weights before the update."""
         gradients: list[np.ndarray] = []

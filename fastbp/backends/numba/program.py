@@ -348,9 +348,3 @@ class Program:
         return sum(arrays.values())
 
     sharing = "1: kernels are serial"
-
-    def train_step_again(self, x, y, loss, optimizer, rule, state, lock, forced) -> None:
-        return None
-
-    def predict_again(self, idle, forced) -> None:
-        return None

@@ -1,0 +1,100 @@
+"""Calls like earlier ones: Python's half of the short way.
+
+The checks of a small call take ten times as long as its arithmetic. A call that was checked in full is remembered by
+what the caller named in it, and one like it goes straight to the compiled module (`Calls` in src/again.pyx), which
+looks at what may have changed in between and gives None where it is not sure. The long way stays the truth.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fastbp import backends, spec
+from fastbp.backends import config
+
+if TYPE_CHECKING:
+    from fastbp.backends.plan import Programs
+    from fastbp.backends.protocol import Plan
+    from fastbp.optimizers import Rule
+    from fastbp.rows import Loss
+
+
+class _None:
+    """No calls are remembered: whatever is asked for goes the long way."""
+
+    def _long_way(self, *arguments: Any) -> None:
+        return None
+
+    train_step = predict = evaluate = loss_and_grad = forward = backward = update = backward_update = _long_way
+
+
+_NONE = _None()
+
+
+class Memory:
+    """What a network remembers of its calls, which are made again by `calls`."""
+
+    __slots__ = ("_network", "calls")
+
+    def __init__(self, network: spec.Spec, programs: Programs, state: Any, lock: Any, pending: list[Any]) -> None:
+        self._network = network, programs, programs.params, state, lock, pending
+        self.calls: Any = _NONE
+
+    def forget(self) -> None:
+        """Something has changed that no call looks at."""
+        self.calls = _NONE
+
+    def _calls_of(self, plan: Plan) -> Any:
+        """Where calls that this plan serves are remembered; None where they are not."""
+        if plan.backend != "cython":
+            return None
+        if self.calls is _NONE or not self.calls.is_current():
+            engine: Any = backends.engine()
+            network, *rest = self._network
+            make_buffer = partial(spec.aligned_zeros, network.buffer_size, network.dtype)
+            self.calls = engine.Calls(engine.Forced(*config.FORCED), network, *rest, make_buffer)
+        return self.calls
+
+    # Each is told of what the caller named, what that came to, and the programs that served it: those of the plan.
+
+    def predict(self, plan: Plan) -> None:
+        if calls := self._calls_of(plan):
+            calls.remember_ahead(plan.batch, self._idle(plan))
+
+    def forward(self, plan: Plan) -> None:
+        if calls := self._calls_of(plan):
+            calls.remember_kept(plan, self._idle(plan))
+
+    def evaluate(self, plan: Plan, loss: Any, row: Loss) -> None:
+        if calls := self._calls_of(plan):
+            calls.remember_loss(loss, self._targets_of(row), plan.batch, self._idle(plan))
+
+    def train_step(self, plan: Plan, loss: Any, row: Loss, optimizer: Any, rule: Rule) -> None:
+        if _is_foreseen(rule) and (calls := self._calls_of(plan)):
+            known = calls.remember_loss(loss, self._targets_of(row))
+            calls.remember_step(known, optimizer, _kind_of(rule, rule.accumulate), plan.batch, self._idle(plan))
+
+    def update(self, plan: Plan, optimizer: Any, rule: Rule) -> None:
+        if _is_foreseen(rule) and (calls := self._calls_of(plan)):
+            calls.remember_update(optimizer, _kind_of(rule, 1), self._idle(plan))
+
+    def _idle(self, plan: Plan) -> list[Any]:
+        idle: list[Any] = self._network[1].idle(plan)
+        return idle
+
+    def _targets_of(self, row: Loss) -> tuple[Any, ...]:
+        """What targets may be, as `KnownLoss` takes it."""
+        network = self._network[0]
+        low, high = row.domain.closed(network.dtype)
+        return row.labels, row.targets(network.out_features), low, high, row.domain.ends == "{}", row.link
+
+
+def _is_foreseen(rule: Rule) -> bool:
+    """Whether the numbers of steps to come are known: not of a class of the user's, which may answer as it likes."""
+    return rule.is_foreseeable and type(rule).__module__ in ("fastbp.optimizers", "fastbp.own")
+
+
+def _kind_of(rule: Rule, accumulate: int) -> tuple[Any, ...]:
+    """What `KnownRule` wants to know of a rule."""
+    return rule, accumulate, rule.is_steady, rule.has_schedule
