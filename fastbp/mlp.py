@@ -396,9 +396,9 @@ class MLP:
         X : array_like or CSR matrix, (n, in_features), or iterable of batches
             Real numbers of any dtype and layout; cast batch by batch, and an array is not copied as a whole. A data
             frame whose columns are of several dtypes becomes one array first. Rows of a CSR matrix are made dense block
-            by block. Without `y` an iterable of tuples (X, y) or (X, y, sample_weight), each the
-            batch of a step; a thread fetches them ahead. `batch_size`, `shuffle` do not apply then, and an epoch is a
-            pass through the iterable.
+            by block. Without `y` an iterable of tuples (X, y) or (X, y, sample_weight), each the batch of a step: those
+            of a list or tuple are read where they lie, those of another iterable are fetched ahead by a thread, which
+            copies them. `batch_size` and `shuffle` do not apply then, and an epoch is a pass through the iterable.
         y : array_like
             Targets, (n, out_features); for one output also (n,). ``softmax_cross_entropy`` takes integer labels (n,)
             or rows of probabilities. ``gaussian_nll`` takes half as many targets as there are outputs.
@@ -498,7 +498,7 @@ class MLP:
                     if not examples.is_array:
                         from fastbp.training.feeds import run_on
 
-                        make_run = partial(run_on, examples, stack, lend)
+                        make_run = partial(run_on, examples, stack, lend, partial(self._again.batches, run_loss))
                     run = make_run(
                         program, self._params, self._state, *examples.rows, examples.batch_size, rule, shuffle, stop,
                         watch,

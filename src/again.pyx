@@ -330,6 +330,10 @@ cdef class Calls:
         if rows > known.capacity:
             known.capacity, known.idle = rows, idle
 
+    def rule(self, optimizer, what):
+        """A `KnownRule`, which is not remembered here."""
+        return KnownRule(optimizer, *what)
+
     def remember_update(self, optimizer, what, list idle):
         """An optimizer of `update` and `backward_update`, and programs that update."""
         if self.find_rule(self.alone, optimizer) is None:
@@ -375,19 +379,39 @@ cdef class Calls:
             self.lock.release()
 
     cdef step(self, KnownStep known, cnp.ndarray x, cnp.ndarray y, sample_weight):
+        if not known.idle or not self.forced.still():
+            return None
+        cdef CTrained done
+        cdef list idle = known.idle
+        cdef Program program = idle.pop()
+        try:
+            done = self.trained(program, known.capacity, known.loss, known.rule, x, y, sample_weight, True)
+        finally:
+            idle.append(program)
+        if not done.steps:
+            return None
+        if self.state.link != known.loss.link:
+            self.state.link = known.loss.link
+        self.drop_pending()
+        tell_of_refused()
+        return done.loss
+
+    cdef CTrained trained(self, Program program, idx capacity, KnownLoss loss, KnownRule rule, cnp.ndarray x,
+                          cnp.ndarray y, sample_weight, bint stop_on_loss) except *:
+        """One step, if nothing is wrong with the arrays. The caller has the lock, and the program for itself."""
+        cdef CTrained done
         cdef Data data
+        done.steps = 0
         if not is_matrix(x, -1, self.in_features):
-            return None
+            return done
         cdef idx rows = cnp.PyArray_DIM(x, 0)
-        if rows > known.capacity or not known.idle or not self.forced.still():
-            return None
-        if not known.loss.fits(y, rows, &data.y, &data.y_is_label):
-            return None
+        if rows > capacity or not loss.fits(y, rows, &data.y, &data.y_is_label):
+            return done
         weight = weights_of(sample_weight, rows)
         if weight is False or overlap(x, self.params) or overlap(y, self.params):
-            return None
+            return done
         if weight is not None and overlap(weight, self.params):
-            return None
+            return done
         data.x = source_of(x)
         data.weight = <const double*> data_or_null(weight)
         cdef int64_t place[2]
@@ -397,30 +421,44 @@ cdef class Calls:
         partial[0] = partial[1] = 0
         cdef Run run
         run.batch_size, run.steps, run.seed = rows, 1, self.state.seed if self.drops else 0
-        run.shuffle, run.stop_on_loss, run.stop_on_params = False, True, False
+        run.shuffle, run.stop_on_loss, run.stop_on_params = False, stop_on_loss, False
         run.count, run.place, run.partial, run.losses = <int64_t*> data_of(self.count), place, partial, losses
-        cdef CTrained done
-        cdef KnownRule rule = known.rule
         cdef idx at = run.count[0]
         cdef dict before = None
-        cdef list idle = known.idle
-        cdef Program program = idle.pop()
         try:
             if not rule.is_ready(self.state, at):
                 before = self.state.__dict__.copy()
                 rule.make_ready(self.state, at, program)
             with nogil:
                 done = program.program.train(data, run, rule.update)
-            if done.steps and self.state.link != known.loss.link:
-                self.state.link = known.loss.link
         finally:
-            idle.append(program)
             self.unless_moved(at, before, rule)
-        if not done.steps:
-            return None
-        self.drop_pending()
+        return done
+
+    def train_batches(self, Program program, KnownLoss loss, KnownRule rule, batches, idx stop, bint stop_on_loss,
+                      cnp.ndarray place, cnp.ndarray partial):
+        """Train on the batches from `place` on, up to `stop`, as `fit` does, or up to the first that is not plain.
+
+        The caller has the lock. Gives how many there were.
+        """
+        cdef int64_t* at = <int64_t*> data_of(place) + 1
+        cdef double* sums = <double*> data_of(partial)
+        cdef idx start = at[0], capacity = program.plan.batch
+        cdef CTrained done
+        while at[0] < min(stop, len(batches)):
+            batch = batches[at[0]]
+            if type(batch) is not tuple or not 2 <= len(<tuple> batch) <= 3:
+                break
+            x = as_real((<tuple> batch)[0])
+            weight = (<tuple> batch)[2] if len(<tuple> batch) == 3 else None
+            done = self.trained(program, capacity, loss, rule, x, as_real((<tuple> batch)[1]), weight, stop_on_loss)
+            if not done.steps:
+                break
+            at[0] += 1
+            sums[0] += done.loss * <double> len(x)
+            sums[1] += <double> len(x)
         tell_of_refused()
-        return done.loss
+        return at[0] - start
 
     cdef int unless_moved(self, idx at, dict before, KnownRule rule) except -1:
         """A call that made no step leaves nothing."""

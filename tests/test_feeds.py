@@ -12,7 +12,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from conftest import every_case
+from conftest import every_case, need_extension
 from test_process import python
 from tolerance import assert_close
 
@@ -572,6 +572,78 @@ def test_batches_train_as_the_rows_in_order(backend, source):
     assert (net.step, net.epoch, history.n_steps) == (21, 3, 21) and history.stopped is None
 
 
+class Given:
+    """Gives the batches of a list, as an iterator."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def __iter__(self):
+        return iter(self.source)
+
+
+MIXED = [  # what is plain takes a short way in a list, what is not goes between
+    (X[:8], LABELS[:8]),
+    (X[8:9], LABELS[8:9]),
+    (X[:32].astype(np.float64), LABELS[:32].astype(np.uint8)),
+    [X[:8], LABELS[:8]],
+    (X[:8].tolist(), LABELS[:8].tolist(), WEIGHT[:8]),
+    (X[::-1], LABELS[::-1], WEIGHT[::-1].astype(np.float32)),
+    (csr(X[:5]), LABELS[:5]),
+    (X[:3], LABELS[:3], np.zeros(3)),
+    (X[:3], LABELS[:3], None),
+    (X, np.eye(N_OUT)[LABELS]),
+    (X[:8].view(np.memmap), LABELS[:8]),
+    (X[:2], LABELS[:2]),
+]
+
+
+LISTED = [{"epochs": 3}, {"steps": 17}, {"steps": 24}, {"epochs": 1, "nonfinite": "ignore"},
+          {"epochs": 2, "class_weight": {0: 2.0}}, {"epochs": 2, "eval_every": 5}]  # fmt: skip
+LISTED_RULES = [
+    RULE,
+    fastbp.Adam(fastbp.schedules.Step(0.1, 5, 0.5), accumulate=2),
+    fastbp.SGD(fastbp.schedules.ReduceOnPlateau(0.1, patience=0)),
+]
+
+
+@pytest.mark.parametrize("options", LISTED, ids=str)
+@pytest.mark.parametrize("rule", LISTED_RULES, ids=lambda rule: type(rule.lr).__name__)
+def test_a_list_of_batches_trains_as_an_iterator_of_them(backend, options, rule):
+    class Slower(fastbp.Callback):
+        def on_epoch_end(self, net, logs):
+            if net.epoch == 1 and isinstance(net.lr, float):
+                net.lr = 0.5 * net.lr
+
+    more = {"callbacks": [Slower()]} if options == {"epochs": 3} and rule is RULE else {}
+    given = [batch for batch in MIXED if "class_weight" not in options or batch[1] is not MIXED[9][1]]
+    net, twin = build(backend), build(backend)
+    for source, one in ((given, net), (Given(given), twin)):
+        history = [one.fit(source, loss="softmax_cross_entropy", optimizer=rule, **options, **more) for _ in range(2)]
+        one.told = [(h.loss.tolist(), h.step.tolist(), h.lr.tolist(), h.n_steps, h.stopped) for h in history]
+    assert net.told == twin.told and net.step > 10
+    assert state(net) == state(twin)
+
+
+@pytest.mark.parametrize("bad", [0, 5, 6])
+def test_a_batch_of_a_list_whose_update_overflows_is_found_by_a_replay(backend, bad):
+    given = [(x, 1e4 * np.eye(3)[y], np.full(len(x), float(k == bad))) for k, (x, y) in enumerate(batches())]
+    net, twin = build(backend), build(backend)
+    with pytest.raises(fastbp.NonFiniteError, match="a parameter became") as error:
+        net.fit(given, epochs=2, optimizer=fastbp.SGD(lr=3e38))
+    assert error.value.step == net.step == bad and net._state.place.tolist() == [0, bad]
+    assert np.array_equal(net.flatten(), twin.flatten())
+
+
+def test_plain_batches_of_a_list_are_trained_on_in_one_call():
+    need_extension()
+    net = build("cython")
+    one = mock.Mock(side_effect=feeds.ListedRun._train_batch)
+    with mock.patch.object(feeds.ListedRun, "_train_batch", lambda *given, **named: one(*given, **named)):
+        net.fit([*batches(8, WEIGHT)] * 20, epochs=2, **RUN)
+    assert net.step == 280 and one.call_count <= 1  # the first, which is larger than any before
+
+
 def test_batches_train_as_the_same_train_steps(backend):
     net, twin = build(backend), build(backend)
     sizes = [(0, 5), (5, 40), (40, 41), (3, 53)]  # of any size, also beyond `batch_size`
@@ -848,7 +920,7 @@ def test_signals_leave_no_thread_and_a_network_that_can_be_used():
     old = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         for k in range(400 if every_case else 40):
-            net, source = build(), Again() if k % 2 else csr(X)
+            net, source = build(), (Again(), [*batches()])[k // 2 % 2] if k % 2 else csr(X)
             try:
                 signal.setitimer(signal.ITIMER_REAL, r.uniform(1e-4, 0.02))
                 net.fit(source, None if k % 2 else LABELS, epochs=5000, **RUN)

@@ -7,6 +7,7 @@ looks at what may have changed in between and gives None where it is not sure. T
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,14 @@ class Memory:
     def update(self, plan: Plan, optimizer: Any, rule: Rule) -> None:
         if _is_foreseen(rule) and (calls := self._calls_of(plan)):
             calls.remember_update(optimizer, _kind_of(rule, 1), self._idle(plan))
+
+    def batches(self, row: Loss, plan: Plan, rule: Rule) -> Callable[..., int] | None:
+        """`Calls.train_batches` for a loss and a rule, without these arguments; None where it cannot be foreseen."""
+        calls = self._calls_of(plan) if _is_foreseen(rule) else None
+        if calls is None:
+            return None
+        known = calls.remember_loss(row, self._targets_of(row)), calls.rule(rule, _kind_of(rule, rule.accumulate))
+        return lambda program, *arguments: calls.train_batches(program, *known, *arguments)
 
     def _idle(self, plan: Plan) -> list[Any]:
         idle: list[Any] = self._network[1].idle(plan)

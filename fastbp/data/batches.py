@@ -31,28 +31,44 @@ class Batches:
         Batches wanted. From an iterator that can be gone through only once no more are taken.
     epochs : int or None
         Passes wanted.
+    as_they_are : bool
+        Whether `check` takes arrays of real numbers as they are.
     """
 
     def __init__(
-        self, source: Iterable[Any], check: Callable[[Any], Samples], steps: int | None, epochs: int | None
-    ) -> None:
+        self, source: Iterable[Any], check: Callable[[Any], Samples], steps: int | None, epochs: int | None,
+        as_they_are: bool,
+    ) -> None:  # fmt: skip
         self._once = hasattr(source, "__next__")
         if self._once and epochs is not None and epochs > 1:
             raise ValueError(f"epochs={epochs}, but X is an iterator, which gives its batches once; give a list of "
                              "batches, an object whose __iter__ starts anew, or steps=")  # fmt: skip
-        self._source, self._check = source, check
-        self.steps, self._passes = steps, 1 if self._once else epochs
+        self.source, self.check, self.as_they_are = source, check, as_they_are
+        self.steps, self.passes = steps, 1 if self._once else epochs
 
     def __len__(self) -> int:
         """As rows of an epoch: nobody knows how many there are."""
         return sys.maxsize
 
+    @property
+    def is_listed(self) -> bool:
+        """Whether all batches are there already, in a list or tuple."""
+        return type(self.source) in (list, tuple)
+
+    def checked(self, batch: Any, number: int) -> Samples:
+        """A batch, sure to be one; `number`: of the pass, from 0."""
+        try:
+            return self.check(batch)
+        except (TypeError, ValueError) as error:
+            error.add_note(f"in batch {number} of the pass, counted from 0")
+            raise
+
     def __iter__(self) -> Iterator[Any]:
         left = sys.maxsize if self.steps is None else self.steps
-        passes = sys.maxsize if self._passes is None else self._passes
+        passes = sys.maxsize if self.passes is None else self.passes
         while left and passes:
             passes -= 1
-            batches, given = iter(self._source), 0
+            batches, given = iter(self.source), 0
             while left or not self._once:  # one more where that does no harm, to see whether the pass ends there
                 try:
                     batch = next(batches)
@@ -63,12 +79,7 @@ class Batches:
                     break
                 if not left:
                     return
-                try:
-                    rows = self._check(batch)
-                except (TypeError, ValueError) as error:
-                    error.add_note(f"in batch {given} of the pass, counted from 0")
-                    raise
-                yield rows
+                yield self.checked(batch, given)
                 left, given = left - 1, given + 1
 
 

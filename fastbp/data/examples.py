@@ -144,4 +144,4 @@ def _batches(
 
     from fastbp.data.batches import Batches
 
-    return Examples(Batches(X, check, steps, epochs), validation, 1, n_steps)
+    return Examples(Batches(X, check, steps, epochs, weights is None), validation, 1, n_steps)

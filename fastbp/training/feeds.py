@@ -69,39 +69,17 @@ class GatheredRun(Run):
     _order_of: tuple[int, int] | None = None
 
 
-# ------------------------------------------------------------------ batches of an iterator
+# ------------------------------------------------------------------ batches
 
 
 @dataclass
-class BatchesRun(Run):
-    """A run over `fastbp.data.batches.Batches`: an epoch is a pass, and `place` counts batches in it.
+class _RunOfBatches(Run):
+    """A run over `fastbp.data.batches.Batches`: an epoch is a pass, and `place` counts batches in it."""
 
-    Batches are kept since the last snapshot, for a replay.
-    """
-
-    prefetch: Prefetch = field(kw_only=True)
     lend: Callable[[Plan], Program] = field(kw_only=True)  # a program for a plan, until the run ends
 
     def __post_init__(self) -> None:
         self.state.data_shape = None  # a run begins a pass
-        self._next: Any = None  # what was fetched to see whether a pass has ended
-        self._forget()
-
-    def _train(self, steps: int, losses: np.ndarray, *, stop_on_params: bool) -> Trained:
-        state, begin, until = self.state, self.state.step, time.perf_counter() + CHUNK_SECONDS
-        if not self.stop_on_non_finite:
-            self._forget()
-        while True:
-            done = self._train_batch(self._batch_at(state.step), stop_on_params=stop_on_params)
-            if done.status != DONE:
-                return Trained(state.step - begin, done.status, 0, done.loss)
-            if self._ends_pass(state.step):
-                losses[0] = self.mean_loss
-                self._partial[:] = 0
-                state.place[:] = state.place[0] + 1, 0
-                return Trained(state.step - begin, DONE, 1, done.loss)
-            if state.step == begin + steps or self._is_full or time.perf_counter() > until:
-                return Trained(state.step - begin, DONE, 0, done.loss)
 
     def _train_batch(self, batch: Samples, *, stop_on_params: bool) -> Trained:
         rows, plan = len(batch.X), self.program.plan
@@ -118,6 +96,86 @@ class BatchesRun(Run):
         if done.steps:
             self._partial += done.loss * rows, rows
         return done
+
+    def _end_of_pass(self, begin: int, losses: np.ndarray, loss: float) -> Trained:
+        losses[0] = self.mean_loss
+        self._partial[:] = 0
+        self.state.place[:] = self.state.place[0] + 1, 0
+        return Trained(self.state.step - begin, DONE, 1, loss)
+
+
+@dataclass
+class ListedRun(_RunOfBatches):
+    """A run over a list of batches. Those that are plain arrays take a short way, many in one call."""
+
+    shorten: Callable[[Plan, Any], Callable[..., int] | None] = field(kw_only=True)  # for a plan and a rule
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._last_epoch = None if self.X.passes is None else self.state.epoch + self.X.passes
+        self._short_of: tuple[Any, Any, Any] = None, None, None  # program, rule, and the short way for these
+
+    def _train(self, steps: int, losses: np.ndarray, *, stop_on_params: bool) -> Trained:
+        state, begin, until = self.state, self.state.step, time.perf_counter() + CHUNK_SECONDS
+        batches, loss = self.X.source, float("nan")
+        if state.epoch == self._last_epoch:
+            raise StopTraining(None)
+        if not batches:
+            raise ValueError("X gives no batches")
+        while True:
+            place = int(state.place[1])
+            if not stop_on_params:
+                self._train_plain(batches, place + begin + steps - state.step)
+            if state.step < begin + steps and state.place[1] < len(batches):
+                place = int(state.place[1])
+                done = self._train_batch(self.X.checked(batches[place], place), stop_on_params=stop_on_params)
+                if done.status != DONE:
+                    return Trained(state.step - begin, done.status, 0, done.loss)
+            if state.place[1] >= len(batches):
+                return self._end_of_pass(begin, losses, loss)
+            if state.step == begin + steps or time.perf_counter() > until:
+                return Trained(state.step - begin, DONE, 0, loss)
+
+    def _train_plain(self, batches: Any, stop: int) -> None:
+        """Train on the batches up to `stop` as far as they take the short way."""
+        program, rule, short = self._short_of
+        if program is not self.program or rule is not self.optimizer:
+            short = self.shorten(self.program.plan, self.optimizer) if self.X.as_they_are else None
+            self._short_of = self.program, self.optimizer, short
+        if short is not None:
+            short(self.program, batches, stop, self.stop_on_non_finite, self.state.place, self._partial)
+
+    def _culprit(self) -> str:
+        place = int(self.state.place[1])
+        return culprit(self.X.checked(self.X.source[place], place).X, self.params, self.state.spec)
+
+
+@dataclass
+class BatchesRun(_RunOfBatches):
+    """A run over the batches of an iterator, which a thread fetches.
+
+    Batches are kept since the last snapshot, for a replay.
+    """
+
+    prefetch: Prefetch = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._next: Any = None  # what was fetched to see whether a pass has ended
+        self._forget()
+
+    def _train(self, steps: int, losses: np.ndarray, *, stop_on_params: bool) -> Trained:
+        state, begin, until = self.state, self.state.step, time.perf_counter() + CHUNK_SECONDS
+        if not self.stop_on_non_finite:
+            self._forget()
+        while True:
+            done = self._train_batch(self._batch_at(state.step), stop_on_params=stop_on_params)
+            if done.status != DONE:
+                return Trained(state.step - begin, done.status, 0, done.loss)
+            if self._ends_pass(state.step):
+                return self._end_of_pass(begin, losses, done.loss)
+            if state.step == begin + steps or self._is_full or time.perf_counter() > until:
+                return Trained(state.step - begin, DONE, 0, done.loss)
 
     def _batch_at(self, step: int) -> Samples:
         """The batch of a step: of the next, or in a replay of one before."""
@@ -160,11 +218,16 @@ class BatchesRun(Run):
         return culprit(self._batch_at(self.state.step).X, self.params, self.state.spec)
 
 
-def run_on(examples: Examples, stack: ExitStack, lend: Callable[[Plan], Program], *arguments: Any) -> Run:
+def run_on(
+    examples: Examples, stack: ExitStack, lend: Callable[[Plan], Program],
+    shorten: Callable[[Plan, Any], Callable[..., int] | None], *arguments: Any,
+) -> Run:  # fmt: skip
     """The `Run`, made of these `arguments`, over rows that are no array.
 
-    `stack` ends with the run; `lend` gives a program for a plan until then.
+    `stack` ends with the run; `lend` gives a program for a plan until then, `shorten` what trains on plain batches.
     """
     if isinstance(examples.source, Samples):
         return GatheredRun(*arguments, given=examples.given, row_numbers=examples.inside)
+    if examples.source.is_listed:
+        return ListedRun(*arguments, lend=lend, shorten=shorten)
     return BatchesRun(*arguments, prefetch=stack.enter_context(Prefetch(examples.source)), lend=lend)
