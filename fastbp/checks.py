@@ -179,8 +179,11 @@ def largest(array: Any) -> float:
     return max((max(float(block.max()), -float(block.min())) for block in blocks), default=0.0)
 
 
-def refuse(argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str) -> None:
+def refuse(
+    argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str, *parts: object
+) -> None:
+    """A ValueError where `test` holds; `parts` are formatted into `wanted` then only, as a dtype takes 3 us."""
     at = first_where(array, test)
     if at is not None:
         place = ", ".join(map(str, at))
-        raise ValueError(f"{argument} must be {wanted}, got {argument}[{place}] = {array[at]}")
+        raise ValueError(f"{argument} must be {wanted.format(*parts)}, got {argument}[{place}] = {array[at]}")
