@@ -136,7 +136,8 @@ class Run:
         columns = {"lr": _joined(self._lr)}
         if watch is not None:
             columns |= {name: np.array(column, np.float64) for name, column in watch.columns.items()}
-        return History(_joined(self._loss), _joined(self._step, np.int64), time.perf_counter() - began, n_steps, columns, stopped)
+        loss, step = _joined(self._loss), _joined(self._step, np.int64)
+        return History(loss, step, time.perf_counter() - began, n_steps, columns, stopped)
 
     # -------------------------------------------------------------- what `Watch` asks
 
