@@ -385,9 +385,11 @@ class Rule(Frozen):
         updates = step if updates is None else updates
         at = Steps(step, steps, updates, phase, self.accumulate, lr, self.weight_decay * decay_scale)
         known = {"lr": lr, "weight_decay": at.weight_decay, "kept": 1 - lr * at.weight_decay} | self._values(at)
-        values = ((name, known[name] if name in known else getattr(self, name)) for name in self.row.scalars)
-        values = (_above_zero(value, dtype) if name in self.above_zero else value for name, value in values)
-        return [_of_steps(value, steps) for value in values]
+        scalars = []
+        for name in self.row.scalars:
+            value = known[name] if name in known else getattr(self, name)
+            scalars.append(_of_steps(_above_zero(value, dtype) if name in self.above_zero else value, steps))
+        return scalars
 
 
 def _of_steps(value: float | NDArray[Any], steps: int) -> NDArray[Any]:
