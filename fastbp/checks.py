@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import FrozenInstanceError, fields
 from functools import lru_cache
@@ -121,6 +122,10 @@ def number(argument: str, value: Any, low: float, high: float = math.inf, *, end
 
 def takes(what: str, function: Callable[..., Any], *names: str) -> None:
     """Make sure that `function` can be called with so many arguments, before it is."""
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if code is not None and code.co_argcount - hasattr(function, "__self__") == len(names):
+        if not code.co_kwonlyargcount:
+            return  # it takes just these; `inspect` would take 20 us to see that
     import inspect
 
     try:
@@ -151,7 +156,7 @@ def choice(argument: str, value: Any, known: Iterable[str]) -> Any:
 def seed(value: Any) -> int:
     """A seed of 64 bits; None draws one from the operating system."""
     if value is None:
-        return int(np.random.SeedSequence().generate_state(1, np.uint64)[0])
+        return int.from_bytes(os.urandom(8))
     return integer("seed", value, 0, 2**64 - 1)
 
 
@@ -177,7 +182,7 @@ def first_where(array: np.ndarray, test: Callable[[np.ndarray], np.ndarray]) -> 
     """The index of the first element that `test` holds for, in row order."""
     for start, block in _row_blocks(array):
         found = test(block)
-        if found.any():
+        if np.count_nonzero(found):  # of a small array in a third of the time of `found.any()`
             first = np.unravel_index(np.argmax(found), found.shape)
             return (start + int(first[0]), *map(int, first[1:]))
     return None
@@ -185,6 +190,8 @@ def first_where(array: np.ndarray, test: Callable[[np.ndarray], np.ndarray]) -> 
 
 def non_finite(block: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Where `block`, cast to `dtype`, is NaN or infinite."""
+    if block.dtype == dtype:
+        return ~np.isfinite(block)
     with np.errstate(all="ignore"):
         return ~np.isfinite(block.astype(dtype))
 
@@ -205,8 +212,11 @@ def largest(array: Any) -> float:
     return max((max(float(block.max()), -float(block.min())) for block in blocks), default=0.0)
 
 
-def refuse(argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str) -> None:
+def refuse(
+    argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str, *parts: object
+) -> None:
+    """A ValueError where `test` holds; `parts` are formatted into `wanted` then only, as a dtype takes 3 us."""
     at = first_where(array, test)
     if at is not None:
         place = ", ".join(map(str, at))
-        raise ValueError(f"{argument} must be {wanted}, got {argument}[{place}] = {array[at]}")
+        raise ValueError(f"{argument} must be {wanted.format(*parts)}, got {argument}[{place}] = {array[at]}")

@@ -6,6 +6,7 @@ casts it. Biases start at 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,11 +22,11 @@ def _scaled(distribution: str, variance: Callable[[int, int], float]) -> Initial
     """Zero-mean weights of the given variance, a function of (in_features, out_features)."""
 
     def draw(rng: np.random.Generator, in_features: int, out_features: int) -> NDArray[Any]:
-        std = np.sqrt(variance(in_features, out_features))
+        std = math.sqrt(variance(in_features, out_features))
         shape = (in_features, out_features)
         if distribution == "normal":
             return rng.normal(0.0, std, shape)
-        bound = np.sqrt(3.0) * std
+        bound = math.sqrt(3.0) * std
         return rng.uniform(-bound, bound, shape)
 
     return draw

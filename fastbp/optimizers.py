@@ -218,7 +218,7 @@ def _above_zero(value: Any, dtype: np.dtype) -> Any:
     return np.where((0 <= value) & (value <= lost), normal, value)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Steps:
     """Steps that a rule is asked about: their numbers, rates and decay."""
 
@@ -338,12 +338,18 @@ class Rule(Frozen):
     @property
     def is_plain(self) -> bool:
         """Whether there is nothing around the rule, and one rate for all parameters."""
-        around = self.l1 or any(x is not None for x in (self.max_norm, self.clip_around, self.average))
-        scales = *(self.lr_scale or ()), *(self.decay_scale or ()), self.bias_lr_scale, self.bias_decay_scale
-        return not around and not self.needs_whole_gradient and set(scales) == {1.0}
+        around = self.l1 or self.max_norm is not None or self.clip_around is not None or self.average is not None
+        return not around and not self.needs_whole_gradient and self.has_one_rate
+
+    @property
+    def has_one_rate(self) -> bool:
+        """Whether all parameters have the learning rate and the decay as they are."""
+        return {*(self.lr_scale or ()), *(self.decay_scale or ()), self.bias_lr_scale, self.bias_decay_scale} == {1.0}
 
     def scales(self, n_layers: int) -> list[tuple[float, float]]:
         """Factors of (lr, decay) for each group of parameters of `n_layers` layers: all, or each weight and bias."""
+        if self.has_one_rate:
+            return [(1.0, 1.0)]
         lr, decay = self.lr_scale or (1.0,) * n_layers, self.decay_scale or (1.0,) * n_layers
         groups = [
             group
@@ -384,9 +390,17 @@ class Rule(Frozen):
         updates = step if updates is None else updates
         at = Steps(step, steps, updates, phase, self.accumulate, lr, self.weight_decay * decay_scale)
         known = {"lr": lr, "weight_decay": at.weight_decay, "kept": 1 - lr * at.weight_decay} | self._values(at)
-        values = ((name, known[name] if name in known else getattr(self, name)) for name in self.row.scalars)
-        values = (_above_zero(value, dtype) if name in self.above_zero else value for name, value in values)
-        return [np.broadcast_to(np.asarray(value, np.float64), steps) for value in values]
+        scalars = []
+        for name in self.row.scalars:
+            value = known[name] if name in known else getattr(self, name)
+            scalars.append(_of_steps(_above_zero(value, dtype) if name in self.above_zero else value, steps))
+        return scalars
+
+
+def _of_steps(value: float | NDArray[Any], steps: int) -> NDArray[Any]:
+    """A value of each step, (steps,), in float64: a number is stored once and has stride 0."""
+    array = np.asarray(value, np.float64)
+    return array if array.ndim else np.ndarray(steps, np.float64, array, 0, (0,))  # `broadcast_to` takes six times that
 
 
 @dataclass(eq=False, repr=False)

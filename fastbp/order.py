@@ -9,7 +9,8 @@ tells the uses of the generator apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,21 @@ ORDER, INIT, VALIDATION = range(3)  # the fourth counter word; 0 stands in src/o
 
 
 def philox(seed: int, epoch: int, use: int) -> np.random.Philox:
-    return np.random.Philox(key=seed, counter=[0, 0, epoch, use])
+    return np.random.Philox(_keys()(seed), counter=[0, 0, epoch, use])
+
+
+@cache  # NumPy loads np.random on first use
+def _keys() -> Callable[[int], np.random.bit_generator.ISeedSequence]:
+    """What gives a generator its key. (Where a key comes as ``key=``, NumPy asks the system for a seed too: 6 us.)"""
+
+    class Key(np.random.bit_generator.ISeedSequence):
+        def __init__(self, key: int) -> None:
+            self.key = key
+
+        def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+            return np.array([self.key, 0], np.uint64)  # the two words that Philox asks for
+
+    return Key
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,9 @@ class Spec:
     bias: bool
     dtype: np.dtype
     dropout: tuple[float, ...] = ()  # of the inputs of each layer; none is the same as zeros
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Spec:
+        return self  # it holds nothing that changes
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -141,12 +144,15 @@ class Spec:
                 view[...] = part.reshape(view.shape)
 
 
+_shared = lru_cache(maxsize=64)(Spec)  # networks of one kind have one: what follows from it is found once
+
+
 def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
     """A zeroed 1-D array that starts on a cache line; a large one on a huge page, which NumPy asks the system for."""
     n_bytes = size * dtype.itemsize
     alignment = _HUGE_PAGE if n_bytes >= _HUGE_PAGE else LINE
     raw = np.zeros(n_bytes + alignment, dtype=np.uint8)
-    start = -raw.ctypes.data % alignment
+    start = -raw.__array_interface__["data"][0] % alignment
     return raw[start : start + n_bytes].view(dtype)
 
 
@@ -239,7 +245,7 @@ def make_spec(
         raise TypeError(f"dtype must be a floating-point dtype, got {dtype!r}") from None
     if dtype.kind != "f" or not dtype.isnative:
         raise ValueError(f"dtype must be a native floating-point dtype such as float32, got {dtype}")
-    spec = Spec(sizes, rows, boolean("bias", bias), dtype, dropout_rates(dropout, input_dropout, n_hidden))
+    spec = _shared(sizes, rows, boolean("bias", bias), dtype, dropout_rates(dropout, input_dropout, n_hidden))
     n_bytes = spec.buffer_size * dtype.itemsize
     if n_bytes > sys.maxsize // 4:
         raise ValueError(f"sizes {sizes!r} need {n_bytes:.3g} bytes of parameters")

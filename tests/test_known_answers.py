@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tolerance import assert_close
 
 import fastbp
-from fastbp.order import epoch_order
+from fastbp.order import epoch_order, philox
 
 # ------------------------------------------------------------------ the original BP demo
 
@@ -151,6 +151,12 @@ def test_the_order_is_fisher_yates_over_philox(seed, epoch, n):
     order = epoch_order(seed, epoch, n)
     assert order.tolist() == shuffled(seed, epoch, n).tolist()
     assert sorted(order) == list(range(n))
+
+
+@given(st.sampled_from(SEEDS) | st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(0, 2))
+def test_generators_are_those_of_a_key(seed, epoch, use):
+    words = np.random.Philox(key=seed, counter=[0, 0, epoch, use]).random_raw(9)
+    assert np.array_equal(philox(seed, epoch, use).random_raw(9), words)
 
 
 def test_orders_differ_between_epochs_and_seeds():

@@ -1,6 +1,7 @@
 """The tables: what a row may say, that the rendered files are fresh, and each row's values from outside."""
 
 import ast
+import copy
 import itertools
 import runpy
 import sys
@@ -15,6 +16,7 @@ from tolerance import assert_close
 
 import fastbp
 from fastbp import activations, backends, losses, optimizers, rows
+from fastbp.backends.plan import own_rows
 
 ROOT = Path(__file__).parents[1]
 # Two vectors of the widest ISA and a tail.
@@ -556,3 +558,30 @@ def test_a_function_of_numbers_may_give_what_numpy_gives_for_one():
     assert step(np.array([-1.0, 2.0])).tolist() == [0.0, 1.0]
     with pytest.raises(TypeError, match="must return a number"):
         rows.over_arrays(lambda z: np.array([z]))(np.ones(1))
+
+
+def test_rows_of_one_name_are_told_apart():
+    """Though they share their hash: rows, plans, and what equal networks share."""
+    net = fastbp.MLP((2, 3, 1), activation=fastbp.Activation("mine", "z * 2"))
+    same = fastbp.MLP((2, 3, 1), activation=fastbp.Activation("mine", "z * 2"), seed=1)
+    other = fastbp.MLP((2, 3, 1), activation=fastbp.Activation("mine", "z * 3"))
+    assert net._spec is same._spec and net._spec != other._spec
+    assert other._spec.layers[0].activation.forward == "z * 3"
+    made = replace(activations.TABLE["relu"], forward="z + z", backward="g + g")
+    assert hash(made) == hash(activations.TABLE["relu"]) and made != activations.TABLE["relu"]
+    assert own_rows([made, activations.TABLE["relu"], losses.huber(delta=2.0)]) == ["relu"]
+    with fastbp.backend("reference"):
+        net = fastbp.MLP((1, 1, 1), activation=made, bias=False, init=[[[1.0]], [[1.0]]])
+        assert net.predict([[1.5]]) == 3.0
+
+
+def test_networks_share_what_they_are_and_nothing_more():
+    net, same = fastbp.MLP((2, 3, 1), seed=0), fastbp.MLP([np.int64(2), 3, 1], seed=1)
+    assert same._spec is net._spec and copy.deepcopy(net)._spec is net._spec
+    same.freeze(0)
+    same.train_step([[1.0, 2.0]], [[3.0]], loss="mse", optimizer=fastbp.SGD(lr=0.1))
+    assert net.frozen == ((False, False),) * 2 and net.step == 0 and not np.array_equal(net.params, same.params)
+    others = [{"dtype": np.float64}, {"bias": False}, {"dropout": 0.5}, {"activation": "tanh"},
+              {"output_activation": "relu"}]  # fmt: skip
+    specs = [fastbp.MLP((2, 3, 1), **other)._spec for other in others]
+    assert len({net._spec, *specs}) == 6

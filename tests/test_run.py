@@ -906,6 +906,8 @@ WRONG = {
     "callbacks with none": ({"callbacks": [Misspelt()]}, TypeError, r"callbacks\[0\]: Misspelt has none of on_train_b"),
     "callbacks that take nothing": ({"callbacks": [TakesNothing()]}, TypeError,
                                     r"callbacks\[0\]: on_epoch_end must take \(net, logs\)"),
+    "metrics with a third": ({"metrics": [lambda a, b, *, c: 1]}, TypeError, r"metrics: <lambda> must take \(y_true"),
+    "metrics of a method": ({"metrics": [Says().__call__, "".join]}, TypeError, r"metrics: join must take \(y_true"),
     "metrics of one argument": ({"metrics": [lambda a: 1]}, TypeError, r"metrics: <lambda> must take \(y_true, y_"),
     "callbacks of other objects": ({"callbacks": [Recorder(), 3]}, TypeError, r"callbacks\[1\].*on_epoch_end.*3"),
     "monitor unknown": ({"callbacks": [fastbp.EarlyStopping("val_los")], "validation_data": VALIDATION}, ValueError,

@@ -190,6 +190,28 @@ def test_more_threads_than_cpus_are_clamped_unless_forced(monkeypatch):
     assert threads.requested(10**6) == cpus
 
 
+def test_each_call_reads_the_environment_anew(monkeypatch):
+    monkeypatch.setattr(threads, "available_cpus", lambda: 8)
+    monkeypatch.delenv("FASTBP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    net = fastbp.MLP((2, 1))
+    for _ in range(2):  # what was read before is known the second time
+        for ours, openmp, wanted in (("3", "5", 3), (" 04 ", "5", 4), ("", "6,2", 6), ("", "", 8), ("1", "7", 1)):
+            monkeypatch.setenv("FASTBP_NUM_THREADS", ours)
+            monkeypatch.setenv("OMP_NUM_THREADS", openmp)
+            assert threads.requested() == net._plan(8).n_threads == wanted
+    monkeypatch.setattr(threads, "available_cpus", lambda: 2)
+    monkeypatch.setenv("FASTBP_NUM_THREADS", "3")
+    assert threads.requested() == 2
+    monkeypatch.setenv("FASTBP_NUM_THREADS", "6,2")  # a list is OpenMP's alone, though this text was read as one above
+    with pytest.warns(UserWarning, match="FASTBP_NUM_THREADS='6,2' is not a number of threads"):
+        assert threads.requested() == 2
+    monkeypatch.setenv("FASTBP_BACKEND", "reference")
+    assert net._plan(8).backend == "reference"
+    monkeypatch.delenv("FASTBP_BACKEND")
+    assert net._plan(8).backend == backends.resolve("auto", net.dtype, [])
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this platform")
 def test_a_process_has_the_cpus_that_it_is_held_to(monkeypatch):
     monkeypatch.setattr(threads, "_granted_cpus", lambda: 64)

@@ -6,6 +6,7 @@ What a backend is handed and what it gives stands in `protocol`; `plan` chooses 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
@@ -40,21 +41,26 @@ def _numba() -> type[Program]:
 @dataclass(frozen=True)
 class _Row:
     program: Callable[[], type[Program]]  # imports the backend; a plain import, which tools that pack programs can see
-    dtypes: tuple[str, ...] | None  # None: every floating-point dtype
+    dtypes: tuple[np.dtype, ...] | None  # None: every floating-point dtype
     needs_numba: str  # "always", for "own rows", which the tables do not hold, or "never"
     what: str
 
 
+_COMPILED = (np.dtype(np.float32), np.dtype(np.float64))
+
 _TABLE = {  # in the order in which "auto" takes them
-    "cython": _Row(_cython, ("float32", "float64"), "own rows", "C++ kernels through Cython"),
+    "cython": _Row(_cython, _COMPILED, "own rows", "C++ kernels through Cython"),
     "reference": _Row(_reference, None, "never", "NumPy, the oracle of the tests"),
-    "numba": _Row(_numba, ("float32", "float64"), "always", "compiled for the network at hand by Numba"),
+    "numba": _Row(_numba, _COMPILED, "always", "compiled for the network at hand by Numba"),
 }
 NAMES = tuple(_TABLE)
 
 
 def engine() -> ModuleType | None:
     """The compiled extension, or None where there is none."""
+    found = sys.modules.get("fastbp._engine")
+    if found is not None:  # each call asks, some more than once
+        return found
     try:
         import fastbp._engine as engine
     except ModuleNotFoundError as error:
@@ -93,7 +99,7 @@ def _refusal(name: str, dtype: np.dtype, own_rows: list[str]) -> str | None:
     if name not in _TABLE:
         return "no such backend"
     row = _TABLE[name]
-    if row.dtypes is not None and dtype.name not in row.dtypes:
+    if row.dtypes is not None and dtype not in row.dtypes:
         return missing(name) or f"it lacks dtype {dtype}"
     if row.needs_numba == "own rows" and own_rows and not has_numba():
         what = f"it needs Numba for {', '.join(map(repr, own_rows))}, which the tables do not hold"

@@ -15,13 +15,13 @@ from fastbp.optimizers import Rule
 from fastbp.rows import Activation, Loss, Optimizer
 from fastbp.spec import Spec
 
-_TABLES = (activations.TABLE, losses.TABLE, optimizers.TABLE)
+_OF_TABLES = {row for table in (activations.TABLE, losses.TABLE, optimizers.TABLE) for row in table.values()}
 
 
 def own_rows(rows: Iterable[Activation | Loss | Optimizer]) -> list[str]:
     """Names of the rows that the tables do not hold."""
     plain = (row.plain if isinstance(row, Loss) else row for row in rows)  # kernels serve all settings of a loss
-    return [row.name for row in plain if not any(table.get(row.name) == row for table in _TABLES)]
+    return [row.name for row in plain if row not in _OF_TABLES]
 
 
 def make_plan(
@@ -45,8 +45,9 @@ def make_plan(
     RuntimeError
         A forced backend or ISA is not there.
     """
-    trains = trains or ((True, True),) * len(spec.layers)
-    plain = all(map(all, trains)) and not spec.dropout
+    everything = ((True, True),) * len(spec.layers)
+    trains = trains or everything
+    plain = trains == everything and not spec.dropout
     if rule is not None:
         optimizer, plain, fused = rule.row, plain and rule.is_plain, fused and not rule.needs_whole_gradient
     rows = (*spec.activations, *(row for row in (loss, optimizer) if row is not None))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from dataclasses import dataclass
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
     from fastbp.spec import Spec
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Everything that a program is made from. Hashable: equal plans share programs."""
 
     spec: Spec
@@ -34,6 +32,10 @@ class Plan:
     fused: bool  # `train` updates each tile of a gradient while it is hot; else gradients go to memory first
     n_threads: int = 1  # at most; the engine decides for each phase (`share` in src/train.cpp)
     gated: bool = True  # by what a thread has to do at least
+
+    def __hash__(self) -> int:
+        """Of what tells the plans of one network apart: to hash the rest takes longer than to compare it."""
+        return hash((self.batch, self.loss, self.optimizer))
 
 
 # How a call of `Program.train` ended.

@@ -59,6 +59,14 @@ def _text(path: str) -> str:
         return file.read()
 
 
+@cache
+def _number(name: str, text: str) -> int | None:
+    """The number of threads that an environment variable says, or None where that is nonsense."""
+    levels = text.split(",") if name == "OMP_NUM_THREADS" else [text]  # OpenMP has one for each level of nesting
+    sound = all(re.fullmatch(r"\s*0*[1-9][0-9]{0,8}\s*", number) for number in levels)
+    return int(levels[0]) if sound else None
+
+
 def forced() -> bool:
     """Whether ``FASTBP_FORCE_THREADS`` asks, in tests, for threads without CPUs for them and with nothing to gain."""
     return os.environ.get("FASTBP_FORCE_THREADS", "0") not in ("", "0")
@@ -82,16 +90,14 @@ def requested(argument: object = None) -> int:
     """
     wanted = None if argument is None else integer("n_threads", argument, 1)
     for name in ("FASTBP_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "").strip()
-        if wanted is not None or not text:
+        text = os.environ.get(name, "") if wanted is None else ""
+        if not text.strip():
             continue
-        levels = text.split(",") if name == "OMP_NUM_THREADS" else [text]  # OpenMP has one for each level of nesting
-        if all(re.fullmatch(r"\s*0*[1-9][0-9]{0,8}\s*", number) for number in levels):
-            wanted = int(levels[0])
-        elif (name + text) not in _warned:
+        wanted = _number(name, text)
+        if wanted is None and (name + text) not in _warned:
             _warned.add(name + text)
-            warnings.warn(f"{name}={text!r} is not a number of threads of at least 1: ignored", stacklevel=2)
-    if wanted is None or not forced():
+            warnings.warn(f"{name}={text.strip()!r} is not a number of threads of at least 1: ignored", stacklevel=2)
+    if wanted is None or (wanted > 1 and not forced()):
         cpus = available_cpus()
         wanted = cpus if wanted is None else min(wanted, cpus)
     engine = backends.engine()

@@ -76,10 +76,10 @@ def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
     if y.shape != (n, k):
         also = ", or integer labels (n,)" if loss.labels else ", or (n,)" if k == 1 else ""
         raise ValueError(f"y must have shape ({n}, {k}){also}; got {y.shape}")
-    refuse("y", y, lambda block: non_finite(block, spec.dtype), f"finite as {spec.dtype}")
+    refuse("y", y, lambda block: non_finite(block, spec.dtype), "finite as {}", spec.dtype)
     if loss.domain != ANY:  # of the numbers that the kernels see
         outside = lambda block: ~loss.domain.holds(block.astype(spec.dtype))  # noqa: E731
-        refuse("y", y, outside, f"{loss.domain} for {loss.name}")
+        refuse("y", y, outside, "{} for {}", loss.domain, loss.name)
     if loss.labels:
         tolerance = 1e-6 + 8 * k * float(np.finfo(spec.dtype if y.dtype.kind != "f" else y.dtype).eps)
         sums = lambda block: abs(block.sum(axis=1, dtype=np.float64) - 1) > tolerance  # noqa: E731

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from fastbp.data.batches import Batches
 
 
-@dataclass(frozen=True)
-class Examples:
+class Examples(NamedTuple):
     """The arguments of `fit` that say what to train on, checked."""
 
     source: Samples | Batches

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +70,10 @@ class Activation:
         with np.errstate(all="ignore"):
             slope = function(self.backward_text, ("g", "a"), self.words)(np.ones(1), np.zeros(1))
         return bool(np.all(slope == 0))
+
+    def __hash__(self) -> int:
+        """Of the name: few rows share one, and a row is many texts."""
+        return hash(self.name)
 
     @property
     def is_identity(self) -> bool:
@@ -165,6 +169,11 @@ def _checked_output_weights(row: Loss, value: Any) -> tuple[float, ...] | None:
     return tuple(weights.tolist())
 
 
+@cache  # to render one takes 25 us
+def _constant(expression: str, names: tuple[str, ...]) -> Callable[..., np.ndarray]:
+    return function(render(expression, names)[0], names)
+
+
 @dataclass(frozen=True)
 class Loss:
     """A loss per output element, and its derivative. Called with settings it gives the same loss with these.
@@ -223,6 +232,9 @@ class Loss:
     given: tuple[tuple[str, Any], ...] = ()
     words: Words = field(default=(), repr=False)
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.given))
+
     def __call__(self, **chosen: Any) -> Loss:
         """The same loss with other settings.
 
@@ -279,8 +291,8 @@ class Loss:
         settings = [self.chosen[setting.name] for setting in self.settings]
         values = [-1.0 if value is None else value for value in settings]
         names = (*self.numbers_named[: len(values)], "k")
-        texts = (render(expression, names)[0] for _, expression in self.constants)
-        return values + [float(function(text, names)(*values, float(n_targets))) for text in texts]
+        constants = (_constant(expression, names) for _, expression in self.constants)
+        return values + [float(constant(*values, float(n_targets))) for constant in constants]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -355,6 +367,9 @@ class Optimizer:
     state: tuple[str, ...]
     scalars: tuple[str, ...]
     update: tuple[tuple[str, str], ...]
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
     @cached_property
     def update_text(self) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,7 @@ class _RunOfBatches(Run):
     def _train_batch(self, batch: Samples, *, stop_on_params: bool) -> Trained:
         rows, plan = len(batch.X), self.program.plan
         if rows > plan.batch:
-            self.program = self.lend(replace(plan, batch=1 << (rows - 1).bit_length()))
+            self.program = self.lend(plan._replace(batch=1 << (rows - 1).bit_length()))
         state, before = self.state, self.state.step
         try:
             done = self._train_on(

@@ -47,6 +47,10 @@ def culprit(X: Any, params: np.ndarray, spec: Spec, row_numbers: np.ndarray | No
     return f"; {found}"
 
 
+def _joined(pieces: list[np.ndarray], dtype: type = np.float64) -> np.ndarray:
+    return np.concatenate(pieces) if pieces else np.empty(0, dtype)
+
+
 @dataclass
 class Run:
     """One call of `fit`, its arguments checked."""
@@ -74,7 +78,7 @@ class Run:
             With the parameters of the last finite step in place.
         """
         began, state = time.perf_counter(), self.state
-        self._update(1)  # so that there are buffers, which snapshots hold
+        state.prepare(self.optimizer, self.params, self.optimizer.accumulate)  # buffers, which snapshots hold
         state.enter(len(self.X), self.batch_size)
         self._partial = np.zeros(2)
         self._loss: list[np.ndarray] = []  # of `History`, in pieces
@@ -129,11 +133,10 @@ class Run:
         n_steps = state.step - begin
         if watch is not None:
             watch.finish(unfinished)
-        columns = {"lr": np.concatenate([np.empty(0), *self._lr])}
+        columns = {"lr": _joined(self._lr)}
         if watch is not None:
             columns |= {name: np.array(column, np.float64) for name, column in watch.columns.items()}
-        loss = np.concatenate([np.empty(0), *self._loss])
-        step = np.concatenate([np.empty(0, np.int64), *self._step])
+        loss, step = _joined(self._loss), _joined(self._step, np.int64)
         return History(loss, step, time.perf_counter() - began, n_steps, columns, stopped)
 
     # -------------------------------------------------------------- what `Watch` asks
@@ -163,8 +166,8 @@ class Run:
 
     def record(self, loss: Any, step: Any) -> None:
         """Add entries to the history, of steps of the last chunk."""
-        self._loss.append(np.atleast_1d(loss))
-        self._step.append(np.atleast_1d(step))
+        self._loss.append(np.array(loss, np.float64, ndmin=1))
+        self._step.append(np.array(step, np.int64, ndmin=1))
         self._lr.append(rates_at(self.optimizer.lr, self._step[-1] - 1.0) * self._reduction)
 
     def snapshot(self) -> Snapshot:

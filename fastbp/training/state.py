@@ -133,8 +133,8 @@ class TrainingState:
             self.slots = self.slots | zeros
         return [self.slots[name] for name in row.state]
 
-    def update(self, optimizer: optimizers.Rule, steps: int, params: np.ndarray, *, accumulate: int = 1) -> Update:
-        """What the next `steps` steps are made with; `accumulate` of them go into an update."""
+    def prepare(self, optimizer: optimizers.Rule, params: np.ndarray, accumulate: int = 1) -> list[np.ndarray]:
+        """Enter the optimizer's family: its slots. There is everything then that steps change, for snapshots."""
         if callable(optimizer.lr) or not optimizer.is_foreseeable:
             optimizer.rate(self.step)  # may raise, before anything has changed
         slots = self.slots_of(optimizer.row)
@@ -145,7 +145,12 @@ class TrainingState:
             self.accumulated = aligned_zeros(self.spec.buffer_size, self.spec.dtype)
         if optimizer.average is not None and self.average is None:
             self.average = params.copy()
-        updates, phase = divmod(self.step - self.since, accumulate)
+        return slots
+
+    def update(self, optimizer: optimizers.Rule, steps: int, params: np.ndarray, *, accumulate: int = 1) -> Update:
+        """What the next `steps` steps are made with; `accumulate` of them go into an update."""
+        slots, step = self.prepare(optimizer, params, accumulate), self.step
+        updates, phase = divmod(step - self.since, accumulate)
         scales = optimizer.scales(len(self.spec.layers))
         reduced = self.reduction_of(optimizer)
         return Update(
@@ -153,7 +158,7 @@ class TrainingState:
             slots,
             [
                 optimizer.scalars(
-                    self.step, steps, updates=self.updates + updates, phase=phase,
+                    step, steps, updates=self.updates + updates, phase=phase,
                     lr_scale=lr_scale * reduced, decay_scale=decay_scale, dtype=self.spec.dtype,
                 )
                 for lr_scale, decay_scale in scales
