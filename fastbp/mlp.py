@@ -367,7 +367,7 @@ class MLP:
         y: Array | None = None,
         *,
         loss: LossLike = "mse",
-        optimizer: OptimizerLike = "sgd",
+        optimizer: OptimizerLike = "adam",
         batch_size: int = 32,
         epochs: int | None = None,
         steps: int | None = None,
@@ -400,9 +400,9 @@ class MLP:
             or rows of probabilities. ``gaussian_nll`` takes half as many targets as there are outputs.
         loss : str or row, default "mse"
             See `fastbp.losses`, which states each reduction. ``fastbp.losses.huber(delta=2.0)`` has a setting.
-        optimizer : str or object, default "sgd"
-            A name has the defaults of its class: "sgd" the rate of 0.001 that torch has too, which is slow for most
-            networks.
+        optimizer : str or object, default "adam"
+            A name has the defaults of its class: "adam" those of torch, a rate of 0.001 among them. That is also the
+            rate of "sgd", and slow there for most networks.
         batch_size : int, default 32
             The last batch of an epoch is smaller where it must be, and averaged over its real size.
         epochs, steps : int
@@ -525,7 +525,7 @@ class MLP:
             )  # fmt: skip
 
     def train_step(
-        self, x: Array, y: Array, *, loss: LossLike = "mse", optimizer: OptimizerLike = "sgd",
+        self, x: Array, y: Array, *, loss: LossLike = "mse", optimizer: OptimizerLike = "adam",
         sample_weight: Array | None = None,
     ) -> float:  # fmt: skip
         """One training step on one batch; shares slots and ``net.step`` with `fit`, leaves its position alone.
@@ -722,7 +722,7 @@ class MLP:
             program.backward(grads, accumulate=True)
         return value, self._spec.flatten(grads)
 
-    def explain(self, batch_size: int = 32, *, loss: LossLike = "mse", optimizer: OptimizerLike = "sgd") -> None:
+    def explain(self, batch_size: int = 32, *, loss: LossLike = "mse", optimizer: OptimizerLike = "adam") -> None:
         """Print the plan of a training step: what was chosen, and what a step costs.
 
         Backend, instruction set, bytes of workspace; for each layer the kernel family and why it was taken,
@@ -741,7 +741,7 @@ class MLP:
         with self._programs.lent(plan) as program:
             print(explain(program))
 
-    def summary(self, batch_size: int = 32, *, loss: LossLike = "mse", optimizer: OptimizerLike = "sgd") -> None:
+    def summary(self, batch_size: int = 32, *, loss: LossLike = "mse", optimizer: OptimizerLike = "adam") -> None:
         """Print the network layer by layer: shapes, parameters, and what a training step costs.
 
         `explain` says how the step is computed.
@@ -800,7 +800,7 @@ class MLP:
         x, y, loss, sample_weight
             As for `train_step`; all rows are one batch.
         optimizer : str or object, optional
-            As for `train_step`; its slots are those of the network.
+            As for `train_step`, "adam" unless told; its slots are those of the network.
         lr : float, optional
             Instead of `optimizer`: plain SGD with this learning rate.
 
@@ -830,11 +830,11 @@ class MLP:
             if optimizer is not None:
                 raise ValueError(f"give at most one of optimizer and lr, got optimizer={optimizer!r} and lr={lr!r}")
             optimizer = SGD(lr)
-        return trace(self, x, y, loss, "sgd" if optimizer is None else optimizer, sample_weight)
+        return trace(self, x, y, loss, "adam" if optimizer is None else optimizer, sample_weight)
 
     def compile(
         self, backend: BackendName | None = None, *, batch_size: int = 32, loss: LossLike = "mse",
-        optimizer: OptimizerLike = "sgd",
+        optimizer: OptimizerLike = "adam",
     ) -> float:  # fmt: skip
         """Have everything compiled that training and `predict` need, and stay with a backend: `net.backend` is set.
 
@@ -928,26 +928,26 @@ class MLP:
         program.backward(self.grads, grad_output=grad_output, grad_input=grad_input, accumulate=accumulate)
         return grad_input
 
-    def update(self, optimizer: OptimizerLike = "sgd") -> None:
+    def update(self, optimizer: OptimizerLike = "adam") -> None:
         """One optimizer step with `grads`; shares slots and ``net.step`` with `fit`.
 
         Parameters
         ----------
-        optimizer : str or object, default "sgd"
+        optimizer : str or object, default "adam"
             Its `accumulate` says nothing here: `backward` accumulates where it is told to.
         """
         rule = spec.optimizer(optimizer, self._spec)
         with self._exclusive(), self._programs.lent(self._plan(1)) as program, self._state.unless_no_step():
             program.update(self.grads, self._state.update(rule, 1, self._params), self._state.count)
 
-    def backward_update(self, grad_output: Array, optimizer: OptimizerLike = "sgd") -> NDArray[Any]:
+    def backward_update(self, grad_output: Array, optimizer: OptimizerLike = "adam") -> NDArray[Any]:
         """`backward` and `update` in one pass, without filling `grads`.
 
         Parameters
         ----------
         grad_output : array_like, (n, out_features)
             dL/d(output); nothing is averaged here.
-        optimizer : str or object, default "sgd"
+        optimizer : str or object, default "adam"
 
         Returns
         -------

@@ -69,7 +69,7 @@ def test_the_short_way_gives_the_bits_of_the_long_way(loss, dtype, optimizer):
 
 def test_the_short_way_is_taken():
     net, (x, y) = network(), data()
-    net.train_step(x, y)
+    net.train_step(x, y, optimizer="sgd")
     assert net._train_step_again(x, y, "mse", "sgd") is not None
     assert net._train_step_again(x.copy(), y.copy(), "mse", "sgd") is not None
     assert net.step == 3
@@ -96,10 +96,10 @@ def test_what_is_not_like_the_last_call_goes_the_long_way(what):
     x, y = data()
     net, other = network(), network()
     arguments = CHANGED[what](x, y)
-    net.train_step(x, y)
+    net.train_step(x, y, optimizer="sgd")
     assert net._train_step_again(*arguments) is None
     assert net.step == 1
-    other.train_step(x, y)
+    other.train_step(x, y, optimizer="sgd")
     long_way(other)
     for each in (net, other):
         each.train_step(*arguments[:2], loss=arguments[2], optimizer=arguments[3])
@@ -212,7 +212,7 @@ def test_what_is_forced_later_is_seen(monkeypatch):
     def again():
         return net._train_step_again(x, y, "mse", "sgd") is not None, net._predict_again(x) is not None
 
-    net.train_step(x, y)
+    net.train_step(x, y, optimizer="sgd")
     net.predict(x)
     assert again() == (True, True)
     monkeypatch.setenv("FASTBP_BACKEND", "reference")
