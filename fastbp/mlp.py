@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fastbp import backends, checks, losses, order, spec
+from fastbp import backends, checks, losses, spec
 from fastbp.backends import config
 from fastbp.backends.plan import Programs, make_plan
 from fastbp.backends.protocol import DONE, Plan, Program
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Array,
         BackendName,
         Batches,
+        BiasInitLike,
         CallbackLike,
         ClassWeight,
         Examples,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         MetricLike,
         OptimizerLike,
         Rows,
+        SeedLike,
         Sizes,
     )
 
@@ -66,9 +68,17 @@ class MLP:
         The compiled kernels serve float32 and float64; the reference backend any.
     init : str, callable or sequence, default "glorot_uniform"
         A name of `fastbp.initializers`; a callable ``(rng, in_features, out_features) -> array``; or one array, or
-        one ``(weight, bias)`` tuple, per layer. Biases start at 0.
-    seed : int or None
-        From 0 to 2**64 - 1: seeds initialisation and the order of rows. None draws one.
+        one ``(weight, bias)`` tuple, per layer. "torch" and "sklearn" begin as `torch.nn.Linear` and scikit-learn's
+        `MLPClassifier` do.
+    bias_init : str, float, callable or None, default None
+        How biases start. None is what `init` says: at 0, but for "torch", "sklearn" and the ``(weight, bias)`` tuples,
+        which say their own. Else it wins: "zeros"; "uniform", between -1 and 1 over sqrt(in_features); a number; or a
+        callable ``(rng, in_features, out_features) -> array (out_features,)``. What biases draw changes no weight.
+        With arrays in `init`, or ``bias=False``, a ValueError.
+    seed : int, numpy.random.Generator, numpy.random.SeedSequence or None
+        Seeds initialisation, dropout and the order of rows; an integer is from 0 to 2**64 - 1. A Generator gives one
+        draw and moves on, a SeedSequence stays as it is, None draws from the operating system: ``net.seed`` is the
+        integer that it came to.
     backend : str, default "auto"
     dropout : float or sequence of float, default 0.0
         The share of each hidden layer's outputs that a training step sets to 0, the others being scaled up (Srivastava
@@ -111,7 +121,8 @@ class MLP:
         bias: bool = True,
         dtype: DTypeLike = np.float32,
         init: InitLike = "glorot_uniform",
-        seed: int | None = None,
+        bias_init: BiasInitLike | None = None,
+        seed: SeedLike | None = None,
         backend: BackendName = "auto",
         dropout: float | Sequence[float] | NDArray[Any] = 0.0,
         input_dropout: float = 0.0,
@@ -120,8 +131,7 @@ class MLP:
         self._trains = ((True, True),) * len(self._spec.layers)
         self._backend: BackendName = checks.choice("backend", backend, ("auto", *backends.NAMES))
         seed = checks.seed(seed)
-        rng = np.random.Generator(order.philox(seed, 0, order.INIT))
-        arrays = spec.initial_arrays(self._spec, init, rng)
+        arrays = spec.initial_arrays(self._spec, init, bias_init, seed)
         self._bind(TrainingState(self._spec, seed))
         with np.errstate(all="ignore"):  # the cast may overflow or underflow
             for k, (weight, initial_bias) in enumerate(arrays):
@@ -381,7 +391,7 @@ class MLP:
         progress: bool = False,
         verbose: int = 0,
         eval_every: int | None = None,
-        seed: int | None = None,
+        seed: SeedLike | None = None,
         nonfinite: Literal["raise", "ignore"] = "raise",
         n_threads: int | None = None,
     ) -> History:
@@ -430,8 +440,8 @@ class MLP:
         eval_every : int, optional
             Record `evaluate` (X, y), with validation data and metrics, after every k-th ``net.step`` instead of the
             epochs' mean losses. Where X gives batches the mean loss of the epoch so far.
-        seed : int, optional
-            Replaces the seed of the order from here on.
+        seed : int, numpy.random.Generator or numpy.random.SeedSequence, optional
+            Replaces the seed of the order from here on; as for `MLP`.
         nonfinite : {"raise", "ignore"}
             What a NaN or an infinity does: stop the run, or nothing.
         n_threads : int, optional
