@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from fastbp.data.examples import examples as make_examples
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.optimizers import LBFGS, SGD, Rule
-from fastbp.rows import Activation
+from fastbp.rows import Activation, Loss
 from fastbp.training.run import Run, culprit
 from fastbp.training.state import TrainingState
 
@@ -251,6 +251,52 @@ class MLP:
         with self._alone():
             self._params[...] = made
 
+    def copy_from(self, other: MLP, tau: float = 1.0) -> None:
+        """Take over another network's parameters, or a share of them, as target networks do.
+
+        Parameters become ``(1 - tau) * self + tau * other``. Slots, step, seed and what else belongs to training stay,
+        on both sides. Frozen parameters change too: `freeze` is about training.
+
+        Parameters
+        ----------
+        other : MLP
+            Of the same sizes, dtype and bias; activations, dropout and backend may differ, and are not copied.
+        tau : float, default 1.0
+            From 0 to 1. 1 copies, bit by bit.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `other` is no network, or its parameters are of other shapes or of another dtype; or `tau` is not from 0
+            to 1.
+        RuntimeError
+            This network is training, or another thread is training `other`. In a callback of `other`, which is
+            between two steps, this works.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net, target = fastbp.MLP((4, 64, 2), seed=0), fastbp.MLP((4, 64, 2), seed=1)
+        >>> target.copy_from(net)
+        >>> target.copy_from(net, tau=0.005)  # after each step of net
+        """
+        if type(tau) is not float or tau != 1.0:
+            tau = checks.number("tau", tau, 0, 1)
+        if not isinstance(other, MLP):
+            raise TypeError(f"other must be an MLP, got {other!r}")
+        mine, its = self._spec, other._spec
+        if mine.sizes != its.sizes or mine.dtype != its.dtype or mine.bias != its.bias:
+            kinds = [f"sizes {one.sizes}, dtype {one.dtype} and bias={one.bias}" for one in (mine, its)]
+            raise ValueError(f"other must have this network's {kinds[0]}; it has {kinds[1]}")
+        if other._training.locked() and other._trainer != threading.get_ident() and other is not self:
+            raise RuntimeError("another thread is training `other`; copy it there, or when it is done")
+        with self._alone():  # buffers of one layout; what is in the padding is ignored
+            if tau == 1.0:
+                self._params[...] = other._params
+            elif tau and other is not self:
+                with np.errstate(all="ignore"):
+                    self._params[...] = (1 - tau) * self._params + tau * other._params
+
     def freeze(self, layer: int, *, weight: bool = True, bias: bool = True) -> None:
         """Say which of a layer's parameters training leaves as they are, bit by bit, and their slots too.
 
@@ -299,6 +345,12 @@ class MLP:
 
     def __copy__(self) -> MLP:
         return copy.deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        net = type(self).__new__(type(self))
+        net.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        net._state.loss = self._state.loss  # which pickles have not: any loss may be copied, not any pickled
+        return net
 
     def save(self, path: File) -> None:
         """Write the network with its training state into one safetensors file, for `fastbp.load`.
@@ -352,6 +404,12 @@ class MLP:
         if self._training.locked():
             raise RuntimeError("another thread is training this network; save it there, or when it is done")
         return self._training
+
+    def _trains_with(self, loss: Loss) -> None:
+        """The loss of the steps to come, which `evaluate` and `predict_proba` go by."""
+        if self._state.loss is not loss:
+            self._train_step_again = None  # it does not tell the state
+        self._state.trains_with(loss)
 
     def _apart(self, data: Any) -> Any:
         """`data`, copied where it lies in the parameters that are about to change."""
@@ -499,7 +557,7 @@ class MLP:
                     program = lend(plan)
                     stack.enter_context(self._state.unless_no_step())
                     self._state.seed = new_seed
-                    self._state.link = run_loss.link
+                    self._trains_with(run_loss)
                     make_run = partial(Run, given=examples.given, row_numbers=examples.inside)
                     if not examples.is_array:
                         from fastbp.training.feeds import run_on
@@ -528,7 +586,7 @@ class MLP:
             raise ValueError("optimizer: LBFGS needs the same loss at each step, and this network has dropout")
         trained = self._spec.flatten(self._spec.mask(self._trains)).astype(bool)
         with self._exclusive(), self._state.unless_no_step():
-            self._state.link = loss.link
+            self._trains_with(loss)
             return lbfgs.fit(
                 rule, self._params, self._state, trained, steps, eval_every,
                 lambda: self._loss_and_grad(rows, targets, weight, loss, n_threads),
@@ -569,7 +627,7 @@ class MLP:
         plan = self._plan(len(rows), loss=row, rule=rule)
         with self._exclusive():
             with self._programs.lent(plan) as program, self._state.unless_no_step():
-                self._state.link = row.link
+                self._trains_with(row)
                 done = program.train(
                     rows, targets, weight, batch_size=len(rows), steps=1, seed=self.seed, shuffle=False,
                     count=self._state.count, place=np.zeros(2, np.int64), partial=np.zeros(2), losses=np.empty(1),
@@ -666,23 +724,73 @@ class MLP:
         with np.errstate(all="ignore"):
             return losses.LINKS[found](self.predict(X))
 
-    def evaluate(self, X: Rows, y: Array, *, loss: LossLike, sample_weight: Array | None = None) -> float:
-        """The loss on all of X, y.
+    @overload
+    def evaluate(  # type: ignore[overload-overlap]  # no metrics are a sequence of them, too
+        self, X: Rows, y: Array, *, loss: LossLike | None = None, sample_weight: Array | None = None,
+        metrics: tuple[()] = (),
+    ) -> float: ...  # fmt: skip
+
+    @overload
+    def evaluate(
+        self, X: Rows, y: Array, *, loss: LossLike | None = None, sample_weight: Array | None = None,
+        metrics: Sequence[MetricLike],
+    ) -> dict[str, float]: ...  # fmt: skip
+
+    def evaluate(
+        self, X: Rows, y: Array, *, loss: LossLike | None = None, sample_weight: Array | None = None,
+        metrics: Sequence[MetricLike] = (),
+    ) -> float | dict[str, float]:  # fmt: skip
+        """The loss on all of X, y, and metrics.
 
         Parameters
         ----------
-        X, y, loss, sample_weight
+        X, y, sample_weight
+            As for `fit`.
+        loss : str or row, optional
+            As for `fit`. Unless told, that which the network was last trained with in this process; copies keep it,
+            saved files and pickles do not.
+        metrics : sequence of str or callable, default ()
             As for `fit`.
 
         Returns
         -------
-        float
-            sum(w l) / sum(w).
+        float or dict
+            sum(w l) / sum(w). With metrics, also with an empty list of them, a dict: that as ``"loss"``, and each
+            metric by its name.
+
+        Raises
+        ------
+        RuntimeError
+            No loss is given, and the network was not trained in this process.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net = fastbp.MLP((1, 2), init=[[[1.0, -1.0]]])
+        >>> found = net.evaluate([[2.0], [-1.0]], [0, 0], loss="softmax_cross_entropy", metrics=["accuracy"])
+        >>> found["accuracy"]
+        0.5
         """
         rows = arguments.features(X, self._spec, lazy=True)
-        row = spec.loss(loss, self._spec)
+        row = self._last_loss() if loss is None else spec.loss(loss, self._spec)
         targets = arguments.targets(y, row, rows, self._spec)
-        return self._evaluate(rows, targets, arguments.sample_weights(sample_weight, len(rows)), row)
+        weight = arguments.sample_weights(sample_weight, len(rows))
+        if isinstance(metrics, tuple) and not metrics:
+            return self._evaluate(rows, targets, weight, row)
+        from fastbp.metrics import find_all, measure
+
+        wanted = find_all(metrics, row, targets, self._spec.out_features)
+        out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
+        value = self._evaluate(rows, targets, weight, row, out=out)
+        return {"loss": value} | measure(wanted, targets, out, weight, row)
+
+    def _last_loss(self) -> Loss:
+        if self._state.loss is None:
+            raise RuntimeError(
+                "evaluate: this network was not trained in this process, and neither files nor pickles say with which "
+                "loss it was; give one, as in loss='mse'"
+            )
+        return self._state.loss
 
     def _evaluate(
         self, rows: Any, targets: Any, weight: NDArray[Any] | None, loss: Any, *, out: Any = None,
