@@ -90,6 +90,9 @@ class Scheme:
     """
 
     __slots__ = ("bias", "of", "weight")
+    weight: Initializer
+    bias: Initializer | None
+    of: Mapping[str, Scheme]
 
     def __init__(
         self, weight: Initializer, bias: Initializer | None = None, of: Mapping[str, Scheme] | None = None

@@ -165,21 +165,26 @@ def test_a_sigmoid_counts_where_it_is_hidden():
     assert fastbp.MLP((400, 400), init="sklearn", output_activation="sigmoid", seed=1).weights[0].max() > 0.08
 
 
-@pytest.mark.parametrize("init", SCHEMES)
-def test_a_scheme_is_the_draw_of_torch_and_scikit_learn_in_its_bounds(init):
-    """Bounds of what the other library itself draws, where it is there."""
-    if init == "torch":
-        linear = pytest.importorskip("torch").nn.Linear(50, 4000)
-        theirs = [linear.weight.detach().numpy(), linear.bias.detach().numpy()]
-    else:
-        peer = pytest.importorskip("sklearn.neural_network").MLPClassifier((4000,), max_iter=1, random_state=1)
-        with np.errstate(all="ignore"), pytest.warns(match="Maximum iterations"):
-            peer.set_params(learning_rate_init=1e-12).fit(np.ones((4, 50)), [0, 1, 0, 1])
-        theirs = [peer.coefs_[0], peer.intercepts_[0]]
+def assert_drawn_alike(init, theirs):
+    """The weight and bias of a layer of 50 to 4000 that another library drew; both nearly reach their bounds."""
     net = fastbp.MLP((50, 4000, 1), init=init, seed=1, dtype=np.float64)
     for ours, their in zip((net.weights[0], net.biases[0]), theirs):
-        assert abs(ours).max() == pytest.approx(abs(their).max(), rel=0.01)  # both nearly reach it
+        assert abs(ours).max() == pytest.approx(abs(their).max(), rel=0.01)
         assert ours.std() == pytest.approx(their.std(), rel=0.05)
+
+
+def test_sklearn_draws_as_scikit_learn_does():
+    peer = pytest.importorskip("sklearn.neural_network").MLPClassifier(
+        (4000,), learning_rate_init=1e-12, max_iter=1, random_state=1
+    )
+    with pytest.warns(match="Maximum iterations"):
+        peer.fit(np.ones((4, 50)), [0, 1, 0, 1])
+    assert_drawn_alike("sklearn", [peer.coefs_[0], peer.intercepts_[0]])
+
+
+def test_torch_draws_as_torch_does(peers):
+    linear = peers.torch.nn.Linear(50, 4000)
+    assert_drawn_alike("torch", [linear.weight.detach().numpy(), linear.bias.detach().numpy()])
 
 
 def test_weights_do_not_depend_on_how_biases_start():

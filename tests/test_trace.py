@@ -370,7 +370,7 @@ def test_label_smoothing_in_words():
 
 def test_a_formula_of_a_row_is_that_of_the_table_or_its_name():
     def shown(activation):
-        steps = problem(activation=activation)[0].trace(np.ones((1, 3)), np.ones((1, 4)))
+        steps = problem(activation=activation)[0].trace(np.ones((1, 3)), np.ones((1, 4)), lr=0.1)
         writer = Writer(Text(), 4, 8)
         return {writer.left(each)[0]: writer.formula(each)[0] for each in equations(steps) if each.right}
 

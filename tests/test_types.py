@@ -112,7 +112,9 @@ def public_functions():
             yield from ((f"{kind.__name__}.{name}", f) for name, f, _ in members(kind))
             if "__init__" in vars(kind):
                 yield kind.__name__, kind.__init__
-    for thing in (fastbp.metrics, fastbp.ops, fastbp.plot):
+    for name in (*metrics.TABLE, "top_k"):
+        yield f"metrics.{name}", getattr(metrics, name)
+    for thing in (fastbp.ops, fastbp.plot):
         functions = inspect.getmembers(thing, inspect.isfunction)
         yield from ((name, f) for name, f in functions if f.__module__ == thing.__name__ and name[0] != "_")
     for name in ("load", "check_gradients", "backend", "set_backend", "activation", "loss", "show_config"):
