@@ -55,7 +55,7 @@ def test_classes_may_come_as_labels_as_truth_values_as_a_column_or_as_rows():
     yes, logits = np.array([1, 0, 1, 1]), np.array([[0.3], [-2.0], [-0.1], [5.0]])
     assert metrics.accuracy(yes, logits > 0) == metrics.accuracy(yes == 1, logits[:, 0] > 0) == 3 / 4
     assert metrics.accuracy([-1, 1], [-1, -1]) == 1 / 2
-    assert metrics.accuracy([0, 1], [[1, np.nan], [0, 1]]) == 1 / 2  # NaN is no class
+    assert metrics.accuracy([0, 1], [[np.nan, 1], [0, 1]]) == 1 / 2  # a row with NaN is wrong
     assert metrics.mae(T[:, 0], T[:, :1] + 1) == metrics.mae(T[:, :1], T[:, 0] + 1)
 
 
