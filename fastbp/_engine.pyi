@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastbp.backends.plan import Programs
 from fastbp.backends.protocol import Plan, Update
 from fastbp.optimizers import Rule
-from fastbp.rows import Optimizer
+from fastbp.rows import Loss, Optimizer
 from fastbp.spec import Spec
 from fastbp.training.state import TrainingState
 
@@ -118,7 +118,7 @@ class Calls:
     def remember_loss(
         self,
         loss: Any,
-        what: tuple[bool, int, float, float, bool, str | None],  # labels, targets of a row, the domain, its link
+        what: tuple[Loss, bool, int, float, float, bool],  # labels, targets of a row of data, the domain
         rows: int = 0,
         idle: list[Program] | None = None,
     ) -> KnownLoss: ...

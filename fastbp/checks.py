@@ -154,10 +154,25 @@ def choice(argument: str, value: Any, known: Iterable[str]) -> Any:
 
 
 def seed(value: Any) -> int:
-    """A seed of 64 bits; None draws one from the operating system."""
+    """A seed of 64 bits, from an integer, or from what draws one.
+
+    None draws from the operating system. A Generator draws one and moves on. What a SeedSequence gives is always the
+    same, and leaves it as it is.
+    """
     if value is None:
         return int.from_bytes(os.urandom(8))
-    return integer("seed", value, 0, 2**64 - 1)
+    try:
+        return integer("seed", value, 0, 2**64 - 1)
+    except TypeError:
+        pass
+    if isinstance(value, np.random.SeedSequence):
+        return int(value.generate_state(1, np.uint64)[0])
+    if isinstance(value, np.random.Generator):
+        return int(value.integers(2**64, dtype=np.uint64))
+    hint = "; np.random.default_rng makes a Generator of it"
+    if not isinstance(value, (np.random.RandomState, np.random.BitGenerator)):
+        hint = ""
+    raise TypeError(f"seed must be an integer, a Generator or a SeedSequence of NumPy, got {value!r}{hint}")
 
 
 def run_length(epochs: Any, steps: Any, steps_per_epoch: int) -> int:

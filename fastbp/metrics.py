@@ -9,6 +9,8 @@ is above one half (logits, and where the targets are -1 and 1: above 0). Rows of
 - ``top_k``, as ``top_5``: share of rows whose class is among the k largest outputs.
 - ``r2``: 1 - (squared errors) / (squared distances from the mean), mean over outputs; as scikit-learn.
 - ``mae``, ``rmse``: mean absolute error, root of the mean squared error, over rows and outputs.
+
+Each is a function too, for predictions that are there already: ``fastbp.metrics.accuracy(y_true, y_pred)``.
 """
 
 from __future__ import annotations
@@ -20,13 +22,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from fastbp.checks import first_where, takes
+from fastbp.arrays import real_array
+from fastbp.checks import first_where, integer, refuse, takes
+from fastbp.data.arguments import sample_weights
 from fastbp.data.classes import are_signs, classes_of, independent
 from fastbp.errors import unknown_name
 from fastbp.rows import Domain, Loss
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from fastbp.typing import Array
 
 Function: TypeAlias = "Callable[[NDArray[Any], NDArray[Any], NDArray[Any] | None], float]"
 
@@ -60,7 +66,7 @@ class Metric:
 def _mean(values: NDArray[Any], weight: NDArray[Any] | None) -> float:
     """Over rows (weighted) and outputs."""
     if values.dtype.kind == "b" and weight is None:
-        return np.count_nonzero(values) / values.size
+        return float(np.count_nonzero(values) / values.size)
     rows = values if values.ndim == 1 else values.mean(axis=1, dtype=np.float64)
     return float(np.average(rows, weights=weight))
 
@@ -115,6 +121,212 @@ TABLE: dict[str, Metric] = {
         Metric("rmse", _rmse, "min", "values"),
     )
 }
+
+
+# ------------------------------------------------------------------ the rows as functions
+
+
+def _rows(argument: str, value: Any) -> NDArray[Any]:
+    """(n,) or (n, columns), of one column (n,)."""
+    array = real_array(argument, value)
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise ValueError(f"{argument} must have shape (n,) or (n, outputs), with rows and outputs; got {array.shape}")
+    return array[:, 0] if array.shape[1:] == (1,) else array
+
+
+def _pair(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    t, a = _rows("y_true", y_true), _rows("y_pred", y_pred)
+    if len(t) != len(a):
+        raise ValueError(f"y_true and y_pred are inconsistent: {len(t)} and {len(a)} rows")
+    refuse("y_true", t, np.isnan, "a number")
+    return t, a, sample_weights(sample_weight, len(t))
+
+
+def _class_pair(
+    y_true: Any, y_pred: Any, sample_weight: Any, *, scores: bool = False
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    """Classes and classes; with `scores`, classes and outputs."""
+    t, a, weight = _pair(y_true, y_pred, sample_weight)
+    n_classes = a.shape[1] if a.ndim == 2 else None
+    if n_classes is not None and t.ndim == 2 and t.shape != a.shape:
+        raise ValueError(f"y_true holds rows of {t.shape[1]} classes, y_pred of {n_classes}")
+    if scores and n_classes is None:
+        raise ValueError(f"y_pred must be outputs, (n, classes), got shape {a.shape}")
+    t = _classes("y_true", t)
+    if n_classes is not None:
+        refuse("y_true", t, lambda block: (block < 0) | (block >= n_classes), f"classes from 0 to {n_classes - 1}")
+    return t, a if scores else _classes("y_pred", a), weight
+
+
+def _classes(argument: str, array: NDArray[Any]) -> NDArray[Any]:
+    """(n,): of rows the largest, -1 where one is NaN; else the classes themselves."""
+    if array.ndim == 2:
+        return np.where(np.isnan(array).any(axis=1), -1, array.argmax(axis=1))
+    at = first_where(array, lambda block: block != np.floor(block)) if array.dtype.kind == "f" else None
+    if at is not None:
+        raise ValueError(
+            f"{argument} must hold classes, whole numbers, or a row of outputs for each class; got {argument}[{at[0]}] "
+            f"= {array[at]}. Of one output say where yes begins, as in net.predict(X)[:, 0] > 0 for logits"
+        )
+    return array
+
+
+def _same_shape(y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    t, a, weight = _pair(y_true, y_pred, sample_weight)
+    if t.shape != a.shape:
+        raise ValueError(f"y_true and y_pred must have one shape, got {t.shape} and {a.shape}")
+    return t.astype(np.float64), a, weight
+
+
+def accuracy(y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> float:
+    """The share of right answers.
+
+    Parameters
+    ----------
+    y_true : array_like, (n,) or (n, classes)
+        Classes, which are whole numbers or truth values; or rows whose largest is the class.
+    y_pred : array_like, (n,) or (n, classes)
+        The same; `MLP.predict` and `MLP.predict_proba` give such rows. With rows, classes are from 0. A row that holds
+        NaN is wrong.
+    sample_weight : array_like, (n,), optional
+        Rows of weight w count w times.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument holds no such numbers, or lengths differ.
+
+    Examples
+    --------
+    >>> from fastbp import metrics
+    >>> metrics.accuracy([0, 2, 1], [[0.9, 0.1, 0.0], [0.2, 0.3, 0.5], [0.6, 0.4, 0.0]])
+    0.6666666666666666
+    """
+    return _accuracy(*_class_pair(y_true, y_pred, sample_weight))
+
+
+def balanced_accuracy(y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> float:
+    """The mean, over the classes that occur in `y_true`, of the share of their rows that are right.
+
+    Parameters
+    ----------
+    y_true, y_pred, sample_weight
+        As for `accuracy`.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `accuracy`.
+    """
+    return _balanced_accuracy(*_class_pair(y_true, y_pred, sample_weight))
+
+
+def top_k(y_true: Array, y_pred: Array, sample_weight: Array | None = None, *, k: int = 5) -> float:
+    """The share of rows whose class is among the `k` largest outputs. Of equal ones a class counts as the last.
+
+    Parameters
+    ----------
+    y_true : array_like, (n,) or (n, classes)
+        As for `accuracy`.
+    y_pred : array_like, (n, classes)
+        More than `k` outputs for each row.
+    sample_weight : array_like, (n,), optional
+        Rows of weight w count w times.
+    k : int, default 5
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `accuracy`.
+    """
+    t, a, weight = _class_pair(y_true, y_pred, sample_weight, scores=True)
+    return _top(integer("k", k, 1, a.shape[1] - 1))(t, a, weight)
+
+
+def r2(y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> float:
+    """1 - (squared errors) / (squared distances from the mean), mean over outputs; as scikit-learn's `r2_score`.
+
+    Parameters
+    ----------
+    y_true : array_like, (n,) or (n, outputs)
+        Numbers. Where an output's are all equal, it counts as 1 if all are right, else as 0.
+    y_pred : array_like, of the same shape
+    sample_weight : array_like, (n,), optional
+        Rows of weight w count w times.
+
+    Returns
+    -------
+    float
+        At most 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument holds no such numbers, or shapes differ. (n, 1) and (n,) are the same.
+    """
+    return _r2(*_same_shape(y_true, y_pred, sample_weight))
+
+
+def mae(y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> float:
+    """The mean absolute error, over rows and outputs.
+
+    Parameters
+    ----------
+    y_true, y_pred, sample_weight
+        As for `r2`.
+
+    Returns
+    -------
+    float
+        In the unit of `y_true`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `r2`.
+    """
+    return _mae(*_same_shape(y_true, y_pred, sample_weight))
+
+
+def rmse(y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> float:
+    """The root of the mean squared error, over rows and outputs.
+
+    (scikit-learn's `root_mean_squared_error` of several outputs is the mean of a root for each.)
+
+    Parameters
+    ----------
+    y_true, y_pred, sample_weight
+        As for `r2`.
+
+    Returns
+    -------
+    float
+        In the unit of `y_true`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `r2`.
+    """
+    return _rmse(*_same_shape(y_true, y_pred, sample_weight))
+
+
+# ------------------------------------------------------------------ rows as `fit` and `evaluate` ask for them
 
 
 def find(value: Any, loss: Loss, y: NDArray[Any], out_features: int) -> Metric:

@@ -9,11 +9,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 import numpy as np
 
-from fastbp import backends, checks, losses, order, spec
+from fastbp import backends, checks, losses, spec
 from fastbp.backends.again import Memory
 from fastbp.backends.plan import Programs, make_plan
 from fastbp.backends.protocol import DONE, Plan, Program
@@ -22,7 +22,7 @@ from fastbp.data.examples import examples as make_examples
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.optimizers import LBFGS, SGD
-from fastbp.rows import Activation
+from fastbp.rows import Activation, Loss
 from fastbp.training.run import Run, culprit
 from fastbp.training.state import TrainingState
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Array,
         BackendName,
         Batches,
+        BiasInitLike,
         CallbackLike,
         ClassWeight,
         Examples,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         MetricLike,
         OptimizerLike,
         Rows,
+        SeedLike,
         Sizes,
     )
 
@@ -71,9 +73,17 @@ class MLP:
         The compiled kernels serve float32 and float64; the reference backend any.
     init : str, callable or sequence, default "glorot_uniform"
         A name of `fastbp.initializers`; a callable ``(rng, in_features, out_features) -> array``; or one array, or
-        one ``(weight, bias)`` tuple, per layer. Biases start at 0.
-    seed : int or None
-        From 0 to 2**64 - 1: seeds initialisation and the order of rows. None draws one.
+        one ``(weight, bias)`` tuple, per layer. "torch" and "sklearn" begin as `torch.nn.Linear` and scikit-learn's
+        `MLPClassifier` do.
+    bias_init : str, float, callable or None, default None
+        How biases start. None is what `init` says: at 0, but for "torch", "sklearn" and the ``(weight, bias)`` tuples,
+        which say their own. Else it wins: "zeros"; "uniform", between -1 and 1 over sqrt(in_features); a number; or a
+        callable ``(rng, in_features, out_features) -> array (out_features,)``. What biases draw changes no weight.
+        With arrays in `init`, or ``bias=False``, a ValueError.
+    seed : int, numpy.random.Generator, numpy.random.SeedSequence or None
+        Seeds initialisation, dropout and the order of rows; an integer is from 0 to 2**64 - 1. A Generator gives one
+        draw and moves on, a SeedSequence stays as it is, None draws from the operating system: ``net.seed`` is the
+        integer that it came to.
     backend : str, default "auto"
     dropout : float or sequence of float, default 0.0
         The share of each hidden layer's outputs that a training step sets to 0, the others being scaled up (Srivastava
@@ -116,7 +126,8 @@ class MLP:
         bias: bool = True,
         dtype: DTypeLike = np.float32,
         init: InitLike = "glorot_uniform",
-        seed: int | None = None,
+        bias_init: BiasInitLike | None = None,
+        seed: SeedLike | None = None,
         backend: BackendName = "auto",
         dropout: float | Sequence[float] | NDArray[Any] = 0.0,
         input_dropout: float = 0.0,
@@ -125,8 +136,7 @@ class MLP:
         self._trains = ((True, True),) * len(self._spec.layers)
         self._backend: BackendName = checks.choice("backend", backend, ("auto", *backends.NAMES))
         seed = checks.seed(seed)
-        rng = np.random.Generator(order.philox(seed, 0, order.INIT))
-        arrays = spec.initial_arrays(self._spec, init, rng)
+        arrays = spec.initial_arrays(self._spec, init, bias_init, seed)
         self._bind(TrainingState(self._spec, seed))
         with np.errstate(all="ignore"):  # the cast may overflow or underflow
             for k, (weight, initial_bias) in enumerate(arrays):
@@ -245,6 +255,52 @@ class MLP:
         with self._alone():
             self._params[...] = made
 
+    def copy_from(self, other: MLP, tau: float = 1.0) -> None:
+        """Take over another network's parameters, or a share of them, as target networks do.
+
+        Parameters become ``(1 - tau) * self + tau * other``. Slots, step, seed and what else belongs to training stay,
+        on both sides. Frozen parameters change too: `freeze` is about training.
+
+        Parameters
+        ----------
+        other : MLP
+            Of the same sizes, dtype and bias; activations, dropout and backend may differ, and are not copied.
+        tau : float, default 1.0
+            From 0 to 1. 1 copies, bit by bit.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `other` is no network, or its parameters are of other shapes or of another dtype; or `tau` is not from 0
+            to 1.
+        RuntimeError
+            This network is training, or another thread is training `other`. In a callback of `other`, which is
+            between two steps, this works.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net, target = fastbp.MLP((4, 64, 2), seed=0), fastbp.MLP((4, 64, 2), seed=1)
+        >>> target.copy_from(net)
+        >>> target.copy_from(net, tau=0.005)  # after each step of net
+        """
+        if type(tau) is not float or tau != 1.0:
+            tau = checks.number("tau", tau, 0, 1)
+        if not isinstance(other, MLP):
+            raise TypeError(f"other must be an MLP, got {other!r}")
+        mine, its = self._spec, other._spec
+        if mine.sizes != its.sizes or mine.dtype != its.dtype or mine.bias != its.bias:
+            kinds = [f"sizes {one.sizes}, dtype {one.dtype} and bias={one.bias}" for one in (mine, its)]
+            raise ValueError(f"other must have this network's {kinds[0]}; it has {kinds[1]}")
+        if other._training.locked() and other._trainer != threading.get_ident() and other is not self:
+            raise RuntimeError("another thread is training `other`; copy it there, or when it is done")
+        with self._alone():  # buffers of one layout; what is in the padding is ignored
+            if tau == 1.0:
+                self._params[...] = other._params
+            elif tau and other is not self:
+                with np.errstate(all="ignore"):
+                    self._params[...] = (1 - tau) * self._params + tau * other._params
+
     def freeze(self, layer: int, *, weight: bool = True, bias: bool = True) -> None:
         """Say which of a layer's parameters training leaves as they are, bit by bit, and their slots too.
 
@@ -293,6 +349,12 @@ class MLP:
 
     def __copy__(self) -> MLP:
         return copy.deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        net = type(self).__new__(type(self))
+        net.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        net._state.loss = self._state.loss  # which pickles have not: any loss may be copied, not any pickled
+        return net
 
     def save(self, path: File) -> None:
         """Write the network with its training state into one safetensors file, for `fastbp.load`.
@@ -371,7 +433,7 @@ class MLP:
         y: Array | None = None,
         *,
         loss: LossLike = "mse",
-        optimizer: OptimizerLike = "sgd",
+        optimizer: OptimizerLike = "adam",
         batch_size: int = 32,
         epochs: int | None = None,
         steps: int | None = None,
@@ -385,7 +447,7 @@ class MLP:
         progress: bool = False,
         verbose: int = 0,
         eval_every: int | None = None,
-        seed: int | None = None,
+        seed: SeedLike | None = None,
         nonfinite: Literal["raise", "ignore"] = "raise",
         n_threads: int | None = None,
     ) -> History:
@@ -404,9 +466,9 @@ class MLP:
             or rows of probabilities. ``gaussian_nll`` takes half as many targets as there are outputs.
         loss : str or row, default "mse"
             See `fastbp.losses`, which states each reduction. ``fastbp.losses.huber(delta=2.0)`` has a setting.
-        optimizer : str or object, default "sgd"
-            A name has the defaults of its class: "sgd" the rate of 0.001 that torch has too, which is slow for most
-            networks.
+        optimizer : str or object, default "adam"
+            A name has the defaults of its class: "adam" those of torch, a rate of 0.001 among them. That is also the
+            rate of "sgd", and slow there for most networks.
         batch_size : int, default 32
             The last batch of an epoch is smaller where it must be, and averaged over its real size.
         epochs, steps : int
@@ -434,8 +496,8 @@ class MLP:
         eval_every : int, optional
             Record `evaluate` (X, y), with validation data and metrics, after every k-th ``net.step`` instead of the
             epochs' mean losses. Where X gives batches the mean loss of the epoch so far.
-        seed : int, optional
-            Replaces the seed of the order from here on.
+        seed : int, numpy.random.Generator or numpy.random.SeedSequence, optional
+            Replaces the seed of the order from here on; as for `MLP`.
         nonfinite : {"raise", "ignore"}
             What a NaN or an infinity does: stop the run, or nothing.
         n_threads : int, optional
@@ -493,7 +555,7 @@ class MLP:
                     program = lend(plan)
                     stack.enter_context(self._state.unless_no_step())
                     self._state.seed = new_seed
-                    self._state.link = run_loss.link
+                    self._state.trains_with(run_loss)
                     make_run = partial(Run, given=examples.given, row_numbers=examples.inside)
                     if not examples.is_array:
                         from fastbp.training.feeds import run_on
@@ -522,14 +584,14 @@ class MLP:
             raise ValueError("optimizer: LBFGS needs the same loss at each step, and this network has dropout")
         trained = self._spec.flatten(self._spec.mask(self._trains)).astype(bool)
         with self._exclusive(), self._state.unless_no_step():
-            self._state.link = loss.link
+            self._state.trains_with(loss)
             return lbfgs.fit(
                 rule, self._params, self._state, trained, steps, eval_every,
                 lambda: self._loss_and_grad(rows, targets, weight, loss, n_threads),
             )  # fmt: skip
 
     def train_step(
-        self, x: Array, y: Array, *, loss: LossLike = "mse", optimizer: OptimizerLike = "sgd",
+        self, x: Array, y: Array, *, loss: LossLike = "mse", optimizer: OptimizerLike = "adam",
         sample_weight: Array | None = None,
     ) -> float:  # fmt: skip
         """One training step on one batch; shares slots and ``net.step`` with `fit`, leaves its position alone.
@@ -561,7 +623,7 @@ class MLP:
         plan = self._plan(_room(len(rows)), loss=row, rule=rule)
         with self._exclusive():
             with self._programs.lent(plan) as program, self._state.unless_no_step():
-                self._state.link = row.link
+                self._state.trains_with(row)
                 done = program.train(
                     rows, targets, weight, batch_size=len(rows), steps=1, seed=self.seed, shuffle=False,
                     count=self._state.count, place=np.zeros(2, np.int64), partial=np.zeros(2), losses=np.empty(1),
@@ -648,28 +710,80 @@ class MLP:
         with np.errstate(all="ignore"):
             return losses.LINKS[found](self.predict(X))
 
-    def evaluate(self, X: Rows, y: Array, *, loss: LossLike, sample_weight: Array | None = None) -> float:
-        """The loss on all of X, y.
+    @overload
+    def evaluate(  # type: ignore[overload-overlap]  # no metrics are a sequence of them, too
+        self, X: Rows, y: Array, *, loss: LossLike | None = None, sample_weight: Array | None = None,
+        metrics: tuple[()] = (),
+    ) -> float: ...  # fmt: skip
+
+    @overload
+    def evaluate(
+        self, X: Rows, y: Array, *, loss: LossLike | None = None, sample_weight: Array | None = None,
+        metrics: Sequence[MetricLike],
+    ) -> dict[str, float]: ...  # fmt: skip
+
+    def evaluate(
+        self, X: Rows, y: Array, *, loss: LossLike | None = None, sample_weight: Array | None = None,
+        metrics: Sequence[MetricLike] = (),
+    ) -> float | dict[str, float]:  # fmt: skip
+        """The loss on all of X, y, and metrics.
 
         Parameters
         ----------
-        X, y, loss, sample_weight
+        X, y, sample_weight
+            As for `fit`.
+        loss : str or row, optional
+            As for `fit`. Unless told, that which the network was last trained with in this process; copies keep it,
+            saved files and pickles do not.
+        metrics : sequence of str or callable, default ()
             As for `fit`.
 
         Returns
         -------
-        float
-            sum(w l) / sum(w).
+        float or dict
+            sum(w l) / sum(w). With metrics, also with an empty list of them, a dict: that as ``"loss"``, and each
+            metric by its name.
+
+        Raises
+        ------
+        RuntimeError
+            No loss is given, and the network was not trained in this process.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net = fastbp.MLP((1, 2), init=[[[1.0, -1.0]]])
+        >>> found = net.evaluate([[2.0], [-1.0]], [0, 0], loss="softmax_cross_entropy", metrics=["accuracy"])
+        >>> found["accuracy"]
+        0.5
         """
-        value: float | None = self._again.calls.evaluate(X, y, loss, sample_weight)
+        named = self._state.loss if loss is None else loss
+        plain = isinstance(metrics, tuple) and not metrics
+        value: float | None = self._again.calls.evaluate(X, y, named, sample_weight) if plain else None
         if value is not None:
             return value
         rows = arguments.features(X, self._spec, lazy=True)
-        row = spec.loss(loss, self._spec)
+        row = self._last_loss() if loss is None else spec.loss(loss, self._spec)
         targets = arguments.targets(y, row, rows, self._spec)
-        value = self._evaluate(rows, targets, arguments.sample_weights(sample_weight, len(rows)), row)
-        self._again.evaluate(self._plan_of_blocks(len(rows), loss=row), loss, row)
-        return value
+        weight = arguments.sample_weights(sample_weight, len(rows))
+        if plain:
+            value = self._evaluate(rows, targets, weight, row)
+            self._again.evaluate(self._plan_of_blocks(len(rows), loss=row), named, row)
+            return value
+        from fastbp.metrics import find_all, measure
+
+        wanted = find_all(metrics, row, targets, self._spec.out_features)
+        out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
+        value = self._evaluate(rows, targets, weight, row, out=out)
+        return {"loss": value} | measure(wanted, targets, out, weight, row)
+
+    def _last_loss(self) -> Loss:
+        if self._state.loss is None:
+            raise RuntimeError(
+                "evaluate: this network was not trained in this process, and neither files nor pickles say with which "
+                "loss it was; give one, as in loss='mse'"
+            )
+        return self._state.loss
 
     def _evaluate(
         self, rows: Any, targets: Any, weight: NDArray[Any] | None, loss: Any, *, out: Any = None,
@@ -724,7 +838,7 @@ class MLP:
             program.backward(grads, accumulate=True)
         return value, self._spec.flatten(grads)
 
-    def explain(self, batch_size: int = 32, *, loss: LossLike = "mse", optimizer: OptimizerLike = "sgd") -> None:
+    def explain(self, batch_size: int = 32, *, loss: LossLike = "mse", optimizer: OptimizerLike = "adam") -> None:
         """Print the plan of a training step: what was chosen, and what a step costs.
 
         Backend, instruction set, bytes of workspace; for each layer the kernel family and why it was taken,
@@ -743,7 +857,7 @@ class MLP:
         with self._programs.lent(plan) as program:
             print(explain(program))
 
-    def summary(self, batch_size: int = 32, *, loss: LossLike = "mse", optimizer: OptimizerLike = "sgd") -> None:
+    def summary(self, batch_size: int = 32, *, loss: LossLike = "mse", optimizer: OptimizerLike = "adam") -> None:
         """Print the network layer by layer: shapes, parameters, and what a training step costs.
 
         `explain` says how the step is computed.
@@ -802,7 +916,7 @@ class MLP:
         x, y, loss, sample_weight
             As for `train_step`; all rows are one batch.
         optimizer : str or object, optional
-            As for `train_step`; its slots are those of the network.
+            As for `train_step`, "adam" unless told; its slots are those of the network.
         lr : float, optional
             Instead of `optimizer`: plain SGD with this learning rate.
 
@@ -832,11 +946,11 @@ class MLP:
             if optimizer is not None:
                 raise ValueError(f"give at most one of optimizer and lr, got optimizer={optimizer!r} and lr={lr!r}")
             optimizer = SGD(lr)
-        return trace(self, x, y, loss, "sgd" if optimizer is None else optimizer, sample_weight)
+        return trace(self, x, y, loss, "adam" if optimizer is None else optimizer, sample_weight)
 
     def compile(
         self, backend: BackendName | None = None, *, batch_size: int = 32, loss: LossLike = "mse",
-        optimizer: OptimizerLike = "sgd",
+        optimizer: OptimizerLike = "adam",
     ) -> float:  # fmt: skip
         """Have everything compiled that training and `predict` need, and stay with a backend: `net.backend` is set.
 
@@ -936,12 +1050,12 @@ class MLP:
         program.backward(self.grads, grad_output=grad_output, grad_input=grad_input, accumulate=accumulate)
         return grad_input
 
-    def update(self, optimizer: OptimizerLike = "sgd") -> None:
+    def update(self, optimizer: OptimizerLike = "adam") -> None:
         """One optimizer step with `grads`; shares slots and ``net.step`` with `fit`.
 
         Parameters
         ----------
-        optimizer : str or object, default "sgd"
+        optimizer : str or object, default "adam"
             Its `accumulate` says nothing here: `backward` accumulates where it is told to.
         """
         if self._again.calls.update(optimizer, self.grads):
@@ -952,14 +1066,14 @@ class MLP:
             program.update(self.grads, self._state.update(rule, 1, self._params), self._state.count)
         self._again.update(plan, optimizer, rule)
 
-    def backward_update(self, grad_output: Array, optimizer: OptimizerLike = "sgd") -> NDArray[Any]:
+    def backward_update(self, grad_output: Array, optimizer: OptimizerLike = "adam") -> NDArray[Any]:
         """`backward` and `update` in one pass, without filling `grads`.
 
         Parameters
         ----------
         grad_output : array_like, (n, out_features)
             dL/d(output); nothing is averaged here.
-        optimizer : str or object, default "sgd"
+        optimizer : str or object, default "adam"
 
         Returns
         -------

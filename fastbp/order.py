@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-ORDER, INIT, VALIDATION = range(3)  # the fourth counter word; 0 stands in src/order.cpp
+ORDER, INIT, VALIDATION, BIAS_INIT = range(4)  # the fourth counter word; 0 stands in src/order.cpp
 
 
 def philox(seed: int, epoch: int, use: int) -> np.random.Philox:

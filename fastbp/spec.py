@@ -6,6 +6,7 @@ are TypeErrors, values that cannot be used are ValueErrors.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import activations, initializers, losses, optimizers
-from fastbp.arrays import real_array
+from fastbp import activations, initializers, losses, optimizers, order
+from fastbp.arrays import real_array, real_number
 from fastbp.checks import boolean, choice, integer, number
 from fastbp.errors import instance_hint
 from fastbp.rows import Activation, Loss, Optimizer
@@ -268,12 +269,23 @@ def dropout_rates(dropout: Any, input_dropout: Any, n_hidden: int) -> tuple[floa
     return rates if any(rates) else ()
 
 
-def initial_arrays(spec: Spec, init: Any, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """A (weight, bias or None) pair per layer, as `init` says: a name, a callable, or a sequence of arrays or pairs."""
+def initial_arrays(spec: Spec, init: Any, bias_init: Any, seed: int) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """A (weight, bias or None) pair per layer; None: the bias starts at 0, or there is none.
+
+    `init` is a name, a callable, or a sequence of arrays or pairs; `bias_init` a name, a callable, a number, or None:
+    what `init` says. Biases have a generator of their own, so that what they draw changes no weight.
+    """
     if isinstance(init, str):
         init = initializers.TABLE[choice("init", init, initializers.TABLE)]
+    draws_bias = [None if bias_init is None else _bias_initializer(bias_init, init, spec)] * len(spec.layers)
     if callable(init):
-        given = [init(rng, layer.in_features, layer.out_features) for layer in spec.layers]
+        draws = [init] * len(spec.layers)
+        if isinstance(init, initializers.Scheme):
+            draws = [init.behind(hidden) for hidden in _hidden_activations(spec)]
+            if bias_init is None and spec.bias:
+                draws_bias = [scheme.bias for scheme in draws]
+        rng = np.random.Generator(order.philox(seed, 0, order.INIT))
+        given = [draw(rng, layer.in_features, layer.out_features) for draw, layer in zip(draws, spec.layers)]
         name = "init({2}, {0}, {1})"
     elif isinstance(init, Sequence) or isinstance(init, np.ndarray):
         given = list(init)
@@ -283,16 +295,47 @@ def initial_arrays(spec: Spec, init: Any, rng: np.random.Generator) -> list[tupl
     else:
         raise TypeError(f"init must be a name, a callable or a sequence of arrays, got {init!r}")
     pairs = []
-    for k, (layer, item) in enumerate(zip(spec.layers, given)):
-        what = name.format(layer.in_features, layer.out_features, "rng", k)
+    bias_rng = None
+    for k, (layer, item, draw) in enumerate(zip(spec.layers, given, draws_bias)):
+        shape = layer.in_features, layer.out_features
+        what = name.format(*shape, "rng", k)
         bias = None
         # of two items: (weight, bias), unless the first is a row: then these are the two rows of a weight
         if isinstance(item, tuple) and len(item) == 2 and real_array(what, item[0]).ndim != 1:
             if layer.bias is None:
                 raise ValueError(f"{what}: a bias is given, but the network has bias=False")
-            item, bias = item[0], _parameters(f"{what} bias", item[1], (layer.out_features,))
-        pairs.append((_parameters(what, item, (layer.in_features, layer.out_features)), bias))
+            item, bias = item[0], _parameters(f"{what} bias", item[1], shape[1:])
+        weight = _parameters(what, item, shape)
+        if draw is not None:
+            bias_rng = bias_rng or np.random.Generator(order.philox(seed, 0, order.BIAS_INIT))
+            bias = _parameters("bias_init(rng, {}, {})".format(*shape), draw(bias_rng, *shape), shape[1:])
+        pairs.append((weight, bias))
     return pairs
+
+
+def _bias_initializer(value: Any, init: Any, spec: Spec) -> initializers.Initializer:
+    """What ``bias_init=`` asks for, as a callable ``(rng, in_features, out_features) -> array (out_features,)``."""
+    if not spec.bias:
+        raise ValueError(f"bias_init={value!r} is given, but the network has bias=False")
+    if not isinstance(init, str) and not callable(init):
+        raise ValueError("give either bias_init or arrays in init: a (weight, bias) pair for each layer says both")
+    if isinstance(value, str):
+        return initializers.BIASES[choice("bias_init", value, initializers.BIASES)]
+    constant = None if callable(value) else real_number(value)
+    if constant is not None:
+        if not math.isfinite(constant):
+            raise ValueError(f"bias_init must be finite, got {value!r}")
+        return lambda rng, in_features, out_features: np.full(out_features, constant)
+    if not callable(value):
+        names = ", ".join(map(repr, initializers.BIASES))
+        raise TypeError(f"bias_init must be one of {names}, a number or a callable, got {value!r}")
+    return value
+
+
+def _hidden_activations(spec: Spec) -> tuple[Activation | None, ...]:
+    """Of each layer; of the output layer that of the last hidden one."""
+    hidden = spec.activations[:-1]
+    return (*hidden, hidden[-1] if hidden else None)
 
 
 def _parameters(what: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:

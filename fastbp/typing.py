@@ -21,6 +21,8 @@ from fastbp.optimizers import LBFGS, Rule
 from fastbp.rows import Activation, Loss
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fastbp.mlp import MLP
 
 # ------------------------------------------------------------------ names
@@ -44,8 +46,9 @@ MetricName: TypeAlias = Literal[
 ]  # fmt: skip
 InitName: TypeAlias = Literal[
     "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform", "lecun_normal", "orthogonal",
-    "zeros",
+    "zeros", "torch", "sklearn",
 ]  # fmt: skip
+BiasInitName: TypeAlias = Literal["zeros", "uniform"]
 BackendName: TypeAlias = Literal["auto", "cython", "reference", "numba"]
 LinkName: TypeAlias = Literal["softmax", "sigmoid"]
 
@@ -90,6 +93,8 @@ LossLike: TypeAlias = LossName | Loss
 OptimizerLike: TypeAlias = OptimizerName | Rule | LBFGS
 MetricLike: TypeAlias = MetricName | Callable[[NDArray[Any], NDArray[Any]], SupportsFloat]
 InitLike: TypeAlias = InitName | Initializer | Layers | NDArray[Any]
+BiasInitLike: TypeAlias = BiasInitName | SupportsFloat | Initializer
+SeedLike: TypeAlias = "int | np.random.Generator | np.random.SeedSequence"  # NumPy loads np.random on first use
 Sizes: TypeAlias = Sequence[int] | NDArray[integer[Any]]
 ClassWeight: TypeAlias = Literal["balanced"] | Mapping[Any, float]  # a key is a label, whatever the type of y's
 Batches: TypeAlias = Iterable[Examples]

@@ -126,15 +126,15 @@ cdef bint is_same(a, b) except -1:
 cdef class KnownLoss:
     """A loss as callers name it, what its targets may be, and programs that compute it for so many rows."""
 
-    cdef object loss, link
+    cdef object loss, row
     cdef bint labels, ends
     cdef idx cols
     cdef double low, high               # with `ends`: the two alone
     cdef idx capacity
     cdef list idle
 
-    def __cinit__(self, loss, bint labels, idx cols, double low, double high, bint ends, link):
-        self.loss, self.labels, self.cols, self.link = loss, labels, cols, link
+    def __cinit__(self, loss, row, bint labels, idx cols, double low, double high, bint ends):
+        self.loss, self.row, self.labels, self.cols = loss, row, labels, cols
         self.low, self.high, self.ends = low, high, ends
         self.capacity = 0
 
@@ -390,8 +390,8 @@ cdef class Calls:
             idle.append(program)
         if not done.steps:
             return None
-        if self.state.link != known.loss.link:
-            self.state.link = known.loss.link
+        if self.state.loss is not known.loss.row:
+            self.state.loss, self.state.link = known.loss.row, known.loss.row.link
         self.drop_pending()
         tell_of_refused()
         return done.loss

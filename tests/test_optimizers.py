@@ -1436,3 +1436,45 @@ def test_lbfgs_is_another_family_for_what_comes_before_and_after(backend):
     for _ in range(5):
         assert net.train_step(X, t, optimizer=rule) == fresh.train_step(X, t, optimizer=rule)
     assert net.flatten().tobytes() == fresh.flatten().tobytes()
+
+
+# ------------------------------------------------------------------ the default
+
+EIGHT, TARGETS = np.linspace(-1, 1, 24).reshape(8, 3), np.linspace(0, 1, 16).reshape(8, 2)
+TRAINS = {
+    "fit": lambda net, **how: net.fit(EIGHT, TARGETS, steps=3, **how),
+    "fit of batches": lambda net, **how: net.fit([(EIGHT, TARGETS)], epochs=3, **how),
+    "train_step": lambda net, **how: net.train_step(EIGHT, TARGETS, **how),
+    "update": lambda net, **how: (net.backward(net.forward(EIGHT)), net.update(**how)),
+    "backward_update": lambda net, **how: net.backward_update(net.forward(EIGHT), **how),
+}
+TELLS = {"explain": lambda net, **how: net.explain(**how), "summary": lambda net, **how: net.summary(**how),
+         "trace": lambda net, **how: print(net.trace(EIGHT, TARGETS, **how))}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", TRAINS)
+def test_every_verb_trains_by_adam_unless_told(verb, backend):
+    nets = [fastbp.MLP((3, 5, 2), seed=1, backend=backend) for _ in range(3)]
+    for net, how in zip(nets, ({}, {"optimizer": fastbp.Adam()}, {"optimizer": "sgd"})):
+        TRAINS[verb](net, **how)
+    unless_told, adam, sgd = (net.flatten().tobytes() for net in nets)
+    assert unless_told == adam != sgd
+
+
+@pytest.mark.parametrize("verb", TELLS)
+def test_every_verb_tells_of_adam_unless_told(verb, capsys):
+    told = []
+    for how in ({}, {"optimizer": "adam"}, {"optimizer": "sgd"}):
+        TELLS[verb](fastbp.MLP((3, 5, 2), seed=1, backend="reference"), **how)
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] != told[2]
+
+
+def test_compile_prepares_the_steps_of_adam_unless_told(monkeypatch):
+    from fastbp.backends import fastest
+
+    asked = []
+    inner = fastest.prepared
+    monkeypatch.setattr(fastest, "prepared", lambda net, names, work: asked.append(work) or inner(net, names, work))
+    fastbp.MLP((3, 5, 2)).compile("reference")
+    assert type(asked[0]["optimizer"]) is fastbp.Adam

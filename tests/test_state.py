@@ -394,7 +394,7 @@ def rows_seen(net, n, batch_size, steps, **options):
     seen = []
     for _ in range(steps):
         before = net.weights[0].copy()
-        net.fit(np.eye(n), np.ones(n), batch_size=batch_size, steps=1, **options)
+        net.fit(np.eye(n), np.ones(n), optimizer="sgd", batch_size=batch_size, steps=1, **options)
         seen.append(tuple(np.flatnonzero((net.weights[0] != before).any(axis=1))))
     return seen
 
@@ -418,7 +418,7 @@ def test_the_position_goes_on_while_rows_and_batch_size_stay_else_a_new_epoch_be
 
     def fit(rows, batch_size, steps):
         before = net.weights[0].copy()
-        net.fit(eye[:rows], ones[:rows], batch_size=batch_size, steps=steps, shuffle=False)
+        net.fit(eye[:rows], ones[:rows], optimizer="sgd", batch_size=batch_size, steps=steps, shuffle=False)
         return list(np.flatnonzero(net.weights[0] != before))
 
     assert (net.epoch, fit(12, 4, 1)) == (0, [0, 1, 2, 3])
@@ -437,11 +437,11 @@ def test_the_position_goes_on_while_rows_and_batch_size_stay_else_a_new_epoch_be
 def test_a_train_step_counts_a_step_and_leaves_the_position_alone(backend):
     net, twin = build(backend), build(backend)
     for one in (net, twin):
-        one.fit(X, Y, batch_size=4, steps=2)
+        one.fit(X, Y, optimizer="sgd", batch_size=4, steps=2)
     net.train_step(X[:3], Y[:3], optimizer=SGD(lr=0.0))
     assert (net.step, net.epoch) == (3, 0)
     for one in (net, twin):
-        one.fit(X, Y, batch_size=4, steps=6)
+        one.fit(X, Y, optimizer="sgd", batch_size=4, steps=6)
     assert frozen(net.flatten()) == frozen(twin.flatten())
     assert (net.step, twin.step, net.epoch, twin.epoch) == (9, 8, 1, 1)
 

@@ -24,10 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
         (types.LossName, {*losses.TABLE, *losses.ALIASES}),
         (types.OptimizerName, {*optimizers.BY_NAME}),
         (types.InitName, {*initializers.TABLE}),
+        (types.BiasInitName, {*initializers.BIASES}),
         (types.BackendName, {"auto", *backends.NAMES}),
         (types.LinkName, {*losses.LINKS}),
     ],
-    ids=["activations", "losses", "optimizers", "initializers", "backends", "links"],
+    ids=["activations", "losses", "optimizers", "initializers", "initializers of biases", "backends", "links"],
 )
 def test_the_names_of_a_type_are_those_of_the_table(names, known):
     listed = typing.get_args(names)
@@ -111,6 +112,8 @@ def public_functions():
             yield from ((f"{kind.__name__}.{name}", f) for name, f, _ in members(kind))
             if "__init__" in vars(kind):
                 yield kind.__name__, kind.__init__
+    for name in (*metrics.TABLE, "top_k"):
+        yield f"metrics.{name}", getattr(metrics, name)
     for thing in (fastbp.ops, fastbp.plot):
         functions = inspect.getmembers(thing, inspect.isfunction)
         yield from ((name, f) for name, f in functions if f.__module__ == thing.__name__ and name[0] != "_")

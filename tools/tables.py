@@ -177,7 +177,10 @@ def optimizers_page() -> str:
     return paragraphs(
         "# Optimizers and schedules",
         "`optimizer=` takes a name in small letters, which stands for the defaults, or an object:"
-        " `fastbp.Adam(1e-3, clip_norm=1.0)`.",
+        " `fastbp.Adam(1e-3, clip_norm=1.0)`. Where nothing is told it is `\"adam\"`: on the digits of"
+        " [examples/digits.py](../examples/digits.py), with the other defaults too, 30 epochs bring it to 98 % of"
+        " unseen ones. `\"sgd\"`, at the same rate of 0.001, comes to 57 % in that time: give `SGD` a rate of your"
+        " own.",
         table(["optimizer", "what it is"], table_of(optimizers.BY_NAME.values())),
         "![A parameter on its way to 0 under each optimizer](optimizers.svg)",
         "The picture follows p from 1 for 160 steps, with p as its own gradient. Dashed: the size of each step. The"

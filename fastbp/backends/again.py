@@ -96,7 +96,7 @@ class Memory:
         """What targets may be, as `KnownLoss` takes it."""
         network = self._network[0]
         low, high = row.domain.closed(network.dtype)
-        return row.labels, row.targets(network.out_features), low, high, row.domain.ends == "{}", row.link
+        return row, row.labels, row.targets(network.out_features), low, high, row.domain.ends == "{}"
 
 
 def _is_foreseen(rule: Rule) -> bool:

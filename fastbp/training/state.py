@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fastbp import optimizers
-    from fastbp.rows import Optimizer
+    from fastbp.rows import Loss, Optimizer
 
 
 _NO_PLATEAU = {"scale": 1.0, "best": math.inf, "bad": 0, "wait": 0}
@@ -52,6 +52,7 @@ class TrainingState:
         self.count[:] = 0
         self.place[:] = 0
         self.data_shape: tuple[int, int] | None = None  # (rows, batch size) that `place` counts in
+        self.loss: Loss | None = None  # last trained with in this process; not in `to_dict`, as it may be anybody's
         self.link: str | None = None  # of the loss last trained with, see `fastbp.rows.Loss`
         self.family: str | None = None  # of the optimizer whose slots these are
         self.slots: dict[str, np.ndarray] = {}
@@ -108,7 +109,7 @@ class TrainingState:
 
     @contextmanager
     def unless_no_step(self) -> Iterator[None]:
-        """A call that makes no step leaves nothing: another optimizer's slots, link, seed and place are as before."""
+        """A call that makes no step leaves nothing: another optimizer's slots, loss, seed and place are as before."""
         self._settle()
         self._untold = None  # of a run that is over
         before, place, step = self.__dict__.copy(), self.place.copy(), self.step
@@ -118,6 +119,10 @@ class TrainingState:
             if self.count[0] == step:
                 self.place[:] = place
                 self.__dict__.update(before)
+
+    def trains_with(self, loss: Loss) -> None:
+        """The loss of the steps to come, which `evaluate` and `predict_proba` go by."""
+        self.loss, self.link = loss, loss.link
 
     def enter_family(self, family: str) -> None:
         """An optimizer is about to train; slots and updates of another family are dropped."""

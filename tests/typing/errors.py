@@ -30,6 +30,7 @@ fastbp.MLP((2, 3, 1), activation="rellu")  # error
 fastbp.MLP((2, 3, 3, 1), activation=["relu", "rellu"])  # error
 fastbp.MLP((2, 3, 1), output_activation="lineer")  # error
 fastbp.MLP((2, 3, 1), init="he_normall")  # error
+fastbp.MLP((2, 3, 1), bias_init="uniformm")  # error
 fastbp.MLP((2, 3, 1), backend="refrence")  # error
 fastbp.set_backend("numbaa")  # error
 net.fit(rows, targets, loss="msee", epochs=1)  # error
@@ -39,6 +40,7 @@ net.fit(rows, targets, metrics="mae", epochs=1)  # error
 net.fit(rows, targets, class_weight="balenced", epochs=1)  # error
 net.fit(rows, targets, nonfinite="rise", epochs=1)  # error
 net.evaluate(rows, targets, loss="softmax")  # error
+net.evaluate(rows, targets, metrics=["acuracy"])  # error
 net.train_step(rows, targets, loss="cross_entropy")  # error
 net.predict_proba(rows, link="soft_max")  # error
 net.update("adamw2")  # error
@@ -53,6 +55,8 @@ net.fit(rows, targets, epoch=1)  # error
 net.fit(rows, targets, callbacks=[object()], epochs=1)  # error
 net.fit(rows, targets, callbacks=[fastbp.EarlyStopping], epochs=1)  # error
 fastbp.MLP("2,3,1")  # error
+fastbp.MLP((2, 3, 1), seed=np.random.RandomState(0))  # error
+net.copy_from(net.params)  # error
 fastbp.MLP((2.0, 1.0))  # error
 fastbp.SGD(learning_rate=0.1)  # error
 fastbp.SGD(lr="0.1")  # error
