@@ -184,8 +184,8 @@ OTHERS: dict[str, tuple[str, ...]] = {  # what other libraries call them: see `f
         "softmax_cross_entropy_with_integer_labels", "sparse_softmax_cross_entropy_with_logits",
     ),
     "binary_cross_entropy": (
-        "bce", "bce_loss", "bce_with_logits", "bce_with_logits_loss", "binary_crossentropy", "logistic", "logistic_loss",
-        "binary_cross_entropy_with_logits", "sigmoid_cross_entropy", "sigmoid_binary_cross_entropy",
+        "bce", "bce_loss", "bce_with_logits", "bce_with_logits_loss", "binary_crossentropy", "logistic",
+        "logistic_loss", "binary_cross_entropy_with_logits", "sigmoid_cross_entropy", "sigmoid_binary_cross_entropy",
         "sigmoid_cross_entropy_with_logits", "soft_margin_loss", "multilabel_soft_margin_loss",
     ),
     "mae": ("l1", "l1_loss", "mae_loss", "mean_absolute_error", "absolute_error", "absolute_loss"),

@@ -51,7 +51,7 @@ def told(package, *words):
 
 def test_sources_that_were_not_built_are_told_to_be_built(tmp_path):
     package = make(tmp_path / "a b", "src/engine.pyx")
-    assert not told(package, f"the sources in {tmp_path}/a b are used, and were not built", "pip install -e", "make demo")
+    assert not told(package, f"sources in {tmp_path}/a b are used, and were not built", "pip install -e", "make demo")
 
 
 def test_a_build_that_has_failed_is_told_to_be_read(tmp_path):
@@ -69,11 +69,12 @@ def test_sources_that_hide_an_installation_are_told_to_be_left(tmp_path, monkeyp
 @pytest.mark.parametrize("files", [(), ("src/engine.pyx",)], ids=["installed", "a clone"])
 def test_a_module_of_another_python_is_named(tmp_path, files):
     package = make(tmp_path, f"fastbp/{OTHER_PYTHON}", *files)
-    assert not told(package, f"{OTHER_PYTHON} in {package} belongs to another Python", f"_engine{EXTENSION_SUFFIXES[0]}")
+    ours = f"_engine{EXTENSION_SUFFIXES[0]}"
+    assert not told(package, f"{OTHER_PYTHON} in {package} belongs to another Python, and this one looks for {ours}")
 
 
 def test_an_installation_without_it_is_told_to_be_made_again(tmp_path):
-    assert not told(make(tmp_path), f"the installation in {tmp_path}/fastbp is without it", "pip install --force-reinstall")
+    assert not told(make(tmp_path), f"the installation in {tmp_path}/fastbp is without it", "pip install --force-rein")
 
 
 def test_a_packed_program_is_told_of_the_packer(tmp_path, monkeypatch):

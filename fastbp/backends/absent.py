@@ -23,8 +23,8 @@ class Absence(NamedTuple):
     asked_for: bool = False  # by whoever built it
 
     def __str__(self) -> str:
-        return (f"the compiled module fastbp._engine is not there: {self.why} (NumPy takes some tens of times as long); "
-                f"{self.cure}")  # fmt: skip
+        slower = "NumPy takes some tens of times as long"
+        return f"the compiled module fastbp._engine is not there: {self.why} ({slower}); {self.cure}"
 
 
 @cache
@@ -44,7 +44,7 @@ def absence(package: str = PACKAGE) -> Absence:
                        f"for this Python, {build}")  # fmt: skip
     if not is_clone:
         return Absence(f"the installation in {package} is without it", f"once more, {build}")
-    elsewhere = _installed_elsewhere(package)
+    elsewhere = _installed_elsewhere()
     if elsewhere:
         return Absence(f"Python imports the sources in {package}, and not the fastbp that is installed in {elsewhere}",
                        "run the program from another folder")  # fmt: skip
@@ -88,11 +88,11 @@ def _is_same(one: str, other: str) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def _installed_elsewhere(package: str) -> str | None:
-    """A folder of the path, other than that of the package, in which fastbp has its compiled module."""
+def _installed_elsewhere() -> str | None:
+    """A folder of the path in which fastbp has its compiled module."""
     folders = (os.path.join(folder or os.getcwd(), "fastbp") for folder in sys.path)
     for folder in folders:
-        if not _is_same(folder, package) and any(os.path.exists(os.path.join(folder, name)) for name in _MODULES):
+        if any(os.path.exists(os.path.join(folder, name)) for name in _MODULES):
             return folder
     return None
 

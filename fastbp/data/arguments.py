@@ -75,7 +75,8 @@ def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
         y = y[:, None]
     if y.shape != (n, k):
         also = ", or integer labels (n,)" if loss.labels else ", or (n,)" if k == 1 else ""
-        raise ValueError(f"y must have shape ({n}, {k}){also}, for loss {loss.name!r}; got {y.shape}{_meant(y, k, loss)}")
+        wanted = f"({n}, {k}){also}, for loss {loss.name!r}"
+        raise ValueError(f"y must have shape {wanted}; got {y.shape}{_meant(y, k, loss)}")
     refuse("y", y, lambda block: non_finite(block, spec.dtype), f"finite as {spec.dtype}")
     if loss.domain != ANY:  # of the numbers that the kernels see
         outside = lambda block: ~loss.domain.holds(block.astype(spec.dtype))  # noqa: E731
