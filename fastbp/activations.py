@@ -104,3 +104,13 @@ _ROWS = (
 
 TABLE: dict[str, Activation] = {row.name: row for row in _ROWS}
 ALIASES: dict[str, str] = {"logistic": "sigmoid", "linear": "identity", "swish": "silu", "celu": "elu"}
+OTHERS: dict[str, tuple[str, ...]] = {  # what other libraries call them: see `fastbp.errors`
+    "identity": ("none", "noop", "no_activation"),
+    "sigmoid": ("expit", "sigm"),
+    "tanh": ("hyperbolic_tangent",),
+    "relu": ("rectifier", "rectified_linear", "rectified_linear_unit"),
+    "exp": ("exponential",),
+    "gelu": ("gelu_new", "gelu_tanh", "gelu_pytorch_tanh"),
+    "loss='softmax_cross_entropy' takes logits, and predict_proba gives probabilities": ("softmax", "log_softmax"),
+    "'leaky_relu' has a fixed slope; none is learnt": ("prelu",),
+}

@@ -230,15 +230,19 @@ def _is_too_large(item: Any) -> bool:
     return x is not None and math.isinf(x) and bool(item != x)
 
 
+def shown(item: Any) -> str:
+    """What a message shows of something: its repr, in one line that is not long."""
+    text = " ".join(repr(item).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def _no_number(argument: str, item: Any, at: tuple[int, ...], k: int | None, frame: Any) -> Exception:
     """The error that names what is no number that can be used, and where it stands."""
-    text = " ".join(repr(item).split())
-    text = text if len(text) <= 60 else f"{text[:57]}..."
-    shown = text if item is None else f"{text} of type {type(item).__name__}"
+    what = shown(item) if item is None else f"{shown(item)} of type {type(item).__name__}"
     if not at:
         lazy = [method for method in ("collect", "compute") if hasattr(item, method)]  # of polars, of dask
         cure = f"; call {argument}.{lazy[0]}() first" if lazy else ""
-        return TypeError(f"{argument} must hold numbers, got {shown}{cure}")
+        return TypeError(f"{argument} must hold numbers, got {what}{cure}")
     kind, cure = _cure(argument, item)
     at = at if k is None else (*at, k)
     if len(at) > 2:
@@ -246,7 +250,7 @@ def _no_number(argument: str, item: Any, at: tuple[int, ...], k: int | None, fra
     else:
         place = ", ".join(f"{axis} {index}" for axis, index in zip(("row", "column"), at))
         place += _name_of_column(frame, at[1]) if len(at) == 2 else ""
-    return kind(f"{argument} holds {shown} at {place}; {cure}")
+    return kind(f"{argument} holds {what} at {place}; {cure}")
 
 
 def _name_of_column(frame: Any, k: int) -> str:
@@ -266,7 +270,9 @@ def _cure(argument: str, item: Any) -> tuple[type[Exception], str]:
         if _is_numeral(item):
             kind = "int" if argument == "y" and item.strip().isdigit() else "float"  # labels are whole
             return TypeError, f"numbers are wanted, and np.asarray({argument}, {kind}) reads text as numbers"
-        return TypeError, "numbers are wanted: make integer labels of categories, or columns of 0 and 1 (one-hot)"
+        if argument == "y":
+            return TypeError, "numbers are wanted: classes, y = np.unique(y, return_inverse=True) makes labels of names"
+        return TypeError, "numbers are wanted: make a column of 0 and 1 of each category (one-hot)"
     if isinstance(item, (np.datetime64, np.timedelta64, date, time, timedelta)):
         return TypeError, "numbers are wanted: count times from one of them, in days for example"
     if isinstance(item, (complex, np.complexfloating)):

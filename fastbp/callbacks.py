@@ -62,6 +62,11 @@ HOOKS: dict[str, tuple[str, ...]] = {  # and what they take
 }  # fmt: skip
 
 
+def _written(callback: Callback, *arguments: str) -> str:
+    """A callback as it is made."""
+    return f"{type(callback).__name__}({', '.join(f'{name}={getattr(callback, name)!r}' for name in arguments)})"
+
+
 class Clock(Callback):
     """Waits for steps or seconds."""
 
@@ -76,6 +81,18 @@ class Clock(Callback):
 
     def act(self, net: MLP) -> None:
         raise NotImplementedError
+
+
+OTHER_ARGUMENTS: dict[str, tuple[str, ...]] = {  # what other libraries call those of the next two
+    "patience": ("n_iter_no_change", "stopping_rounds", "wait", "early_stopping_rounds"),
+    "min_delta": ("tol", "threshold", "delta"),
+    "restore_best": ("restore_best_weights", "save_best", "load_best"),
+    "monitor": ("metric", "metric_name", "quantity"),
+    "path": ("filepath", "filename", "file", "dirpath"),
+    "every_steps": ("save_freq", "save_steps", "every_n_train_steps", "period"),
+    "fastbp.EarlyStopping(restore_best=True) keeps the best network": ("save_best_only", "save_top_k"),
+    "a callback says nothing; fit has verbose=": ("verbose",),
+}
 
 
 class EarlyStopping(Callback):
@@ -106,6 +123,7 @@ class EarlyStopping(Callback):
 
     writes: bool = False
 
+    @checks.names_arguments(OTHER_ARGUMENTS)
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -123,6 +141,9 @@ class EarlyStopping(Callback):
         self.restore_best: bool = checks.boolean("EarlyStopping: restore_best", restore_best)
         self.mode: Literal["auto", "min", "max"] = checks.choice("EarlyStopping: mode", mode, ("auto", "min", "max"))
         self._reset()
+
+    def __repr__(self) -> str:
+        return _written(self, "monitor", "patience", "min_delta", "restore_best", "mode")
 
     def _reset(self) -> None:
         self.best: float = float("nan")
@@ -185,6 +206,7 @@ class Checkpoint(Clock):
 
     writes: bool = False
 
+    @checks.names_arguments(OTHER_ARGUMENTS)
     def __init__(
         self, path: str | os.PathLike[str], *, every_steps: int | None = None, every_seconds: float | None = None
     ) -> None:
@@ -203,6 +225,9 @@ class Checkpoint(Clock):
         self.every_seconds: float | None = (
             None if every_seconds is None else checks.number("Checkpoint: every_seconds", every_seconds, 0)
         )
+
+    def __repr__(self) -> str:
+        return _written(self, "path", "every_steps" if self.every_steps else "every_seconds")
 
     def on_train_begin(self, net: MLP) -> None:
         """Start the clock of `net`; a folder that is missing is an error now, not after a thousand steps."""
@@ -240,6 +265,9 @@ class TimeLimit(Clock):
 
     def __init__(self, seconds: float) -> None:
         self.seconds: float = checks.number("TimeLimit: seconds", seconds, 0)
+
+    def __repr__(self) -> str:
+        return _written(self, "seconds")
 
     def on_train_begin(self, net: MLP) -> None:
         """Start the clock of `net`."""

@@ -1,5 +1,5 @@
 """One value, checked: a number, a name, a seed, the elements of an array; values that are checked
-once and do not change.
+once and do not change; names of arguments.
 
 The message names the argument, what came and what is wanted. What is no number at all is a TypeError, what lies
 outside is a ValueError.
@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 import operator
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import FrozenInstanceError, fields
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from fastbp.arrays import real_number
-from fastbp.errors import unknown_name
+from fastbp.errors import NONE, Others, unknown_name
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _PLAIN = (float, int, bool, str, type(None))
 
@@ -136,6 +139,35 @@ def takes(what: str, function: Callable[..., Any], *names: str) -> None:
         pass
 
 
+def names_arguments(others: Others) -> Callable[[_F], _F]:
+    """A decorator: an argument that the function does not have is refused by `unknown_name`. A call costs 0.2 us more.
+
+    Python says that there is no such argument; what is raised inside of the function comes out as it is.
+    """
+
+    def decorate(function: _F) -> _F:
+        @wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            try:
+                return function(*arguments, **named)
+            except TypeError as error:
+                inside = getattr(error.__traceback__, "tb_next", None)
+                wrong = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+                if wrong is None or inside is not None:
+                    raise
+                makes = function.__name__ == "__init__"
+                what = type(arguments[0]).__name__ if makes else function.__name__
+                import inspect
+
+                known = list(inspect.signature(function).parameters)[1:]
+                told = unknown_name(f"argument of {what}", wrong[1], known, TypeError, others)
+            raise told from None
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
 def boolean(argument: str, value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{argument} must be True or False, got {value!r}")
@@ -146,10 +178,10 @@ def optional_integer(argument: str, value: Any, low: int) -> int | None:
     return None if value is None else integer(argument, value, low)
 
 
-def choice(argument: str, value: Any, known: Iterable[str]) -> Any:
+def choice(argument: str, value: Any, known: Iterable[str], others: Others = NONE) -> Any:
     """`value`, one of `known`; for type checkers, which know these as literals, anything."""
     if not isinstance(value, str) or value not in known:
-        raise unknown_name(argument, value, known, TypeError if not isinstance(value, str) else ValueError)
+        raise unknown_name(argument, value, known, TypeError if not isinstance(value, str) else ValueError, others)
     return value
 
 
@@ -228,10 +260,16 @@ def largest(array: Any) -> float:
 
 
 def refuse(
-    argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str, *parts: object
-) -> None:
-    """A ValueError where `test` holds; `parts` are formatted into `wanted` then only, as a dtype takes 3 us."""
+    argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str, *parts: object,
+    cure: Callable[[Any], str] = lambda found: "",
+) -> None:  # fmt: skip
+    """Make sure that `test` holds nowhere.
+
+    `parts` are formatted into `wanted` only where it does, as a dtype takes 3 us; `cure` gives the end of the message
+    for the element found, which says what to do.
+    """
     at = first_where(array, test)
     if at is not None:
         place = ", ".join(map(str, at))
-        raise ValueError(f"{argument} must be {wanted.format(*parts)}, got {argument}[{place}] = {array[at]}")
+        what = f"{argument} must be {wanted.format(*parts)}, got {argument}[{place}] = {array[at]}"
+        raise ValueError(what + cure(array[at]))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 
 class NonFiniteError(ArithmeticError):
@@ -45,13 +46,9 @@ class StopTraining(Exception):
         self.reason = reason
 
 
-_ELSEWHERE = {  # what other libraries have under these names; the nearest name would mislead
-    "softmax": "loss='softmax_cross_entropy' takes logits, and predict_proba gives probabilities; ",
-    **dict.fromkeys(
-        ("cross_entropy", "crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy"),
-        "did you mean 'softmax_cross_entropy'? ",
-    ),
-}
+# What to say of names that others use: a name that is known here, or a sentence -> those names. Beside each table.
+Others = Mapping[str, Iterable[str]]
+NONE: Others = MappingProxyType({})
 
 
 def instance_hint(value: object, kinds: type | tuple[type, ...]) -> str:
@@ -59,13 +56,29 @@ def instance_hint(value: object, kinds: type | tuple[type, ...]) -> str:
     return f"; {value.__name__}() makes one" if isinstance(value, type) and issubclass(value, kinds) else ""
 
 
-def unknown_name(argument: str, got: object, known: Iterable[str], error: type[Exception] = ValueError) -> Exception:
-    """The error for a name that no table holds: the argument, what came, the nearest name, all names."""
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+def elsewhere(name: str, known: Iterable[str], others: Others) -> str:
+    """What to say of a name that is one of `known` in another spelling, or that other libraries use; or nothing."""
+    wanted = _plain(name)
+    texts = {one: f"did you mean {one!r}? " for one in known}
+    texts |= {said: f"{said}; " for said in others if not said.isidentifier()}
+    for said, text in texts.items():
+        if wanted in map(_plain, (said, *others.get(said, ()))):
+            return text
+    return ""
+
+
+def unknown_name(
+    argument: str, got: object, known: Iterable[str], error: type[Exception] = ValueError, others: Others = NONE
+) -> Exception:
+    """The error for a name that no table holds: the argument, what came, the name that is meant, all names."""
     import difflib
 
-    known = sorted(known)
-    near = difflib.get_close_matches(got.lower(), known, n=1, cutoff=0.5) if isinstance(got, str) else []
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    known, hint = sorted(known), ""
     if isinstance(got, str):
-        hint = _ELSEWHERE.get(got, hint)
+        near = difflib.get_close_matches(got.lower(), known, n=1, cutoff=0.5)  # which would mislead of `others`
+        hint = elsewhere(got, known, others) or (f"did you mean {near[0]!r}? " if near else "")
     return error(f"{argument}: unknown name {got!r}; {hint}known: {', '.join(map(repr, known))}")

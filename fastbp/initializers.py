@@ -131,3 +131,12 @@ BIASES: dict[str, Initializer] = {
     "zeros": lambda rng, in_features, out_features: np.zeros(out_features),
     "uniform": _uniform_bias(_torch),
 }
+OTHERS: dict[str, tuple[str, ...]] = {  # what other libraries call them: see `fastbp.errors`
+    "glorot_uniform": ("xavier", "xavier_uniform", "glorot"),
+    "glorot_normal": ("xavier_normal",),
+    "he_uniform": ("kaiming", "kaiming_uniform", "he"),
+    "he_normal": ("kaiming_normal",),
+    "lecun_uniform": ("lecun",),
+    "a callable has a scale of its own: init=lambda rng, n_in, n_out: 0.1 * rng.normal(size=(n_in, n_out))":
+        ("normal", "uniform", "random", "random_normal", "random_uniform", "truncated_normal"),
+}  # fmt: skip

@@ -175,6 +175,31 @@ _ROWS = (
 
 TABLE: dict[str, Loss] = {row.name: row for row in _ROWS}
 ALIASES: dict[str, str] = {}
+OTHERS: dict[str, tuple[str, ...]] = {  # what other libraries call them: see `fastbp.errors`
+    "mse": ("mse_loss", "mean_squared_error", "squared_error", "squared_loss", "l2", "l2_loss", "least_squares"),
+    "half_squared_error": ("half_mse", "half_mean_squared_error"),
+    "softmax_cross_entropy": (
+        "cross_entropy", "cross_entropy_loss", "crossentropy", "categorical_crossentropy",
+        "sparse_categorical_crossentropy", "softmax_crossentropy", "softmax_cross_entropy_with_logits",
+        "softmax_cross_entropy_with_integer_labels", "sparse_softmax_cross_entropy_with_logits",
+    ),
+    "binary_cross_entropy": (
+        "bce", "bce_loss", "bce_with_logits", "bce_with_logits_loss", "binary_crossentropy", "logistic",
+        "logistic_loss", "binary_cross_entropy_with_logits", "sigmoid_cross_entropy", "sigmoid_binary_cross_entropy",
+        "sigmoid_cross_entropy_with_logits", "soft_margin_loss", "multilabel_soft_margin_loss",
+    ),
+    "mae": ("l1", "l1_loss", "mae_loss", "mean_absolute_error", "absolute_error", "absolute_loss"),
+    "huber": ("huber_loss", "smooth_l1", "smooth_l1_loss"),
+    "quantile": ("pinball", "pinball_loss", "quantile_loss"),
+    "poisson": ("poisson_nll", "poisson_nll_loss"),
+    "gaussian_nll": ("gaussian_nll_loss",),
+    "focal": ("focal_loss", "sigmoid_focal_loss", "binary_focal_crossentropy"),
+    "kl_divergence": ("kl", "kld", "kl_div", "kl_div_loss", "kullback_leibler_divergence"),
+    "'softmax_cross_entropy' takes logits and integer labels of classes, 'binary_cross_entropy' one output for two":
+        ("log_loss", "logloss", "nll", "nll_loss", "neg_log_likelihood", "negative_log_likelihood", "multinomial"),
+    "loss='softmax_cross_entropy' takes logits, and predict_proba gives probabilities": ("softmax", "log_softmax"),
+    "'mse' has the same minimum, and metrics=('rmse',) shows its root": ("rmse", "root_mean_squared_error"),
+}  # fmt: skip
 
 
 def _softmax(z: NDArray[Any]) -> NDArray[Any]:

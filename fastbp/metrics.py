@@ -123,6 +123,19 @@ TABLE: dict[str, Metric] = {
 }
 
 
+OTHERS: dict[str, tuple[str, ...]] = {  # what other libraries call them: see `fastbp.errors`
+    "accuracy": ("acc", "accuracy_score", "binary_accuracy", "categorical_accuracy", "sparse_categorical_accuracy"),
+    "balanced_accuracy": ("balanced_accuracy_score",),
+    "top_5": ("top_k", "top_k_accuracy", "top_k_categorical_accuracy", "top5"),
+    "r2": ("r2_score", "r_squared"),
+    "mae": ("l1", "mean_absolute_error", "neg_mean_absolute_error"),
+    "rmse": ("mse", "mean_squared_error", "neg_mean_squared_error", "root_mean_squared_error"),
+    "a function (y_true, y_pred) that gives a number will do": (
+        "f1", "f1_score", "precision", "recall", "auc", "roc_auc", "roc_auc_score", "average_precision", "log_loss",
+    ),
+}  # fmt: skip
+
+
 # ------------------------------------------------------------------ the rows as functions
 
 
@@ -356,7 +369,8 @@ def find(value: Any, loss: Loss, y: NDArray[Any], out_features: int) -> Metric:
     elif isinstance(value, str) and value in TABLE:
         metric = TABLE[value]
     else:
-        raise unknown_name("metrics", value, [*TABLE, "top_5"], ValueError if isinstance(value, str) else TypeError)
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise unknown_name("metrics", value, [*TABLE, "top_5"], kind, OTHERS)
     if metric.of == "values" and y.ndim == 1:
         raise ValueError(f"metrics: {value!r} compares outputs with targets, and y holds labels")
     if metric.of != "values" and loss.grad_s:

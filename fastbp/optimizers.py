@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from fastbp.checks import Frozen, boolean, integer, number
+from fastbp.checks import Frozen, boolean, integer, names_arguments, number
 from fastbp.rows import Optimizer
 from fastbp.schedules import Rate, ReduceOnPlateau, Schedule, rate_or_schedule, rates
 
@@ -804,7 +804,37 @@ class LBFGS(Frozen):
     max_evaluations: int = 15_000
 
 
+OTHER_ARGUMENTS: dict[str, tuple[str, ...]] = {  # what other libraries call the hyper-parameters
+    "lr": ("learning_rate", "learning_rate_init", "eta", "eta0"),
+    "betas": ("beta1", "beta2", "beta_1", "beta_2", "b1", "b2"),
+    "alpha": ("rho", "decay_rate", "discounting_factor"),
+    "eps": ("epsilon",),
+    "weight_decay": ("l2", "decay", "wd", "l2_penalty", "lambda", "reg"),
+    "l1": ("l1_penalty", "l1_regularization"),
+    "clip_norm": ("max_grad_norm", "global_clipnorm", "gradient_clip_norm", "grad_clip_norm"),
+    "clip_value": ("gradient_clip_value", "grad_clip_value"),
+    "max_norm": ("max_norm_constraint",),
+    "accumulate": ("accumulation_steps", "gradient_accumulation_steps", "accumulate_grad_batches"),
+    "average": ("ema", "ema_decay", "ema_momentum", "use_ema"),
+    "momentum": ("mu",),
+    "nesterov": ("use_nesterov", "nesterovs_momentum"),
+    "history_size": ("m", "maxcor", "memory"),
+    "max_evaluations": ("max_fun", "max_eval", "maxfun"),
+    "gtol": ("tolerance_grad",),
+    "ftol": ("tolerance_change",),
+    "epochs= or steps= of fit says how long": ("max_iter", "epochs", "steps", "iterations", "n_iter"),
+    "the network is not named here: net.fit(X, y, optimizer=...)": ("params", "parameters"),
+}
+
 BY_NAME: dict[str, type] = {
     kind.__name__.lower(): kind
     for kind in (SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Adadelta, Lion, Rprop, LBFGS)
+}
+for _kind in BY_NAME.values():
+    _kind.__init__ = names_arguments(OTHER_ARGUMENTS)(_kind.__init__)  # type: ignore[misc]
+OTHERS: dict[str, tuple[str, ...]] = {  # what other libraries call them: see `fastbp.errors`
+    "sgd": ("gd", "gradient_descent", "stochastic_gradient_descent", "vanilla"),
+    "rmsprop": ("rms",),
+    "lbfgs": ("l_bfgs_b", "bfgs"),
+    "fastbp.SGD(lr=0.01, momentum=0.9) has momentum, and nesterov=True": ("momentum", "nesterov", "nag", "sgdm"),
 }

@@ -328,6 +328,17 @@ class Loss(_Own, rows.Loss):
 
             _check_slope(f"loss {self.name!r}: grad_s", by_s, got, s, {"z": z, "t": t, "s": s})
 
+    def __repr__(self) -> str:
+        """As it was written, or the name of the Python function that it was made of."""
+        if self.words:
+            function = self.words[0][1]
+            return f"{function.__module__}.{function.__qualname__}{self._chosen_text}"
+        names = (one.name for one in fields(self) if one.repr and getattr(self, one.name) != one.default)
+        shown = {name: getattr(self, name) for name in names if name != "given"}
+        if self.settings and all(setting.domain == rows.ANY for setting in self.settings):
+            shown["settings"] = {setting.name: setting.default for setting in self.settings}
+        return f"fastbp.Loss({', '.join(f'{name}={value!r}' for name, value in shown.items())}){self._chosen_text}"
+
     def _places(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Outputs of some samples, (n, 3), targets that suit the domain, and second outputs."""
         rng = np.random.default_rng(0)

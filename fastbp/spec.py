@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from fastbp import activations, initializers, losses, optimizers, order
-from fastbp.arrays import real_array, real_number
+from fastbp.arrays import real_array, real_number, shown
 from fastbp.checks import boolean, choice, integer, number
-from fastbp.errors import instance_hint
+from fastbp.errors import elsewhere, instance_hint
 from fastbp.rows import Activation, Loss, Optimizer
 
 NARROW_OUTPUTS = 4  # an output layer of at most this many is kept transposed; src/kernels.hpp says the same
@@ -160,24 +160,34 @@ def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
 # ------------------------------------------------------------------ activations, losses, optimizers
 
 
-def _find(argument: str, value: Any, kind: type, table: Mapping[str, Any], aliases: Mapping[str, str]) -> Any:
-    """A row by itself, by name or by alias."""
+def _find(argument: str, value: Any, kind: type, rows: Any) -> Any:
+    """A row by itself, by name or by alias; `rows` is the module of the table."""
     if isinstance(value, kind):
         return value
-    if callable(value):
+    names = (*rows.TABLE, *rows.ALIASES)
+    if callable(value):  # a function, or another library's class or object: `torch.nn.ReLU()`
         makes = f"@fastbp.{kind.__name__.lower()} makes a row of a function"
-        raise TypeError(f"{argument} must be a name or a row, got {value!r}; {makes}")
-    name = choice(argument, value, (*table, *aliases))
-    return table[aliases.get(name, name)]
+        makes = elsewhere(_name_of(value), names, rows.OTHERS).rstrip("; ") or makes
+        raise TypeError(f"{argument} must be a name or a row, got {shown(value)}; {makes}")
+    name = choice(argument, value, names, rows.OTHERS)
+    return rows.TABLE[rows.ALIASES.get(name, name)]
+
+
+def _name_of(value: Any) -> str:
+    """That of a function or a class, or of the class of anything else."""
+    name = getattr(value, "__name__", None)
+    return name if isinstance(name, str) else type(value).__name__
 
 
 def activation(argument: str, value: Any) -> Activation:
-    return _find(argument, value, Activation, activations.TABLE, activations.ALIASES)
+    if value is None:
+        raise TypeError(f"{argument} must be a name or a row, got None; 'identity' changes nothing")
+    return _find(argument, value, Activation, activations)
 
 
 def loss(value: Any, spec: Spec) -> Loss:
     """The row of a loss, once it is sure that it suits the network's output."""
-    row = _find("loss", value, Loss, losses.TABLE, losses.ALIASES)
+    row = _find("loss", value, Loss, losses)
     if row.from_logits and not spec.activations[-1].is_identity:
         raise ValueError(
             f"loss {row.name!r} is computed from logits (or logarithms) and needs output_activation='identity'; "
@@ -197,13 +207,18 @@ def loss(value: Any, spec: Spec) -> Loss:
 def optimizer(value: Any, spec: Spec, n_rows: int | None = None, batch_size: int | None = None) -> Any:
     """A `Rule` or an `LBFGS`, by itself or by name, sure to suit the network and, in `fit`, the batches."""
     if isinstance(value, str):
-        value = optimizers.BY_NAME[choice("optimizer", value, optimizers.BY_NAME)]()
+        value = optimizers.BY_NAME[choice("optimizer", value, optimizers.BY_NAME, optimizers.OTHERS)]()
     if isinstance(value, Optimizer):
         raise TypeError(f"optimizer {value.name!r} is a rule without its numbers: call it, as in {value.name}(lr=0.01)")
     kinds = (optimizers.Rule, optimizers.LBFGS)
     if not isinstance(value, kinds):
-        known = ", ".join(kind.__name__ for kind in optimizers.BY_NAME.values())
-        raise TypeError(f"optimizer must be a name or one of {known}, got {value!r}{instance_hint(value, kinds)}")
+        names = [kind.__name__ for kind in optimizers.BY_NAME.values()]
+        hint = instance_hint(value, kinds)
+        if real_number(value) is not None:
+            hint = f"; a learning rate belongs to one, as in fastbp.Adam(lr={value!r})"
+        elif not hint and _name_of(value) in names:
+            hint = f"; fastbp.{_name_of(value)}(lr=...) is the one to give"
+        raise TypeError(f"optimizer must be a name or one of {', '.join(names)}, got {shown(value)}{hint}")
     if isinstance(value, optimizers.LBFGS):
         if n_rows is None:
             raise ValueError("optimizer: LBFGS chooses its own steps on all rows: only `fit`, with X and y, takes it")
@@ -276,7 +291,7 @@ def initial_arrays(spec: Spec, init: Any, bias_init: Any, seed: int) -> list[tup
     what `init` says. Biases have a generator of their own, so that what they draw changes no weight.
     """
     if isinstance(init, str):
-        init = initializers.TABLE[choice("init", init, initializers.TABLE)]
+        init = initializers.TABLE[choice("init", init, initializers.TABLE, initializers.OTHERS)]
     draws_bias = [None if bias_init is None else _bias_initializer(bias_init, init, spec)] * len(spec.layers)
     if callable(init):
         draws = [init] * len(spec.layers)

@@ -518,7 +518,7 @@ def test_a_masked_array_in_a_list_is_refused_as_one_by_itself(backend):
 
 
 @pytest.mark.parametrize("given, told", [
-    ([[5.1, 3.5, 1], [4.9, "n/a", 1]], "'n/a' of type str at row 1, column 1; numbers are wanted: make integer labels"),
+    ([[5.1, 3.5, 1], [4.9, "n/a", 1]], "'n/a' of type str at row 1, column 1; numbers are wanted: make a column of"),
     ([["5", "6", "7"]], r"'5' of type str at row 0, column 0; numbers are wanted, and np.asarray\(X, float\)"),
     (np.array([[Decimal("1e400"), 1, 2]], object), "'1E\\+400'.*at row 0, column 0; it is too large for float64"),
 ], ids=["one text", "numerals", "too large"])  # fmt: skip

@@ -181,7 +181,7 @@ BAD_Y = {  # what: (network, y, loss, error, pattern)
     "text": ("net", Y.astype(str), "mse", TypeError, "y.*number"),
     "text labels": (
         "net", np.array(["a", "b"] * 5), "softmax_cross_entropy", TypeError,
-        "y holds 'a' of type str at row 0; numbers are wanted: make integer labels"),
+        r"y holds 'a' of type str at row 0; numbers are wanted: classes, y = np\.unique\(y, return_inverse=True\)"),
     "masked": ("net", np.ma.masked_array(Y), "mse", ValueError, "y.*masked"),
     "sparse": ("net", Sparse(), "mse", TypeError, "y.*sparse"),
     "ragged": ("net", RAGGED, "mse", ValueError, "y"),
@@ -254,6 +254,8 @@ TAKING_Y = {
 def cases_of_y():
     for verb, call in TAKING_Y.items():
         for what, (which, y, loss, error, pattern) in BAD_Y.items():
+            if verb == "evaluate" and loss is None:  # the one last trained with
+                continue
             yield f"{verb}: y {what}", which, lambda net, c=call, y=y, loss=loss: c(net, y, loss), error, pattern
 
 
@@ -707,18 +709,6 @@ def test_a_call_that_makes_no_step_leaves_the_training_state(backend, call, opti
         one.train_step(X, Y, **run)
         one.fit(X, Y, batch_size=4, steps=5, **run)
     assert state(net) == state(twin)
-
-
-@pytest.mark.parametrize(
-    "call, message",
-    [
-        (lambda: fastbp.MLP((2, 3), output_activation="softmax"), "loss='softmax_cross_entropy' takes logits"),
-        (lambda: build("net", "auto").fit(X, Y, steps=1, loss="cross_entropy"), "did you mean 'softmax_cross_entropy'"),
-    ],
-)
-def test_names_of_other_libraries_lead_to_those_here(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
 
 
 def test_the_public_names_are_found_by_completion():

@@ -358,7 +358,7 @@ def test_the_short_way_of_train_step_gives_the_same_bits(loss, dtype):
 def test_gaussian_nll_takes_half_as_many_targets_as_outputs(backend):
     net, (X, t) = network("gaussian_nll", backend=backend), data("gaussian_nll")
     assert net.predict(X).shape == (12, 6) and t.shape == (12, 3)
-    with pytest.raises(ValueError, match=r"y must have shape \(12, 3\); got \(12, 6\)"):
+    with pytest.raises(ValueError, match=r"y must have shape \(12, 3\), for loss 'gaussian_nll'; got \(12, 6\)"):
         net.evaluate(X, np.zeros((12, 6)), loss="gaussian_nll")
     one = network("gaussian_nll", backend=backend, n_targets=1)
     assert one.evaluate(X, t[:, 0], loss="gaussian_nll") == one.evaluate(X, t[:, :1], loss="gaussian_nll")

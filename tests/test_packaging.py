@@ -93,16 +93,20 @@ def fresh(built, tmp_path_factory):
     return environment_with(built.wheel, tmp_path_factory.mktemp("fresh"))
 
 
-def environment_with(wheel, folder):
-    """No index is asked: NumPy is linked from here, and any other requirement of the wheel would be an error."""
+def environment_with(wheel, folder, *libraries):
+    """No index is asked: NumPy is linked from here, and any other requirement of the wheel would be an error.
+
+    So are other `libraries`, by name. Without a wheel there is nothing else.
+    """
     run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
     python = folder / "bin" / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
-    numpy = distribution("numpy")
-    for top in {path.parts[0] for path in numpy.files} - {"..", "__pycache__"}:
-        (site / top).symlink_to(numpy.locate_file(top))
+    for library in map(distribution, ("numpy", *libraries)):
+        for top in {path.parts[0] for path in library.files} - {"..", "__pycache__"}:
+            (site / top).symlink_to(library.locate_file(top))
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
-    run(*pip, "install", "--no-index", wheel, cwd=folder)
+    if wheel is not None:
+        run(*pip, "install", "--no-index", wheel, cwd=folder)
     return python
 
 
@@ -197,7 +201,21 @@ def test_without_the_extension_the_package_is_pure_python(unpacked, tmp_path):
     assert wheel.name == f"fastbp-{VERSION}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
         assert set(archive.namelist()) == in_wheel()
-    trains(environment_with(wheel, tmp_path / "fresh"), tmp_path)
+    python = environment_with(wheel, tmp_path / "fresh")
+    assert "is not there: fastbp was installed with FASTBP_NO_EXTENSION" in trains(python, tmp_path)
+    run(python, "-W", "error", "-c", TRAIN, cwd=tmp_path)
+
+
+def test_an_editable_installation_without_the_extension_does_not_warn_of_that(unpacked, tmp_path):
+    clone = tmp_path / "clone"
+    shutil.copytree(unpacked, clone, ignore=DEBRIS)
+    (tmp_path / "fresh").mkdir()
+    python = environment_with(None, tmp_path / "fresh", "setuptools")
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python)
+    run(*pip, "install", "--no-index", "--no-build-isolation", "-e", clone, cwd=tmp_path, FASTBP_NO_EXTENSION="1")
+    script = TRAIN.replace("sys.prefix", repr(str(clone)))
+    for folder in (tmp_path, clone):
+        run(python, "-W", "error", "-c", script, cwd=folder)
 
 
 # A product of normal numbers that is subnormal, in this thread and in a new one.

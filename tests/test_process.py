@@ -315,16 +315,6 @@ def test_show_config_tells_versions_threads_and_backends(capsys):
             assert word in out
 
 
-def test_an_extension_that_is_not_found_is_not_said_to_be_unbuilt_alone(capsys, monkeypatch):
-    """It may have been left out where a program was packed."""
-    monkeypatch.setattr(fastbp.backends, "engine", lambda: None)
-    fastbp.show_config()
-    told = "the extension fastbp._engine was not found: it was not built, or not packed with this program"
-    assert told in capsys.readouterr().out
-    with pytest.raises(RuntimeError, match=told):
-        fastbp.MLP((2, 1), backend="cython").predict(np.ones((1, 2)))
-
-
 def test_show_config_tells_which_backend_is_used(monkeypatch):
     with fastbp.backend("reference"):
         assert fastbp.backends.config.config()["backend used"] == "reference"

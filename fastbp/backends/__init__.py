@@ -46,12 +46,12 @@ class _Row:
     what: str
 
 
-_COMPILED = (np.dtype(np.float32), np.dtype(np.float64))
+_FAST = (np.dtype(np.float32), np.dtype(np.float64))
 
 _TABLE = {  # in the order in which "auto" takes them
-    "cython": _Row(_cython, _COMPILED, "own rows", "C++ kernels through Cython"),
+    "cython": _Row(_cython, _FAST, "own rows", "C++ kernels through Cython"),
     "reference": _Row(_reference, None, "never", "NumPy, the oracle of the tests"),
-    "numba": _Row(_numba, _COMPILED, "always", "compiled for the network at hand by Numba"),
+    "numba": _Row(_numba, _FAST, "always", "compiled for the network at hand by Numba"),
 }
 NAMES = tuple(_TABLE)
 
@@ -79,10 +79,17 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
 def missing(name: str) -> str | None:
     """Why a backend cannot be used here, or None."""
     if name == "cython" and engine() is None:
-        return "the extension fastbp._engine was not found: it was not built, or not packed with this program"
+        from fastbp.backends.absent import absence
+
+        return str(absence())
     if _TABLE[name].needs_numba == "always" and not has_numba():
         return "Numba was not found: pip install 'fastbp[numba]'"
     return None
+
+
+def lacks_engine(dtype: np.dtype, own_rows: list[str]) -> bool:
+    """Whether the compiled module would serve a request if it were there."""
+    return engine() is None and dtype.name in _FAST and (not own_rows or has_numba())
 
 
 def has_numba() -> bool:

@@ -51,7 +51,12 @@ def make_plan(
     if rule is not None:
         optimizer, plain, fused = rule.row, plain and rule.is_plain, fused and not rule.needs_whole_gradient
     rows = (*spec.activations, *(row for row in (loss, optimizer) if row is not None))
-    name = backends.resolve(config.requested_backend(backend), spec.dtype, own_rows(rows))
+    requested, own = config.requested_backend(backend), own_rows(rows)
+    name = backends.resolve(requested, spec.dtype, own)
+    if name == "reference" and requested == "auto" and backends.lacks_engine(spec.dtype, own):
+        from fastbp.backends.absent import warn_once
+
+        warn_once()
     isa = backends.engine().choose_isa(config.requested_isa()) if name == "cython" else None
     n_threads, gated = threads.requested(n_threads), not threads.forced()
     return Plan(spec, batch, name, isa, loss, optimizer, trains, plain, fused, n_threads, gated)

@@ -15,7 +15,7 @@ import numpy as np
 from fastbp.arrays import is_sparse, is_stored, real_array
 from fastbp.checks import choice, first_where, non_finite, number, refuse
 from fastbp.data.samples import Samples, Sparse, Stored
-from fastbp.rows import ANY, Loss
+from fastbp.rows import ANY, Domain, Loss
 from fastbp.spec import Spec
 
 
@@ -69,17 +69,19 @@ def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
             )
         one = "0, the one class of a network with one output (for two take two outputs, or binary_cross_entropy)"
         labels = f"class labels from 0 to {k - 1}" if k > 1 else one
-        refuse("y", y, lambda block: (block < 0) | (block >= k), labels)
+        outside = lambda block: (block < 0) | (block >= k)  # noqa: E731
+        refuse("y", y, outside, labels, cure=lambda _: _numbered(y, k) if k > 1 else "")
         return y.view(np.uint8) if y.dtype.kind == "b" else y
     if y.ndim == 1 and k == 1:
         y = y[:, None]
     if y.shape != (n, k):
         also = ", or integer labels (n,)" if loss.labels else ", or (n,)" if k == 1 else ""
-        raise ValueError(f"y must have shape ({n}, {k}){also}; got {y.shape}")
+        wanted = f"({n}, {k}){also}, for loss {loss.name!r}"
+        raise ValueError(f"y must have shape {wanted}; got {y.shape}{_meant(y, k, loss)}")
     refuse("y", y, lambda block: non_finite(block, spec.dtype), "finite as {}", spec.dtype)
     if loss.domain != ANY:  # of the numbers that the kernels see
         outside = lambda block: ~loss.domain.holds(block.astype(spec.dtype))  # noqa: E731
-        refuse("y", y, outside, "{} for {}", loss.domain, loss.name)
+        refuse("y", y, outside, "{} for {}", loss.domain, loss.name, cure=lambda _: _moved(y, loss))
     if loss.labels:
         tolerance = 1e-6 + 8 * k * float(np.finfo(spec.dtype if y.dtype.kind != "f" else y.dtype).eps)
         sums = lambda block: abs(block.sum(axis=1, dtype=np.float64) - 1) > tolerance  # noqa: E731
@@ -87,6 +89,62 @@ def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
         if at is not None:
             raise ValueError(f"y must hold rows of probabilities for {loss.name}; row {at[0]} sums to {y[at].sum():g}")
     return y
+
+
+_SIGNS, _SHARES = Domain(-1, 1, "{}"), Domain(0, 1)
+
+# What y was meant to be, where it cannot be used: the commonest of first mistakes. docs/which_loss.md says more.
+
+
+def _classes(y: np.ndarray) -> np.ndarray | None:
+    """The different numbers of y, where all are whole."""
+    return np.unique(y) if (y.dtype.kind != "f" or (np.isfinite(y) & (y == np.floor(y))).all()) else None
+
+
+def _numbered(y: np.ndarray, k: int) -> str:
+    """How labels become those of k classes."""
+    found = len(np.unique(y))
+    if found > k:
+        return f"; y holds {found} classes, and the network has an output for each of {k}"
+    return "; classes, y = np.unique(y, return_inverse=True) numbers the classes from 0"
+
+
+def _meant(y: np.ndarray, k: int, loss: Loss) -> str:
+    """Of y in a wrong shape, for k targets of a row."""
+    if k == 1 and y.ndim == 2 and y.shape[1] > 1:
+        one_hot = ((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all()
+        classes = ", and one-hot rows of classes take loss='softmax_cross_entropy'" if one_hot else ""
+        return f"; such rows need a network with {y.shape[1] * (2 if loss.grad_s else 1)} outputs{classes}"
+    if y.shape[1:] not in ((), (1,)):
+        return ""
+    classes = _classes(y)
+    if classes is None or len(classes) > k or loss.grad_s:
+        return f"; one target for each row needs a network with {'two outputs' if loss.grad_s else 'one output'}"
+    if loss.labels:
+        return "; y.ravel() makes labels of the column"
+    if classes.tolist() in ([-1, 1], [0, 1]) and k == 2:
+        two = f"one output and loss={'hinge' if classes[0] else 'binary_cross_entropy'!r}, or "
+    else:
+        two = ""
+    ready = classes[0] >= 0 and classes[-1] < k
+    cast = ".astype(int)" if y.dtype.kind == "f" else ""
+    made = f"y{'.ravel()' if y.ndim == 2 else ''}{cast}" if ready else "np.unique(y, return_inverse=True)[1]"
+    given = f" with {made}" if made != "y" else ""
+    return f"; for labels of classes take {two}loss='softmax_cross_entropy'{given} (see docs/which_loss.md)"
+
+
+def _moved(y: np.ndarray, loss: Loss) -> str:
+    """Of y outside of the loss's domain: how labels of two classes come into it."""
+    classes = _classes(y)
+    if classes is None or y.shape[1] > 1 or loss.domain not in (_SIGNS, _SHARES):
+        return ""
+    if len(classes) > 2:
+        return "; more than two classes need an output for each and loss='softmax_cross_entropy'"
+    if loss.domain == _SIGNS:
+        return "; 2 * y - 1 makes -1 and 1 of 0 and 1" if classes.tolist() == [0, 1] else ""
+    if classes.tolist() == [-1, 1]:
+        return "; (y + 1) / 2 makes 0 and 1 of -1 and 1"
+    return "; np.unique(y, return_inverse=True)[1] makes 0 and 1 of the labels of two classes"
 
 
 _LEAST_WEIGHT = 2.0**-900  # sums of such weights have a quotient with room above it

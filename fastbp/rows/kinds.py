@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
@@ -264,6 +264,14 @@ class Loss:
         now = {name: value for name, value in (self.chosen | chosen).items() if value != default[name]}
         return replace(self, given=tuple(sorted(now.items())))
 
+    def __repr__(self) -> str:
+        """How one of the tables is written: `fastbp.losses.huber(delta=2.0)`."""
+        return f"fastbp.losses.{self.name}{self._chosen_text}"
+
+    @property
+    def _chosen_text(self) -> str:
+        return f"({', '.join(f'{name}={value!r}' for name, value in self.given)})" if self.given else ""
+
     @cached_property
     def plain(self) -> Loss:
         """The row as its table has it."""
@@ -381,7 +389,13 @@ class Optimizer:
 def digest(*tables: Iterable[Activation | Loss | Optimizer]) -> int:
     """What tells the tables from others: a compiled module has that of the tables it was built from.
 
-    Of the rows as they are written, since `ast.unparse` may render them otherwise in another Python. Pinned values are
-    no part of a row's repr.
+    Of the rows as they are written, since `ast.unparse` may render them otherwise in another Python; without what their
+    fields leave out, such as pinned values.
     """
-    return zlib.crc32(repr([list(table) for table in tables]).encode())
+    written = (f"[{', '.join(map(_written, table))}]" for table in tables)
+    return zlib.crc32(f"[{', '.join(written)}]".encode())
+
+
+def _written(row: Activation | Loss | Optimizer) -> str:
+    shown = (f"{one.name}={getattr(row, one.name)!r}" for one in fields(row) if one.repr)
+    return f"{type(row).__qualname__}({', '.join(shown)})"
