@@ -2,9 +2,8 @@
 
 `python benchmarks/bench_calls.py` prints the table; with `--markdown docs/calls.md` it also puts it into that page.
 One core and one thread for all. A line's statement runs a few times first, and its results and parameters are compared
-with those of the reference backend in float64; then contenders take turns, for 20 milliseconds or more each. What counts
-is the CPU time of the process: other processes on the machine, and JAX's own threads, are told from the loop by nothing
-else.
+with those of the reference backend in float64. Then the contenders take turns, for 20 milliseconds or more each. What
+counts is the CPU time of the process: that of JAX's own threads is in it, that of other programs is not.
 """
 
 from __future__ import annotations
@@ -23,7 +22,10 @@ import timeit
 from pathlib import Path
 from typing import Any, NamedTuple
 
-os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before NumPy is loaded
+if __name__ == "__main__":  # before NumPy is loaded
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    for name in [name for name in os.environ if name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")]:
+        del os.environ[name]  # they would choose the kernels of NumPy
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ from loops import ACCUMULATE, CALLS, CONTENDERS, FRESH, LISTED, Data, Names, fas
 
 import fastbp
 from fastbp import backends
-from fastbp.bench.figures import PEERS, Record, geometric_mean
+from fastbp.bench.figures import PEERS, geometric_mean
 from fastbp.bench.measure import machine
 
 ROUNDS, LOOP_SECONDS, CHECKED = 9, 0.02, 3
@@ -104,8 +106,8 @@ LINES = (
          peers("step_weighted(x, y, w)", "x, y, w in weighted"), ALIKE),
     Line("train_step, three losses in turn", trained("loss=loss, optimizer=sgd", "x, y, loss in losses"),
          peers("step(x, y)", "x, y, step in losses"), ALIKE),
-    Line("train_step, three optimizers in turn", trained("loss='mse', optimizer=optimizer", "x, y, optimizer in optimizers"),
-         bar=ALIKE),
+    Line("train_step, three optimizers in turn",
+         trained("loss='mse', optimizer=optimizer", "x, y, optimizer in optimizers"), bar=ALIKE),
     Line("train_step, an optimizer made for each call", trained("loss='mse', optimizer=SGD(0.01)"), bar=ALIKE),
     Line("train_step, Adam", trained("loss='mse', optimizer=adam"), peers("step_adam(x, y)")),
     Line("train_step, clip_norm", trained("loss='mse', optimizer=clipped"), peers("step_clipped(x, y)"), ALIKE),
@@ -117,7 +119,8 @@ LINES = (
          peers("step(cast(x), cast(y))", "x, y in batches64"), ALIKE),
     Line("forward and backward_update", "for x, g in gradients: out = net.forward(x); net.backward_update(g, sgd)",
          peers("backward_update(x, g)", "x, g in gradients"), Bar(STEP, 1.4)),
-    Line("forward, backward and update", "for x, g in gradients: out = net.forward(x); net.backward(g); net.update(sgd)",
+    Line("forward, backward and update",
+         "for x, g in gradients: out = net.forward(x); net.backward(g); net.update(sgd)",
          peers("backward_update(x, g)", "x, g in gradients"), Bar(STEP, 1.7)),
     Line("loss_and_grad", "for x, y in batches: out = net.loss_and_grad(x, y, loss='mse')[0]",
          peers("loss_and_grad(x, y)")),
@@ -125,13 +128,14 @@ LINES = (
     Line("MLP(...)", "for _ in times: make()", "for _ in times: make()", FIRST),
     Line("fit of one step", "for x, y in batches: net.fit(x, y, loss='mse', optimizer=sgd, batch_size=64, steps=1)",
          bar=FIRST),
-    Line("the first predict of a network", "for net in nets: out = net.predict(x)", None, FIRST, FRESH, "nets = fresh()"),
-    Line("the first train_step of a network", f"for net in nets: out = net.train_step(x, y, {PLAIN})", None, FIRST, FRESH,
-         "nets = fresh()"),
-    Line("the first train_step with more rows", f"for net in nets: out = net.train_step(x, y, {PLAIN})", None, FIRST, FRESH,
-         "nets = fresh(32)"),
-    Line("the first train_step with another loss and optimizer",
-         "for net in nets: out = net.train_step(x, y, loss='huber', optimizer=adam)", None, FIRST, FRESH, "nets = fresh(64)"),
+    Line("the first predict of a network", "for net in nets: out = net.predict(x)",
+         bar=FIRST, calls=FRESH, setup="nets = fresh()"),
+    Line("the first train_step of a network", trained(PLAIN, "net in nets"),
+         bar=FIRST, calls=FRESH, setup="nets = fresh()"),
+    Line("the first train_step with more rows", trained(PLAIN, "net in nets"),
+         bar=FIRST, calls=FRESH, setup="nets = fresh(32)"),
+    Line("the first train_step with another loss and optimizer", trained("loss='huber', optimizer=adam", "net in nets"),
+         bar=FIRST, calls=FRESH, setup="nets = fresh(64)"),
     Line("fit of an array, a batch of 8 rows",
          "net.fit(X, Y, loss='mse', optimizer=sgd, batch_size=8, epochs=1, shuffle=False)", calls=LISTED),
     Line("fit of a list of 1,000 batches of 8 rows", "net.fit(small, loss='mse', optimizer=sgd, epochs=1)",
@@ -262,10 +266,10 @@ class Measured(NamedTuple):
         torch = self.over_torch()
         mean = "" if torch is None else f" Of torch, the faster of its two, {torch:.1f}x in the geometric mean."
         return (
-            f"Microseconds of a call on a network of {facts['network']}, batches of 64 rows and float32 unless a line says "
-            f"otherwise; CPU time on one core ({facts['cpu']}, {facts['isa']} kernels), the median of {facts['rounds']} "
-            f"interleaved rounds, {facts['date']}.{mean} {facts['compiler']}, Python {facts['python']}, "
-            f"{', '.join(packages)}."
+            f"Microseconds of a call on a network of {facts['network']}, batches of 64 rows and float32 unless a line "
+            f"says otherwise; CPU time on one core ({facts['cpu']}, {facts['isa']} kernels), the median of "
+            f"{facts['rounds']} interleaved rounds, {facts['date']}.{mean} {facts['compiler']}, Python "
+            f"{facts['python']}, {', '.join(packages)}."
         )
 
     def bars(self) -> str:
@@ -327,8 +331,9 @@ def main(*arguments: str) -> None:
     else:
         if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-1:])  # before threads are made
-        found = measure(tuple(line for line in LINES if re.search(options.only, line.name)),
-                        [name for name in CONTENDERS if name in options.contenders.split(",")], options.rounds)  # fmt: skip
+        lines = tuple(line for line in LINES if re.search(options.only, line.name))
+        names = [name for name in CONTENDERS if name in options.contenders.split(",")]
+        found = measure(lines, names, options.rounds)
     print(found.markdown(), found.bars(), sep="\n\n")
     if options.json:
         Path(options.json).write_text(json.dumps(found._asdict()))

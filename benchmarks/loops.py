@@ -38,8 +38,9 @@ class Data:
         self.y = single(rng.normal(size=(LISTED * FEW, SIZES[-1])))
         self.weight = single(rng.uniform(0.5, 1.5, ROWS))
         self.grad = single(rng.normal(size=(ROWS, SIZES[-1])) / ROWS)
+        pairs = zip(SIZES, SIZES[1:])
         self.parameters = [
-            (single(rng.normal(size=(n, m)) / math.sqrt(n)), single(rng.normal(size=m) / 10)) for n, m in zip(SIZES, SIZES[1:])
+            (single(rng.normal(size=(n, m)) / math.sqrt(n)), single(rng.normal(size=m) / 10)) for n, m in pairs
         ]
 
     @property
@@ -48,7 +49,7 @@ class Data:
         return np.concatenate([array.ravel() for layer in self.parameters for array in layer])
 
     def names(self, to: Callable[[np.ndarray], Any]) -> Names:
-        """The arrays, as `to` makes them; those of float64 and the lists are NumPy's and Python's for every contender."""
+        """The arrays, as `to` makes them; those of float64 are NumPy's, and the lists Python's, for every contender."""
         X = [self.X[k * ROWS : (k + 1) * ROWS] for k in range(DISTINCT)]
         y = [self.y[k * ROWS : (k + 1) * ROWS] for k in range(DISTINCT)]
         over = [(to(X[k % DISTINCT]), to(y[k % DISTINCT])) for k in range(CALLS)]
@@ -60,7 +61,8 @@ class Data:
             "batches": over,
             "two_sizes": [(x[: ROWS // 2], t[: ROWS // 2]) if k % 2 else (x, t) for k, (x, t) in enumerate(over)],
             "weighted": [(x, t, weight) for x, t in over],
-            "gradients": [(x, -grad if k // DISTINCT % 2 else grad) for k, (x, _) in enumerate(over)],  # so none diverges
+            # each batch once with its gradient and once against it: so no loop diverges
+            "gradients": [(x, -grad if k // DISTINCT % 2 else grad) for k, (x, _) in enumerate(over)],
             "batches64": [(X[k % DISTINCT].astype(float), y[k % DISTINCT].astype(float)) for k in range(CALLS)],
             "ones": [to(x) for x in ones],
             "ones64": [x.astype(float) for x in ones],
@@ -88,9 +90,9 @@ def fastbp_calls(data: Data, backend: str = "cython", dtype: Any = np.float32) -
         return nets
 
     return names | {
-        "net": net, "dropping": dropping, "other": make(init=data.parameters), "make": make, "fresh": fresh, "x": x, "y": y,
-        "X": data.X, "Y": data.y, "SGD": fastbp.SGD, "sgd": sgd, "adam": adam, "clipped": fastbp.SGD(LR, clip_norm=CLIP),
-        "accumulated": fastbp.SGD(LR, accumulate=ACCUMULATE),
+        "net": net, "dropping": dropping, "other": make(init=data.parameters), "make": make, "fresh": fresh,
+        "x": x, "y": y, "X": data.X, "Y": data.y, "SGD": fastbp.SGD, "sgd": sgd, "adam": adam,
+        "clipped": fastbp.SGD(LR, clip_norm=CLIP), "accumulated": fastbp.SGD(LR, accumulate=ACCUMULATE),
         "scheduled": fastbp.SGD(fastbp.schedules.Cosine(LR, DECAY_STEPS)),
         "losses": [(x, t, LOSSES[k % len(LOSSES)]) for k, (x, t) in enumerate(names["batches"])],
         "optimizers": [(x, t, (sgd, adam, "adam")[k % 3]) for k, (x, t) in enumerate(names["batches"])],
@@ -292,7 +294,8 @@ def _torch(data: Data, compiled: bool) -> Names:
     target = [param.detach().clone() for param in params]
     state = {"step": 0}
     relu, linear = torch.relu, functional.linear
-    kinds = {"mse": functional.mse_loss, "mae": functional.l1_loss, "huber": partial(functional.huber_loss, delta=HUBER)}
+    kinds = {"mse": functional.mse_loss, "mae": functional.l1_loss}
+    kinds |= {"huber": partial(functional.huber_loss, delta=HUBER)}
 
     def predict(x: Any) -> Any:
         return linear(relu(linear(relu(linear(x, w1, b1)), w2, b2)), w3, b3)
@@ -387,7 +390,8 @@ def _torch(data: Data, compiled: bool) -> Names:
         "step_clipped": stepping(mse, before=lambda: torch.nn.utils.clip_grad_norm_(params, CLIP, foreach=True)),
         "step_accumulated": accumulated, "step_scheduled": stepping(mse, before=scheduled),
         "step_dropped": stepping(lambda x, y: functional.mse_loss(dropped(x), y)), "backward_update": backward_update,
-        "evaluate": of_value, "loss_and_grad": loss_and_grad, "losses": _in_turn(names, steps), "params": lambda: [flat()],
+        "evaluate": of_value, "loss_and_grad": loss_and_grad, "losses": _in_turn(names, steps),
+        "params": lambda: [flat()],
     }  # fmt: skip
     return names if compiled else names | {"make": make, "copy": copy}
 

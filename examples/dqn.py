@@ -1,9 +1,9 @@
 """Deep Q-learning (Mnih et al., 2015): to balance a pole on a cart, learnt by trial and error in a few seconds.
 
-Fifty times a second the cart is pushed, to the left or to the right. A 4-64-64-2 network says what either push is worth:
-the sum of the discounted rewards that follow. A step of the cart is one `predict` of one row, and one training step on 32
-remembered steps; what these were worth is said by a second network, whose parameters follow those of the first slowly.
-All of it is a plain loop around single calls.
+Fifty times a second the cart is pushed, to the left or to the right. A 4-64-64-2 network says what either push is
+worth: the sum of the discounted rewards that follow. A step of the cart is one `predict` of one row, and one training
+step on 32 remembered steps. What these were worth is said by a second network, whose parameters follow those of the
+first slowly. All of it is a plain loop around single calls.
 """
 
 import math
@@ -15,12 +15,12 @@ import numpy as np
 import fastbp
 
 STEPS, LONGEST = 20_000, 500  # of the cart: in all, and of an episode
-WARM_UP, EXPLORING, LEAST = 500, 5_000, 0.02  # steps before learning, steps until few pushes are random, and their share
-BATCH, GAMMA, TAU = 32, 0.99, 0.01  # remembered steps in a training step; discount; how fast the second network follows
+WARM_UP, EXPLORING, LEAST = 500, 5_000, 0.02  # steps before learning; until few pushes are random, and their share
+BATCH, GAMMA, TAU = 32, 0.99, 0.01  # remembered steps at a time; discount; how fast the second network follows
 RATE = fastbp.schedules.Cosine(3e-3, STEPS)
 
-# A remembered step is a row of 12: the state, (1, 0) or (0, 1) for the push, the reward, 0 where the pole fell then, and
-# the state afterwards. So a batch is gathered in one go.
+# A remembered step is a row of 12: the state, (1, 0) or (0, 1) for the push, the reward, 0 where the pole fell then,
+# and the state afterwards. So a batch is gathered in one go.
 STATE, CHOSEN, REWARD, GOES_ON, NEXT = slice(0, 4), slice(4, 6), 6, 7, slice(8, 12)
 PUSHES = (1.0, 0.0), (0.0, 1.0)
 
@@ -41,12 +41,13 @@ class CartPole:
         return self.state
 
     def step(self, push):
-        """The state after a push (0 to the left, 1 to the right), and whether the pole fell or the cart left its track."""
+        """The state after a push, 0 or 1 for left or right, and whether the pole fell or the cart left its track."""
         x, velocity, angle, turning = self.state
-        sine, cosine, mass = math.sin(angle), math.cos(angle), self.CART + self.POLE
-        swing = ((self.FORCE if push else -self.FORCE) + self.POLE * self.HALF_LENGTH * turning * turning * sine) / mass
-        turns = (self.GRAVITY * sine - cosine * swing) / (self.HALF_LENGTH * (4 / 3 - self.POLE * cosine * cosine / mass))
-        moves = swing - self.POLE * self.HALF_LENGTH * turns * cosine / mass
+        sine, cosine, share = math.sin(angle), math.cos(angle), self.POLE / (self.CART + self.POLE)
+        force = (self.FORCE if push else -self.FORCE) / (self.CART + self.POLE)
+        force += share * self.HALF_LENGTH * turning * turning * sine
+        turns = (self.GRAVITY * sine - cosine * force) / (self.HALF_LENGTH * (4 / 3 - share * cosine * cosine))
+        moves = force - share * self.HALF_LENGTH * turns * cosine
         h = self.SECONDS
         self.state = x + h * velocity, velocity + h * moves, angle + h * turning, turning + h * turns
         self.age += 1

@@ -159,11 +159,12 @@ def test_an_activation_and_a_loss_of_ones_own_train(example):
 
 
 def test_a_pole_on_a_cart_is_balanced(example):
-    """Which way a run goes depends on rounding: of eight seeds the worst ended at 108 steps, the others from 167 to 500."""
+    """Which way a run goes depends on rounding: of eight seeds the worst ended at 108, others at 167 to 500."""
     out = example("dqn")
-    first, last = re.search(rf"^mean length of the first 20 episodes ({NUMBER}), of the last 20 ({NUMBER})$", out, re.M).groups()
+    line = rf"^mean length of the first 20 episodes ({NUMBER}), of the last 20 ({NUMBER})$"
+    first, last = map(float, re.search(line, out, re.M).groups())
     assert "20000 steps of the cart in" in out
-    assert float(first) < 40 and float(last) > 80
+    assert first < 40 and last > 80
     assert 80 < number_after("without random pushes", out.replace(", of at most 500", "")) <= 500
 
 
