@@ -103,7 +103,7 @@ def fastbp_calls(data: Data, backend: str = "cython", dtype: Any = np.float32) -
 def numpy_by_hand(data: Data) -> Names:
     """One vector of parameters and one of gradients, whose parts are the layers': so an update is a few calls."""
     p, g = data.flat, np.zeros_like(data.flat)
-    mean, square, summed, target = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p), p.copy()
+    mean, square, summed = (np.zeros_like(p) for _ in range(3))
     state = {"step": 0, "adam": 0}
 
     def parts(vector: np.ndarray) -> list[np.ndarray]:
@@ -253,18 +253,13 @@ def numpy_by_hand(data: Data) -> Names:
         z /= z.sum(axis=1, keepdims=True)
         return z
 
-    def make() -> list[np.ndarray]:
-        rng = np.random.default_rng(0)
-        bounds = [math.sqrt(6 / (n + m)) for n, m in zip(SIZES, SIZES[1:])]
-        return [rng.uniform(-bound, bound, (n, m)).astype(np.float32) for bound, n, m in zip(bounds, SIZES, SIZES[1:])]
-
     steps = {"mse": step, "mae": partial(stepped, absolute), "huber": partial(stepped, huber)}
     names = data.names(lambda array: array)
     return names | {
         "inference": contextlib.nullcontext, "cast": partial(np.asarray, dtype=np.float32), "predict": predict,
         "proba": proba, "step": step, "step_weighted": weighted, "step_adam": adam, "step_clipped": clipped,
         "step_accumulated": accumulated, "step_scheduled": scheduled, "backward_update": backward_update,
-        "evaluate": evaluate, "loss_and_grad": loss_and_grad, "make": make, "copy": lambda: np.copyto(target, p),
+        "evaluate": evaluate, "loss_and_grad": loss_and_grad,
         "losses": _in_turn(names, steps), "params": lambda: [p],
     }  # fmt: skip
 
@@ -313,13 +308,10 @@ def _torch(data: Data, compiled: bool) -> Names:
     def of_weights(x: Any, y: Any, w: Any) -> Any:
         return (w[:, None] * (predict(x) - y) ** 2).sum() / (w.sum() * y.shape[1])
 
-    def optimized(kind: str) -> Any:
-        """Fused: torch's fastest."""
-        if kind == "adam":
-            return torch.optim.Adam(params, lr=RATE_OF_ADAM, fused=True)
-        return torch.optim.SGD(params, lr=LR, fused=True)
-
-    sgd, adam = optimized("sgd"), optimized("adam")
+    # The fastest forms, of six parameters: microseconds of a step with SGD 331 fused, 330 foreach, 300 neither; with
+    # Adam 406, 572, 545; 207 without an optimizer.
+    sgd = torch.optim.SGD(params, lr=LR, foreach=False)
+    adam = torch.optim.Adam(params, lr=RATE_OF_ADAM, fused=True)
     compile_ = torch.compile if compiled else lambda function: function
 
     def stepping(loss: Callable[..., Any], optimizer: Any = sgd, before: Callable[[], Any] | None = None) -> Any:
