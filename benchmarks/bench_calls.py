@@ -264,7 +264,8 @@ class Measured(NamedTuple):
         facts = self.machine
         packages = [f"{name} {facts[name]}" for name in ("numpy", "torch", "jax") if name in facts]
         torch = self.over_torch()
-        mean = "" if torch is None else f" Of torch, the faster of its two, {torch:.1f}x in the geometric mean."
+        best = "the faster of eager and compiled, " if "torch.compile" in self.contenders else ""
+        mean = "" if torch is None else f" PyTorch, {best}takes {torch:.1f} times as long in the geometric mean."
         return (
             f"Microseconds of a call on a network of {facts['network']}, batches of 64 rows and float32 unless a line "
             f"says otherwise; CPU time on one core ({facts['cpu']}, {facts['isa']} kernels), the median of "
