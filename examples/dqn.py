@@ -78,7 +78,7 @@ class Learner:
         self.net.backward_update(np.clip(error, -1, 1) / len(batch), self.optimizer)
 
     def follow(self):
-        self.target.params[...] += TAU * (self.net.params - self.target.params)
+        self.target.copy_from(self.net, tau=TAU)
 
 
 def play(learner, seed, steps=STEPS):
