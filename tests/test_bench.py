@@ -1,8 +1,10 @@
 """The benchmark: who computes something else is not timed; what is written is read again; wrong words are told."""
 
+import importlib
 import json
 import os
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import every_case, missing_peer, need_extension
 
+import fastbp
 from fastbp import __main__ as command
 from fastbp.backends import threads
 from fastbp.bench import measure
@@ -328,3 +331,64 @@ def test_wrong_words_are_told_before_anything_is_measured(run_bench, arguments, 
     assert stopped.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith("usage: python -m fastbp bench") and re.search(message, err.splitlines()[-1])
+
+
+# ------------------------------------------------------------------ benchmarks/: single calls
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("bench_calls")
+
+
+def test_single_calls_are_measured_and_put_into_a_page(tmp_path):
+    need_extension()
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- figures: calls -->\nold\n<!-- end of figures -->\nafter\n")
+    command = [sys.executable, str(ROOT / "benchmarks" / "bench_calls.py"), "--contenders", "fastbp,numpy"]
+    command += ["--rounds", "1", "--only", "^predict, one row$|^train_step(, clip_norm)?$", "--markdown", str(page)]
+    environment = os.environ | {"PYTHONPATH": str(Path(fastbp.__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    text = page.read_text()
+    assert text.startswith("before\n<!-- figures: calls -->\n|") and text.endswith("\n<!-- end of figures -->\nafter\n")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    assert rows[0] == ["microseconds a call", "fastbp", "NumPy", "fastest peer / fastbp"]
+    assert [row[0] for row in rows[2:]] == ["predict, one row", "train_step", "train_step, clip_norm"]
+    assert all(0 < float(cell.rstrip("x")) < 1e6 for row in rows[2:] for cell in row[1:])
+    assert "of 1.5x train_step" in done.stdout and "4-64-64-2" in text
+
+
+def test_every_line_of_single_calls_computes_what_the_reference_does(calls, monkeypatch):
+    need_extension()
+    monkeypatch.setattr(calls.Cell, "_number", lambda cell: 1)
+    data, seen = calls.Data(), 0
+    for line in calls.LINES:
+        for name in ("fastbp", "numpy"):
+            try:
+                seen += calls.Cell(line, name, data).number
+            except NotImplementedError:
+                assert name == "numpy"
+    assert seen > 50
+
+
+def test_a_loop_that_computes_something_else_is_not_timed(calls, monkeypatch):
+    need_extension()
+    made = calls.CONTENDERS["numpy"]
+    monkeypatch.setitem(calls.CONTENDERS, "lazy", lambda data: made(data) | {"step": lambda x, y: 0.0})
+    with pytest.raises(ArithmeticError, match="train_step: the result"):
+        calls.Cell(calls.BY_NAME["train_step"], "lazy", calls.Data())
+
+
+def test_bars_of_single_calls(calls):
+    us = 1e-6
+    times = {"train_step": [10 * us, 20 * us, 10 * us], "train_step, clip_norm": [12 * us, 45 * us, 12 * us]}
+    times |= {"fit of an array, a batch of 8 rows": [3 * us] * 3, "MLP(...)": [90 * us] * 3}
+    times |= {"fit of a list of 1,000 batches of 8 rows": [4 * us] * 3}
+    both = {line: {"fastbp": mine, "torch": [2 * s for s in mine]} for line, mine in times.items()}
+    found = calls.Measured({}, both)
+    assert found.within("train_step, clip_norm") == pytest.approx(0.8)
+    assert found.within("fit of a list of 1,000 batches of 8 rows") == pytest.approx(0.8)
+    assert found.within("MLP(...)") == pytest.approx(1.5)
+    assert found.over_torch() == pytest.approx(2) and "MISSED  1.50 of 60 us" in found.bars()

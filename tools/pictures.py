@@ -1,18 +1,21 @@
 """Makes the pictures of the pages: `python tools/pictures.py`, or `make pictures`.
 
 A page's Python blocks run from top to bottom. Where an image follows a block that has set `ax`, that is what the image
-shows. Needs matplotlib.
+shows. Pictures of examples are those that the examples save. Needs matplotlib.
 """
 
 import contextlib
 import io
 import re
+import runpy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("docs/looking.md", "docs/own_rows.md")
+EXAMPLES = {"examples/dqn.py": "docs/dqn.svg"}
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "fastbp"}  # text stays text; the same file each time
 PART = re.compile(r"^```python\n(?P<code>.*?)^```$|^!\[[^\]]*\]\((?P<image>[^)]+)\)$", re.M | re.S)
 
@@ -39,6 +42,11 @@ def main() -> None:
                 ax.figure.savefig(path, metadata={"Date": None})
             pyplot.close(ax.figure)
             print(path.relative_to(ROOT))
+    for example, picture in EXAMPLES.items():
+        sys.argv[1:] = [str(ROOT / picture)]
+        with rc_context(SETTINGS), contextlib.redirect_stdout(io.StringIO()):
+            runpy.run_path(str(ROOT / example), run_name="__main__")
+        print(picture)
 
 
 if __name__ == "__main__":
