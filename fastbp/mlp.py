@@ -50,6 +50,36 @@ if TYPE_CHECKING:
         Sizes,
     )
 
+_OTHER_ARGUMENTS = {  # what other libraries call those of MLP: see `fastbp.errors`
+    "sizes names all layers, as in fastbp.MLP((n_features, 100, n_outputs))": (
+        "layers", "layer_sizes", "hidden_layer_sizes", "hidden_sizes", "units",
+    ),
+    "activation": ("hidden_activation", "act", "nonlinearity"),
+    "output_activation": ("final_activation", "out_activation"),
+    "bias": ("use_bias", "fit_intercept"),
+    "init": ("kernel_initializer", "weight_init", "initializer"),
+    "bias_init": ("bias_initializer",),
+    "seed": ("random_state", "rng", "random_seed"),
+    "dropout": ("dropout_rate", "drop_rate"),
+    "that is an argument of fit, as in net.fit(X, y, loss=..., optimizer=fastbp.Adam(lr=0.01), epochs=10)": (
+        "lr", "learning_rate", "learning_rate_init", "optimizer", "solver", "loss", "batch_size", "epochs", "max_iter",
+        "momentum", "alpha", "weight_decay", "early_stopping", "validation_fraction",
+    ),
+}  # fmt: skip
+_OTHER_ARGUMENTS_OF_FIT = {
+    "epochs": ("n_epochs", "nb_epoch", "num_epochs", "max_epochs", "max_iter"),
+    "steps": ("n_steps", "num_steps", "iterations", "n_iter"),
+    "loss": ("loss_fn", "criterion", "objective"),
+    "validation_split": ("validation_fraction", "val_split", "test_size"),
+    "validation_data": ("val_data", "eval_set"),
+    "n_threads": ("n_jobs", "num_threads", "workers"),
+    "seed": ("random_state", "rng", "random_seed"),
+    "sample_weight": ("sample_weights", "weights"),
+    "the learning rate is the optimizer's, as in optimizer=fastbp.Adam(lr=0.01)": (
+        "lr", "learning_rate", "learning_rate_init", "momentum", "weight_decay",
+    ),
+    "callbacks=[fastbp.EarlyStopping()] stops a run early": ("early_stopping", "patience", "n_iter_no_change", "tol"),
+}  # fmt: skip
 _BLOCK_ROWS = 256  # predict, evaluate and loss_and_grad go through X in blocks: memory does not grow with n
 
 
@@ -117,6 +147,7 @@ class MLP:
     (4, 1)
     """
 
+    @checks.names_arguments(_OTHER_ARGUMENTS)
     def __init__(
         self,
         sizes: Sizes,
@@ -427,6 +458,7 @@ class MLP:
             raise RuntimeError("net.lr belongs to a run: it is there in a callback of fit")
         return self._run
 
+    @checks.names_arguments(_OTHER_ARGUMENTS_OF_FIT)
     def fit(
         self,
         X: Rows | Batches,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp import SGD, activations, callbacks, initializers, losses, metrics, optimizers
+from fastbp import SGD, activations, callbacks, initializers, losses, metrics, mlp, optimizers
 
 N, N_IN, N_OUT = 10, 3, 4
 RNG = np.random.default_rng(5)
@@ -147,6 +147,12 @@ ELSEWHERE = {  # what: call, error, message
     "rmse": (fits(loss="rmse"), ValueError, r"'mse' has the same minimum, and metrics=\('rmse',\)"),
     "learning_rate": (
         lambda: fastbp.Adam(learning_rate=0.1), TypeError, r"^argument of Adam: .*'learning_rate'; did you mean 'lr'"),
+    "hidden_layer_sizes": (lambda: fastbp.MLP(hidden_layer_sizes=9), TypeError, "of MLP: .*; sizes names all layers"),
+    "max_iter of a network": (lambda: fastbp.MLP((2, 1), max_iter=9), TypeError, "of MLP: .*an argument of fit"),
+    "lr of fit": (
+        lambda: fastbp.MLP((2, 1)).fit([[1, 2]], [1], lr=0.1), TypeError, "of fit: .*optimizer=fastbp.Adam.lr=0.01"),
+    "n_epochs": (
+        lambda: fastbp.MLP((2, 1)).fit([[1, 2]], [1], n_epochs=1), TypeError, "of fit: .*did you mean 'epochs'"),
     "learning_rate_init": (lambda: SGD(learning_rate_init=1), TypeError, r"of SGD: .*; did you mean 'lr'\? known: 'a"),
     "beta_1": (lambda: fastbp.Adam(beta_1=0.9), TypeError, r"; did you mean 'betas'\?"),
     "clipnorm": (lambda: SGD(clipnorm=0.9), TypeError, r"; did you mean 'clip_norm'\?"),
@@ -195,6 +201,8 @@ KNOWN = {  # what names there are, and what others call them
     "callbacks": (
         {name for kind in (fastbp.EarlyStopping, fastbp.Checkpoint) for name in signature(kind).parameters},
         callbacks.OTHER_ARGUMENTS),
+    "MLP": (signature(fastbp.MLP).parameters, mlp._OTHER_ARGUMENTS),
+    "fit": (signature(fastbp.MLP.fit).parameters, mlp._OTHER_ARGUMENTS_OF_FIT),
 }  # fmt: skip
 
 
