@@ -65,7 +65,7 @@ class Program:
         self,
         X: _Callers,  # (n, in_features)
         y: _Callers,  # labels (n,), or (n, out_features)
-        weight: NDArray[np.float64] | None,  # (n,) contiguous
+        weight: NDArray[np.float64] | None,  # (n,) or (n, out_features), contiguous
         *,
         batch_size: int,
         steps: int,

@@ -228,10 +228,14 @@ def largest(array: Any) -> float:
 
 
 def refuse(
-    argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str, *parts: object
-) -> None:
-    """A ValueError where `test` holds; `parts` are formatted into `wanted` then only, as a dtype takes 3 us."""
+    argument: str, array: np.ndarray, test: Callable[[np.ndarray], np.ndarray], wanted: str, *parts: object,
+    cure: Callable[[Any], str] = lambda found: "",
+) -> None:  # fmt: skip
+    """A ValueError where `test` holds; `parts` are formatted into `wanted` then only, as a dtype takes 3 us.
+
+    `cure` gives the end of the sentence, for what was found.
+    """
     at = first_where(array, test)
     if at is not None:
-        place = ", ".join(map(str, at))
-        raise ValueError(f"{argument} must be {wanted.format(*parts)}, got {argument}[{place}] = {array[at]}")
+        place, found = ", ".join(map(str, at)), array[at]
+        raise ValueError(f"{argument} must be {wanted.format(*parts)}, got {argument}[{place}] = {found}{cure(found)}")

@@ -95,25 +95,36 @@ cdef Source rows_of(const Source& all_rows, idx start, idx count) noexcept nogil
     return some
 
 
-cdef weights_of(value, idx rows):
-    """Weights (rows,) that need no care, as float64, contiguous; None where there are none; False: others."""
+cdef weights_of(value, idx rows, idx targets):
+    """Weights that need no care, as float64, contiguous; None where there are none; False: others.
+
+    (rows,), or where a row has so many targets (rows, targets), unless each row has one weight. 0: it may have none.
+    """
     cdef cnp.ndarray weight
     cdef const double* w
     cdef double total = 0
-    cdef idx m
+    cdef bint even = True
+    cdef idx m, n = 1
     if value is None:
         return None
     weight = as_real(value)
-    if weight is None or cnp.PyArray_NDIM(weight) != 1 or cnp.PyArray_DIM(weight, 0) != rows:
+    if weight is None or cnp.PyArray_NDIM(weight) == 0 or cnp.PyArray_DIM(weight, 0) != rows:
         return False
+    if cnp.PyArray_NDIM(weight) > 1:
+        if not targets or not is_matrix(weight, rows, targets):
+            return False
+        n = targets
     if cnp.PyArray_TYPE(weight) != cnp.NPY_FLOAT64 or not cnp.PyArray_ISCARRAY_RO(weight):
         weight = np.ascontiguousarray(weight, np.float64)
     w = <const double*> data_of(weight)
-    for m in range(rows):
+    for m in range(rows * n):
         if not (w[m] == 0 or LEAST_WEIGHT <= w[m] <= MOST_WEIGHT):
             return False
         total += w[m]
-    return weight if 0 < total <= MOST_WEIGHT else False
+        even = even and w[m] == w[m - m % n]
+    if not 0 < total <= MOST_WEIGHT:
+        return False
+    return weight[:, 0].copy() if even and cnp.PyArray_NDIM(weight) > 1 else weight
 
 
 cdef bint is_same(a, b) except -1:
@@ -407,13 +418,13 @@ cdef class Calls:
         cdef idx rows = cnp.PyArray_DIM(x, 0)
         if rows > capacity or not loss.fits(y, rows, &data.y, &data.y_is_label):
             return done
-        weight = weights_of(sample_weight, rows)
+        weight = weights_of(sample_weight, rows, loss.cols if loss.row.is_pointwise else 0)
         if weight is False or overlap(x, self.params) or overlap(y, self.params):
             return done
         if weight is not None and overlap(weight, self.params):
             return done
         data.x = source_of(x)
-        data.weight = <const double*> data_or_null(weight)
+        data.weight, data.weights = <const double*> data_or_null(weight), weights_of_row(weight)
         cdef int64_t place[2]
         cdef double partial[2]
         cdef double losses[1]
@@ -536,7 +547,7 @@ cdef class Calls:
         cdef idx rows = cnp.PyArray_DIM(x, 0), block = min(rows, BLOCK_ROWS), start = 0, count
         if block > known.capacity or not known.idle or not known.fits(y, rows, &targets, &is_label):
             return None
-        weight = weights_of(sample_weight, rows)
+        weight = weights_of(sample_weight, rows, 0)
         if weight is False:
             return None
         cdef const double* w = <const double*> data_or_null(weight)
@@ -553,7 +564,7 @@ cdef class Calls:
                 while start < rows:
                     count = min(block, rows - start)
                     program.program.forward(rows_of(source, start, count), NULL, False)
-                    value += program.program.loss(rows_of(targets, start, count), is_label, w, total, backward)
+                    value += program.program.loss(rows_of(targets, start, count), is_label, w, 1, total, backward)
                     if backward:
                         program.program.backward(NULL, grads, NULL, NULL, True)
                     if w != NULL:
