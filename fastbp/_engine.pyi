@@ -65,7 +65,7 @@ class Program:
         self,
         X: _Callers,  # (n, in_features)
         y: _Callers,  # labels (n,), or (n, out_features)
-        weight: NDArray[np.float64] | None,  # (n,) contiguous
+        weight: NDArray[np.float64] | None,  # (n,) or (n, out_features), contiguous
         *,
         batch_size: int,
         steps: int,
@@ -138,7 +138,9 @@ class Calls:
         place: NDArray[np.int64],  # (2,)
         partial: NDArray[np.float64],  # (2,)
     ) -> int: ...
-    def train_step(self, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: Any) -> float | None: ...
+    def train_step(
+        self, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: Any, missing: Any
+    ) -> float | None: ...
     def predict(self, X: Any) -> _Own | None: ...
     def evaluate(self, X: Any, y: Any, loss: Any, sample_weight: Any) -> float | None: ...
     def loss_and_grad(self, X: Any, y: Any, loss: Any, sample_weight: Any) -> tuple[float, _Own] | None: ...

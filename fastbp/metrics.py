@@ -2,7 +2,9 @@
 
 A metric is a function of targets, outputs and weights. One of *classes* gets the class of each row instead: the label
 or the largest of its targets, and the largest of its outputs; with one output, or `binary_cross_entropy`, whether each
-is above one half (logits, and where the targets are -1 and 1: above 0). Rows of weight w count w times.
+is above one half (logits, and where the targets are -1 and 1: above 0). Rows of weight w count w times, and so do
+targets where each has a weight; what is missing has the weight 0. Then a metric of classes is refused unless each
+output is a label of its own.
 
 - ``accuracy``: share of right answers.
 - ``balanced_accuracy``: mean over the classes that occur of the share of their rows that are right.
@@ -64,9 +66,11 @@ class Metric:
 
 
 def _mean(values: NDArray[Any], weight: NDArray[Any] | None) -> float:
-    """Over rows (weighted) and outputs."""
+    """Over rows and outputs, weighted by rows or by targets."""
     if values.dtype.kind == "b" and weight is None:
         return float(np.count_nonzero(values) / values.size)
+    if weight is not None and weight.ndim == 2:
+        return float(np.average(values, weights=weight))
     rows = values if values.ndim == 1 else values.mean(axis=1, dtype=np.float64)
     return float(np.average(rows, weights=weight))
 
@@ -95,6 +99,9 @@ def _top(k: int) -> Function:
 
 
 def _r2(t: NDArray[Any], a: NDArray[Any], weight: NDArray[Any] | None) -> float:
+    if weight is not None and weight.ndim == 2:
+        there = weight.any(axis=0)  # outputs that have targets
+        t, a, weight = t[:, there], a[:, there], weight[:, there]
     t = t.astype(np.float64)
     error = np.average((t - a) ** 2, axis=0, weights=weight)
     spread = np.average((t - np.average(t, axis=0, weights=weight)) ** 2, axis=0, weights=weight)
@@ -342,7 +349,9 @@ def rmse(y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> fl
 # ------------------------------------------------------------------ rows as `fit` and `evaluate` ask for them
 
 
-def find(value: Any, loss: Loss, y: NDArray[Any], out_features: int) -> Metric:
+def find(
+    value: Any, loss: Loss, y: NDArray[Any], out_features: int, weight: NDArray[Any] | None = None
+) -> Metric:
     """The row that an item of ``metrics=`` asks for.
 
     Parameters
@@ -353,6 +362,8 @@ def find(value: Any, loss: Loss, y: NDArray[Any], out_features: int) -> Metric:
     y : ndarray, (n,) labels or (n, out_features)
         The targets that it will see.
     out_features : int
+    weight : ndarray, (n,) or (n, out_features), or None
+        The weights that it will see.
 
     Raises
     ------
@@ -377,12 +388,15 @@ def find(value: Any, loss: Loss, y: NDArray[Any], out_features: int) -> Metric:
         raise ValueError(f"metrics: {value!r} compares classes, and {loss.name!r} has none")
     if metric.of != "values" and y.ndim == 2 and y.shape[1] == 1 and not loss.labels:
         known = Domain(-1, 1, "{}") if are_signs(y, loss) else Domain(0, 1)
-        at = first_where(y, lambda block: ~known.holds(block))
+        at = first_where(y, lambda block: ~(known.holds(block) | np.isnan(block)))
         if at is not None:
             raise ValueError(f"metrics: {value!r} compares classes, and y[{at[0]}] = {y[at]} names none: "
                              "from 0 to 1, or -1 or 1, are wanted")  # fmt: skip
     if metric.of != "values" and value != "accuracy" and independent(loss) and out_features > 1:
         raise ValueError(f"metrics: {value!r} needs one class for each row, {loss.name!r} has {out_features} labels")
+    if metric.of != "values" and weight is not None and weight.ndim == 2 and not independent(loss):
+        raise ValueError(f"metrics: {value!r} compares the class of whole rows, and targets of one row have different "
+                         "weights or are missing")  # fmt: skip
     return metric
 
 
@@ -404,13 +418,15 @@ def _own(function: Callable[[NDArray[Any], NDArray[Any]], float]) -> Metric:
     return Metric(name, call, None, "all")
 
 
-def find_all(value: Any, loss: Loss, y: NDArray[Any], out_features: int) -> tuple[Metric, ...]:
+def find_all(
+    value: Any, loss: Loss, y: NDArray[Any], out_features: int, weight: NDArray[Any] | None = None
+) -> tuple[Metric, ...]:
     """The rows that ``metrics=`` asks for, sure to suit the targets y that they will see.
 
     Parameters
     ----------
     value : sequence
-    loss, y, out_features
+    loss, y, out_features, weight
         As for `find`.
 
     Raises
@@ -420,7 +436,7 @@ def find_all(value: Any, loss: Loss, y: NDArray[Any], out_features: int) -> tupl
     """
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         raise TypeError(f"metrics must be a sequence of names and callables such as ('accuracy',), got {value!r}")
-    found = tuple(find(item, loss, y, out_features) for item in value)
+    found = tuple(find(item, loss, y, out_features, weight) for item in value)
     names = [metric.name for metric in found]
     for name in names:
         if name in ("loss", "lr", "step", "epoch") or names.count(name) > 1:
@@ -448,9 +464,11 @@ def measure(
     y : ndarray, (n,) labels or (n, out_features)
     outputs : ndarray, (n, out_features)
         As `MLP.predict` gives them.
-    weight : ndarray, (n,), or None
+    weight : ndarray, (n,) or (n, out_features), or None
     loss : Loss
         Says whether outputs are logits, and of what.
     """
-    arguments = {of: _ARGUMENTS[of](y, outputs, loss) for of in {metric.of for metric in metrics}}
+    # a missing target has the weight 0, and NaN times 0 is NaN; a caller's own function sees it as it is
+    known = y if weight is None or y.dtype.kind != "f" else np.where(np.isnan(y), 0, y)
+    arguments = {of: _ARGUMENTS[of](y if of == "all" else known, outputs, loss) for of in {one.of for one in metrics}}
     return {metric.name: metric.function(*arguments[metric.of], weight) for metric in metrics}

@@ -16,9 +16,10 @@ import numpy as np
 from fastbp import backends, checks, losses, spec
 from fastbp.backends.again import Memory
 from fastbp.backends.plan import Programs, make_plan
-from fastbp.backends.protocol import DONE, Plan, Program
+from fastbp.backends.protocol import DONE, Plan, Program, total_weight
 from fastbp.data import arguments
 from fastbp.data.examples import examples as make_examples
+from fastbp.data.samples import Samples
 from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.optimizers import LBFGS, SGD
@@ -474,6 +475,7 @@ class MLP:
         class_weight: ClassWeight | None = None,
         validation_data: Examples | None = None,
         validation_split: float | None = None,
+        missing: Literal["raise", "ignore"] = "raise",
         metrics: Sequence[MetricLike] = (),
         callbacks: Iterable[CallbackLike] | None = None,
         progress: bool = False,
@@ -507,8 +509,11 @@ class MLP:
             Exactly one: ``epochs=k`` is k * ceil(n / batch_size) steps.
         shuffle : bool, default True
             A new order each epoch, a function of (seed, epoch) alone.
-        sample_weight : array_like, (n,), optional
-            Each batch's loss is sum(w l) / sum(w).
+        sample_weight : array_like, (n,) or (n, out_features), optional
+            Each batch's loss is sum(w l) / sum(w). Weights of each target, (n, out_features), are for losses of each
+            target by itself (see docs/losses.md): then both sums are over rows and outputs, times out_features where
+            the loss sums over outputs. A target of weight 0 counts for nothing, as do all in a batch of weights 0: its
+            loss and gradient are 0.
         class_weight : dict or "balanced", optional
             A weight for the rows of each class, times their `sample_weight`; "balanced": n / (classes that occur * rows
             of the class). Of targets -1 and 1 these are classes 0 and 1. Not for validation rows.
@@ -517,6 +522,9 @@ class MLP:
         validation_split : float, optional
             The share of the rows of X, y that is kept for that, and not trained on: of each class where y names
             classes. Which rows is a function of the seed, n and the classes.
+        missing : {"raise", "ignore"}
+            What a target that is NaN is, here and in validation rows: an error, or missing. That is a weight of 0, of
+            losses that take weights of each target. Metrics leave it out too; your own functions see it as NaN.
         metrics : sequence of str or callable, default ()
             Names of `fastbp.metrics`, ``"top_5"`` and the like, or functions ``(y_true, y_pred) -> float``; of the
             validation rows where there are any (``"val_accuracy"``), else of X, y (``"accuracy"``).
@@ -552,13 +560,14 @@ class MLP:
         shuffle = checks.boolean("shuffle", shuffle)
         eval_every = checks.optional_integer("eval_every", eval_every, 1)
         stop = checks.choice("nonfinite", nonfinite, ("raise", "ignore")) == "raise"
+        missing = checks.choice("missing", missing, ("raise", "ignore"))
         new_seed = self.seed if seed is None else checks.seed(seed)
         n_threads = checks.optional_integer("n_threads", n_threads, 1)
         by_lbfgs = isinstance(optimizer, LBFGS) or (isinstance(optimizer, str) and optimizer == "lbfgs")
         examples = make_examples(
             self._spec, run_loss, X, y, sample_weight, class_weight, validation_data, validation_split,
             batch_size=sys.maxsize if by_lbfgs else batch_size, epochs=epochs, steps=steps, shuffle=shuffle,
-            seed=new_seed, apart=self._apart,
+            seed=new_seed, missing=missing, apart=self._apart,
         )  # fmt: skip
         rule = spec.optimizer(optimizer, self._spec, examples.n_rows, examples.batch_size)
         watch = None
@@ -624,14 +633,15 @@ class MLP:
 
     def train_step(
         self, x: Array, y: Array, *, loss: LossLike = "mse", optimizer: OptimizerLike = "adam",
-        sample_weight: Array | None = None,
+        sample_weight: Array | None = None, missing: Literal["raise", "ignore"] = "raise",
     ) -> float:  # fmt: skip
         """One training step on one batch; shares slots and ``net.step`` with `fit`, leaves its position alone.
 
         Parameters
         ----------
-        x, y, loss, optimizer, sample_weight
-            As for `fit`; all rows are one batch.
+        x, y, loss, optimizer, sample_weight, missing
+            As for `fit`; all rows are one batch. With ``missing="ignore"`` it may be one without any target: the loss
+            and the gradient are 0.
 
         Returns
         -------
@@ -643,15 +653,14 @@ class MLP:
         NonFiniteError
             The loss is NaN or infinite; nothing was updated.
         """
-        value: float | None = self._again.calls.train_step(x, y, loss, optimizer, sample_weight)
+        value: float | None = self._again.calls.train_step(x, y, loss, optimizer, sample_weight, missing)
         if value is not None:
             return value
         rows = arguments.features(x, self._spec)
         row = spec.loss(loss, self._spec)
-        targets = arguments.targets(y, row, rows, self._spec)
-        weight = arguments.sample_weights(sample_weight, len(rows))
+        given = self._samples(rows, y, sample_weight, row, missing, all_zero=missing == "ignore")
         rule = spec.optimizer(optimizer, self._spec)
-        rows, targets, weight = self._apart(rows), self._apart(targets), self._apart(weight)
+        rows, targets, weight = map(self._apart, given)
         plan = self._plan(_room(len(rows)), loss=row, rule=rule)
         with self._exclusive():
             with self._programs.lent(plan) as program, self._state.unless_no_step():
@@ -667,6 +676,11 @@ class MLP:
             raise NonFiniteError(message + culprit(rows, self._params, self._spec), self.step, self.epoch)
         self._again.train_step(plan, loss, row, optimizer, rule)
         return done.loss
+
+    def _samples(self, rows: Any, y: Any, sample_weight: Any, loss: Any, missing: Any, **more: Any) -> Samples:
+        """Rows that are checked with their targets and weights, which are checked here."""
+        missing = checks.choice("missing", missing, ("raise", "ignore"))
+        return arguments.samples(rows, y, sample_weight, loss, self._spec, missing=missing, **more)
 
     def reset_training(self) -> None:
         """Drop the training state: slots, step, epoch, position, and a seed given to `fit`. Parameters stay."""
@@ -745,24 +759,24 @@ class MLP:
     @overload
     def evaluate(  # type: ignore[overload-overlap]  # no metrics are a sequence of them, too
         self, X: Rows, y: Array, *, loss: LossLike | None = None, sample_weight: Array | None = None,
-        metrics: tuple[()] = (),
+        missing: Literal["raise", "ignore"] = "raise", metrics: tuple[()] = (),
     ) -> float: ...  # fmt: skip
 
     @overload
     def evaluate(
         self, X: Rows, y: Array, *, loss: LossLike | None = None, sample_weight: Array | None = None,
-        metrics: Sequence[MetricLike],
+        missing: Literal["raise", "ignore"] = "raise", metrics: Sequence[MetricLike],
     ) -> dict[str, float]: ...  # fmt: skip
 
     def evaluate(
         self, X: Rows, y: Array, *, loss: LossLike | None = None, sample_weight: Array | None = None,
-        metrics: Sequence[MetricLike] = (),
+        missing: Literal["raise", "ignore"] = "raise", metrics: Sequence[MetricLike] = (),
     ) -> float | dict[str, float]:  # fmt: skip
         """The loss on all of X, y, and metrics.
 
         Parameters
         ----------
-        X, y, sample_weight
+        X, y, sample_weight, missing
             As for `fit`.
         loss : str or row, optional
             As for `fit`. Unless told, that which the network was last trained with in this process; copies keep it,
@@ -791,20 +805,20 @@ class MLP:
         """
         named = self._state.loss if loss is None else loss
         plain = isinstance(metrics, tuple) and not metrics
-        value: float | None = self._again.calls.evaluate(X, y, named, sample_weight) if plain else None
-        if value is not None:
-            return value
+        if plain and missing == "raise":
+            made: float | None = self._again.calls.evaluate(X, y, named, sample_weight)
+            if made is not None:
+                return made
         rows = arguments.features(X, self._spec, lazy=True)
         row = self._last_loss() if loss is None else spec.loss(loss, self._spec)
-        targets = arguments.targets(y, row, rows, self._spec)
-        weight = arguments.sample_weights(sample_weight, len(rows))
+        rows, targets, weight = self._samples(rows, y, sample_weight, row, missing)
         if plain:
             value = self._evaluate(rows, targets, weight, row)
             self._again.evaluate(self._plan_of_blocks(len(rows), loss=row), named, row)
             return value
         from fastbp.metrics import find_all, measure
 
-        wanted = find_all(metrics, row, targets, self._spec.out_features)
+        wanted = find_all(metrics, row, targets, self._spec.out_features, weight)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
         value = self._evaluate(rows, targets, weight, row, out=out)
         return {"loss": value} | measure(wanted, targets, out, weight, row)
@@ -822,22 +836,22 @@ class MLP:
         n_threads: int | None = None,
     ) -> float:  # fmt: skip
         """The loss on rows, and their outputs into `out` where that is given."""
-        total = float(len(rows) if weight is None else weight.sum())
-        value = 0.0
+        total, value = total_weight(weight, len(rows)), 0.0
         for program, block in self._blocks(len(rows), self._plan_of_blocks(len(rows), loss=loss, n_threads=n_threads)):
             program.forward(rows[block], None if out is None else out[block])
             value += program.loss(targets[block], None if weight is None else weight[block], total, gradient=False)
         return value
 
     def loss_and_grad(
-        self, X: Rows, y: Array, *, loss: LossLike, sample_weight: Array | None = None
-    ) -> tuple[float, NDArray[Any]]:
+        self, X: Rows, y: Array, *, loss: LossLike, sample_weight: Array | None = None,
+        missing: Literal["raise", "ignore"] = "raise",
+    ) -> tuple[float, NDArray[Any]]:  # fmt: skip
         """The loss on all of X, y and its gradient; leaves `grads` and a pending `forward` alone.
 
         Parameters
         ----------
-        X, y, loss, sample_weight
-            As for `fit`.
+        X, y, loss, sample_weight, missing
+            As for `fit`. With ``missing="ignore"`` there may be no target at all: loss and gradient are 0.
 
         Returns
         -------
@@ -846,14 +860,14 @@ class MLP:
         gradient : ndarray, (n_params,)
             In the order of `flatten`.
         """
-        made: tuple[float, NDArray[Any]] | None = self._again.calls.loss_and_grad(X, y, loss, sample_weight)
-        if made is not None:
-            return made
+        if missing == "raise":
+            known: tuple[float, NDArray[Any]] | None = self._again.calls.loss_and_grad(X, y, loss, sample_weight)
+            if known is not None:
+                return known
         rows = arguments.features(X, self._spec, lazy=True)
         row = spec.loss(loss, self._spec)
-        targets = arguments.targets(y, row, rows, self._spec)
-        weight = arguments.sample_weights(sample_weight, len(rows))
-        made = self._loss_and_grad(rows, targets, weight, row)
+        given = self._samples(rows, y, sample_weight, row, missing, all_zero=missing == "ignore")
+        made = self._loss_and_grad(*given, row)
         self._again.evaluate(self._plan_of_blocks(len(rows), loss=row), loss, row)
         return made
 
@@ -861,8 +875,8 @@ class MLP:
         self, rows: NDArray[Any], targets: NDArray[Any], weight: NDArray[Any] | None, loss: Any,
         n_threads: int | None = None,
     ) -> tuple[float, NDArray[Any]]:  # fmt: skip
-        total = float(len(rows) if weight is None else weight.sum())
-        value, grads = 0.0, spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
+        total, value = total_weight(weight, len(rows)), 0.0
+        grads = spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
         for program, block in self._blocks(len(rows), self._plan_of_blocks(len(rows), loss=loss, n_threads=n_threads)):
             x = rows[block]  # a new array where rows are sparse; `backward` reads it again
             program.forward(x, None)

@@ -95,25 +95,46 @@ cdef Source rows_of(const Source& all_rows, idx start, idx count) noexcept nogil
     return some
 
 
-cdef weights_of(value, idx rows):
-    """Weights (rows,) that need no care, as float64, contiguous; None where there are none; False: others."""
+cdef weights_of(value, idx rows, idx targets):
+    """Weights that need no care, as float64, contiguous; None where there are none; False: others.
+
+    (rows,), or where a row has so many targets (rows, targets), unless each row has one weight. 0: it may have none.
+    """
     cdef cnp.ndarray weight
     cdef const double* w
     cdef double total = 0
-    cdef idx m
+    cdef bint even = True
+    cdef idx m, n = 1
     if value is None:
         return None
     weight = as_real(value)
-    if weight is None or cnp.PyArray_NDIM(weight) != 1 or cnp.PyArray_DIM(weight, 0) != rows:
+    if weight is None or cnp.PyArray_NDIM(weight) == 0 or cnp.PyArray_DIM(weight, 0) != rows:
         return False
+    if cnp.PyArray_NDIM(weight) > 1:
+        if not targets or not is_matrix(weight, rows, targets):
+            return False
+        n = targets
     if cnp.PyArray_TYPE(weight) != cnp.NPY_FLOAT64 or not cnp.PyArray_ISCARRAY_RO(weight):
         weight = np.ascontiguousarray(weight, np.float64)
     w = <const double*> data_of(weight)
-    for m in range(rows):
+    for m in range(rows * n):
         if not (w[m] == 0 or LEAST_WEIGHT <= w[m] <= MOST_WEIGHT):
             return False
         total += w[m]
-    return weight if 0 < total <= MOST_WEIGHT else False
+        even = even and w[m] == w[m - m % n]
+    if not 0 < total <= MOST_WEIGHT:
+        return False
+    return weight[:, 0].copy() if even and cnp.PyArray_NDIM(weight) > 1 else weight
+
+
+cdef known_only(cnp.ndarray y, cnp.ndarray weight):
+    """The weights, with 0 for each target that is NaN; as `fastbp.data.arguments.samples` has it."""
+    missing = np.isnan(y) if cnp.PyArray_NDIM(y) == 2 else np.isnan(y)[:, None]
+    if not missing.any():
+        return weight
+    if weight is None:
+        return np.where(missing, 0.0, 1.0)
+    return np.where(missing, 0.0, weight if cnp.PyArray_NDIM(weight) == 2 else weight[:, None])
 
 
 cdef bint is_same(a, b) except -1:
@@ -138,8 +159,8 @@ cdef class KnownLoss:
         self.low, self.high, self.ends = low, high, ends
         self.capacity = 0
 
-    cdef bint fits(self, cnp.ndarray y, idx rows, Source* source, cbool* is_label) except -1:
-        """Whether these are targets of so many rows, with nothing wrong."""
+    cdef bint fits(self, cnp.ndarray y, idx rows, bint may_miss, Source* source, cbool* is_label) except -1:
+        """Whether these are targets of so many rows, with nothing wrong; NaN only where some may be missing."""
         cdef int axes
         if y is None:
             return False
@@ -149,8 +170,8 @@ cdef class KnownLoss:
         source[0] = source_of(y)
         is_label[0] = self.labels and axes == 1
         if is_label[0]:
-            return source.kind != c'f' and within(source[0], 0, self.cols - 1, False)
-        if source.cols != self.cols or not within(source[0], self.low, self.high, self.ends):
+            return source.kind != c'f' and within(source[0], 0, self.cols - 1, False, False)
+        if source.cols != self.cols or not within(source[0], self.low, self.high, self.ends, may_miss):
             return False
         return not self.labels or rows_sum_to_one(source[0], SUM_TOLERANCE)
 
@@ -366,26 +387,28 @@ cdef class Calls:
 
     # ---- training
 
-    def train_step(self, x, y, loss, optimizer, sample_weight):
+    def train_step(self, x, y, loss, optimizer, sample_weight, missing):
         """The loss before the update."""
         cdef KnownLoss known_loss = self.find_loss(loss)
         cdef KnownRule rule = None if known_loss is None else self.find_rule(self.rules, optimizer)
         cdef KnownStep known = None if rule is None else self.find_step(known_loss, rule)
-        if known is None or not self.lock.acquire(False):
+        if known is None or not (missing == "raise" or missing == "ignore" and known_loss.row.is_pointwise):
+            return None
+        if not self.lock.acquire(False):
             return None
         try:
-            return self.step(known, as_real(x), as_real(y), sample_weight)
+            return self.step(known, as_real(x), as_real(y), sample_weight, missing == "ignore")
         finally:
             self.lock.release()
 
-    cdef step(self, KnownStep known, cnp.ndarray x, cnp.ndarray y, sample_weight):
+    cdef step(self, KnownStep known, cnp.ndarray x, cnp.ndarray y, sample_weight, bint may_miss):
         if not known.idle or not self.forced.still():
             return None
         cdef CTrained done
         cdef list idle = known.idle
         cdef Program program = idle.pop()
         try:
-            done = self.trained(program, known.capacity, known.loss, known.rule, x, y, sample_weight, True)
+            done = self.trained(program, known.capacity, known.loss, known.rule, x, y, sample_weight, may_miss, True)
         finally:
             idle.append(program)
         if not done.steps:
@@ -397,7 +420,7 @@ cdef class Calls:
         return done.loss
 
     cdef CTrained trained(self, Program program, idx capacity, KnownLoss loss, KnownRule rule, cnp.ndarray x,
-                          cnp.ndarray y, sample_weight, bint stop_on_loss) except *:
+                          cnp.ndarray y, sample_weight, bint may_miss, bint stop_on_loss) except *:
         """One step, if nothing is wrong with the arrays. The caller has the lock, and the program for itself."""
         cdef CTrained done
         cdef Data data
@@ -405,15 +428,17 @@ cdef class Calls:
         if not is_matrix(x, -1, self.in_features):
             return done
         cdef idx rows = cnp.PyArray_DIM(x, 0)
-        if rows > capacity or not loss.fits(y, rows, &data.y, &data.y_is_label):
+        if rows > capacity or not loss.fits(y, rows, may_miss, &data.y, &data.y_is_label):
             return done
-        weight = weights_of(sample_weight, rows)
+        weight = weights_of(sample_weight, rows, loss.cols if loss.row.is_pointwise else 0)
         if weight is False or overlap(x, self.params) or overlap(y, self.params):
             return done
         if weight is not None and overlap(weight, self.params):
             return done
+        if may_miss and data.y.kind == c'f':
+            weight = known_only(y, weight)
         data.x = source_of(x)
-        data.weight = <const double*> data_or_null(weight)
+        data.weight, data.weights = <const double*> data_or_null(weight), weights_of_row(weight)
         cdef int64_t place[2]
         cdef double partial[2]
         cdef double losses[1]
@@ -451,7 +476,8 @@ cdef class Calls:
                 break
             x = as_real((<tuple> batch)[0])
             weight = (<tuple> batch)[2] if len(<tuple> batch) == 3 else None
-            done = self.trained(program, capacity, loss, rule, x, as_real((<tuple> batch)[1]), weight, stop_on_loss)
+            y = as_real((<tuple> batch)[1])
+            done = self.trained(program, capacity, loss, rule, x, y, weight, False, stop_on_loss)
             if not done.steps:
                 break
             at[0] += 1
@@ -534,9 +560,9 @@ cdef class Calls:
         if known is None or not is_matrix(x, -1, self.in_features) or not self.forced.still():
             return None
         cdef idx rows = cnp.PyArray_DIM(x, 0), block = min(rows, BLOCK_ROWS), start = 0, count
-        if block > known.capacity or not known.idle or not known.fits(y, rows, &targets, &is_label):
+        if block > known.capacity or not known.idle or not known.fits(y, rows, False, &targets, &is_label):
             return None
-        weight = weights_of(sample_weight, rows)
+        weight = weights_of(sample_weight, rows, 0)
         if weight is False:
             return None
         cdef const double* w = <const double*> data_or_null(weight)
@@ -553,7 +579,7 @@ cdef class Calls:
                 while start < rows:
                     count = min(block, rows - start)
                     program.program.forward(rows_of(source, start, count), NULL, False)
-                    value += program.program.loss(rows_of(targets, start, count), is_label, w, total, backward)
+                    value += program.program.loss(rows_of(targets, start, count), is_label, w, 1, total, backward)
                     if backward:
                         program.program.backward(NULL, grads, NULL, NULL, True)
                     if w != NULL:

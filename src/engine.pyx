@@ -52,7 +52,7 @@ cdef extern from "feed.hpp" namespace "fbp" nogil:
         int itemsize
         cbool swapped
 
-    cbool within(const Source& source, double low, double high, cbool ends)
+    cbool within(const Source& source, double low, double high, cbool ends, cbool or_nan)
     cbool rows_sum_to_one(const Source& source, double tolerance)
 
 cdef extern from "environment.hpp" namespace "fbp":
@@ -114,6 +114,7 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         Source x, y
         cbool y_is_label
         const double* weight
+        idx weights
     cdef struct Run:
         idx batch_size, steps
         uint64_t seed
@@ -130,7 +131,8 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         CTrained train(const Data& data, const Run& run, const Update& update) except +
         void forward(const Source& x, void* out, cbool keep) except +
         void restore(const Source& x, const Source& a, const Source* z) except +
-        double loss(const Source& y, cbool y_is_label, const double* weight, double total, cbool gradient) except +
+        double loss(const Source& y, cbool y_is_label, const double* weight, idx weights, double total,
+                    cbool gradient) except +
         void backward(const Source* grad_output, void* grads, const Update* update, void* grad_input,
                       cbool accumulate) except +
         void update(void* grads, const Update& update) except +
@@ -170,6 +172,10 @@ cdef inline void* data_of(cnp.ndarray a) noexcept:
 
 cdef inline void* data_or_null(a) noexcept:
     return NULL if a is None else cnp.PyArray_DATA(<cnp.ndarray> a)
+
+
+cdef inline idx weights_of_row(weight) except -1:
+    return 1 if weight is None or cnp.PyArray_NDIM(<cnp.ndarray> weight) == 1 else cnp.PyArray_DIM(<cnp.ndarray> weight, 1)
 
 
 # ------------------------------------------------------------------ instruction sets
@@ -374,7 +380,7 @@ cdef class Program:
         data.x = source_of(X)
         data.y = source_of(y)
         data.y_is_label = cnp.PyArray_NDIM(y) == 1
-        data.weight = <const double*> data_or_null(weight)
+        data.weight, data.weights = <const double*> data_or_null(weight), weights_of_row(weight)
         run.batch_size, run.steps, run.seed = batch_size, steps, seed
         run.shuffle, run.stop_on_loss, run.stop_on_params = shuffle, stop_on_loss, stop_on_params
         run.count = <int64_t*> data_of(count)
@@ -407,9 +413,10 @@ cdef class Program:
         cdef Source source = source_of(y)
         cdef cbool y_is_label = cnp.PyArray_NDIM(y) == 1
         cdef const double* w = <const double*> data_or_null(weight)
+        cdef idx weights = weights_of_row(weight)
         cdef double value
         with nogil:
-            value = self.program.loss(source, y_is_label, w, total, gradient)
+            value = self.program.loss(source, y_is_label, w, weights, total, gradient)
         return value
 
     def backward(self, cnp.ndarray grads, *, grad_output=None, grad_input=None, bint accumulate=False):

@@ -108,10 +108,11 @@ template <class Test> static bool each_piece(const Source& from, bool by_rows, T
   return true;
 }
 
-bool within(const Source& source, double low, double high, bool ends) {
+bool within(const Source& source, double low, double high, bool ends, bool or_nan) {
   return each_piece(source, false, [&](const double* x, idx n, bool) {
     bool fit = true;
-    for (idx i = 0; i < n; i++) fit &= low <= x[i] && x[i] <= high && (!ends || x[i] == low || x[i] == high);
+    for (idx i = 0; i < n; i++)
+      fit &= (low <= x[i] && x[i] <= high && (!ends || x[i] == low || x[i] == high)) || (or_nan && x[i] != x[i]);
     return fit;
   });
 }

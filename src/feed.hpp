@@ -26,8 +26,8 @@ void gather_rows(const Source& from, T* to, idx ld, idx start, const uint32_t* o
 template <class T>
 void gather_transposed(const Source& from, T* to, idx ld, idx start, const uint32_t* order, idx rows);
 
-// Whether each number, cast to double, lies from low to high; with `ends`, is one of the two.
-bool within(const Source& source, double low, double high, bool ends);
+// Whether each number, cast to double, lies from low to high; with `ends`, is one of the two; with `or_nan`, or is NaN.
+bool within(const Source& source, double low, double high, bool ends, bool or_nan);
 // Whether the numbers of each row sum to 1, up to `tolerance`.
 bool rows_sum_to_one(const Source& source, double tolerance);
 }  // namespace fbp

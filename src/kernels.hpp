@@ -53,7 +53,9 @@ template <class T> struct Loss {
   const double* share;    // (rows,) and zeros to the end of the vector
   T* grad;                // null: not wanted
   const T* setting;       // the row's numbers, in the order of `Loss.numbers` of fastbp/rows/kinds.py
-  const T* output_weight; // (targets of a sample,) padded, or null: 1 each; null for a row with a statistic
+  // Of each target, beside its row's share: (targets of a sample,) padded with ldw 0, or laid out as t with ldw; null: 1
+  // each, as always for a row with a statistic. A target of weight 0 may be NaN.
+  const T* weight; idx ldw;
   const OwnLoss<T>* own;  // of `own_loss_row`
 };
 template <class T> using LossRow = double (*)(const Loss<T>& loss);
@@ -138,7 +140,8 @@ template <class T> struct TinyBatches {           // `steps` batches of `rows` r
   const int32_t* label;
   const double* share;                          // of a batch's rows, the same for each batch
   LossRow<T> loss;
-  const T* setting; const T* output_weight;     // of Loss
+  const T* setting;                             // of Loss, as the next two, which are those of a batch's rows
+  const T* weight; idx ldw;
   bool stop_on_loss;
   T* products;                                  // (n_params to a whole vector, lanes): scratch
   T* gradient;                                  // (n_params to a whole vector): scratch

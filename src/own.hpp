@@ -42,8 +42,8 @@ template <class T> double own_loss_row(const Loss<T>& loss) {
   for (idx m = 0; m < loss.rows; m++) {
     const double share = loss.share[m];
     double sum = 0;
-    const auto weighted = [&](const T* of, idx j) {   // a weight of 0 leaves the output out, whose loss may be infinite
-      const T weight = loss.output_weight ? loss.output_weight[j] : T{1};
+    const auto weighted = [&](const T* of, idx j) {   // a weight of 0 leaves the target out, whose loss may be infinite
+      const T weight = loss.weight ? loss.weight[loss.ldw ? at(m, j, loss.ldw) : j] : T{1};
       return weight == 0 ? T{} : of[m * cols + j] * weight;
     };
     const auto put = [&](const T* of, idx first) {

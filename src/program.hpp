@@ -69,7 +69,8 @@ struct Data {
   Source x;
   Source y;               // labels where y_is_label, else (rows, out)
   bool y_is_label;
-  const double* weight;   // (rows,) or null
+  const double* weight;   // (rows,), or null
+  idx weights = 1;        // of a row; or one for each of its targets: (rows, weights)
 };
 
 struct Run {
@@ -98,7 +99,7 @@ class Program {
   virtual Trained train(const Data& data, const Run& run, const Update& update) = 0;
   virtual void forward(const Source& x, void* out, bool keep) = 0;                // out: (rows, out) contiguous or null
   virtual void restore(const Source& x, const Source& a, const Source* z) = 0;     // of a single layer
-  virtual double loss(const Source& y, bool y_is_label, const double* weight, double total, bool gradient) = 0;
+  virtual double loss(const Source& y, bool y_is_label, const double* weight, idx weights, double total, bool gradient) = 0;
   // grad_output null: what `loss` left; grads null: `update` is run on the gradient instead
   virtual void backward(const Source* grad_output, void* grads, const Update* update, void* grad_input,
                         bool accumulate) = 0;

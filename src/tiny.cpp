@@ -4,14 +4,20 @@
 
 namespace fbp {
 
-const double* Shares::of(const double* weight, idx start, const uint32_t* order, idx rows, double total) {
+template <class T>
+const double* Shares<T>::of(const double* weight, idx weights, idx start, const uint32_t* order, idx rows,
+                            double total) {
   double* share = share_.data();
+  each_ = weights > 1;
   if (!weight && rows == rows_ && total == total_) return share;
   rows_ = weight ? 0 : rows;
   total_ = total;
+  if (each_ && !part_.size()) part_ = Buffer<T>((transposed_ ? weights : batch_) * ld_);
   double sum = 0;
-  for (idx m = 0; m < rows; m++) {
-    share[m] = weight ? weight[order ? order[start + m] : start + m] : 1;
+  const auto row = [&](idx m) { return order ? order[start + m] : start + m; };
+  if (each_) for (idx m = 0; m < rows; m++) sum += take_row(weight + row(m) * weights, weights, m);
+  else for (idx m = 0; m < rows; m++) {
+    share[m] = weight ? weight[row(m)] : 1;
     sum += share[m];
   }
   if (total < 0) total = sum;
@@ -19,6 +25,28 @@ const double* Shares::of(const double* weight, idx start, const uint32_t* order,
   for (idx m = 0; m < rows; m++) share[m] *= scale;
   for (idx m = rows; m % WIDEST; m++) share[m] = 0;
   return share;
+}
+
+// Share and parts of row m, before the share is divided; gives the mean. No branch on a weight: masks would mispredict it.
+template <class T> double Shares<T>::take_row(const double* weight, idx weights, idx m) {
+  double most = weight[0], sum = 0;
+  bool even = true;
+  for (idx j = 0; j < weights; j++) {
+    most = weight[j] > most ? weight[j] : most;
+    sum += weight[j];
+    even &= weight[j] == weight[0];
+  }
+  share_.data()[m] = most;
+  T* const to = part_.data() + (transposed_ ? m : m * ld_);
+  const idx step = transposed_ ? ld_ : 1;
+  const auto put = [&](auto part_of) {
+    for (idx j = 0; j < weights; j++) to[j * step] = static_cast<T>(part_of(weight[j]));
+  };
+  if (most == 1 || most == 0) put([](double w) { return w; });   // a mask; divisions would take longer than all else
+  else put([&](double w) { return w / most; });
+  if (output_weight_)
+    for (idx j = 0; j < weights; j++) to[j * step] *= output_weight_[j];
+  return even ? most : sum / static_cast<double>(weights);
 }
 
 template <class T> bool Tiny<T>::suits(const Shape& shape) {
@@ -31,9 +59,9 @@ template <class T> bool Tiny<T>::suits(const Shape& shape) {
 template <class T>
 Tiny<T>::Tiny(const Kernels<T>& kernels, const Shape& shape, LossRow<T> loss, const OwnLoss<T>* own_loss,
               const T* setting, const T* output_weight)
-    : kernels_(kernels), loss_row_(loss), own_loss_(own_loss), setting_(setting), output_weight_(output_weight),
+    : kernels_(kernels), loss_row_(loss), own_loss_(own_loss), setting_(setting),
       shapes_(shape.layers, shape.layers + shape.n_layers), n_params_(0),
-      shares_(shape.batch, shape.loss_scale) {
+      shares_(shape.batch, shape.loss_scale, shape.batch + WIDEST, true, output_weight) {
   idx n_units = 0;
   for (const LayerShape& s : shapes_) n_units += 3 * s.out;
   units_ = Buffer<T>(n_units * kernels.lanes);
@@ -104,21 +132,23 @@ template <class T> idx Tiny<T>::gather(const Data& data, idx start, const uint32
 }
 
 template <class T>
-idx Tiny<T>::train(const double* weight, idx start, const uint32_t* order, idx rows, idx steps, const Step<T>& step,
+idx Tiny<T>::train(const double* weight, idx weights, idx start, const uint32_t* order, idx rows, idx steps, const Step<T>& step,
                    bool constant, bool stop_on_loss, double* losses) {
   const idx at = start - group_begin_;
   T* slots[MAX_SLOTS];
   for (int k = 0; k < MAX_SLOTS; k++) slots[k] = slots_[k].data();
+  const double* share = shares_.of(weight, weights, start, order, rows, -1);
   const TinyBatches<T> run{layers_.data(), static_cast<int>(layers_.size()), n_params_, rows, steps,
                            params_.data(), slots, step.scalars, constant ? 0 : static_cast<idx>(MAX_SCALARS), step.update,
                            x_.data() + at, ld_,
                            y_is_label_ ? nullptr : t_.data() + at, ld_, label_.data() + at,
-                           shares_.of(weight, start, order, rows, -1), loss_row_, setting_, output_weight_,
-                           stop_on_loss,
+                           share, loss_row_, setting_, shares_.weight(), shares_.ldw(), stop_on_loss,
                            products_.data(), gradient_.data(), own_loss_};
   return step.kernels->tiny_train(run, losses);
 }
 
+template class Shares<float>;
+template class Shares<double>;
 template class Tiny<float>;
 template class Tiny<double>;
 }  // namespace fbp

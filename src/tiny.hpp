@@ -22,18 +22,33 @@ template <class T> struct Step {
 
 enum { WIDEST = 16 };   // lanes of the widest vector
 
-// Each row's part of the loss: weight * scale / (sum of weights), zeros up to the end of the widest vector.
-class Shares {
+// Each row's part of the loss: weight * scale / (sum of weights), zeros up to the end of the widest vector. Where each
+// target has a weight, a row has the largest of its own, and each target the part of it that it has; rows are summed by
+// their mean, which is that weight itself, to the last bit, where all are the same.
+template <class T> class Shares {
  public:
-  Shares(idx batch, double scale) : scale_(scale), share_(batch + WIDEST) {}
-  // `total` stands for the sum of the batch's weights unless it is negative.
-  const double* of(const double* weight, idx start, const uint32_t* order, idx rows, double total);
+  // A loss's targets lie (rows, ld), or transposed (targets, ld); `output_weight`: of each of them, or null.
+  Shares(idx batch, double scale, idx ld, bool transposed, const T* output_weight)
+      : scale_(scale), share_(batch + WIDEST), batch_(batch), ld_(ld), transposed_(transposed),
+        output_weight_(output_weight) {}
+  // `total` stands for the sum of the batch's weights unless it is negative; `weights`: of a row.
+  const double* of(const double* weight, idx weights, idx start, const uint32_t* order, idx rows, double total);
+  // Of Loss, for the batch that `of` was last asked for.
+  const T* weight() const { return each_ ? part_.data() : output_weight_; }
+  idx ldw() const { return each_ ? ld_ : 0; }
 
  private:
+  double take_row(const double* weight, idx weights, idx m);
+
   const double scale_;
   Buffer<double> share_;
   idx rows_ = 0;          // of the batch without weights that share_ is filled for
   double total_ = 0;
+  const idx batch_, ld_;
+  const bool transposed_;
+  const T* const output_weight_;
+  Buffer<T> part_;        // of each target times its output's weight; made when first needed
+  bool each_ = false;     // it is of this batch
 };
 
 template <class T> class Tiny {
@@ -48,7 +63,7 @@ template <class T> class Tiny {
   idx gather(const Data& data, idx start, const uint32_t* order, bool fresh, idx rows);
   // `steps` of them. Gives the steps done; `losses` gets the loss of each, and of the one that ends the call because it
   // is not finite, which `stop_on_loss` asks for.
-  idx train(const double* weight, idx start, const uint32_t* order, idx rows, idx steps, const Step<T>& step,
+  idx train(const double* weight, idx weights, idx start, const uint32_t* order, idx rows, idx steps, const Step<T>& step,
             bool constant, bool stop_on_loss, double* losses);
 
  private:
@@ -57,13 +72,13 @@ template <class T> class Tiny {
 
   const Kernels<T>& kernels_;
   const LossRow<T> loss_row_;
-  const OwnLoss<T>* const own_loss_;          // of the network, as the next two
-  const T *const setting_, *const output_weight_;
+  const OwnLoss<T>* const own_loss_;          // of the network, as the next
+  const T* const setting_;
   const std::vector<LayerShape> shapes_;
   idx n_params_, ld_;                   // ld_: of the group's transposed rows
   Buffer<T> params_, slots_[MAX_SLOTS], gradient_, products_, units_, x_, t_;
   Buffer<int32_t> label_;
-  Shares shares_;
+  Shares<T> shares_;
   std::vector<TinyLayer<T>> layers_;
   idx group_begin_ = 0, group_end_ = 0; // rows of the epoch that x_ and t_ hold
   bool y_is_label_ = false;

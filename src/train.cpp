@@ -31,6 +31,9 @@ template <class T> idx padded(idx n) {
   return row * static_cast<idx>(sizeof(T)) % BAD_STRIDE ? row : row + PER_LINE<T>;
 }
 
+// Leading dimension of a layer's z, a and delta.
+template <class T> idx ld_of(const LayerShape& s, idx batch) { return padded<T>(s.transposed ? batch : s.out); }
+
 // n numbers in whole vectors, or nothing.
 template <class T> Buffer<T> copied(const double* from, idx n) {
   Buffer<T> to(n ? padded<T>(n) : 0);
@@ -90,7 +93,8 @@ template <class T> class Network final : public Program {
   Trained train(const Data& data, const Run& run, const Update& update) override;
   void forward(const Source& x, void* out, bool keep) override;
   void restore(const Source& x, const Source& a, const Source* z) override;
-  double loss(const Source& y, bool y_is_label, const double* weight, double total, bool gradient) override;
+  double loss(const Source& y, bool y_is_label, const double* weight, idx weights, double total,
+              bool gradient) override;
   void backward(const Source* grad_output, void* grads, const Update* update, void* grad_input,
                 bool accumulate) override;
   void update(void* grads, const Update& update) override;
@@ -105,8 +109,8 @@ template <class T> class Network final : public Program {
   void set_input(const Source& x, idx start, const uint32_t* order, idx rows, bool keep);
   template <class E>
   void gather(const Source& from, E* to, idx ld, bool transposed, idx start = 0, const uint32_t* order = nullptr) const;
-  double batch_loss(const Source& y, bool is_label, const double* weight, idx start, const uint32_t* order,
-                    double total, bool gradient);
+  double batch_loss(const Source& y, bool is_label, const double* weight, idx weights, idx start,
+                    const uint32_t* order, double total, bool gradient);
   void bind_forward(bool training);
   void bind_backward(T* grads, const Step<T>* step, T* grad_input, bool accumulate);
   GradWeight<T> parameters(size_t layer, bool bias, T* grads, const Step<T>* step, bool accumulate) const;
@@ -133,8 +137,8 @@ template <class T> class Network final : public Program {
   Buffer<T> gathered_;              // (batch, ld_input_)
   Buffer<T> target_;                // (batch, ld of the output)
   Buffer<int32_t> label_;
-  Shares shares_;
   const Buffer<T> setting_, output_weight_;   // of the loss
+  Shares<T> shares_;
   Buffer<T> panels_, grad_input_, grads_;
   Buffer<T> scalars_, l1_;          // of the step at hand: (groups, MAX_SCALARS), or (steps, MAX_SCALARS); (groups)
   Buffer<double> squares_;          // of each row of a gradient
@@ -160,14 +164,15 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
       fused_(shape.fused), gated_(shape.gated),
       n_threads_(std::min<int>(shape.n_threads, MAX_THREADS)),
       ld_input_(padded<T>(shape.layers[0].in)),
-      gathered_(shape.batch * ld_input_), shares_(shape.batch, shape.loss_scale),
-      setting_(copied<T>(shape.settings, shape.n_settings)),
-      output_weight_(copied<T>(shape.output_weights, shape.n_output_weights)) {
+      gathered_(shape.batch * ld_input_), setting_(copied<T>(shape.settings, shape.n_settings)),
+      output_weight_(copied<T>(shape.output_weights, shape.n_output_weights)),
+      shares_(shape.batch, shape.loss_scale, ld_of<T>(shape.layers[shape.n_layers - 1], shape.batch),
+              shape.layers[shape.n_layers - 1].transposed, output_weight_.data()) {
   idx most_out = 0, n_params = 0;
   int most_parts = 1;
   for (int l = 0; l < shape.n_layers; l++) {
     const LayerShape& s = shape.layers[l];
-    const idx ld = padded<T>(s.transposed ? shape.batch : s.out);
+    const idx ld = ld_of<T>(s, shape.batch);
     const size_t size = static_cast<size_t>(s.transposed ? s.out : shape.batch) * ld;
     layers_.push_back({s, params + s.weight, s.bias < 0 ? nullptr : params + s.bias,
                        activation_of(kernels_, s),
@@ -233,7 +238,7 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
         wanted = *std::min_element(most, most + 3);
       }
       if (!constant) set_scalars(update, done.steps, wanted);
-      taken = tiny_->train(data.weight, start, order, rows, wanted, step, constant, run.stop_on_loss, losses);
+      taken = tiny_->train(data.weight, data.weights, start, order, rows, wanted, step, constant, run.stop_on_loss, losses);
     } else {
       set_input(data.x, start, order, rows, false);
       if (rows != bound || update.accumulate > 1) {
@@ -273,7 +278,7 @@ template <class T>
 idx Network<T>::train_batch(const Data& data, idx start, const uint32_t* order, const Step<T>& step, const Run& run,
                             const Update& update, idx* phase, double* loss) {
   run_forward(update.skip_zeros, &run);
-  *loss = batch_loss(data.y, data.y_is_label, data.weight, start, order, -1, true);
+  *loss = batch_loss(data.y, data.y_is_label, data.weight, data.weights, start, order, -1, true);
   if (run.stop_on_loss && !std::isfinite(*loss)) return 0;
   run_backward();
   if (++*phase < update.accumulate) return 1;
@@ -354,16 +359,16 @@ void Network<T>::gather(const Source& from, E* to, idx ld, bool transposed, idx 
 // sum(w l) / total over the batch at hand, with the targets of its rows; total < 0 stands for the batch's own sum of
 // weights.
 template <class T>
-double Network<T>::batch_loss(const Source& y, bool is_label, const double* weight, idx start, const uint32_t* order,
-                              double total, bool gradient) {
+double Network<T>::batch_loss(const Source& y, bool is_label, const double* weight, idx weights, idx start,
+                              const uint32_t* order, double total, bool gradient) {
   const Layer<T>& last = layers_.back();
   if (is_label) gather(y, label_.data(), 0, true, start, order);
   else gather(y, target_.data(), last.ld, last.shape.transposed, start, order);
-  const double* share = shares_.of(weight, start, order, rows_, total);
+  const double* share = shares_.of(weight, weights, start, order, rows_, total);
   return loss_row_({rows_, last.shape.out, last.shape.transposed, last.a.data(), last.ld,
                                      is_label ? nullptr : target_.data(), last.ld, label_.data(), share,
-                                     gradient ? last.delta.data() : nullptr, setting_.data(), output_weight_.data(),
-                                     &own_loss_});
+                                     gradient ? last.delta.data() : nullptr, setting_.data(), shares_.weight(),
+                                     shares_.ldw(), &own_loss_});
 }
 
 // For rows_ rows; the input is not bound, it moves with each batch.
@@ -647,10 +652,11 @@ template <class T> void Network<T>::restore(const Source& x, const Source& a, co
 }
 
 template <class T>
-double Network<T>::loss(const Source& y, bool y_is_label, const double* weight, double total, bool gradient) {
+double Network<T>::loss(const Source& y, bool y_is_label, const double* weight, idx weights, double total,
+                        bool gradient) {
   Team team;
   team_ = &team;
-  return batch_loss(y, y_is_label, weight, 0, nullptr, total, gradient);
+  return batch_loss(y, y_is_label, weight, weights, 0, nullptr, total, gradient);
 }
 
 template <class T>

@@ -144,6 +144,10 @@ WEIGHTS = {
     "negative": lambda n: -np.ones(n),
     "NaN": lambda n: np.full(n, np.nan),
     "too many": lambda n: np.ones(n + 1),
+    "of each target": lambda n: np.arange(3.0 * n).reshape(n, 3),
+    "a mask": lambda n: np.eye(3)[np.arange(n) % 3],
+    "even": lambda n: np.repeat(np.linspace(0, 1, n), 3).reshape(n, 3),
+    "of six": lambda n: np.ones((n, 6)),
 }
 LOSSES = {
     "mse": "mse",
@@ -202,15 +206,19 @@ def arguments(rng, dtype, outputs):
 
 
 SHARES = {  # of the verbs, among the calls drawn
-    "train_step": 0.2, "without weights": 0.1, "predict": 0.1, "predict_proba": 0.03, "evaluate": 0.07,
-    "evaluate by the last loss": 0.03, "loss_and_grad": 0.1, "forward": 0.1, "backward": 0.08, "update": 0.05,
-    "backward_update": 0.07, "fit": 0.03, "freeze": 0.02, "reset_training": 0.01, "copy": 0.01,
+    "train_step": 0.15, "without weights": 0.1, "missing": 0.05, "predict": 0.1, "predict_proba": 0.03,
+    "evaluate": 0.07, "evaluate by the last loss": 0.03, "loss_and_grad": 0.1, "forward": 0.1, "backward": 0.08,
+    "update": 0.05, "backward_update": 0.07, "fit": 0.03, "freeze": 0.02, "reset_training": 0.01, "copy": 0.01,
 }  # fmt: skip
 
 
 def verbs(x, y, loss, rule, weight, gradient, yes):
     """Functions of a network, by name."""
+    some = np.where(y > 0.5, np.nan, y) if isinstance(y, np.ndarray) and y.dtype.kind == "f" and yes else y
     return {
+        "missing": lambda net: net.train_step(
+            x, some, loss=loss, optimizer=rule, sample_weight=weight, missing="ignore"
+        ),
         "train_step": lambda net: net.train_step(x, y, loss=loss, optimizer=rule, sample_weight=weight),
         "without weights": lambda net: net.train_step(x, y, loss=loss, optimizer=rule),
         "predict": lambda net: net.predict(x),
@@ -283,6 +291,12 @@ def test_whatever_is_called_both_ways_give_the_same(seed, isa):
 
 SERVED = {  # calls of which the second takes the short way, as functions of (net, x, y)
     "train_step": lambda net, x, y: net.train_step(x, y, loss="mse", optimizer="sgd"),
+    "a mask": lambda net, x, y: net.train_step(
+        x, y, loss="mse", optimizer="sgd", sample_weight=np.eye(3)[np.arange(8) % 3]
+    ),
+    "missing": lambda net, x, y: net.train_step(
+        x, np.where(y < 0.5, np.nan, y), loss="mse", optimizer="sgd", missing="ignore"
+    ),
     "fewer rows": lambda net, x, y: net.train_step(x[:3], y[:3], loss="mse", optimizer="sgd"),
     "weights": lambda net, x, y: net.train_step(x, y, loss="mse", optimizer="sgd", sample_weight=np.arange(8)),
     "float64": lambda net, x, y: net.train_step(x.astype(float), y.astype(float), loss="mse", optimizer="sgd"),
@@ -457,7 +471,7 @@ def test_what_is_forced_later_is_seen(monkeypatch):
 
     def again():
         calls = net._again.calls
-        return calls.train_step(x, y, "mse", "sgd", None) is not None, calls.predict(x) is not None
+        return calls.train_step(x, y, "mse", "sgd", None, "raise") is not None, calls.predict(x) is not None
 
     net.train_step(x, y, optimizer="sgd")
     net.predict(x)

@@ -352,7 +352,7 @@ def test_the_short_way_of_train_step_gives_the_same_bits(loss, dtype):
             values.append(net.train_step(X, t, loss=row(), optimizer=RATE))  # an equal row, another object
         assert values[0] == values[1] and short.flatten().tobytes() == long.flatten().tobytes()
     taken = short._again.calls.train_step
-    assert taken(X, t, row, RATE, None) is not None and taken(X, t, loss, RATE, None) is None
+    assert taken(X, t, row, RATE, None, "raise") is not None and taken(X, t, loss, RATE, None, "raise") is None
 
 
 def test_gaussian_nll_takes_half_as_many_targets_as_outputs(backend):

@@ -164,6 +164,7 @@ RUNS = {
     "tiny": ((2, 3, 1), {"batch_size": 8}),
     "momentum, shuffled, smaller last batch": ((6, 9, 3), {"batch_size": 7, "optimizer": RULE}),
     "weighted": ((6, 9, 3), {"batch_size": 7, "sample_weight": WEIGHT}),
+    "weighted by targets": ((6, 9, 5), {"batch_size": 7, "sample_weight": np.outer(WEIGHT, [1, 0, 2, 1, 3])}),
     "one row": ((17, 33, 5), {"batch_size": 1}),
     "wide rows": ((256, 16, 3), {"batch_size": 8, "optimizer": RULE}),
     "in order": ((6, 9, 3), {"batch_size": 7, "shuffle": False}),
@@ -243,6 +244,9 @@ GUARDED = """
         for shuffle, loss, weight in ((True, "mse", None), (False, "half_squared_error", np.arange(1.0, len(X) + 1))):
             net.fit(X, y, loss=loss, sample_weight=weight, batch_size=batch, steps=3, shuffle=shuffle, optimizer=rule)
         if net.sizes[-1] > 1:
+            weight = (np.arange(y.size).reshape(y.shape) % 3).astype(float)
+            net.fit(X, y, loss="mse", sample_weight=weight, batch_size=batch, steps=3, optimizer=rule)
+            net.loss_and_grad(X, y, loss="mse", sample_weight=weight)
             net.fit(X, np.arange(len(X)) % net.sizes[-1], loss="softmax_cross_entropy", batch_size=batch, steps=2)
         net.predict(X)
         net.loss_and_grad(X, y, loss="mse")

@@ -126,6 +126,14 @@ def losses_page() -> str:
         " `output_weights=(w_1, ..., w_K)`, which multiply them first. Losses of one distribution over all outputs,"
         " which have `lse` in them, take no such weights. Over a batch it is always the mean, weighted by"
         " `sample_weight` where that is given: sum(w l) / sum(w).",
+        "**Weights of each target, and missing targets.** A loss of each output by itself, which is every one but"
+        f" {', '.join(f'`{row.name}`' for row in rows if not row.is_pointwise)}, also takes a `sample_weight` of shape"
+        " (n, K), a weight for each of K targets. Then both sums are over rows and outputs, and where a row's elements"
+        " are summed the quotient is multiplied by K: so that K equal weights in each row are what one is, to the bit."
+        " `output_weights` multiply l as they always do. `missing=\"ignore\"` gives a target that is NaN the weight 0."
+        " What has the weight 0 is left out, whatever its loss may be. A batch without any target has a loss and a"
+        " gradient of 0, and is a step all the same. `fit`, `train_step`, `evaluate` and `loss_and_grad` take both"
+        " arguments.",
         "![Every loss of one output as a function of z, and its derivative](losses.svg)",
         "In the picture t is 0 where it may be any number and else 1, s is 0, and of two classes the other has the"
         " logit 0.",

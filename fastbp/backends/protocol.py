@@ -84,6 +84,25 @@ class Update(NamedTuple):
         return [*self.slots, *(buffer for buffer in (self.average, self.accumulated) if buffer is not None)]
 
 
+def weight_parts(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (n, targets) as the largest of each row, (n,), and the part of it that each target has."""
+    largest = weight.max(axis=1)
+    return largest, weight / np.where(largest > 0, largest, 1)[:, None]
+
+
+def total_weight(weight: np.ndarray | None, n: int) -> float:
+    """What the loss of n rows is divided by: the sum of their weights, where these are (n, targets) of rows' means.
+
+    A mean is the largest weight times the mean of the parts: where all are the same it is that weight to the last bit.
+    """
+    if weight is None:
+        return float(n)
+    if weight.ndim == 2:
+        largest, parts = weight_parts(weight)
+        weight = largest * parts.mean(axis=1)
+    return float(weight.sum())
+
+
 class Family(NamedTuple):
     """How a layer is computed."""
 
@@ -127,6 +146,9 @@ class Program(Protocol):
     ) -> Trained:
         """Run `steps` training steps: order, gather, forward with dropout, loss, backward, update.
 
+        `weight` is float64 and contiguous, (n,), or (n, targets of a row) for a loss that `is_pointwise`; a target of
+        weight 0 may be any number, NaN too.
+
         `count` int64 (1,) is ``net.step``, `place` int64 (2,) is [epoch, first row of the next batch], `partial`
         float64 (2,) is [sum of loss * rows, rows] of the epoch begun: all three are moved on with each step. Ctrl-C
         finds these, the parameters and the rule's buffers at one and the same step.
@@ -140,7 +162,10 @@ class Program(Protocol):
         """As if x had just been sent forward through a single layer and had given a and z."""
 
     def loss(self, y: np.ndarray, weight: np.ndarray | None, total: float, *, gradient: bool) -> float:
-        """sum(w l) / total for the rows just sent forward; with `gradient` also its gradient, for `backward`."""
+        """sum(w l) / total for the rows just sent forward; with `gradient` also its gradient, for `backward`.
+
+        `weight` as for `train`; `total` as `total_weight` gives it.
+        """
 
     def backward(
         self,

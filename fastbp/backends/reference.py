@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastbp.backends.protocol import DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, Family, LayerPlan, Trained, assign
+from fastbp.backends.protocol import (
+    DONE,
+    LOSS_NOT_FINITE,
+    PARAMS_NOT_FINITE,
+    Family,
+    LayerPlan,
+    Trained,
+    assign,
+    total_weight,
+    weight_parts,
+)
 from fastbp.order import dropout_scales, epoch_order
 from fastbp.rows import function
 
@@ -80,7 +90,7 @@ class Program:
                 rows = order[rows]
             w = None if weight is None else weight[rows]
             self._forward(X[rows], (seed, int(count[0])))
-            loss = self.loss(y[rows], w, float(stop - start if w is None else w.sum()), gradient=True)
+            loss = self.loss(y[rows], w, total_weight(w, stop - start), gradient=True)
             if stop_on_loss and not np.isfinite(loss):
                 return Trained(k, LOSS_NOT_FINITE, epochs, loss)
             gradients = self._gradients()
@@ -139,8 +149,12 @@ class Program:
         else:
             t = y.astype(spec.dtype)
         scale = row.scale(spec.out_features) / total if total else 0.0
-        share = np.full((len(a), 1), scale) if weight is None else weight[:, None] * scale
         value, grad = _loss_terms(row, a, t)
+        if weight is not None and weight.ndim == 2:  # a target of weight 0 is left out, which may be NaN
+            weight, parts = weight_parts(weight)
+            parts = parts.astype(spec.dtype)
+            value, grad = (np.where(parts != 0, part * parts, spec.dtype.type(0)) for part in (value, grad))
+        share = np.full((len(a), 1), scale) if weight is None else weight[:, None] * scale
         if gradient:  # a row of weight 0 is left out, whose loss may be infinite
             self.grad_output = np.where(share != 0, grad * share.astype(spec.dtype), spec.dtype.type(0))
         per_row = value.sum(axis=1, dtype=np.float64, keepdims=True)

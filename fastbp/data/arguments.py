@@ -51,8 +51,12 @@ def features(value: Any, spec: Spec, *, empty: bool = False, lazy: bool = False)
     return X
 
 
-def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
-    """y as integer labels (n,) or as (n, targets of a row), checked against the loss's domain."""
+def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec, missing: str | None = None) -> np.ndarray:
+    """y as integer labels (n,) or as (n, targets of a row), checked against the loss's domain.
+
+    `missing` is the argument of that name, or None where the caller has none: with "ignore" NaN may be among them.
+    """
+    may_miss = may_be_missing(loss, missing)
     n, k = len(X), loss.targets(spec.out_features)
     y = real_array("y", value)
     if y.ndim == 0 or len(y) != n:
@@ -78,9 +82,13 @@ def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec) -> np.ndarray:
         also = ", or integer labels (n,)" if loss.labels else ", or (n,)" if k == 1 else ""
         wanted = f"({n}, {k}){also}, for loss {loss.name!r}"
         raise ValueError(f"y must have shape {wanted}; got {y.shape}{_meant(y, k, loss)}")
-    refuse("y", y, lambda block: non_finite(block, spec.dtype), "finite as {}", spec.dtype)
+    beyond = lambda block: non_finite(block, spec.dtype)  # noqa: E731
+    outside = lambda block: ~loss.domain.holds(block.astype(spec.dtype))  # noqa: E731
+    if may_miss:
+        beyond, outside = (lambda block, test=test: test(block) & ~np.isnan(block) for test in (beyond, outside))
+    hint = "; missing='ignore' leaves out targets that are NaN" if missing and loss.is_pointwise else ""
+    refuse("y", y, beyond, "finite as {}", spec.dtype, cure=lambda found: hint if np.isnan(found) else "")
     if loss.domain != ANY:  # of the numbers that the kernels see
-        outside = lambda block: ~loss.domain.holds(block.astype(spec.dtype))  # noqa: E731
         refuse("y", y, outside, "{} for {}", loss.domain, loss.name, cure=lambda _: _moved(y, loss))
     if loss.labels:
         tolerance = 1e-6 + 8 * k * float(np.finfo(spec.dtype if y.dtype.kind != "f" else y.dtype).eps)
@@ -147,6 +155,20 @@ def _moved(y: np.ndarray, loss: Loss) -> str:
     return "; np.unique(y, return_inverse=True)[1] makes 0 and 1 of the labels of two classes"
 
 
+def may_be_missing(loss: Loss, missing: str | None) -> bool:
+    """Whether targets may be NaN: `missing` says so, and the loss is one of those that can do without some."""
+    if missing == "ignore" and not loss.is_pointwise:
+        raise ValueError(f"missing='ignore' is for losses of each target by itself, {_why_whole(loss)}: "
+                         "leave out rows whose targets are missing")  # fmt: skip
+    return missing == "ignore"
+
+
+def _why_whole(loss: Loss) -> str:
+    """Why a row of a loss cannot be taken apart."""
+    what = "a mean and a variance for each" if loss.grad_s else "one of all outputs of a row"
+    return f"and {loss.name} has {what}"
+
+
 _LEAST_WEIGHT = 2.0**-900  # sums of such weights have a quotient with room above it
 
 
@@ -171,13 +193,51 @@ def product(*weights: np.ndarray) -> np.ndarray:
     return np.ldexp(reduce(np.multiply, mantissas), exponent + shift)
 
 
-def sample_weights(value: Any, n: int, *, all_zero: bool = False) -> np.ndarray | None:
-    """Contiguous float64 weights, (n,): finite, at least 0, not all 0 unless told; as `product` has them."""
+def samples(
+    X: Any, y: Any, sample_weight: Any, loss: Loss, spec: Spec, *, missing: str | None = None, all_zero: bool = False
+) -> Samples:
+    """X, which is checked already, with its targets and weights, of which not all may be 0 unless told.
+
+    A missing target weighs 0 from here on: nothing else tells it from others.
+    """
+    y = targets(y, loss, X, spec, missing)
+    weight = sample_weights(sample_weight, len(X), loss, spec, all_zero=all_zero)
+    if missing != "ignore" or y.dtype.kind != "f":
+        return Samples(X, y, weight)
+    known = ~np.isnan(y)
+    if known.all():
+        return Samples(X, y, weight)
+    if not known.any() and not all_zero:
+        raise ValueError("y holds no targets: every one of them is missing (NaN)")
+    weight = np.ones(y.shape) if weight is None else weight if weight.ndim == 2 else weight[:, None]
+    weight = np.where(known, weight, 0.0)
+    if not weight.any() and not all_zero:
+        raise ValueError("sample_weight is zero for every target that is not missing")
+    return Samples(X, y, _by_rows(weight))
+
+
+def _by_rows(weight: np.ndarray) -> np.ndarray:
+    """Weights (n, targets) as (n,) where all of a row are the same: the kernels do less, and bits are those of (n,)."""
+    return np.ascontiguousarray(weight[:, 0]) if (weight == weight[:, :1]).all() else weight
+
+
+def sample_weights(
+    value: Any, n: int, loss: Loss | None = None, spec: Spec | None = None, *, all_zero: bool = False
+) -> np.ndarray | None:
+    """Contiguous float64 weights: finite, at least 0, not all 0 unless told; as `product` has them.
+
+    They are (n,), or (n, targets of a row) where a loss allows these and some row has several weights.
+    """
     if value is None:
         return None
     weight = real_array("sample_weight", value)
-    if weight.shape != (n,):
-        raise ValueError(f"sample_weight must have shape ({n},), got {weight.shape}")
+    k = loss.targets(spec.out_features) if loss and spec else 0
+    by_target = loss is not None and loss.is_pointwise
+    if weight.shape != (n,) and (weight.shape != (n, k) or not by_target):
+        also, why = f" or ({n}, {k})" if by_target else "", ""
+        if loss and weight.shape == (n, k):
+            why = f"; weights of each target are for losses of each by itself, {_why_whole(loss)}"
+        raise ValueError(f"sample_weight must have shape ({n},){also}, got {weight.shape}{why}")
     weight = np.ascontiguousarray(weight, dtype=np.float64)
     refuse("sample_weight", weight, lambda block: ~((block >= 0) & np.isfinite(block)), "finite and at least 0")
     weight = product(weight)
@@ -186,33 +246,34 @@ def sample_weights(value: Any, n: int, *, all_zero: bool = False) -> np.ndarray 
     with np.errstate(over="ignore"):
         if not np.isfinite(weight.sum()):
             raise ValueError("sample_weight: the sum of the weights overflows; scale them down")
-    return weight
+    return weight if weight.ndim == 1 else _by_rows(weight)
 
 
-def validation(value: Any, loss: Loss, spec: Spec) -> Samples:
+def validation(value: Any, loss: Loss, spec: Spec, missing: str) -> Samples:
     """``validation_data``: (X, y) or (X, y, sample_weight), checked as those of `fit`."""
     if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
         raise TypeError(f"validation_data must be a tuple (X, y) or (X, y, sample_weight), got {_kind(value)}")
-    return _rows("validation_data", value, loss, spec)
+    return _rows("validation_data", value, loss, spec, missing)
 
 
-def _rows(argument: str, value: Sequence[Any], loss: Loss, spec: Spec, *, all_zero: bool = False) -> Samples:
+def _rows(
+    argument: str, value: Sequence[Any], loss: Loss, spec: Spec, missing: str, *, all_zero: bool = False
+) -> Samples:
     """(X, y) or (X, y, sample_weight) that came in one `argument`, checked; errors name it."""
     try:
         X = features(value[0], spec, lazy=True)
-        y = targets(value[1], loss, X, spec)
-        weight = sample_weights(value[2] if len(value) == 3 else None, len(X), all_zero=all_zero)
-        return Samples(X, y, weight)
+        weight = value[2] if len(value) == 3 else None
+        return samples(X, value[1], weight, loss, spec, missing=missing, all_zero=all_zero)
     except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{argument}: {error}") from None
 
 
-def batch(value: Any, loss: Loss, spec: Spec) -> Samples:
+def batch(value: Any, loss: Loss, spec: Spec, missing: str) -> Samples:
     """What an iterator of batches gave, checked."""
     if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
         raise TypeError(f"X gives batches without y=, each a tuple (X, y) or (X, y, sample_weight); got {_kind(value)}")
-    return _rows("a batch", value, loss, spec, all_zero=True)
+    return _rows("a batch", value, loss, spec, missing, all_zero=True)
 
 
 def _kind(value: Any) -> str:

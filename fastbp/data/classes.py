@@ -22,7 +22,10 @@ def names_classes(y: np.ndarray, labels: bool) -> bool:
     """
     if y.ndim == 1 or labels:
         return True
-    return y.shape[1] == 1 and bool(((y == 1) | (y == 0)).all() or ((y == 1) | (y == -1)).all())
+    if y.shape[1] != 1:
+        return False
+    known = (y == 1) | (y != y)  # or missing
+    return bool((known | (y == 0)).all() or (known | (y == -1)).all())
 
 
 def independent(loss: Loss) -> bool:
@@ -62,6 +65,16 @@ def classes_of(y: np.ndarray, loss: Loss, outputs: np.ndarray | None = None) -> 
     return largest
 
 
+def kinds_of(y: np.ndarray, loss: Loss) -> np.ndarray | None:
+    """The class of each row of targets, (n,) int64, -1 where it is missing; None where they name no classes."""
+    if not names_classes(y, loss.labels):
+        return None
+    kinds = classes_of(y, loss).astype(np.int64)
+    if y.ndim == 2 and not loss.labels:
+        kinds[np.isnan(y[:, 0])] = -1
+    return kinds
+
+
 def validation_rows(n: int, share: float, kinds: np.ndarray | None, seed: int) -> np.ndarray:
     """Which rows are kept for validation, (n,) of bool: a function of the seed, n and the classes alone.
 
@@ -83,13 +96,15 @@ def class_weights(value: Any, kinds: np.ndarray, n_classes: int) -> np.ndarray:
     value : dict or "balanced"
         Weights by class, 1 for those not named; or n / (classes that occur * rows of the class).
     kinds : ndarray of int, (n,)
+        -1, of a missing target, is any class: its row weighs nothing.
     n_classes : int
     """
     weights = np.ones(n_classes)
     if isinstance(value, str):
-        counts = np.bincount(kinds, minlength=n_classes)
+        known = kinds[kinds >= 0]
+        counts = np.bincount(known, minlength=n_classes)
         there = counts > 0
-        weights[there] = len(kinds) / (there.sum() * counts[there])
+        weights[there] = len(known) / (there.sum() * counts[there])
     else:
         for name, weight in value.items():
             weights[name] = weight

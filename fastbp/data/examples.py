@@ -11,7 +11,7 @@ import numpy as np
 from fastbp import checks
 from fastbp.arrays import is_sparse
 from fastbp.data import arguments
-from fastbp.data.classes import class_weights, classes_of, names_classes, validation_rows
+from fastbp.data.classes import class_weights, kinds_of, validation_rows
 from fastbp.data.samples import Lazy, Samples, together
 from fastbp.rows import Loss
 from fastbp.spec import Spec
@@ -61,21 +61,22 @@ class Examples(NamedTuple):
 
 def examples(
     network: Spec, loss: Loss, X: Any, y: Any, sample_weight: Any, class_weight: Any, validation_data: Any,
-    validation_split: Any, *, batch_size: Any, epochs: Any, steps: Any, shuffle: bool, seed: int,
+    validation_split: Any, *, batch_size: Any, epochs: Any, steps: Any, shuffle: bool, seed: int, missing: str,
     apart: Callable[[Any], Any],
 ) -> Examples:  # fmt: skip
     """Check these arguments of `fit`. `apart`: copies what lies in the parameters."""
-    validation = None if validation_data is None else arguments.validation(validation_data, loss, network)
+    validation = None if validation_data is None else arguments.validation(validation_data, loss, network, missing)
     batch_size = checks.integer("batch_size", batch_size, 1)
     if y is None:
-        return _batches(network, loss, X, sample_weight, class_weight, validation, validation_split, epochs, steps)
-    rows = arguments.features(X, network, lazy=True)
-    rows = Samples(rows, arguments.targets(y, loss, rows, network), arguments.sample_weights(sample_weight, len(rows)))
-    rows = Samples(*map(apart, rows))
+        return _batches(
+            network, loss, X, sample_weight, class_weight, validation, validation_split, epochs, steps, missing
+        )
+    X = arguments.features(X, network, lazy=True)
+    rows = Samples(*map(apart, arguments.samples(X, y, sample_weight, loss, network, missing=missing)))
     n_classes = max(network.out_features, 2)
     kinds = inside = outside = None
     if class_weight is not None or validation_split is not None:
-        kinds = classes_of(rows.y, loss).astype(np.int64) if names_classes(rows.y, loss.labels) else None
+        kinds = kinds_of(rows.y, loss)
     if class_weight is not None:
         class_weight = arguments.class_weight(class_weight, n_classes)
         if kinds is None:
@@ -115,7 +116,7 @@ def _weighed(rows: Samples, of_class: np.ndarray, *, all_zero: bool = False) -> 
 
 def _batches(
     network: Spec, loss: Loss, X: Any, sample_weight: Any, class_weight: Any, validation: Samples | None,
-    validation_split: Any, epochs: Any, steps: Any,
+    validation_split: Any, epochs: Any, steps: Any, missing: str,
 ) -> Examples:  # fmt: skip
     """X gives batches."""
     if hasattr(X, "__array__") or is_sparse(X) or not isinstance(X, Iterable) or isinstance(X, (str, bytes, dict)):
@@ -129,13 +130,14 @@ def _batches(
     if weights == "balanced":
         raise ValueError("class_weight='balanced' needs all labels beforehand; where X gives batches give a dict")
     n_steps = checks.run_length(epochs, steps, sys.maxsize)
+    arguments.may_be_missing(loss, missing)  # before the first batch
 
     def check(value: Any) -> Samples:
-        rows = arguments.batch(value, loss, network)
+        rows = arguments.batch(value, loss, network, missing)
         if weights is not None:
-            if not names_classes(rows.y, loss.labels):
+            kinds = kinds_of(rows.y, loss)
+            if kinds is None:
                 raise ValueError("class_weight: the y of a batch names no classes")
-            kinds = classes_of(rows.y, loss).astype(np.int64)
             rows = _weighed(rows, class_weights(weights, kinds, max(network.out_features, 2)), all_zero=True)
         X = rows.X[:] if isinstance(rows.X, Lazy) else rows.X.copy()
         return Samples(X, rows.y.copy(), None if rows.weight is None else rows.weight.copy())

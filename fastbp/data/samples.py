@@ -28,7 +28,7 @@ class Samples(NamedTuple):
 
     X: Any  # (n, in_features), an array or `Lazy`
     y: Any  # (n,) labels or (n, out_features)
-    weight: np.ndarray | None  # (n,) float64
+    weight: np.ndarray | None  # float64, (n,), or (n, out_features) where some row weighs its targets differently
 
     def picked(self, rows: np.ndarray) -> Samples:
         return Samples(pick(self.X, rows), pick(self.y, rows), None if self.weight is None else self.weight[rows])

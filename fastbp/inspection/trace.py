@@ -17,6 +17,7 @@ import numpy as np
 
 from fastbp import activations, checks, spec
 from fastbp.backends.plan import make_plan, program
+from fastbp.backends.protocol import total_weight
 from fastbp.data import arguments
 from fastbp.inspection import formulas
 from fastbp.inspection.formulas import Equation, Html, Latex, Text, Writer
@@ -90,7 +91,7 @@ class Trace:
     x : ndarray, (n, in_features)
     t : ndarray, (n, out_features)
         Targets; of labels the rows with a single 1.
-    sample_weight : ndarray, (n,), or None
+    sample_weight : ndarray, (n,) or (n, out_features), or None
     loss, rule : row
         See `fastbp.losses` and `fastbp.optimizers`.
     scalars : dict of str to float
@@ -285,8 +286,8 @@ class Trace:
         before += self._loss_numbers()
         total, factor = len(self.x), ""
         if self.sample_weight is not None:
-            total, factor = float(self.sample_weight.sum()), "w * "
-            before.append(Equation("w", "", self.sample_weight[:, None]))
+            total, factor = total_weight(self.sample_weight, len(self.x)), "w * "
+            before.append(Equation("w", "", self.sample_weight.reshape(len(self.x), -1)))
         if (weights := row.chosen["output_weights"]) is not None:
             factor += "v * "
             before.append(Equation("v", "", np.array([weights], output.dtype)))
@@ -412,8 +413,7 @@ def trace(net: Any, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: An
     network = net._spec
     rows = arguments.features(x, network)
     row = spec.loss(loss, network)
-    targets = arguments.targets(y, row, rows, network)
-    weight = arguments.sample_weights(sample_weight, len(rows))
+    _, targets, weight = arguments.samples(rows, y, sample_weight, row, network)
     rule = spec.optimizer(optimizer, network)
     if not make_plan(network, len(rows), backend="reference", loss=row, rule=rule, trains=net._trains).plain:
         raise ValueError(
@@ -426,7 +426,7 @@ def trace(net: Any, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: An
     loss_after = after.evaluate(rows, targets, loss=row, sample_weight=weight)
 
     watched = program(make_plan(network, len(rows), backend="reference", loss=row), before.params)
-    total = float(len(rows) if weight is None else weight.sum())
+    total = total_weight(weight, len(rows))
     watched.forward(rows, None, keep=True)
     watched.loss(targets, weight, total, gradient=True)
     watched.backward(np.empty_like(before.params))

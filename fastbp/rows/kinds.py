@@ -330,6 +330,11 @@ class Loss:
         """`grad_s`, checked and rendered."""
         return self.grad_s and self._text(self.grad_s)
 
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether each output has a target and a loss of its own: then one may be missing, or have its own weight."""
+        return not (self.statistic or self.grad_s or self.labels)
+
     def targets(self, out_features: int) -> int:
         """Targets of a row.
 

@@ -258,7 +258,7 @@ def make_watch(
     on, prefix = (training, "") if validation is None else (validation, "val_")
     if on is None and metrics:
         raise ValueError("metrics need validation_data where X gives batches")
-    wanted = () if on is None else find_all(metrics, loss, on.y, net.sizes[-1])
+    wanted = () if on is None else find_all(metrics, loss, on.y, net.sizes[-1], on.weight)
     parts = [(prefix, on, wanted)] if wanted or validation is not None else []
     if eval_every and training is not None and not any(rows is training for _, rows, _ in parts):
         parts.append(("", training, ()))

@@ -163,13 +163,11 @@ template <class Row, class T> struct Settings {
     FBP_UNROLL for (int s = 0; s < Row::settings; s++) of[s] = splat<Vec<T>>(loss.setting[s]);
   }
 };
-// v times the weight of output n, or where `across` of output n + lane. A weight of 0 leaves the output out, whose loss may
-// be infinite. A row with a statistic has no such weights.
-template <class Row, bool across, class T> FBP_INLINE Vec<T> weighted(const Loss<T>& loss, idx n, Vec<T> v) {
-  if (Row::uses_lse || !loss.output_weight) return v;
-  const T* at = loss.output_weight + n;
-  const Vec<T> weight = across ? load(at) : splat<Vec<T>>(*at);
-  return WHERE(weight != 0, v * weight, Vec<T>{});
+// A target's loss, or a derivative of it, times its weight. 0 leaves the target out, whose loss may be infinite.
+template <class V> FBP_INLINE V weighted(V weight, V v) { return WHERE(weight != 0, v * weight, V{}); }
+// Weights of target n of samples m + lane, where targets lie transposed.
+template <class T> FBP_INLINE Vec<T> weight_of(const Loss<T>& loss, idx m, idx n) {
+  return loss.ldw ? load(loss.weight + n * loss.ldw + m) : splat<Vec<T>>(loss.weight[n]);
 }
 
 // Softmax is blind to a shift of z: with the maximum taken out nothing overflows. Rows therefore see z - maximum and the
@@ -194,6 +192,7 @@ template <class Row, class T> static double loss_by_rows(const Loss<T>& loss) {
     const double share = loss.share[m];
     Shift<V> shift{};
     if (Row::uses_lse) shift = log_sum_exp(loss.a + m * loss.ld, loss.cols);
+    const T* const weights = Row::uses_lse || !loss.weight ? nullptr : loss.weight + m * loss.ldw;
     VD sum{};
     for (idx n = 0; n < loss.cols; n += lanes<T>) {
       const idx at = m * loss.ld + n;
@@ -201,10 +200,12 @@ template <class Row, class T> static double loss_by_rows(const Loss<T>& loss) {
       const V z = Row::uses_lse ? load(loss.a + at) - shift.maximum : load(loss.a + at);
       const V t = loss.t ? load(loss.t + m * loss.ldt + n)
                          : WHERE(lane_index<T>() == (typename Simd<T>::Int)(loss.label[m] - n), R<V>(1), V{});
-      const V value = weighted<Row, true>(loss, n, Row::template value<V>(z, t, shift.lse, setting.of));
+      V value = Row::template value<V>(z, t, shift.lse, setting.of);
+      if (weights) value = weighted(load(weights + n), value);
       sum += products(WHERE(real, value, V{}), ones);
       if (loss.grad) {
-        const V grad = weighted<Row, true>(loss, n, Row::template grad<V>(z, t, shift.lse, setting.of));
+        V grad = Row::template grad<V>(z, t, shift.lse, setting.of);
+        if (weights) grad = weighted(load(weights + n), grad);
         store(loss.grad + at, WHERE(real, share == 0 ? V{} : grad * splat<V>((T)share), V{}));
       }
     }
@@ -238,9 +239,11 @@ template <class Row, class T> static double loss_by_columns(const Loss<T>& loss)
   const int cols = (int)loss.cols;
   VD total{};
   for (idx m = 0; m < loss.rows; m += lanes<T>) {
-    V z[most_columns<T>], t[most_columns<T>];
+    V z[most_columns<T>], t[most_columns<T>], weight[most_columns<T>];
     load_columns(loss, loss.a, loss.ld, m, z);
     if (loss.t) load_columns(loss, loss.t, loss.ldt, m, t);
+    const bool weighs = !Row::uses_lse && loss.weight;
+    if (weighs && loss.ldw) load_columns(loss, loss.weight, loss.ldw, m, weight);
     IntVec<T> label{};
     if (!loss.t) for (int i = 0; i < lanes<T> && m + i < loss.rows; i++) label[i] = loss.label[m + i];
     Shift<V> shift{};
@@ -258,8 +261,14 @@ template <class Row, class T> static double loss_by_columns(const Loss<T>& loss)
     V sum{};
     for (int n = 0; n < cols; n++) {
       const V target = loss.t ? t[n] : WHERE(label == (typename Simd<T>::Int)n, R<V>(1), V{});
-      sum += weighted<Row, false>(loss, n, Row::template value<V>(z[n], target, shift.lse, setting.of));
-      const V grad = weighted<Row, false>(loss, n, Row::template grad<V>(z[n], target, shift.lse, setting.of));
+      V value = Row::template value<V>(z[n], target, shift.lse, setting.of);
+      V grad = Row::template grad<V>(z[n], target, shift.lse, setting.of);
+      if (weighs) {
+        const V of_target = loss.ldw ? weight[n] : splat<V>(loss.weight[n]);
+        value = weighted(of_target, value);
+        grad = weighted(of_target, grad);
+      }
+      sum += value;
       z[n] = WHERE(share != 0, grad * share, V{});
     }
     total += products(WHERE(share != 0, sum, V{}), loss.share + m);
@@ -277,9 +286,12 @@ template <class Row, class T> static double loss_by_outputs(const Loss<T>& loss)
     V sum{};
     for (idx n = 0; n < loss.cols; n++) {
       const V z = load(loss.a + n * loss.ld + m), t = load(loss.t + n * loss.ldt + m);
-      sum += weighted<Row, false>(loss, n, Row::template value<V>(z, t, V{}, setting.of));
+      V value = Row::template value<V>(z, t, V{}, setting.of);
+      if (loss.weight) value = weighted(weight_of(loss, m, n), value);
+      sum += value;
       if (loss.grad) {
-        const V grad = weighted<Row, false>(loss, n, Row::template grad<V>(z, t, V{}, setting.of));
+        V grad = Row::template grad<V>(z, t, V{}, setting.of);
+        if (loss.weight) grad = weighted(weight_of(loss, m, n), grad);
         store(loss.grad + n * loss.ld + m, WHERE(share != 0, grad * share, V{}));
       }
     }
@@ -310,7 +322,7 @@ template <class Row, class T> static double loss_by_pairs(const Loss<T>& loss) {
       const V z = load_column(loss, loss.a, loss.ld, m, n), s = load_column(loss, loss.a, loss.ld, m, targets + n);
       const V t = load_column(loss, loss.t, loss.ldt, m, n);
       const auto part = [&](V v, V of_share) {
-        return WHERE(share != 0, weighted<Row, false>(loss, n, v) * of_share, V{});
+        return WHERE(share != 0, (loss.weight ? weighted(splat<V>(loss.weight[n]), v) : v) * of_share, V{});
       };
       total += products(part(Row::template value<V>(z, t, s, setting.of), R<V>(1)), loss.share + m);
       if (!loss.grad) continue;

@@ -62,7 +62,7 @@ template <class T, class Row> static idx tiny_train(const TinyBatches<T>& run, d
   const auto width = [](const TinyLayer<T>& layer) { return &tiny_widths<T>::table[layer.out - 1]; };
   T *const params = run.params, *const products = run.products;
   Loss<T> loss{0, last->out, true, last->a, lanes<T>, run.t, run.ldt, run.label, nullptr, last->delta,
-               run.setting, run.output_weight, run.own_loss};
+               run.setting, run.weight, run.ldw, run.own_loss};
   alignas(64) T masked[TINY_WIDTH * lanes<T>];
   for (idx step = 0; step < run.steps; step++) {
     double total = 0;
@@ -94,6 +94,7 @@ template <class T, class Row> static idx tiny_train(const TinyBatches<T>& run, d
       loss.t = run.t ? run.t + at : nullptr;
       loss.label = run.label + at;
       loss.share = run.share + m;
+      if (run.ldw) loss.weight = run.weight + m;
       total += run.loss(loss);
       for (const TinyLayer<T>* layer = last; layer >= first_layer; layer--) {
         if (layer->activation.backward)

@@ -86,20 +86,33 @@ def update(row: Optimizer, lanes: int) -> str:
     )  # fmt: skip
 
 
-def _pointwise(plan: Plan, k: int) -> dict[str, str]:
-    """The expressions of layer k's activation and of the loss, as parts of templates: in g, a, z, t, lse and s."""
+def _pointwise(plan: Plan, k: int, each: bool = False) -> dict[str, str]:
+    """The expressions of layer k's activation and of the loss, as parts of templates: in g, a, z, t, lse and s.
+
+    Where each target has a weight, or each output, the text around them sets `target_weight`.
+    """
     row, loss = plan.spec.activations[k], plan.loss
     parts = {"forward": plain(row.forward_text, row, k), "backward": plain(row.backward_text, row, k)}
     if loss:
         texts = {"value": loss.value_text, "grad": loss.grad_text, "grad_s": loss.grad_s_text}
         parts |= {name: plain(text, loss, "loss") for name, text in texts.items() if text}
     parts = {name: f"like({text}, z)" for name, text in parts.items()}
-    if loss and loss.chosen["output_weights"] is not None:  # one of 0 leaves the output out, whose loss may be infinite
+    if loss and (each or _weighs_outputs(loss)):  # one of 0 leaves the target out, which may be NaN
         parts |= {
-            name: f"WHERE(output_weight != 0.0, {parts[name]} * output_weight, 0.0)"
+            name: f"WHERE(target_weight != 0.0, {parts[name]} * target_weight, 0.0)"
             for name in ("value", "grad", "grad_s") if name in parts
         }  # fmt: skip
     return parts
+
+
+def _weighs_outputs(loss: Loss) -> bool:
+    return loss.chosen["output_weights"] is not None
+
+
+def _target_weight(loss: Loss, each: str | None, output: str) -> list[str]:
+    """The line that sets `target_weight`: from the weights of each target, and of outputs."""
+    parts = [part for part in (each, output if _weighs_outputs(loss) else None) if part]
+    return [f"target_weight = {' * '.join(parts)}"] if parts else []
 
 
 # ------------------------------------------------------------------ a run of steps
@@ -118,8 +131,8 @@ def train(params, slots, X, y, weight, order, work, run, seed, count, place, par
             group_end = -1
         for k in range(len(scalars)):
             scalars[k] = table[k, step * run.moving]
-        if run.weighted or rows != shared:
-            fill_share(share, weight, start, rows, {scale}, run, order)
+        if run.weights or rows != shared:
+            {shares}
             shared = rows
         {step}
         partial[0] += value * rows
@@ -136,10 +149,11 @@ def train(params, slots, X, y, weight, order, work, run, seed, count, place, par
 """
 
 
-def _train(plan: Plan, step: str, finite: str, names: str = "") -> str:
-    return filled(
-        _TRAIN, scale=repr(plan.loss.scale(plan.spec.out_features)), step=step, finite=finite, names=names
-    )
+def _train(plan: Plan, step: str, finite: str, parts: str, names: str = "") -> str:
+    """`parts`: where those of the weights of each target go; empty where there are none."""
+    what = f"share, weight, start, rows, {plan.loss.scale(plan.spec.out_features)!r}, run, order"
+    shares = f"fill_share_of_targets({what}, {parts})" if parts else f"fill_share({what})"
+    return filled(_TRAIN, shares=shares, step=step, finite=finite, names=names)
 
 
 # ------------------------------------------------------------------ tiles
@@ -229,12 +243,13 @@ lse = LOG(like(total(exponentials), shift))
 """
 
 
-def _tiles_loss(plan: Plan) -> str:
+def _tiles_loss(plan: Plan, each: bool) -> str:
     """Of outputs in pairs the second half's gradients come last: whole vectors of the first half's reach over them."""
     last, row = len(plan.spec.layers) - 1, plan.loss
-    pointwise, targets = _pointwise(plan, last), f"(work.shape[{last}][1] // {2 if row.grad_s else 1})"
+    pointwise, targets = _pointwise(plan, last, each), f"(work.shape[{last}][1] // {2 if row.grad_s else 1})"
     more = [f"s = load(a, m * ld + {targets} + n)"] if row.grad_s else []
-    more += ["output_weight = load(work.output_weight, n)"] if row.chosen["output_weights"] is not None else []
+    of_each = "load(work.t, (len(share) + m) * ld + n)" if each else None
+    more += _target_weight(row, of_each, "load(work.output_weight, n)")
     sums = f"sum = sum + wide(WHERE(real, {pointwise['value']}, 0.0))"
     passes = [(sums, "0", pointwise["grad"])] + ([("", targets, pointwise["grad_s"])] if row.grad_s else [])
     gradients = "".join(
@@ -246,8 +261,11 @@ def _tiles_loss(plan: Plan) -> str:
     return filled(_LOSS, last=last, settings=settings, statistic=statistic.strip("\n"), gradients=gradients.strip("\n"))
 
 
-def tiles(plan: Plan, lanes: int) -> str:
-    """`forward`, `backward`, and where the plan has them `loss`, `change_all`, `train`."""
+def tiles(plan: Plan, lanes: int, each: bool = False) -> str:
+    """`forward`, `backward`, and where the plan has them `loss`, `change_all`, `train`.
+
+    `each`: targets have weights of their own, which lie behind the targets of a whole batch.
+    """
     last = len(plan.spec.layers) - 1
     inputs = ["work.x, work.ldx", *(f"work.a[{k}], work.shape[{k}][6]" for k in range(last))]
     forward = backward = fused = ""
@@ -267,7 +285,7 @@ def tiles(plan: Plan, lanes: int) -> str:
     text += "def forward(params, work, rows):\n" + indent(forward, "    ")
     text += "def backward(params, work, grads, rows, inputs):\n" + indent(backward, "    ")
     if plan.loss:
-        text += _tiles_loss(plan)
+        text += _tiles_loss(plan, each)
     if plan.optimizer:
         text += update(plan.optimizer, lanes) + _CHANGES
         if plan.fused:
@@ -277,6 +295,7 @@ def tiles(plan: Plan, lanes: int) -> str:
             text += "    backward(params, work, work.grads, rows, False)\n"
             text += "    change_all(params, slots, scalars, work.grads, work.shape)\n"
     if plan.loss and plan.optimizer:
+        ld = f"work.shape[{last}][6]"
         text += _train(plan, dedent(f"""
             gather(X, y, run, order, start, rows, work.x, work.ldx, work.t, work.shape[{last}][6])
             forward(params, work, rows)
@@ -284,7 +303,7 @@ def tiles(plan: Plan, lanes: int) -> str:
             if run.stop_on_loss and not value - value == 0:
                 return step, 1, epochs, value
             move(params, slots, scalars, work, rows)
-        """).strip(), "finite(params, work.shape)")  # fmt: skip
+        """).strip(), "finite(params, work.shape)", f"work.t, len(share) * {ld}, {ld}, 1" if each else "")  # fmt: skip
     return text
 
 
@@ -321,11 +340,12 @@ class _Columns:
 
     All that it works on lies in one array, `memory`, as each array of a call costs compilation: x and t of a group of
     rows, unit by unit; z, a and d (delta) of each layer for the samples at hand, a vector for each unit; gradients,
-    laid out as parameters are; deltas turned round. `c` is the column of the first of the samples at hand.
+    laid out as parameters are; deltas turned round; w, the weights of a batch's targets, as t but for one batch. `c` is
+    the column of the first of the samples at hand.
     """
 
-    def __init__(self, plan: Plan, widest: int) -> None:
-        self.plan, self.spec = plan, plan.spec
+    def __init__(self, plan: Plan, widest: int, each: bool = False) -> None:
+        self.plan, self.spec, self.each = plan, plan.spec, each
         self.lanes = lanes = lanes_for(plan.batch, widest)
         self.one_group = plan.batch <= lanes  # all samples of a batch at once
         self.slot = slot_of(plan.batch, lanes)
@@ -344,6 +364,7 @@ class _Columns:
                 self._place(f"z{k}", unit)
             else:
                 self.at[f"z{k}"] = self.at[f"a{k}"]
+        self._place("w", self.spec.out_features * self.slot)
 
     def _place(self, name: str, n: int) -> None:
         self.at[name], self.size = self.size, self.size + slot_of(n, 64)  # cache lines of any element
@@ -380,7 +401,7 @@ class _Columns:
     def loss(self) -> str:
         last, row = len(self.spec.layers) - 1, self.plan.loss
         targets = row.targets(self.spec.out_features)
-        pointwise = _pointwise(self.plan, last)
+        pointwise = _pointwise(self.plan, last, self.each)
         a, d, t = self.at[f"a{last}"], self.at[f"d{last}"], self.at["t"]
         target = f"load(memory, {t} + n * {self.ldx} + c, {self.lanes})"
         if row.labels:
@@ -397,8 +418,8 @@ class _Columns:
             """, targets=targets, a=self.unit(f"a{last}"),
         ) if row.statistic else ""  # fmt: skip
         more = [f"s = {self.unit(f'a{last}', f'({targets} + n)')}"] if row.grad_s else []
-        if row.chosen["output_weights"] is not None:
-            more.append(f"output_weight = splat(work.output_weight[n], {self.lanes})")
+        of_each = f"load(memory, {self.at['w']} + n * {self.slot} + m, {self.lanes})" if self.each else None
+        more += _target_weight(row, of_each, f"splat(work.output_weight[n], {self.lanes})")
         grads = [("n", pointwise["grad"])] + ([(f"({targets} + n)", pointwise["grad_s"])] if row.grad_s else [])
         puts = (f"store(memory, {d} + {n} * {self.lanes}, WHERE(counts, {grad} * part_of_grad, 0.0))"
                 for n, grad in grads)  # fmt: skip
@@ -521,7 +542,8 @@ class _Columns:
         )  # fmt: skip
         names = f"memory, setting = work.memory, work.setting\nnothing = like(0.0, load(memory, 0, {lanes}))\n"
         names += "".join(f"{line}\n" for line in setting_lines(self.plan.loss, lanes).splitlines())
-        return update(self.plan.optimizer, lanes) + _train(self.plan, step, self.finite(), names)
+        parts = f"memory, {self.at['w']}, 1, {self.slot}" if self.each else ""
+        return update(self.plan.optimizer, lanes) + _train(self.plan, step, self.finite(), parts, names)
 
     def outputs(self) -> str:
         """From rows of inputs to rows of outputs, as many as fill whole vectors."""
@@ -546,9 +568,9 @@ class _Columns:
         )  # fmt: skip
 
 
-def columns(plan: Plan, widest: int) -> str:
-    """`train` alone."""
-    return _Columns(plan, widest).train()
+def columns(plan: Plan, widest: int, each: bool = False) -> str:
+    """`train` alone; `each`: targets have weights of their own."""
+    return _Columns(plan, widest, each).train()
 
 
 def column_outputs(plan: Plan, widest: int) -> str:

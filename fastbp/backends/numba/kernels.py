@@ -40,7 +40,7 @@ class Run(NamedTuple):
     first: int  # place in the epoch of the first row of X
     shuffled: int
     labels: int
-    weighted: int
+    weights: int  # of a row: 0, 1, or one for each target
     stop_on_loss: int
     stop_on_params: int
     moving: int  # 1 where each step has scalars of its own
@@ -288,8 +288,34 @@ def fill_share(share, weight, start, rows, scale, run, order):
     """Each row's part of the loss: weight * scale / (sum of weights), 0 where all weights are."""
     whole = 0.0
     for m in range(rows):
-        share[m] = weight[row_of(start + m, run, order)] if run.weighted else 1.0
+        share[m] = weight[row_of(start + m, run, order)] if run.weights else 1.0
         whole += share[m]
+    divide_share(share, rows, whole, scale)
+
+
+@compiled
+def fill_share_of_targets(share, weight, start, rows, scale, run, order, to, at, by_row, by_target):
+    """The same of the largest weight of each row, and from `at` on what part of it each target's is.
+
+    Rows are summed by their mean, which is that weight itself, to the last bit, where all are the same.
+    """
+    whole, n = 0.0, run.weights
+    for m in range(rows):
+        first = row_of(start + m, run, order) * n
+        most, parts = 0.0, 0.0
+        for j in range(n):
+            most = weight[first + j] if weight[first + j] > most else most
+        for j in range(n):
+            part = weight[first + j] / most if most > 0 else 0.0
+            parts += part
+            to[at + m * by_row + j * by_target] = part
+        share[m] = most
+        whole += most * (parts / n)
+    divide_share(share, rows, whole, scale)
+
+
+@compiled
+def divide_share(share, rows, whole, scale):
     factor = scale / whole if whole > 0 else 0.0
     for m in range(rows):
         share[m] *= factor

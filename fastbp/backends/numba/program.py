@@ -17,7 +17,7 @@ from numba.core.registry import cpu_target
 from fastbp.backends import reference
 from fastbp.backends.numba import cache, generate, kernels
 from fastbp.backends.numba.lanes import VECTOR_BYTES
-from fastbp.backends.protocol import DONE, Family, LayerPlan, Trained
+from fastbp.backends.protocol import DONE, Family, LayerPlan, Trained, weight_parts
 from fastbp.spec import aligned_zeros, padded
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Work(NamedTuple):
     ldx: int
     x: np.ndarray  # (batch, ldx)
     grad_input: np.ndarray  # in the same shape
-    t: np.ndarray  # (batch, ld of the output)
+    t: np.ndarray  # (batch, ld of the output); twice that once there are weights of each target, which come behind
     share: np.ndarray  # float64, (batch,): each row's part of the loss
     setting: np.ndarray  # of the loss: `fastbp.rows.Loss.numbers`
     output_weight: np.ndarray  # of it, where it has such
@@ -123,6 +123,7 @@ class Program:
         self.order = np.zeros(0, np.int64)  # of the epoch's rows
         self.rows = 0
         self._functions: dict[tuple[str, str], Callable] = {}
+        self._texts: dict[tuple[Callable, bool], str] = {}
 
     # -------------------------------------------------------------- memory
 
@@ -176,11 +177,21 @@ class Program:
 
     @functools.cached_property
     def _tiles(self) -> str:
-        return generate.tiles(self.plan, self.widest)
+        return self._text(generate.tiles, None)
 
-    @functools.cached_property
-    def _columns(self) -> str:
-        return generate.columns(self.plan, self.widest)
+    def _text(self, family: Callable, weight: np.ndarray | None) -> str:
+        """What `generate` has of a family of kernels: another text for weights of each target, and room for these."""
+        each = weight is not None and weight.ndim == 2
+        if each and len(self.work.t) < 2 * self._targets:
+            self.work = self.work._replace(t=self._zeros(2 * self._targets))
+        if (family, each) not in self._texts:
+            self._texts[family, each] = family(self.plan, self.widest, each)
+        return self._texts[family, each]
+
+    @property
+    def _targets(self) -> int:
+        """Elements of the targets of a batch."""
+        return self.plan.batch * padded(self.plan.spec.out_features, self.dtype.itemsize)
 
     @functools.cached_property
     def _column_outputs(self) -> str:
@@ -217,7 +228,7 @@ class Program:
                 partial=partial, losses=losses, update=update, stop_on_loss=stop_on_loss, stop_on_params=stop_on_params,
             )  # fmt: skip
         in_columns = generate.suits_columns(self.plan)
-        text = self._columns if in_columns else self._tiles
+        text = self._text(generate.columns if in_columns else generate.tiles, weight)
         work = self._column_work if in_columns else self.work
         if shuffle and len(self.order) != len(X):
             self.order = np.zeros(len(X), np.int64)
@@ -229,8 +240,8 @@ class Program:
             data = self._data(X, y, weight, work, batch_size, seed, shuffle, place)
             some = min(steps - done, data.steps)
             run = kernels.Run(
-                some, batch_size, len(X), data.first, data.shuffled, labels, weight is not None, stop_on_loss,
-                stop_on_params, moving,
+                some, batch_size, len(X), data.first, data.shuffled, labels, len(data.weight) // len(data.X),
+                stop_on_loss, stop_on_params, moving,
             )  # fmt: skip
             run = kernels.Run(*map(int, run))
             more, status, finished, value = self._call(
@@ -246,7 +257,7 @@ class Program:
 
     def _data(self, X, y, weight, work, batch_size, seed, shuffle, place) -> Data:
         """The data as kernels read them, or in that form the rows of the coming batches."""
-        every = np.zeros(0) if weight is None else weight
+        every = np.zeros(0) if weight is None else weight.reshape(-1)
         if all(_reads(array, self.dtype) or array.size <= _STAGED_ELEMENTS for array in (X, y)):
             return Data(self._cast(X), self._cast(y), _frozen(every), 0, int(shuffle), 1 << 62)
         epoch, start = map(int, place)
@@ -259,7 +270,7 @@ class Program:
                 self._call(_ORDER, "fill", seed, epoch, len(X), self.order)
                 work.known[:] = epoch, seed, len(X)
             rows = self.order[rows]
-        some = every if weight is None else every[rows]
+        some = every if weight is None else weight[rows].reshape(-1)
         return Data(self._cast(X[rows]), self._cast(y[rows]), _frozen(some), start, 0, count)
 
     def _cast(self, array: np.ndarray) -> np.ndarray:
@@ -297,12 +308,15 @@ class Program:
 
     @_quiet
     def loss(self, y, weight, total, *, gradient) -> float:
-        spec, labels = self.plan.spec, y.ndim == 1
+        spec, labels, text = self.plan.spec, y.ndim == 1, self._text(generate.tiles, weight)
         given = y[:, None] if labels else y
         self._matrix(self.work.t, spec.out_features)[:, : given.shape[1]] = given
         scale = self.plan.loss.scale(spec.out_features) / total if total else 0.0
+        if weight is not None and weight.ndim == 2:
+            weight, parts = weight_parts(weight)
+            self._matrix(self.work.t[self._targets :], spec.out_features)[...] = parts
         self.work.share[: self.rows] = scale if weight is None else weight * scale
-        return self._call(self._tiles, "loss", self.work, self.rows, int(labels))
+        return self._call(text, "loss", self.work, self.rows, int(labels))
 
     @_quiet
     def backward(self, grads, *, grad_output=None, grad_input=None, accumulate=False) -> None:
