@@ -161,11 +161,10 @@ def test_an_activation_and_a_loss_of_ones_own_train(example):
 def test_a_pole_on_a_cart_is_balanced(example):
     """Which way a run goes depends on rounding: of eight seeds the worst ended at 108, others at 167 to 500."""
     out = example("dqn")
-    line = rf"^mean length of the first 20 episodes ({NUMBER}), of the last 20 ({NUMBER})$"
-    first, last = map(float, re.search(line, out, re.M).groups())
-    assert "20000 steps of the cart in" in out
-    assert first < 40 and last > 80
-    assert 80 < number_after("without random pushes", out.replace(", of at most 500", "")) <= 500
+    found = re.findall(rf"episodes ({NUMBER}), the last 20 ({NUMBER})\nwithout random pushes ({NUMBER}),", out)
+    assert len(found) == 2 and out.count("20000 steps of the cart in") == 2  # by train_step, by a gradient
+    for first, last, balanced in found:
+        assert float(first) < 40 and float(last) > 80 and 80 < float(balanced) <= 500
 
 
 @pytest.mark.parametrize(
