@@ -104,7 +104,7 @@ cdef weights_of(value, idx rows, idx targets):
     cdef const double* w
     cdef double total = 0
     cdef bint even = True
-    cdef idx m, n = 1
+    cdef idx m, k, n = 1
     if value is None:
         return None
     weight = as_real(value)
@@ -117,11 +117,12 @@ cdef weights_of(value, idx rows, idx targets):
     if cnp.PyArray_TYPE(weight) != cnp.NPY_FLOAT64 or not cnp.PyArray_ISCARRAY_RO(weight):
         weight = np.ascontiguousarray(weight, np.float64)
     w = <const double*> data_of(weight)
-    for m in range(rows * n):
-        if not (w[m] == 0 or LEAST_WEIGHT <= w[m] <= MOST_WEIGHT):
-            return False
-        total += w[m]
-        even = even and w[m] == w[m - m % n]
+    for m in range(0, rows * n, n):
+        for k in range(m, m + n):
+            if not (w[k] == 0 or LEAST_WEIGHT <= w[k] <= MOST_WEIGHT):
+                return False
+            total += w[k]
+            even = even and w[k] == w[m]
     if not 0 < total <= MOST_WEIGHT:
         return False
     return weight[:, 0].copy() if even and cnp.PyArray_NDIM(weight) > 1 else weight
@@ -148,7 +149,7 @@ cdef class KnownLoss:
     """A loss as callers name it, what its targets may be, and programs that compute it for so many rows."""
 
     cdef object loss, row
-    cdef bint labels, ends
+    cdef bint labels, ends, pointwise
     cdef idx cols
     cdef double low, high               # with `ends`: the two alone
     cdef idx capacity
@@ -156,7 +157,7 @@ cdef class KnownLoss:
 
     def __cinit__(self, loss, row, bint labels, idx cols, double low, double high, bint ends):
         self.loss, self.row, self.labels, self.cols = loss, row, labels, cols
-        self.low, self.high, self.ends = low, high, ends
+        self.low, self.high, self.ends, self.pointwise = low, high, ends, row.is_pointwise
         self.capacity = 0
 
     cdef bint fits(self, cnp.ndarray y, idx rows, bint may_miss, Source* source, cbool* is_label) except -1:
@@ -392,7 +393,7 @@ cdef class Calls:
         cdef KnownLoss known_loss = self.find_loss(loss)
         cdef KnownRule rule = None if known_loss is None else self.find_rule(self.rules, optimizer)
         cdef KnownStep known = None if rule is None else self.find_step(known_loss, rule)
-        if known is None or not (missing == "raise" or missing == "ignore" and known_loss.row.is_pointwise):
+        if known is None or not (missing == "raise" or missing == "ignore" and known_loss.pointwise):
             return None
         if not self.lock.acquire(False):
             return None
@@ -430,7 +431,7 @@ cdef class Calls:
         cdef idx rows = cnp.PyArray_DIM(x, 0)
         if rows > capacity or not loss.fits(y, rows, may_miss, &data.y, &data.y_is_label):
             return done
-        weight = weights_of(sample_weight, rows, loss.cols if loss.row.is_pointwise else 0)
+        weight = weights_of(sample_weight, rows, loss.cols if loss.pointwise else 0)
         if weight is False or overlap(x, self.params) or overlap(y, self.params):
             return done
         if weight is not None and overlap(weight, self.params):

@@ -392,6 +392,38 @@ def test_a_call_like_the_last_one_still_refuses_nan(backend):
         net.train_step(X, t, **options)
 
 
+def test_a_call_like_the_last_one_takes_them_too(backend):
+    """In the short way too: the chosen action of each row, rows of one weight, weights that need care."""
+    X, t, weight = data("mse", 9, 3)
+    X, t = X.astype(np.float32), t.astype(np.float32)
+    options = {"loss": "mse", "optimizer": RATE}
+    even = np.repeat(weight[:, :1], 3, axis=1) + 1
+    forms = weight, even, even[:, 0], weight.astype(np.float32), np.asfortranarray(weight), weight * 2.0**-1000, None
+    net, found = network(dtype=np.float32, backend=backend), []
+    for again in range(2):
+        for given in forms:
+            twin = fastbp.MLP((5, 7, 3), activation="tanh", dtype=np.float32, backend=backend)  # which remembers nothing
+            twin.unflatten(net.flatten())
+            loss = net.train_step(X, t, sample_weight=given, **options)
+            assert loss == twin.train_step(X, t, sample_weight=given, **options)
+            assert np.array_equal(net.flatten(), twin.flatten())
+            found.append(loss)
+    assert found[1] != found[0]
+    before = net.flatten()
+    for wrong in (weight[:, :2], -weight, weight * np.nan, weight * 0, weight[..., None]):
+        with pytest.raises(ValueError, match="sample_weight"):
+            net.train_step(X, t, sample_weight=wrong, **options)
+    assert np.array_equal(net.flatten(), before)
+    net = network((7, 3), np.float32, backend)
+    labels = np.arange(9) % 3
+    for _ in range(2):
+        net.train_step(X, labels, loss="softmax_cross_entropy", optimizer=RATE)
+    with pytest.raises(ValueError, match="softmax_cross_entropy has one of all outputs"):
+        net.train_step(X, labels, loss="softmax_cross_entropy", optimizer=RATE, sample_weight=weight)
+    with pytest.raises(ValueError, match="missing='ignore' is for losses"):
+        net.fit(9 * [(X, labels)], loss="softmax_cross_entropy", optimizer=RATE, epochs=1, missing="ignore")
+
+
 # ------------------------------------------------------------------ where rows come from
 
 
