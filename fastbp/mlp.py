@@ -1131,8 +1131,9 @@ class MLP:
             return answer
         rule = spec.optimizer(optimizer, self._spec)
         program, grad_output, grad_input = self._pending_forward(grad_output)
-        pending, count, step = self._pending.pop(0), self._state.count, self.step  # `_exclusive` is not to drop it
+        pending, count, step = self._pending[0], self._state.count, self.step
         try:
+            self._pending.pop()  # `_exclusive` is not to drop it; a signal may come right after
             with self._exclusive(), self._state.unless_no_step():
                 made = self._state.update(rule, 1, self._params)
                 if rule.clip_norm is None:
@@ -1142,7 +1143,7 @@ class MLP:
                     program.backward(grads, grad_output=grad_output, grad_input=grad_input)
                     program.update(grads, made, count)
         except RuntimeError:
-            if count[0] == step:
+            if count[0] == step and not self._pending:
                 self._pending.append(pending)
             raise
         self._programs.give_back(program)
