@@ -101,7 +101,7 @@ class build_ext(_build_ext):
         pyx, *cpp = ext.sources
         made = "build/cython/engine.cpp"
         self.mkpath(os.path.dirname(made))
-        self.spawn([sys.executable, "-m", "cython", "-3", "--cplus", "--module-name", ext.name, pyx, "-o", made])
+        self.spawn([sys.executable, "-m", "cython", "-3", "--cplus", "-I", ".", "--module-name", ext.name, pyx, "-o", made])
         ext.sources = [made, *cpp]
         for name in ("compiler_cxx", "compiler_so_cxx", "linker_so_cxx"):
             setattr(self.compiler, name, without_refused(getattr(self.compiler, name)))

@@ -66,6 +66,18 @@ def _loss_terms(row, a, t):
 _quiet = np.errstate(all="ignore")  # overflow is looked for, not warned about
 
 
+@_quiet
+def activation(row, z):
+    """An activation of an array of any shape."""
+    return _forward(row, z)
+
+
+@_quiet
+def activation_backward(row, g, a, z):
+    """The way back through it."""
+    return _backward(row, g, a, z)
+
+
 class Program:
     """See `fastbp.backends.protocol.Program`."""
 
