@@ -4,7 +4,6 @@
 ``import_fastbp()`` gives it, once its version is the one that the module was compiled for. See docs/c_api.md.
 """
 
-from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_Import
 from libc.stdint cimport int64_t
 
@@ -70,8 +69,8 @@ cdef extern from *:
         int (*sgd_update_double)(
             int64_t n, double* param, const double* grad, double lr, double momentum, int nesterov,
             double weight_decay, double* velocity) noexcept nogil
-        PyObject* (*bind)(PyObject* net, int64_t rows) except NULL
-        void* (*network)(PyObject* bound) except NULL
+        object (*bind)(object net, int64_t rows)
+        void* (*network)(object bound) except NULL
         int (*predict_float)(void* network, int64_t rows, const float* x, int64_t ldx, float* out) noexcept nogil
         int (*predict_double)(void* network, int64_t rows, const double* x, int64_t ldx, double* out) noexcept nogil
 

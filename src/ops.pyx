@@ -471,8 +471,7 @@ cdef extern from *:
               predict<double>};
     }
     """
-    fastbp_api fastbp_functions(PyObject* (*bind)(PyObject*, int64_t) except NULL,
-                                void* (*network)(PyObject*) except NULL)
+    fastbp_api fastbp_functions(object (*bind)(object, int64_t), void* (*network)(object) except NULL)
 
 
 cdef class Bound:
@@ -488,17 +487,15 @@ cdef class Bound:
         self.network.rows, self.network.in_ = program.plan.batch, program.plan.spec.in_features
 
 
-cdef PyObject* api_bind(PyObject* net, int64_t rows) except NULL:
+cdef object api_bind(object net, int64_t rows):
     from fastbp.backends.layer import bound
-    made = bound(<object> net, rows)
-    Py_INCREF(made)
-    return <PyObject*> made
+    return bound(net, rows)
 
 
-cdef void* api_network(PyObject* bound) except NULL:
-    if type(<object> bound) is not Bound:
-        raise TypeError(f"network() takes what bind() gave, got {<object> bound!r}")
-    return &(<Bound> <object> bound).network
+cdef void* api_network(object bound) except NULL:
+    if type(bound) is not Bound:
+        raise TypeError(f"network() takes what bind() gave, got {bound!r}")
+    return &(<Bound> bound).network
 
 
 def _widest_or_forced():

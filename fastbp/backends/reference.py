@@ -69,13 +69,13 @@ _quiet = np.errstate(all="ignore")  # overflow is looked for, not warned about
 @_quiet
 def activation(row, z):
     """An activation of an array of any shape."""
-    return _forward(row, z)
+    return np.asarray(_forward(row, z))
 
 
 @_quiet
 def activation_backward(row, g, a, z):
     """The way back through it."""
-    return _backward(row, g, a, z)
+    return np.asarray(_backward(row, g, a, z))
 
 
 class Program:
