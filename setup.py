@@ -72,7 +72,8 @@ def extension():
     return Extension(
         "fastbp._engine",
         sources=["src/engine.pyx", *sorted(cpp)],
-        depends=["setup.py", "fastbp/_engine.pxd", *sorted(glob("src/*.pyx") + glob("src/*.hpp") + glob("src/kernels/*.hpp"))],
+        depends=["setup.py", "fastbp/_engine.pxd",
+                 *sorted(glob("src/*.pyx") + glob("src/*.hpp") + glob("src/kernels/*.hpp"))],
         include_dirs=["src", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
                        ("FASTBP_COMPILE_FLAGS", f'"{" ".join(compile_flags())}"')],   # shown by `python -m fastbp info`

@@ -98,7 +98,8 @@ def looped(call):
 
 
 def check(right, found, bound):
-    for one, other in zip(*((given if isinstance(given, tuple) else (given,)) for given in (right, found)), strict=True):
+    given, got = (results if isinstance(results, tuple) else (results,) for results in (right, found))
+    for one, other in zip(given, got, strict=True):
         np.testing.assert_allclose(other, one, rtol=bound, atol=bound * np.abs(one).max())
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from fastbp.rows import Activation
     from fastbp.typing import ActivationLike, Array, LossLike, OptimizerName
 
+    _Gradients = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+
 _WORK = 1000  # how hard `numpy.shares_memory` looks; beyond it two arrays count as overlapping
 
 
@@ -44,7 +46,7 @@ class _Nothing:
     linear = linear_backward = linear_backward_update = sgd_update = activation = activation_backward = nothing
 
 
-# What takes plain arrays at once, and leaves all others, giving None, to the checks below. These then hand it plain copies.
+# What takes plain arrays at once. It gives None for others, which get the checks below and come back as plain copies.
 _short: Ops | _Nothing = _Nothing()
 
 
@@ -147,10 +149,10 @@ def packed(weight: Array) -> NDArray[Any]:
     -------
     ndarray, (in_features, out_features)
         A writable view of memory that begins on a cache line and whose rows are padded to whole lines, as
-        ``net.weights[k]``; a weight of at most 4 outputs is kept transposed, as a network's output layer is. Every function
-        of this module uses such an array where it lies.
+        ``net.weights[k]``; a weight of at most 4 outputs is kept transposed, as a network's output layer is. Every
+        function of this module takes such an array as it takes others.
     """
-    array = arguments.real_array("weight", weight)
+    array = real_array("weight", weight)
     dtype = array.dtype.newbyteorder("=") if array.dtype in (np.float32, np.float64) else np.dtype(np.float64)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"weight must have shape (in_features, out_features), at least 1 each; got {array.shape}")
@@ -203,7 +205,7 @@ def linear(
     ndarray, (n, out_features)
         `out` where it is given.
     """
-    done = _short.linear(x, weight, bias, activation, out, out_z)
+    done: NDArray[Any] | None = _short.linear(x, weight, bias, activation, out, out_z)
     if done is not None:
         return done
     weight = _weight("weight", weight)
@@ -277,7 +279,7 @@ def linear_backward(
     grad_input, grad_weight, grad_bias : ndarray
         (n, in_features), (in_features, out_features), (out_features,); `out` where it is given.
     """
-    done = _short.linear_backward(grad_output, a, x, weight, activation, z, out)
+    done: _Gradients | None = _short.linear_backward(grad_output, a, x, weight, activation, z, out)
     if done is not None:
         return done
     g, output, rows, weight, row, kept = _backward_arguments(grad_output, a, x, weight, activation, z)
@@ -285,19 +287,21 @@ def linear_backward(
     if out is not None:
         if not isinstance(out, tuple | list) or len(out) != 3:
             raise ValueError("out must be three arrays, for the gradients of input, weight and bias")
-        shapes = (len(rows), weight.shape[0]), weight.shape, weight.shape[1:]
-        out = tuple(_writable(f"out[{k}]", array, shape, dtype) for k, (array, shape) in enumerate(zip(out, shapes)))
+        for k, shape in enumerate(((len(rows), weight.shape[0]), weight.shape, weight.shape[1:])):
+            _writable(f"out[{k}]", out[k], shape, dtype)
         _refuse_overlap({f"out[{k}]": array for k, array in enumerate(out)}, {})
     compiled = None if layers.is_own(row) else _compiled()
     if compiled is not None:
-        read = (_plain(array, dtype) for array in (g, output, rows, weight))
-        found = compiled.linear_backward(*read, row, _plain(kept, dtype) if row.keeps_z else None, None)
+        g, output, rows, weight = (_plain(array, dtype) for array in (g, output, rows, weight))
+        kept = _plain(kept, dtype) if row.keeps_z else None
+        found: _Gradients = compiled.linear_backward(g, output, rows, weight, row, kept, None)
     else:
         with layers.lent(weight, 0, row, len(rows)) as layer:
             grad_input = np.empty((len(rows), weight.shape[0]), dtype)
             layer.program.restore(rows, output, kept)
             layer.program.backward(layer.grads, grad_output=g, grad_input=grad_input)
-            found = (grad_input, *(view.copy() for view in layer.spec.views(layer.grads)))
+            grad_weight, grad_bias = (view.copy() for view in layer.spec.views(layer.grads))
+        found = grad_input, grad_weight, grad_bias
     if out is None:
         return found
     for target, made in zip(out, found):
@@ -337,8 +341,8 @@ def slots(
     Returns
     -------
     dict
-        By name ("velocity", "mean", "square", ...), a pair: an array that lies as the weight does, and one for the bias,
-        or None. Empty for plain SGD.
+        By name ("velocity", "mean", "square", ...), a pair: an array that lies as the weight does, and one for the
+        bias, or None. Empty for plain SGD.
     """
     rule, weight = _rule(optimizer), _weight("weight", weight)
     dtype = weight.dtype.newbyteorder("=")
@@ -377,8 +381,8 @@ def linear_backward_update(
     weight : ndarray, (in_features, out_features)
     bias : ndarray, (out_features,), or None
     optimizer : float, str or optimizer
-        A float is the learning rate of plain SGD; else an optimizer of fastbp, or its name. Keep one object for all steps:
-        an object that is met again is not looked at again.
+        A float is the learning rate of plain SGD; else an optimizer of fastbp, or its name. Keep one object for all
+        steps: an object that is met again is not looked at again.
     slots : dict, optional
         What `slots` made; needed where the optimizer keeps anything (momentum, Adam). Changed in place.
     step : int, default 0
@@ -391,7 +395,7 @@ def linear_backward_update(
     ndarray, (n, in_features)
         dL/dx, from the weight before the update; `out` where it is given.
     """
-    done = _short.linear_backward_update(
+    done: NDArray[Any] | None = _short.linear_backward_update(
         grad_output, a, x, weight, bias, optimizer, activation, z, slots, step, out
     )
     if done is not None:
@@ -412,18 +416,18 @@ def linear_backward_update(
     _refuse_overlap(written, read)
 
     compiled = None if layers.is_own(row) or not rule.is_plain else _compiled()
+    grad_input: NDArray[Any]
     if compiled is None:
         grad_input = _update_by_program(g, output, rows, params, kept, row, rule, kept_of, step)
     else:
         values = _remember(compiled, optimizer, rule, step, dtype)
         own = {name: _own(array) for name, array in written.items()}
-        own_slots = {
-            name: (own[f"slots[{name!r}][0]"], own.get(f"slots[{name!r}][1]")) for name in kept_of
-        }
+        own_slots = {name: (own[f"slots[{name!r}][0]"], own.get(f"slots[{name!r}][1]")) for name in kept_of}
+        g, output, rows = (_plain(array, dtype) for array in (g, output, rows))
+        kept = _plain(kept, dtype) if row.keeps_z else None
         grad_input = compiled.linear_backward_update(
-            *(_plain(array, dtype) for array in (g, output, rows)), own["weight"], own.get("bias"), values, row,
-            _plain(kept, dtype) if row.keeps_z else None, own_slots, step, None,
-        )  # fmt: skip
+            g, output, rows, own["weight"], own.get("bias"), values, row, kept, own_slots, step, None
+        )
         for name, array in written.items():
             array[...] = own[name]
     if out is None:
@@ -454,15 +458,21 @@ def _checked_slots(rule: Rule, given: Any, params: list[NDArray[Any]]) -> dict[s
         return {}
     if given is None:
         wanted = ", ".join(names)
-        raise ValueError(f"slots: {type(rule).__name__} keeps {wanted}; make them once, by ops.slots(optimizer, weight, bias)")
+        raise ValueError(
+            f"slots: {type(rule).__name__} keeps {wanted}; make them once, by ops.slots(optimizer, weight, bias)"
+        )
     if not isinstance(given, dict) or not set(names) <= given.keys():
-        raise ValueError(f"slots must be what ops.slots(optimizer, weight, bias) made, with {', '.join(names)}; got {given!r:.200}")
+        got = sorted(given, key=str) if isinstance(given, dict) else type(given).__name__
+        wanted = f"what ops.slots(optimizer, weight, bias) made, with {', '.join(names)}"
+        raise ValueError(f"slots must be {wanted}; got {got}")
     found = {}
     for name in names:
         pair = given[name]
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise ValueError(f"slots[{name!r}] must be a pair, of the weight's and the bias's; got {type(pair).__name__}")
-        found[name] = [_writable(f"slots[{name!r}][{k}]", s, p.shape, p.dtype) for k, (s, p) in enumerate(zip(pair, params))]
+            wanted = "a pair, of the weight's and the bias's"
+            raise ValueError(f"slots[{name!r}] must be {wanted}; got {type(pair).__name__}")
+        both = enumerate(zip(pair, params))
+        found[name] = [_writable(f"slots[{name!r}][{k}]", slot, p.shape, p.dtype) for k, (slot, p) in both]
     return found
 
 
@@ -494,19 +504,23 @@ def _update_by_program(
 def _update(rule: Rule, buffers: dict[str, NDArray[Any]], step: int, dtype: np.dtype[Any]) -> Update:
     updates, phase = divmod(step, rule.accumulate)
     scales = rule.scales(1)
-    at = {"updates": updates, "phase": phase, "dtype": dtype}
-    bounds = (np.inf if bound is None else bound for bound in (rule.clip_around, rule.clip_norm, rule.max_norm))
+    clip_value, clip_norm, max_norm = (
+        np.inf if bound is None else bound for bound in (rule.clip_around, rule.clip_norm, rule.max_norm)
+    )
     return Update(
         rule.row,
         [buffers[name] for name in rule.row.state],
-        [rule.scalars(step, 1, lr_scale=lr, decay_scale=decay, **at) for lr, decay in scales],
+        [
+            rule.scalars(step, 1, updates=updates, phase=phase, lr_scale=lr, decay_scale=decay, dtype=dtype)
+            for lr, decay in scales
+        ],
         [rule.l1 * decay for _, decay in scales],
-        False,
-        *bounds,
-        buffers.get("average"),
-        rule.average or 0.0,
-        1,
-        phase,
+        clip_value=clip_value,
+        clip_norm=clip_norm,
+        max_norm=max_norm,
+        average=buffers.get("average"),
+        decay=rule.average or 0.0,
+        phase=phase,
     )
 
 
@@ -588,7 +602,7 @@ def activation(z: Array, name: ActivationLike, *, out: NDArray[Any] | None = Non
     ndarray
         In z's shape; `out` where it is given.
     """
-    done = _short.activation(z, name, out)
+    done: NDArray[Any] | None = _short.activation(z, name, out)
     if done is not None:
         return done
     array, row = real_array("z", z), spec.activation("name", name)
@@ -597,7 +611,9 @@ def activation(z: Array, name: ActivationLike, *, out: NDArray[Any] | None = Non
         _writable("out", out, array.shape, dtype)
     compiled = None if layers.is_own(row) else _compiled()
     plain = _plain(array, dtype)
-    found = reference.activation(row, plain) if compiled is None else compiled.activation(plain, row, None)
+    found: NDArray[Any] = (
+        reference.activation(row, plain) if compiled is None else compiled.activation(plain, row, None)
+    )
     if out is None:
         return found
     out[...] = found
@@ -627,7 +643,7 @@ def activation_backward(
     ndarray
         dL/dz, in a's shape; `out` where it is given.
     """
-    done = _short.activation_backward(grad, a, name, z, out)
+    done: NDArray[Any] | None = _short.activation_backward(grad, a, name, z, out)
     if done is not None:
         return done
     array, row = real_array("a", a), spec.activation("name", name)
@@ -639,6 +655,7 @@ def activation_backward(
         _writable("out", out, array.shape, dtype)
     compiled = None if layers.is_own(row) else _compiled()
     plain = _plain(array, dtype)
+    found: NDArray[Any]
     if compiled is None:
         found = reference.activation_backward(row, g, plain, pre)
     else:

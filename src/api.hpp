@@ -1,5 +1,5 @@
-// The C API's functions: src/ops.hpp and a program's `forward` in plain C, on the calling thread alone. fastbp/_engine.pxd
-// has their signatures, docs/c_api.md what they mean.
+// The C API's functions: src/ops.hpp and a program's `forward` in plain C, on the calling thread alone.
+// fastbp/_engine.pxd has their signatures, docs/c_api.md what they mean.
 #pragma once
 #include "ops.hpp"
 #include "program.hpp"

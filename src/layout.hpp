@@ -1,5 +1,5 @@
-// What the training loop and the functions on plain arrays have in common: how matrices of ours are padded, which kernels
-// a layer gets, and how its work is shared by threads.
+// What the training loop and the functions on plain arrays have in common: how matrices of ours are padded, which
+// kernels a layer gets, and how its work is shared by threads.
 #pragma once
 #include <algorithm>
 #include <cstdint>

@@ -199,7 +199,8 @@ void product(const Place& place, const Dense<T>& d, const ActivationKernels<T>& 
 }
 
 // f(from, to, n) on whole vectors of n numbers, and on the rest of them in a vector of scratch each.
-template <class T, class F> void by_vectors(idx lanes, idx n, const T* const* in, T* const* out, int n_in, int n_out, F f) {
+template <class T, class F>
+void by_vectors(idx lanes, idx n, const T* const* in, T* const* out, int n_in, int n_out, F f) {
   const idx whole = n / lanes * lanes, bytes = (n - whole) * static_cast<idx>(sizeof(T));
   if (whole) f(in, out, whole);
   if (whole == n) return;
@@ -401,8 +402,7 @@ void backward(const Place& place, const Dense<T>& d, const Upstream<T>& from, T*
   most_columns.out = whole;
   rest.out = tail, rest.ldw = lanes;
   rest.delta = delta.data + whole;
-  T* const lies[MAX_SLOTS + 1] = {rule ? d.weight : to->weight, gw.slots[0], gw.slots[1], gw.slots[2],
-                                  gw.slots[3]};
+  T* const lies[MAX_SLOTS + 1] = {rule ? d.weight : to->weight, gw.slots[0], gw.slots[1], gw.slots[2], gw.slots[3]};
   T* own[MAX_SLOTS + 1] = {};
   if (tail) {
     for (int s = 0; s <= MAX_SLOTS; s++)

@@ -362,8 +362,9 @@ cdef class Ops:
         if velocity is not None or type(lr) is not float or not self.flat_layer(&c, param, "identity", &c.weight):
             return None
         c.what, c.optimizer, c.scalars[0] = SGD_UPDATE, self.sgd, lr
-        if not (cnp.PyArray_ISWRITEABLE(<cnp.ndarray> param) and same_shape(param, grad) and flat(grad, &c, False, &c.grad)
-                and is_apart(&c.weight, &c.grad) and 0 <= c.scalars[0] < HUGE_VAL):
+        if not (cnp.PyArray_ISWRITEABLE(<cnp.ndarray> param) and same_shape(param, grad)
+                and flat(grad, &c, False, &c.grad) and is_apart(&c.weight, &c.grad)
+                and 0 <= c.scalars[0] < HUGE_VAL):
             return None
         for k in range(4):
             c.slots[k].data = c.bias_slots[k].data = NULL
@@ -422,7 +423,8 @@ cdef class Ops:
         cdef bint is_label = cnp.PyArray_NDIM(y) == 1
         cdef void* to = data_of(grad)
         cdef double value
-        of.row, of.itemsize, of.rows, of.cols = row, <int> cnp.PyArray_ITEMSIZE(z), cnp.PyArray_DIM(z, 0), cnp.PyArray_DIM(z, 1)
+        of.row, of.itemsize = row, <int> cnp.PyArray_ITEMSIZE(z)
+        of.rows, of.cols = cnp.PyArray_DIM(z, 0), cnp.PyArray_DIM(z, 1)
         of.targets = 0 if is_label else cnp.PyArray_DIM(y, 1)
         of.z, of.t, of.label = data_of(z), NULL if is_label else data_of(y), <const int32_t*> data_of(y)
         of.share = <const double*> data_of(share)

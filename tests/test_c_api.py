@@ -18,20 +18,20 @@ from fastbp.backends import layer
 
 ROOT = Path(__file__).resolve().parents[1]
 OK, NO_MEMORY, WRONG = 0, -1, -2
-N, P, I, D = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, ctypes.c_double
-LINEAR = [N, N, N, P, N, P, N, P, I, P, N, P, N]
-BACKWARD = [N, N, N, P, N, P, N, P, N, P, N, P, N, I, P, N, P, N, P]
-SGD = [N, P, P, D, D, I, D, P]
+N, P, INT, D = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int, ctypes.c_double
+LINEAR = [N, N, N, P, N, P, N, P, INT, P, N, P, N]
+BACKWARD = [N, N, N, P, N, P, N, P, N, P, N, P, N, INT, P, N, P, N, P]
+SGD = [N, P, P, D, D, INT, D, P]
 OBJECT = ctypes.py_object
 MEMBERS = [  # in order, as fastbp/_engine.pxd has them
     ("version", ctypes.c_int),
-    ("activation", ctypes.CFUNCTYPE(I, ctypes.c_char_p)),
-    *((f"linear_{t}", ctypes.CFUNCTYPE(I, *LINEAR)) for t in ("float", "double")),
-    *((f"linear_backward_{t}", ctypes.CFUNCTYPE(I, *BACKWARD)) for t in ("float", "double")),
-    *((f"sgd_update_{t}", ctypes.CFUNCTYPE(I, *SGD)) for t in ("float", "double")),
+    ("activation", ctypes.CFUNCTYPE(INT, ctypes.c_char_p)),
+    *((f"linear_{t}", ctypes.CFUNCTYPE(INT, *LINEAR)) for t in ("float", "double")),
+    *((f"linear_backward_{t}", ctypes.CFUNCTYPE(INT, *BACKWARD)) for t in ("float", "double")),
+    *((f"sgd_update_{t}", ctypes.CFUNCTYPE(INT, *SGD)) for t in ("float", "double")),
     ("bind", ctypes.PYFUNCTYPE(OBJECT, OBJECT, N)),
     ("network", ctypes.PYFUNCTYPE(P, OBJECT)),
-    *((f"predict_{t}", ctypes.CFUNCTYPE(I, P, N, P, N, P)) for t in ("float", "double")),
+    *((f"predict_{t}", ctypes.CFUNCTYPE(INT, P, N, P, N, P)) for t in ("float", "double")),
 ]
 
 

@@ -13,7 +13,7 @@ from fastbp.rows import Activation, Loss, Optimizer, digest
 
 _HEADER = """\
 // Rendered by `make rows` from the tables of fastbp/: edit those, not this file.
-// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; others take FBP_ROWS and the lists alone.
+// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; others take FBP_ROWS and lists.
 #define FBP_ROWS 0x{digest:08x}u
 #ifdef FBP_INLINE
 """

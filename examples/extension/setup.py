@@ -1,4 +1,4 @@
-"""Builds the module `layer` against the fastbp that is installed: `pip install --no-build-isolation .` in this folder."""
+"""Builds the module `layer` against the fastbp that is installed: `pip install --no-build-isolation .` in here."""
 
 from Cython.Build import cythonize
 from setuptools import setup

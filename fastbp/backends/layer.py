@@ -1,5 +1,6 @@
-"""One dense layer on plain arrays, for `fastbp.ops` and the C API: the compiled functions for it, or, on the other backends
-and for rows of the user's own, a program of a network of one layer.
+"""One dense layer on plain arrays, for `fastbp.ops` and the C API: the compiled functions for it.
+
+On the other backends, and for rows of the user's own, a program of a network of one layer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from fastbp.checks import integer
 
 if TYPE_CHECKING:
     from fastbp._engine import Bound, Ops
-    from fastbp.backends.protocol import Program
     from fastbp.rows import Activation, Loss
 
 LOSSES = {row: index for index, row in enumerate(losses.TABLE.values())}
@@ -44,9 +44,8 @@ def compiled() -> Ops | None:
 
 
 def _make() -> Ops:
-    program = backends.program("cython")  # sure to be built from these tables
-    engine = backends.engine()
-    assert program is not None and engine is not None
+    backends.program("cython")  # sure to be built from these tables
+    engine: Any = backends.engine()
     rows = list(activations.TABLE.values())
     index = {row.name: -1 if row.is_identity else k for k, row in enumerate(rows)}
     named = index | {alias: index[name] for alias, name in activations.ALIASES.items()}
@@ -142,7 +141,5 @@ def bound(net: Any, rows: int) -> Bound:
     if not isinstance(network, spec.Spec) or not isinstance(params, np.ndarray):
         raise TypeError(f"bind: a fastbp.MLP is wanted, got {net!r}")
     plan = make_plan(network, integer("bind: rows", rows, 1), backend="cython", n_threads=1)
-    program: Program = make_program(plan, params)
-    engine = backends.engine()
-    assert engine is not None
-    return engine.Bound(program)
+    engine: Any = backends.engine()
+    return engine.Bound(make_program(plan, params))

@@ -1,5 +1,5 @@
 // Rendered by `make rows` from the tables of fastbp/: edit those, not this file.
-// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; others take FBP_ROWS and the lists alone.
+// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; others take FBP_ROWS and lists.
 #define FBP_ROWS 0x1d13243bu
 #ifdef FBP_INLINE
 
