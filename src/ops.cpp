@@ -71,6 +71,25 @@ template <class T> void copy_into_panel(const T* from, idx ldf, T* panel, idx la
   }
   copy(from + whole * ldf, ldf, panel + whole * lanes, lanes, rows - whole, cols);
 }
+// `count` panels side by side, each `width` columns wide, into one behind the other. The rows lie far apart: they are
+// fetched ahead, several lines of each.
+enum { PANELS = 4, ROWS_AHEAD = 8, L2_BYTES = 1 << 20 };
+template <int bytes, class T> void copy_panels_of(const T* from, idx ld, T* to, idx rows, idx count) {
+  constexpr idx width = bytes / sizeof(T);
+  for (idx m = 0; m < rows; m++, from += ld)
+    for (idx k = 0; k < count; k++) {
+      for (idx n = 0; n < width; n += PER_LINE<T>)
+        if (m + ROWS_AHEAD < rows) __builtin_prefetch(from + ROWS_AHEAD * ld + k * width + n);
+      std::memcpy(to + (k * rows + m) * width, from + k * width, bytes);
+    }
+}
+template <class T> void copy_panels(const T* from, idx ld, T* to, idx rows, idx width, idx count) {
+  switch (width * static_cast<idx>(sizeof(T))) {
+    case 128: return copy_panels_of<128>(from, ld, to, rows, count);
+    case 64: return copy_panels_of<64>(from, ld, to, rows, count);
+    default: return copy_panels_of<32>(from, ld, to, rows, count);
+  }
+}
 template <class T> void copy_out(const T* panel, idx ldp, T* to, idx ldt, idx rows, idx cols) {
   for (idx m = 0; m < rows; m++)
     for (idx n = 0; n < cols; n++) to[m * ldt + n] = panel[m * ldp + n];
@@ -188,7 +207,27 @@ void product(const Place& place, const Dense<T>& d, const ActivationKernels<T>& 
     if (whole) kernels.single_finish(f);
     if (tail) kernels.single_finish(rest);
   } else {
-    each_part(team, sharing.of(d.out, PER_LINE<T>, flops, FLOPS_OF_A_THREAD), [&](idx n, idx end, int) {
+    // Rows of the weight that meet in the same cache sets are read once, into panels, and not by each tile again; where
+    // all of it fits into the L2 cache that costs more than it gains.
+    const Split split = sharing.of(d.out, PER_LINE<T>, flops, FLOPS_OF_A_THREAD);
+    const bool large = d.in * d.ldw * static_cast<idx>(sizeof(T)) > L2_BYTES;
+    const bool copies = large && bad_stride<T>(d.in, d.ldw) && d.rows > kernels.tile_rows;
+    const idx width = kernels.panel_columns, panel_size = d.in * width;
+    T* const panels = copies ? scratch.take<T>(split.parts * PANELS * panel_size) : nullptr;
+    each_part(team, split, [&](idx n, idx end, int part) {
+      T* const own = panels + part * PANELS * panel_size;
+      for (const idx most = std::min(end, whole); copies && most - n >= width;) {
+        const idx count = std::min<idx>(PANELS, (most - n) / width);
+        copy_panels(d.weight + n, d.ldw, own, d.in, width, count);
+        for (idx k = 0; k < count; k++, n += width) {
+          Forward<T> g = f;
+          g.out = width;
+          g.weight = own + k * panel_size, g.ldw = width;
+          if (d.bias) g.bias = d.bias + n;
+          g.z = g.a = to + n;
+          activation.layer_forward[DIRECT](g, 0, width);
+        }
+      }
       if (n < whole) activation.layer_forward[DIRECT](f, n, std::min(end, whole));
       if (end < d.out || !tail) return;
       copy_into_panel(d.weight + whole, d.ldw, panel, lanes, d.in, tail);

@@ -337,6 +337,17 @@ def test_results_do_not_depend_on_where_an_array_lies(layout, rows, isa, dtype):
                 assert [s.tobytes() for s in slots[name]] == [s.tobytes() for s in others[name]]
 
 
+@pytest.mark.parametrize("n_out", [37, 130, 1024])
+@pytest.mark.parametrize("rows", [3, 19])
+def test_a_large_weight_whose_rows_meet_in_the_cache_gives_the_same(rows, n_out, isa, dtype):
+    """Its panels are copied where several tiles read them."""
+    (_, _, x, weight, bias), _, _ = at_hand((300, n_out, rows), "tanh", dtype)
+    apart = np.pad(weight, ((0, 0), (0, 1030 - n_out)))[:, :n_out]
+    bad = np.pad(weight, ((0, 0), (0, 1024 - n_out)))[:, :n_out]
+    for b in (bias, None):
+        assert ops.linear(x, bad, b, "tanh").tobytes() == ops.linear(x, apart, b, "tanh").tobytes()
+
+
 def laid_out(lay, array):
     """A writable array of these numbers that lies so, and the memory it is in."""
     made = lay(array)
