@@ -20,7 +20,7 @@ ifneq ($(origin CXX),default)
 export CXX
 endif
 
-SOURCES := setup.py pyproject.toml $(wildcard src/*.* src/kernels/*.*)
+SOURCES := setup.py pyproject.toml fastbp/_engine.pxd $(wildcard src/*.* src/kernels/*.*)
 PIP     := $(PY) -m pip install --disable-pip-version-check --no-input
 PYTEST  := $(PY) -m pytest -q
 # TESTS="tests/test_x.py -k name" narrows the suite.

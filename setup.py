@@ -72,7 +72,8 @@ def extension():
     return Extension(
         "fastbp._engine",
         sources=["src/engine.pyx", *sorted(cpp)],
-        depends=["setup.py", *sorted(glob("src/*.pyx") + glob("src/*.hpp") + glob("src/kernels/*.hpp"))],
+        depends=["setup.py", "fastbp/_engine.pxd",
+                 *sorted(glob("src/*.pyx") + glob("src/*.hpp") + glob("src/kernels/*.hpp"))],
         include_dirs=["src", numpy.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
                        ("FASTBP_COMPILE_FLAGS", f'"{" ".join(compile_flags())}"')],   # shown by `python -m fastbp info`
@@ -101,7 +102,8 @@ class build_ext(_build_ext):
         pyx, *cpp = ext.sources
         made = "build/cython/engine.cpp"
         self.mkpath(os.path.dirname(made))
-        self.spawn([sys.executable, "-m", "cython", "-3", "--cplus", "--module-name", ext.name, pyx, "-o", made])
+        self.spawn([sys.executable, "-m", "cython", "-3", "--cplus", "-I", ".", "--module-name", ext.name, pyx, "-o",
+                    made])   # -I: fastbp/_engine.pxd
         ext.sources = [made, *cpp]
         for name in ("compiler_cxx", "compiler_so_cxx", "linker_so_cxx"):
             setattr(self.compiler, name, without_refused(getattr(self.compiler, name)))

@@ -148,3 +148,52 @@ class Calls:
     def backward(self, grad_output: Any, accumulate: Any, grads: _Own) -> _Own | None: ...
     def update(self, optimizer: Any, grads: _Own) -> bool | None: ...
     def backward_update(self, grad_output: Any, optimizer: Any) -> _Own | None: ...
+
+# ---- fastbp.ops; each takes the arguments of the function of its name, and gives None where nothing was done
+
+class Ops:
+    @property
+    def forced(self) -> Forced: ...
+    def __new__(
+        cls,
+        forced: Forced,
+        isa: str,
+        activations: dict[Any, int],  # by name, and by the id of a row; -1 for the identity
+        keeps_z: list[bool],  # by that number
+        optimizers: dict[str, int],
+        threads: Callable[[], int],
+        gated: bool,
+    ) -> Self: ...
+    def still(self) -> bool: ...
+    def remember(
+        self, optimizer: object, row: str, state: tuple[str, ...], itemsize: int, scalars: list[NDArray[np.float64]],
+        first: int, end: int,
+    ) -> None: ...
+    def linear(self, x: Any, weight: Any, bias: Any, activation: Any, out: Any, out_z: Any) -> Any: ...
+    def linear_backward(
+        self, grad_output: Any, a: Any, x: Any, weight: Any, activation: Any, z: Any, out: Any
+    ) -> Any: ...
+    def linear_backward_update(
+        self, grad_output: Any, a: Any, x: Any, weight: Any, bias: Any, optimizer: Any, activation: Any, z: Any,
+        slots: Any, step: Any, out: Any,
+    ) -> Any: ...
+    def sgd_update(self, param: Any, grad: Any, lr: Any, velocity: Any) -> Any: ...
+    def activation(self, z: Any, activation: Any, out: Any) -> Any: ...
+    def activation_backward(self, grad: Any, a: Any, activation: Any, z: Any, out: Any) -> Any: ...
+    def loss(
+        self,
+        row: int,
+        settings: list[float],
+        output_weights: list[float],  # empty: none
+        z: _Own,
+        y: _Own | NDArray[np.int32],  # labels (n,)
+        share: NDArray[np.float64],  # of each row, and 16 zeros
+        grad: _Own,
+    ) -> float: ...
+
+# ---- the C API, fastbp/_engine.pxd
+
+api: Any  # a capsule
+
+class Bound:
+    def __new__(cls, program: Program) -> Self: ...

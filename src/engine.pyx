@@ -7,7 +7,9 @@ Arguments were checked by `fastbp.spec` and laid out by `fastbp.plan`; here they
 from cpython.contextvars cimport PyContextVar_Get
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF
+from libc.math cimport HUGE_VAL
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport getenv
 from libc.string cimport memcpy, memset
 from libcpp cimport bool as cbool
 from libcpp.vector cimport vector
@@ -466,3 +468,4 @@ cdef class Program:
 
 
 include "again.pyx"
+include "ops.pyx"

@@ -61,6 +61,7 @@ void deallocate_guarded(unsigned char* data, size_t bytes) {
 AllocationCounts allocation_counts() { return {live_buffers.load(), live_bytes.load(), allocations.load(), here}; }
 
 void set_guard(bool on) { guarding = on; }
+bool guarded() { return guarding; }
 
 // Plain buffers carry a line in front, whose last word tells the two kinds apart. Large ones ask for huge pages: the
 // kernels stride over more rows at once than a TLB of small pages holds.

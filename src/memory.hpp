@@ -14,6 +14,7 @@ AllocationCounts allocation_counts();
 // For tests: from here on each buffer ends right before an unmapped page and begins after guard bytes, which are
 // checked when it is freed; a broken guard aborts the process.
 void set_guard(bool on);
+bool guarded();
 
 void* allocate(size_t bytes);             // throws std::bad_alloc
 void deallocate(void* p, size_t bytes);

@@ -5,31 +5,15 @@
 #include <memory>
 #include <vector>
 
+#include "layout.hpp"
 #include "memory.hpp"
 #include "order.hpp"
-#include "program.hpp"
-#include "threads.hpp"
 #include "tiny.hpp"
 
 namespace fbp {
 namespace {
 
-template <class T> const Kernels<T>& kernels_of(const Isa& isa);
-template <> const Kernels<float>& kernels_of(const Isa& isa) { return isa.f32; }
-template <> const Kernels<double>& kernels_of(const Isa& isa) { return isa.f64; }
-
-constexpr idx LINE = 64;           // bytes of a cache line
 constexpr idx MAX_STRETCH = 64;    // steps of a tiny network between two looks at the epoch
-constexpr idx BAD_STRIDE = 1024;   // bytes: rows a multiple of this apart meet in the same cache sets
-constexpr double BYTES_OF_A_THREAD = 100e3;   // as FLOPS_OF_A_THREAD, where a batch is copied or a gradient added
-
-template <class T> constexpr idx PER_LINE = LINE / sizeof(T);   // elements
-
-// Elements of a row of n in a matrix of ours; fastbp/spec.py says the same of the parameters.
-template <class T> idx padded(idx n) {
-  const idx row = (n + PER_LINE<T> - 1) / PER_LINE<T> * PER_LINE<T>;
-  return row * static_cast<idx>(sizeof(T)) % BAD_STRIDE ? row : row + PER_LINE<T>;
-}
 
 // Leading dimension of a layer's z, a and delta.
 template <class T> idx ld_of(const LayerShape& s, idx batch) { return padded<T>(s.transposed ? batch : s.out); }
@@ -40,12 +24,6 @@ template <class T> Buffer<T> copied(const double* from, idx n) {
   for (idx i = 0; i < n; i++) to.data()[i] = static_cast<T>(from[i]);
   return to;
 }
-
-// What threads share: 0..n in parts, each some whole units.
-struct Split {
-  idx n, unit;
-  int parts;
-};
 
 template <class T> struct Layer {
   LayerShape shape;
@@ -77,14 +55,8 @@ template <class T> struct Layer {
   T kept_scale() const { return static_cast<T>(1 / (1 - threshold() / 65536.0)); }
 };
 
-// The rules, in one place. They look at the rows of the batch itself, not at the plan's, so that its bits do not depend
-// on what came before. Up to about 24 rows dot products beat transposed panels (by 6 to 11 % on 1024 x 1024, 16 rows).
-enum { FEW_ROWS = 24, FEW_OUTPUTS_IN_VECTORS = 4 };
 template <class T> Family family_of(const Layer<T>& layer, idx rows, idx lanes) {
-  if (layer.shape.transposed) return NARROW;
-  if (rows == 1) return SINGLE;
-  if (rows <= FEW_ROWS && layer.shape.out > FEW_OUTPUTS_IN_VECTORS * lanes) return FEW;
-  return DIRECT;
+  return fbp::family_of(layer.shape.transposed, rows, layer.shape.out, lanes);
 }
 
 template <class T> class Network final : public Program {
@@ -423,9 +395,7 @@ void Network<T>::bind_backward(T* grads, const Step<T>* step, T* grad_input, boo
 // ------------------------------------------------------------------ threads
 
 template <class T> Split Network<T>::share(idx n, idx unit, double work, double of_a_thread) const {
-  if (gated_ && work < 2 * of_a_thread) return {n, unit, 1};   // a division takes as long as a small copy
-  const idx units = (n + unit - 1) / unit, most = std::min<idx>(n_threads_, units);
-  return {n, unit, static_cast<int>(gated_ ? std::min(most, static_cast<idx>(work / of_a_thread)) : most)};
+  return Sharing{n_threads_, gated_}.of(n, unit, work, of_a_thread);
 }
 template <class T> Split Network<T>::share_forward(const Layer<T>& layer, Family family, idx rows) const {
   const idx in = layer.shape.in, out = layer.shape.out;
@@ -440,14 +410,8 @@ template <class T> Split Network<T>::share_backward(const Layer<T>& layer, Famil
                FLOPS_OF_A_THREAD);
 }
 
-// f(begin, end, part) for each part.
 template <class T> template <class F> void Network<T>::each_part(const Split& split, const F& f) const {
-  if (split.parts == 1) return f(0, split.n, 0);
-  const idx units = (split.n + split.unit - 1) / split.unit;
-  const auto begin = [&](idx part) {   // the caller, who begins first, gets what is left over
-    return std::min(split.n, (units * part + split.parts - 1) / split.parts * split.unit);
-  };
-  team_->run(split.parts, [&](int part) { f(begin(part), begin(part + 1), part); });
+  fbp::each_part(*team_, split, f);
 }
 
 // The layer's inputs as training has them in one step: which are dropped is a function of (seed, step, layer, place).

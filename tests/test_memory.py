@@ -371,3 +371,62 @@ def test_a_batch_after_a_batch_of_nan_is_clean(kernels, dtype):
                 found, wanted = found.to_dict(), wanted.to_dict()
             assert frozen(found) == frozen(wanted)
         assert net.flatten().tobytes() == twin.flatten().tobytes()
+
+
+# ------------------------------------------------------------------ the caller's arrays
+
+GUARDED_OPS = """
+    import ctypes, itertools, mmap, os, sys
+    import numpy as np, fastbp
+    from fastbp import _engine, ops
+
+    _engine.set_guard(True)   # scratch too
+    dtype, sizes = np.dtype(sys.argv[1]), eval(sys.argv[2])
+    libc, PAGE, maps = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE, {}
+
+    def at_the_end(array, place):
+        '''A copy that ends right before a page that cannot be touched; those of one place share their pages.'''
+        n_bytes = array.size * array.itemsize
+        if place not in maps:
+            memory = mmap.mmap(-1, 64 * PAGE)
+            start = np.frombuffer(memory, np.uint8).ctypes.data
+            assert libc.mprotect(ctypes.c_void_p(start + 63 * PAGE), ctypes.c_size_t(PAGE), 0) == 0
+            maps[place] = memory
+        at = 63 * PAGE - n_bytes
+        copy = np.frombuffer(maps[place], array.dtype, array.size, at).reshape(array.shape)
+        copy[...] = array
+        return copy
+
+    rng = np.random.default_rng(0)
+    make = lambda place, *shape: at_the_end(rng.normal(size=shape).astype(dtype), place)
+    rules = [0.01, fastbp.Adam(0.01), fastbp.SGD(0.01, momentum=0.9, nesterov=True)]
+    for k, (n, n_in, n_out) in enumerate(sizes):
+        os.write(2, f"{n} {n_in} {n_out}\\n".encode())   # the last line before a crash says where
+        name, rule = ("relu", "silu", "tanh", "identity")[k % 4], rules[k % 3]
+        x, w, b, g = make("x", n, n_in), make("w", n_in, n_out), make("b", n_out), make("g", n, n_out)
+        a, z, gi, gw, gb = (make(*p) for p in (("a", n, n_out), ("z", n, n_out), ("gi", n, n_in), ("gw", n_in, n_out),
+                                               ("gb", n_out)))
+        ops.linear(x, w, b, name, out=a, out_z=z)
+        ops.linear(x, w, b, name, out=a)
+        kept = z if name == "silu" else None
+        ops.linear_backward(g, a, x, w, name, z=kept, out=(gi, gw, gb))
+        slots = {key: tuple(at_the_end(slot, key + str(i)) for i, slot in enumerate(pair))
+                 for key, pair in ops.slots(rule, w, b).items()}
+        for step in range(2):
+            ops.linear_backward_update(g, a, x, w, b, rule, name, z=kept, slots=slots, step=step, out=gi)
+        ops.sgd_update(w, gw, 0.1)
+        ops.activation(z, "gelu", out=a)
+        ops.activation_backward(g, a, "gelu", z=z, out=g)
+        value, _ = ops.loss("softmax_cross_entropy", z, np.arange(n) % n_out, out=a)
+        assert all(np.isfinite(array).all() for array in (x, w, b, g, a, z, gi, gw, gb)) and np.isfinite(value)
+        assert ops._short.linear(x, w, b, name, a, None) is a   # where they lie
+    print("unharmed", _engine.allocations()[0])
+"""
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 25])
+def test_ops_touch_no_byte_past_the_end_of_an_array(isa, dtype, rows):
+    """Each array, and each piece of scratch, ends before an unmapped page."""
+    widths = [*range(1, 20), 31, 32, 33, 37, 64, 65, 130]
+    sizes = [(rows, i, o) for i in widths for o in widths]
+    assert python(GUARDED_OPS, dtype, sizes if every_case else sizes[rows % 5 :: 5], timeout=120) == "unharmed 0\n"

@@ -400,9 +400,9 @@ def test_a_call_like_the_last_one_takes_them_too(backend):
     even = np.repeat(weight[:, :1], 3, axis=1) + 1
     forms = weight, even, even[:, 0], weight.astype(np.float32), np.asfortranarray(weight), weight * 2.0**-1000, None
     net, found = network(dtype=np.float32, backend=backend), []
-    for again in range(2):
-        for given in forms:
-            twin = fastbp.MLP((5, 7, 3), activation="tanh", dtype=np.float32, backend=backend)  # which remembers nothing
+    for _ in range(2):
+        for given in forms:  # the twin remembers nothing
+            twin = fastbp.MLP((5, 7, 3), activation="tanh", dtype=np.float32, backend=backend)
             twin.unflatten(net.flatten())
             loss = net.train_step(X, t, sample_weight=given, **options)
             assert loss == twin.train_step(X, t, sample_weight=given, **options)

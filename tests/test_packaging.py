@@ -115,10 +115,10 @@ def environment_with(wheel, folder, *libraries):
 SDIST = [re.compile(pattern) for pattern in (
     r"PKG-INFO|LICENSE|README\.md|CHANGELOG\.md|CONTRIBUTING\.md|MANIFEST\.in|Makefile|pyproject\.toml|setup\.(py|cfg)",
     r"fastbp\.egg-info/[\w-]+(\.\w+)?",
-    r"fastbp/(\w+/)*\w+\.pyi?|fastbp/py\.typed",
+    r"fastbp/(\w+/)*\w+\.pyi?|fastbp/py\.typed|fastbp/_engine\.pxd",
     r"src/\w+\.(pyx|pxd|cpp|hpp)|src/kernels/\w+\.(cpp|hpp)",
     r"tests/([\w-]+/)*[\w.-]+|docs/([\w-]+/)*[\w.-]+",
-    r"(examples|benchmarks)/([\w-]+/)*[\w.-]+\.(py|md)|benchmarks/records/[\w-]+\.json|tools/\w+\.py",
+    r"(examples|benchmarks)/([\w-]+/)*[\w.-]+\.(py|pyx|md)|benchmarks/records/[\w-]+\.json|tools/\w+\.py",
 )]
 
 
@@ -137,7 +137,7 @@ def test_the_sdist_holds_the_sources_and_nothing_else(sdist):
 
 def in_wheel(*compiled):
     """The package's own files, the compiled module if any, and the metadata."""
-    own = {path.relative_to(ROOT).as_posix() for pattern in ("**/*.py", "*.pyi", "py.typed")
+    own = {path.relative_to(ROOT).as_posix() for pattern in ("**/*.py", "*.pyi", "*.pxd", "py.typed")
            for path in (ROOT / "fastbp").glob(pattern)}
     metadata = ("METADATA", "WHEEL", "RECORD", "top_level.txt", "licenses/LICENSE")
     return own | set(compiled) | {f"fastbp-{VERSION}.dist-info/{name}" for name in metadata}
@@ -216,6 +216,43 @@ def test_an_editable_installation_without_the_extension_does_not_warn_of_that(un
     script = TRAIN.replace("sys.prefix", repr(str(clone)))
     for folder in (tmp_path, clone):
         run(python, "-W", "error", "-c", script, cwd=folder)
+
+
+@pytest.fixture(scope="module")
+def build_tools(tmp_path_factory):
+    """A folder that holds Cython and setuptools, for environments that have neither."""
+    folder = tmp_path_factory.mktemp("build_tools")
+    for name in ("Cython", "setuptools"):
+        found = distribution(name)
+        for top in {path.parts[0] for path in found.files} - {"..", "__pycache__"}:
+            if not top.endswith(".pth") and not (folder / top).exists():
+                (folder / top).symlink_to(found.locate_file(top))
+    return folder
+
+
+def test_an_extension_module_is_built_on_the_wheel_and_computes_what_fastbp_does(fresh, build_tools, tmp_path):
+    shutil.copytree(ROOT / "examples" / "extension", tmp_path, dirs_exist_ok=True, ignore=DEBRIS)
+    run(fresh, "setup.py", "-q", "build_ext", "--inplace", cwd=tmp_path, PYTHONPATH=str(build_tools))
+    out = run(fresh, "use.py", cwd=tmp_path)
+    loss, difference = re.search(r"loss (\S+); largest difference from MLP.fit (\S+)", out).groups()
+    assert 0 < float(loss) < 1e-3 and float(difference) < 1e-12
+    assert "the tenth state is that of MLP.predict: True" in out
+
+
+def test_an_extension_module_for_another_version_of_the_c_api_is_refused(fresh, build_tools, tmp_path):
+    """Its declarations are those of a later fastbp."""
+    later = tmp_path / "later" / "fastbp"
+    later.mkdir(parents=True)
+    (later / "__init__.pxd").write_text("")
+    text = (ROOT / "fastbp" / "_engine.pxd").read_text()
+    (later / "_engine.pxd").write_text(text.replace("#define FASTBP_API_VERSION 1", "#define FASTBP_API_VERSION 2"))
+    shutil.copytree(ROOT / "examples" / "extension", tmp_path / "module", ignore=DEBRIS)
+    setup = (tmp_path / "module" / "setup.py").read_text()
+    (tmp_path / "module" / "setup.py").write_text(setup.replace("language_level=3", 'include_path=["../later"]'))
+    run(fresh, "setup.py", "-q", "build_ext", "--inplace", cwd=tmp_path / "module", PYTHONPATH=str(build_tools))
+    refused = "import sys\ntry: import layer\nexcept ImportError as error: sys.exit(print(error))\nsys.exit('no error')"
+    said = run(fresh, "-c", refused, cwd=tmp_path / "module")
+    assert "compiled for version 2 of fastbp's C API, and the fastbp that is installed has version 1" in said
 
 
 # A product of normal numbers that is subnormal, in this thread and in a new one.

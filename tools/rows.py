@@ -13,7 +13,7 @@ from fastbp.rows import Activation, Loss, Optimizer, digest
 
 _HEADER = """\
 // Rendered by `make rows` from the tables of fastbp/: edit those, not this file.
-// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; engine.pyx takes FBP_ROWS alone.
+// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; others take FBP_ROWS and lists.
 #define FBP_ROWS 0x{digest:08x}u
 #ifdef FBP_INLINE
 """
@@ -78,14 +78,15 @@ def _cpp_list(macro: str, names: Iterable[str]) -> str:
 
 
 def render_cpp(activations: Iterable[Activation], losses: Iterable[Loss], optimizers: Iterable[Optimizer]) -> str:
-    """The text of ``src/kernels/rows_generated.hpp``: the digest, a struct per row and a list macro per table."""
+    """The text of ``src/kernels/rows_generated.hpp``: the digest, a struct per row, a list macro per table."""
     tables = list(activations), list(losses), list(optimizers)
     parts = [_HEADER.format(digest=digest(*tables))]
     macros = ("FBP_ACTIVATIONS", _cpp_activation), ("FBP_LOSSES", _cpp_loss), ("FBP_OPTIMIZERS", _cpp_optimizer)
-    for table, (macro, one) in zip(tables, macros):
+    for table, (_, one) in zip(tables, macros):
         parts += [one(row) for row in table]
-        parts.append(_cpp_list(macro, [row.name for row in table]))
-    return "".join([*parts, "#endif\n"])
+    lists = [_cpp_list(macro, [row.name for row in table]) for table, (macro, _) in zip(tables, macros)]
+    keep_z = _cpp_list("FBP_KEEP_Z", [row.name for row in tables[0] if row.keeps_z])
+    return "".join([*parts, "#endif\n", *lists, keep_z])
 
 
 def main() -> None:

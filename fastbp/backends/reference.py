@@ -25,6 +25,7 @@ from fastbp.rows import function
 
 if TYPE_CHECKING:
     from fastbp.backends.protocol import Plan
+    from fastbp.rows import Activation
 
 
 def _like(value, array):
@@ -64,6 +65,18 @@ def _loss_terms(row, a, t):
 
 
 _quiet = np.errstate(all="ignore")  # overflow is looked for, not warned about
+
+
+@_quiet
+def activation(row: Activation, z: np.ndarray) -> np.ndarray:
+    """An activation of an array of any shape."""
+    return np.asarray(_forward(row, z))
+
+
+@_quiet
+def activation_backward(row: Activation, g: np.ndarray, a: np.ndarray, z: np.ndarray | None) -> np.ndarray:
+    """The way back through it."""
+    return np.asarray(_backward(row, g, a, z))
 
 
 class Program:

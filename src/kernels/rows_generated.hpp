@@ -1,5 +1,5 @@
 // Rendered by `make rows` from the tables of fastbp/: edit those, not this file.
-// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; engine.pyx takes FBP_ROWS alone.
+// Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; others take FBP_ROWS and lists.
 #define FBP_ROWS 0x1d13243bu
 #ifdef FBP_INLINE
 
@@ -218,9 +218,6 @@ struct activation_relu6 {
     return WHERE(a <= R(0.0), R(0.0), WHERE(a >= R(6.0), R(0.0), g));
   }
 };
-
-#define FBP_ACTIVATIONS(ROW) \
-  ROW(identity) ROW(relu) ROW(tanh) ROW(sigmoid) ROW(leaky_relu) ROW(softplus) ROW(gelu) ROW(silu) ROW(elu) ROW(selu) ROW(mish) ROW(hard_sigmoid) ROW(hard_tanh) ROW(hard_swish) ROW(softsign) ROW(gaussian) ROW(exp) ROW(relu6)
 
 struct loss_mse {
   enum { uses_lse = 0, pairs = 0, settings = 0 };
@@ -447,9 +444,6 @@ struct loss_kl_divergence {
     return EXP(z - lse) - t;
   }
 };
-
-#define FBP_LOSSES(ROW) \
-  ROW(mse) ROW(half_squared_error) ROW(softmax_cross_entropy) ROW(binary_cross_entropy) ROW(mae) ROW(huber) ROW(log_cosh) ROW(quantile) ROW(poisson) ROW(gamma) ROW(tweedie) ROW(gaussian_nll) ROW(hinge) ROW(squared_hinge) ROW(focal) ROW(kl_divergence)
 
 struct optimizer_sgd {
   enum { states = 0, scalars = 1 };
@@ -785,7 +779,16 @@ struct optimizer_rprop {
     return p;
   }
 };
+#endif
+
+#define FBP_ACTIVATIONS(ROW) \
+  ROW(identity) ROW(relu) ROW(tanh) ROW(sigmoid) ROW(leaky_relu) ROW(softplus) ROW(gelu) ROW(silu) ROW(elu) ROW(selu) ROW(mish) ROW(hard_sigmoid) ROW(hard_tanh) ROW(hard_swish) ROW(softsign) ROW(gaussian) ROW(exp) ROW(relu6)
+
+#define FBP_LOSSES(ROW) \
+  ROW(mse) ROW(half_squared_error) ROW(softmax_cross_entropy) ROW(binary_cross_entropy) ROW(mae) ROW(huber) ROW(log_cosh) ROW(quantile) ROW(poisson) ROW(gamma) ROW(tweedie) ROW(gaussian_nll) ROW(hinge) ROW(squared_hinge) ROW(focal) ROW(kl_divergence)
 
 #define FBP_OPTIMIZERS(ROW) \
   ROW(sgd) ROW(sgd_decay) ROW(sgd_clipped) ROW(sgd_momentum) ROW(sgd_nesterov) ROW(adam) ROW(adam_amsgrad) ROW(nadam) ROW(radam) ROW(rmsprop) ROW(rmsprop_momentum) ROW(rmsprop_centered) ROW(rmsprop_centered_momentum) ROW(adagrad) ROW(adadelta) ROW(lion) ROW(rprop)
-#endif
+
+#define FBP_KEEP_Z(ROW) \
+  ROW(gelu) ROW(silu) ROW(mish) ROW(hard_swish) ROW(gaussian)

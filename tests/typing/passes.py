@@ -184,6 +184,12 @@ assert_type(fastbp.ops.linear(features, np.ones((2, 3)), [0.0, 1.0, 2.0], "relu"
 assert_type(ops.linear_backward(features, features, features, np.eye(2)),
             tuple[NDArray[Any], NDArray[Any], NDArray[Any]])  # fmt: skip
 ops.sgd_update(np.ones(3), [1.0, 2.0, 3.0], 0.1)
+adam_slots = ops.slots("adam", ops.packed([[1.0, 2.0]]), np.ones(2))
+assert_type(ops.linear_backward_update(features, features, features, np.eye(2), None, fastbp.Adam(), slots=adam_slots),
+            NDArray[Any])  # fmt: skip
+assert_type(ops.activation(features, "relu"), NDArray[Any])
+assert_type(ops.activation_backward(features, features, "silu", z=features), NDArray[Any])
+assert_type(ops.loss("mse", features, features), tuple[float, NDArray[Any]])
 assert_type(fastbp.check_gradients(net, features, targets, loss="mse"), gradients.GradientCheck)
 recorder = fastbp.plot.GradientRecorder(features, targets, loss="mse")
 net.fit(features, targets, epochs=1, callbacks=[recorder])
