@@ -527,7 +527,7 @@ template <class T> double loss_of(const Isa& isa, const LossOf& of, T* grad) {
   copy(static_cast<const T*>(of.z), of.cols, z, ld, of.rows, of.cols);
   if (t) copy(static_cast<const T*>(of.t), of.targets, t, ldt, of.rows, of.targets);
   const double value = kernels_of<T>(isa).loss[of.row](
-      {of.rows, of.cols, false, z, ld, t, ldt, of.label, of.share, g, settings, weights, nullptr});
+      {of.rows, of.cols, false, z, ld, t, ldt, of.label, of.share, g, settings, weights, 0, nullptr});
   copy(g, ld, grad, of.cols, of.rows, of.cols);
   return value;
 }
