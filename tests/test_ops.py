@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 from conftest import every_case, frozen, need_extension, need_numba
+from test_process import python
 from tolerance import assert_close
 
 import fastbp
@@ -346,6 +347,35 @@ def test_a_large_weight_whose_rows_meet_in_the_cache_gives_the_same(rows, n_out,
     bad = np.pad(weight, ((0, 0), (0, 1024 - n_out)))[:, :n_out]
     for b in (bias, None):
         assert ops.linear(x, bad, b, "tanh").tobytes() == ops.linear(x, apart, b, "tanh").tobytes()
+
+
+THREADS = """
+    import hashlib, itertools, sys
+    import numpy as np, fastbp
+    from fastbp import ops
+
+    found, rng, dtype = hashlib.sha256(), np.random.default_rng(0), sys.argv[1]
+    for n, n_in, n_out in itertools.product((1, 2, 7, 40), (3, 37, 64, 300), (1, 4, 5, 51, 64, 130)):
+        x, w, g = (rng.normal(size=shape).astype(dtype) for shape in ((n, n_in), (n_in, n_out), (n, n_out)))
+        a = ops.linear(x, w, g[0], "tanh")
+        arrays = [a, *ops.linear_backward(g, a, x, w, "tanh")]
+        for rule in (0.1, fastbp.Adam(0.1)):
+            params = w.copy(), g[0].copy()
+            slots = ops.slots(rule, *params)
+            arrays += [ops.linear_backward_update(g, a, x, *params, rule, "tanh", slots=slots), *params]
+        for array in arrays:
+            found.update(array.tobytes())
+    print(found.hexdigest())
+"""
+
+
+def test_any_number_of_threads_gives_the_same_bits(isa, dtype, monkeypatch):
+    found = set()
+    monkeypatch.setenv("FASTBP_FORCE_THREADS", "1")   # for layers that one thread would do
+    for n_threads in (1, 2, 3):
+        monkeypatch.setenv("FASTBP_NUM_THREADS", str(n_threads))
+        found.add(python(THREADS, dtype))
+    assert len(found) == 1
 
 
 def laid_out(lay, array):
