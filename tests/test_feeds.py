@@ -635,6 +635,15 @@ def test_a_batch_of_a_list_whose_update_overflows_is_found_by_a_replay(backend, 
     assert np.array_equal(net.flatten(), twin.flatten())
 
 
+def test_batches_of_one_row_in_a_list_are_train_steps(backend):
+    """The program of such a run has room for them from the first on."""
+    net, twin = build(backend), build(backend)
+    history = net.fit([(X[k : k + 1], LABELS[k : k + 1]) for k in range(9)], epochs=2, **RUN)
+    told = [twin.train_step(X[k : k + 1], LABELS[k : k + 1], **RUN) for _ in range(2) for k in range(9)]
+    assert net.flatten().tobytes() == twin.flatten().tobytes()
+    assert np.allclose(history.loss, np.reshape(told, (2, 9)).mean(axis=1), rtol=1e-15)
+
+
 def test_plain_batches_of_a_list_are_trained_on_in_one_call():
     need_extension()
     net = build("cython")

@@ -79,6 +79,7 @@ class Run:
         """
         began, state = time.perf_counter(), self.state
         state.prepare(self.optimizer, self.params, self.optimizer.accumulate)  # buffers, which snapshots hold
+        self._varies = False  # of the updates made so far
         state.enter(len(self.X), self.batch_size)
         self._partial = np.zeros(2)
         self._loss: list[np.ndarray] = []  # of `History`, in pieces
