@@ -341,7 +341,7 @@ class Rule(Frozen):
         around = self.l1 or self.max_norm is not None or self.clip_around is not None or self.average is not None
         return not around and not self.needs_whole_gradient and self.has_one_rate
 
-    @property
+    @cached_property
     def has_one_rate(self) -> bool:
         """Whether all parameters have the learning rate and the decay as they are."""
         return {*(self.lr_scale or ()), *(self.decay_scale or ()), self.bias_lr_scale, self.bias_decay_scale} == {1.0}

@@ -70,6 +70,10 @@ class Spec:
     dtype: np.dtype
     dropout: tuple[float, ...] = ()  # of the inputs of each layer; none is the same as zeros
 
+    def __hash__(self) -> int:
+        """Of the sizes: few networks that are alike in them are different."""
+        return hash(self.sizes)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Spec:
         return self  # it holds nothing that changes
 
@@ -239,7 +243,25 @@ def optimizer(value: Any, spec: Spec, n_rows: int | None = None, batch_size: int
 def make_spec(
     sizes: Any, hidden: Any, output: Any, bias: Any, dtype: Any, dropout: Any = 0.0, input_dropout: Any = 0.0
 ) -> Spec:
-    """Check the arguments of `fastbp.MLP` that say what the network is."""
+    """Check the arguments of `fastbp.MLP` that say what the network is: plain ones, that may come again, once."""
+    more = hidden, output, bias, dropout, input_dropout
+    if type(sizes) in (tuple, list) and (dtype is np.float32 or type(dtype) is str):
+        if {*map(type, sizes), *map(type, more)} <= _PLAIN:
+            return _plain_spec(dtype, *more, *sizes)
+    return _checked_spec(sizes, dtype, *more)
+
+
+_PLAIN = {bool, float, int, str}
+
+
+@lru_cache(maxsize=64, typed=True)  # each size is an argument: 4 is one, 4.0 and True are none
+def _plain_spec(dtype: Any, hidden: str, output: str, bias: bool, dropout: float, input_dropout: float, *sizes: int) -> Spec:
+    return _checked_spec(sizes, dtype, hidden, output, bias, dropout, input_dropout)
+
+
+def _checked_spec(
+    sizes: Any, dtype: Any, hidden: Any, output: Any, bias: Any, dropout: Any, input_dropout: Any
+) -> Spec:
     if isinstance(sizes, (str, bytes)) or not isinstance(sizes, (Sequence, np.ndarray)) or np.ndim(sizes) != 1:
         raise TypeError(f"sizes must be a sequence of integers such as (2, 3, 1), got {sizes!r}")
     sizes = tuple(integer(f"sizes[{k}]", size, 1) for k, size in enumerate(sizes))
@@ -313,6 +335,9 @@ def initial_arrays(spec: Spec, init: Any, bias_init: Any, seed: int) -> list[tup
     bias_rng = None
     for k, (layer, item, draw) in enumerate(zip(spec.layers, given, draws_bias)):
         shape = layer.in_features, layer.out_features
+        if draw is None and type(item) is np.ndarray and item.dtype == np.float64 and item.shape == shape:
+            pairs.append((item, None))
+            continue
         what = name.format(*shape, "rng", k)
         bias = None
         # of two items: (weight, bias), unless the first is a row: then these are the two rows of a weight
