@@ -233,6 +233,8 @@ class Steps:
     @cached_property
     def t(self) -> NDArray[Any]:
         """The number of each update, from 1 on: that which the batch is for."""
+        if self.count == 1:
+            return np.array([self.updates + 1 + self.phase // self.every], np.float64)
         return self.updates + 1 + (self.phase + np.arange(self.count, dtype=np.float64)) // self.every
 
     def correction(self, beta: float) -> float | NDArray[Any]:

@@ -168,6 +168,8 @@ def _find(argument: str, value: Any, kind: type, rows: Any) -> Any:
     """A row by itself, by name or by alias; `rows` is the module of the table."""
     if isinstance(value, kind):
         return value
+    if type(value) is str and value in rows.TABLE:
+        return rows.TABLE[value]
     names = (*rows.TABLE, *rows.ALIASES)
     if callable(value):  # a function, or another library's class or object: `torch.nn.ReLU()`
         makes = f"@fastbp.{kind.__name__.lower()} makes a row of a function"

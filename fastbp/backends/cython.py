@@ -13,6 +13,7 @@ from fastbp.rows import digest
 
 if TYPE_CHECKING:
     from fastbp.backends.protocol import Plan
+    from fastbp.rows import Loss
     from fastbp.spec import Spec
 
 # Kernels are found by a row's place in its table, and read what the rows of their own tables name.
@@ -76,6 +77,12 @@ def _layers(spec: Spec, trains: tuple[tuple[bool, bool], ...], isa: str) -> tupl
     ]
 
 
+@lru_cache(maxsize=64)
+def _numbers(loss: Loss, out_features: int) -> tuple[float, list[float], tuple[float, ...]]:
+    """The scale of a loss, its settings, and the weights of its outputs."""
+    return loss.scale(out_features), loss.numbers(loss.targets(out_features)), loss.chosen["output_weights"] or ()
+
+
 class Program(_engine.Program):
     """See `fastbp.backends.protocol.Program`."""
 
@@ -93,9 +100,7 @@ class Program(_engine.Program):
             plan.isa,
             layers,
             _LOSS.get(row, -1),
-            1.0 if loss is None else loss.scale(spec.out_features),
-            [] if loss is None else loss.numbers(loss.targets(spec.out_features)),
-            [] if loss is None else list(loss.chosen["output_weights"] or ()),
+            *((1.0, (), ()) if loss is None else _numbers(loss, spec.out_features)),
             _OPTIMIZER,
             own,
             own_loss,
