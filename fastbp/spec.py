@@ -257,13 +257,11 @@ _PLAIN = {bool, float, int, str}
 
 
 @lru_cache(maxsize=64, typed=True)  # each size is an argument: 4 is one, 4.0 and True are none
-def _plain_spec(dtype: Any, hidden: str, output: str, bias: bool, dropout: float, input_dropout: float, *sizes: int) -> Spec:
-    return _checked_spec(sizes, dtype, hidden, output, bias, dropout, input_dropout)
+def _plain_spec(dtype: Any, *given: Any) -> Spec:
+    return _checked_spec(given[5:], dtype, *given[:5])
 
 
-def _checked_spec(
-    sizes: Any, dtype: Any, hidden: Any, output: Any, bias: Any, dropout: Any, input_dropout: Any
-) -> Spec:
+def _checked_spec(sizes: Any, dtype: Any, hidden: Any, output: Any, bias: Any, dropout: Any, of_input: Any) -> Spec:
     if isinstance(sizes, (str, bytes)) or not isinstance(sizes, (Sequence, np.ndarray)) or np.ndim(sizes) != 1:
         raise TypeError(f"sizes must be a sequence of integers such as (2, 3, 1), got {sizes!r}")
     sizes = tuple(integer(f"sizes[{k}]", size, 1) for k, size in enumerate(sizes))
@@ -285,7 +283,7 @@ def _checked_spec(
         raise TypeError(f"dtype must be a floating-point dtype, got {dtype!r}") from None
     if dtype.kind != "f" or not dtype.isnative:
         raise ValueError(f"dtype must be a native floating-point dtype such as float32, got {dtype}")
-    spec = _shared(sizes, rows, boolean("bias", bias), dtype, dropout_rates(dropout, input_dropout, n_hidden))
+    spec = _shared(sizes, rows, boolean("bias", bias), dtype, dropout_rates(dropout, of_input, n_hidden))
     n_bytes = spec.buffer_size * dtype.itemsize
     if n_bytes > sys.maxsize // 4:
         raise ValueError(f"sizes {sizes!r} need {n_bytes:.3g} bytes of parameters")

@@ -78,9 +78,9 @@ def _layers(spec: Spec, trains: tuple[tuple[bool, bool], ...], isa: str) -> tupl
 
 
 @lru_cache(maxsize=64)
-def _numbers(loss: Loss, out_features: int) -> tuple[float, list[float], tuple[float, ...]]:
+def _numbers(loss: Loss, out_features: int) -> tuple[float, list[float], list[float]]:
     """The scale of a loss, its settings, and the weights of its outputs."""
-    return loss.scale(out_features), loss.numbers(loss.targets(out_features)), loss.chosen["output_weights"] or ()
+    return loss.scale(out_features), loss.numbers(loss.targets(out_features)), list(loss.chosen["output_weights"] or ())
 
 
 class Program(_engine.Program):
@@ -100,7 +100,7 @@ class Program(_engine.Program):
             plan.isa,
             layers,
             _LOSS.get(row, -1),
-            *((1.0, (), ()) if loss is None else _numbers(loss, spec.out_features)),
+            *((1.0, [], []) if loss is None else _numbers(loss, spec.out_features)),
             _OPTIMIZER,
             own,
             own_loss,
