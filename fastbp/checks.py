@@ -220,6 +220,9 @@ _BLOCK = 1 << 16  # elements looked at in one go, so that memory does not grow w
 
 
 def _row_blocks(array: np.ndarray) -> Iterable[tuple[int, np.ndarray]]:
+    if 0 < array.size <= _BLOCK:
+        yield 0, array[:]
+        return
     rows = max(1, _BLOCK // max(1, array.size // max(1, len(array))))
     for start in range(0, len(array), rows):
         yield start, array[start : start + rows]

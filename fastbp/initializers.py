@@ -31,7 +31,10 @@ def _scaled(distribution: str, variance: Callable[[int, int], float]) -> Initial
         if distribution == "normal":
             return rng.normal(0.0, std, shape)
         bound = math.sqrt(3.0) * std
-        return rng.uniform(-bound, bound, shape)
+        weight = rng.random(shape)  # `uniform` draws the same, and takes a fifth longer
+        weight *= bound - -bound
+        weight += -bound
+        return weight
 
     return draw
 

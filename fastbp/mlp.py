@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import sys
 import threading
 import time
@@ -81,6 +82,7 @@ _OTHER_ARGUMENTS_OF_FIT = {
     ),
     "callbacks=[fastbp.EarlyStopping()] stops a run early": ("early_stopping", "patience", "n_iter_no_change", "tol"),
 }  # fmt: skip
+_NOTHING_WAITS = (), None, False, 0, None, None  # for a step of `fit`, by its defaults
 _BLOCK_ROWS = 256  # predict, evaluate and loss_and_grad go through X in blocks: memory does not grow with n
 
 
@@ -572,7 +574,7 @@ class MLP:
         rule = spec.optimizer(optimizer, self._spec, examples.n_rows, examples.batch_size)
         watch = None
         waits = metrics, callbacks, progress, verbose, eval_every, examples.validation
-        if any(given is not unasked for given, unasked in zip(waits, ((), None, False, 0, None, None))):
+        if not all(map(operator.is_, waits, _NOTHING_WAITS)):
             from fastbp.training.watch import make_watch
 
             evaluate = partial(self._evaluate, loss=run_loss, n_threads=n_threads)
@@ -588,18 +590,15 @@ class MLP:
         with self._exclusive():
             try:
                 self._trainer = threading.get_ident()
-                with ExitStack() as stack:
-
-                    def lend(plan: Plan) -> Program:
-                        return stack.enter_context(self._programs.lent(plan))
-
-                    program = lend(plan)
-                    stack.enter_context(self._state.unless_no_step())
+                with self._programs.lent(plan) as program, self._state.unless_no_step(), ExitStack() as stack:
                     self._state.seed = new_seed
                     self._state.trains_with(run_loss)
                     make_run = partial(Run, given=examples.given, row_numbers=examples.inside)
                     if not examples.is_array:
                         from fastbp.training.feeds import run_on
+
+                        def lend(plan: Plan) -> Program:
+                            return stack.enter_context(self._programs.lent(plan))
 
                         make_run = partial(run_on, examples, stack, lend, partial(self._again.batches, run_loss))
                     run = make_run(

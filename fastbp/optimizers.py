@@ -233,6 +233,8 @@ class Steps:
     @cached_property
     def t(self) -> NDArray[Any]:
         """The number of each update, from 1 on: that which the batch is for."""
+        if self.count == 1:
+            return np.array([self.updates + 1 + self.phase // self.every], np.float64)
         return self.updates + 1 + (self.phase + np.arange(self.count, dtype=np.float64)) // self.every
 
     def correction(self, beta: float) -> float | NDArray[Any]:
@@ -341,7 +343,7 @@ class Rule(Frozen):
         around = self.l1 or self.max_norm is not None or self.clip_around is not None or self.average is not None
         return not around and not self.needs_whole_gradient and self.has_one_rate
 
-    @property
+    @cached_property
     def has_one_rate(self) -> bool:
         """Whether all parameters have the learning rate and the decay as they are."""
         return {*(self.lr_scale or ()), *(self.decay_scale or ()), self.bias_lr_scale, self.bias_decay_scale} == {1.0}

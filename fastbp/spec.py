@@ -70,6 +70,10 @@ class Spec:
     dtype: np.dtype
     dropout: tuple[float, ...] = ()  # of the inputs of each layer; none is the same as zeros
 
+    def __hash__(self) -> int:
+        """Of the sizes: few networks that are alike in them are different."""
+        return hash(self.sizes)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Spec:
         return self  # it holds nothing that changes
 
@@ -164,6 +168,8 @@ def _find(argument: str, value: Any, kind: type, rows: Any) -> Any:
     """A row by itself, by name or by alias; `rows` is the module of the table."""
     if isinstance(value, kind):
         return value
+    if type(value) is str and value in rows.TABLE:
+        return rows.TABLE[value]
     names = (*rows.TABLE, *rows.ALIASES)
     if callable(value):  # a function, or another library's class or object: `torch.nn.ReLU()`
         makes = f"@fastbp.{kind.__name__.lower()} makes a row of a function"
@@ -239,7 +245,23 @@ def optimizer(value: Any, spec: Spec, n_rows: int | None = None, batch_size: int
 def make_spec(
     sizes: Any, hidden: Any, output: Any, bias: Any, dtype: Any, dropout: Any = 0.0, input_dropout: Any = 0.0
 ) -> Spec:
-    """Check the arguments of `fastbp.MLP` that say what the network is."""
+    """Check the arguments of `fastbp.MLP` that say what the network is: plain ones, that may come again, once."""
+    more = hidden, output, bias, dropout, input_dropout
+    if type(sizes) in (tuple, list) and (dtype is np.float32 or type(dtype) is str):
+        if {*map(type, sizes), *map(type, more)} <= _PLAIN:
+            return _plain_spec(dtype, *more, *sizes)
+    return _checked_spec(sizes, dtype, *more)
+
+
+_PLAIN = {bool, float, int, str}
+
+
+@lru_cache(maxsize=64, typed=True)  # each size is an argument: 4 is one, 4.0 and True are none
+def _plain_spec(dtype: Any, *given: Any) -> Spec:
+    return _checked_spec(given[5:], dtype, *given[:5])
+
+
+def _checked_spec(sizes: Any, dtype: Any, hidden: Any, output: Any, bias: Any, dropout: Any, of_input: Any) -> Spec:
     if isinstance(sizes, (str, bytes)) or not isinstance(sizes, (Sequence, np.ndarray)) or np.ndim(sizes) != 1:
         raise TypeError(f"sizes must be a sequence of integers such as (2, 3, 1), got {sizes!r}")
     sizes = tuple(integer(f"sizes[{k}]", size, 1) for k, size in enumerate(sizes))
@@ -261,7 +283,7 @@ def make_spec(
         raise TypeError(f"dtype must be a floating-point dtype, got {dtype!r}") from None
     if dtype.kind != "f" or not dtype.isnative:
         raise ValueError(f"dtype must be a native floating-point dtype such as float32, got {dtype}")
-    spec = _shared(sizes, rows, boolean("bias", bias), dtype, dropout_rates(dropout, input_dropout, n_hidden))
+    spec = _shared(sizes, rows, boolean("bias", bias), dtype, dropout_rates(dropout, of_input, n_hidden))
     n_bytes = spec.buffer_size * dtype.itemsize
     if n_bytes > sys.maxsize // 4:
         raise ValueError(f"sizes {sizes!r} need {n_bytes:.3g} bytes of parameters")
@@ -313,6 +335,9 @@ def initial_arrays(spec: Spec, init: Any, bias_init: Any, seed: int) -> list[tup
     bias_rng = None
     for k, (layer, item, draw) in enumerate(zip(spec.layers, given, draws_bias)):
         shape = layer.in_features, layer.out_features
+        if draw is None and type(item) is np.ndarray and item.dtype == np.float64 and item.shape == shape:
+            pairs.append((item, None))
+            continue
         what = name.format(*shape, "rng", k)
         bias = None
         # of two items: (weight, bias), unless the first is a row: then these are the two rows of a weight

@@ -27,14 +27,14 @@ cdef class Forced:
     def __cinit__(self, context, list process):
         self.context, self.context_value = context, context.get()
         self.process, self.process_value = process, process[0]
-        self.environment, self.threads = environment_stamp(), c_thread_limit()
+        self.environment, self.threads = c_environment_stamp(), c_thread_limit()
 
     cdef bint still(self) except -1:
         cdef PyObject* value
         PyContextVar_Get(self.context, NULL, &value)
         cdef bint same = <object> value is self.context_value
         Py_DECREF(<object> value)   # a reference of ours
-        return (same and self.process[0] is self.process_value and self.environment == environment_stamp()
+        return (same and self.process[0] is self.process_value and self.environment == c_environment_stamp()
                 and self.threads == c_thread_limit())
 
 

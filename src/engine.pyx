@@ -58,7 +58,7 @@ cdef extern from "feed.hpp" namespace "fbp" nogil:
     cbool rows_sum_to_one(const Source& source, double tolerance)
 
 cdef extern from "environment.hpp" namespace "fbp":
-    uint64_t environment_stamp()
+    uint64_t c_environment_stamp "fbp::environment_stamp"()
 
 cdef extern from "order.hpp" namespace "fbp" nogil:
     void c_epoch_order "fbp::epoch_order"(uint64_t seed, uint64_t epoch, uint32_t n, uint32_t* order)
@@ -178,6 +178,13 @@ cdef inline void* data_or_null(a) noexcept:
 
 cdef inline idx weights_of_row(weight) except -1:
     return 1 if weight is None or cnp.PyArray_NDIM(<cnp.ndarray> weight) == 1 else cnp.PyArray_DIM(<cnp.ndarray> weight, 1)
+
+
+# ------------------------------------------------------------------ the environment
+
+def environment_stamp():
+    """One number for all variables that fastbp reads: where one has changed it is another."""
+    return c_environment_stamp()
 
 
 # ------------------------------------------------------------------ instruction sets

@@ -789,3 +789,24 @@ def test_a_network_is_usable_after_each_of_many_errors_in_a_row(backend):
 def test_classes_of_a_network_with_one_output_are_told_where_they_belong():
     with pytest.raises(ValueError, match=r"y must be 0, the one class.*binary_cross_entropy.*y\[1\] = 1"):
         fastbp.MLP((2, 1)).fit(np.ones((2, 2)), np.array([0, 1]), steps=1, loss="softmax_cross_entropy")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"sizes": (2.0, 3, 1)}, {"sizes": (2, 3, True)}, {"bias": 1}, {"dropout": False}, {"input_dropout": "0"}],
+    ids=repr,
+)
+def test_what_equals_good_arguments_of_a_network_is_not_taken_for_them(wrong):
+    good = {"sizes": (2, 3, 1), "bias": True, "dropout": 0.0, "input_dropout": 0.0}
+    for _ in range(2):
+        assert fastbp.MLP(**good).sizes == (2, 3, 1)
+        with pytest.raises(TypeError, match=next(iter(wrong))):
+            fastbp.MLP(**good | wrong)
+
+
+def test_networks_of_equal_arguments_are_of_one_kind_and_others_are_not():
+    kinds = [fastbp.MLP((2, 3, 1), bias=bias, dtype=dtype, activation=activation, dropout=dropout)
+             for bias in (True, False) for dtype in ("float32", np.float64) for activation in ("relu", "tanh")
+             for dropout in (0, 0.5)]  # fmt: skip
+    assert len({(net._spec.bias, net.dtype, net._spec.activations, net._spec.dropout) for net in kinds}) == 16
+    assert fastbp.MLP([2, 3, 1])._spec is fastbp.MLP((2, 3, 1), dtype="float32")._spec

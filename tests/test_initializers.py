@@ -366,3 +366,12 @@ def test_given_arrays_are_copied_never_shared(dtype):
     other = fastbp.MLP((4, 2), init=[(net.weights[0], net.biases[0])], dtype=dtype)
     assert other.flatten().tobytes() == net.flatten().tobytes()
     assert not np.may_share_memory(other.params, net.params)
+
+
+def test_uniform_weights_are_the_draw_of_numpys_uniform_to_the_bit():
+    for scale, fan_in, fan_out in (("glorot", 64, 64), ("he", 7, 300), ("lecun", 1, 1)):
+        seeds = [np.random.Generator(np.random.PCG64(fan_in)) for _ in range(2)]
+        bound = np.sqrt(3.0 * VARIANCE[scale](fan_in, fan_out))
+        drawn = initializers.TABLE[f"{scale}_uniform"](seeds[0], fan_in, fan_out)
+        assert (drawn == seeds[1].uniform(-bound, bound, (fan_in, fan_out))).all()
+        assert seeds[0].random() == seeds[1].random()

@@ -519,3 +519,11 @@ def test_signals_are_for_the_threads_of_python():
         print(len(masks), all(mask & SIGINT and mask & SIGALRM for mask in masks))
     """)
     assert out == "2 True\n"
+
+
+@pytest.mark.parametrize("name", backends._VARIABLES)
+def test_a_variable_is_read_again_whenever_it_has_changed(name, monkeypatch):
+    others = {other: said for other, said in backends.environment().items() if other != name}
+    for text in ("1", "2", "1", "", None, "1"):
+        monkeypatch.delenv(name, raising=False) if text is None else monkeypatch.setenv(name, text)
+        assert backends.environment() == others | {name: text or ""}

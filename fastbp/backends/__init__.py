@@ -6,9 +6,11 @@ What a backend is handed and what it gives stands in `protocol`; `plan` chooses 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -68,6 +70,23 @@ def engine() -> ModuleType | None:
             raise
         return None
     return engine
+
+
+_VARIABLES = ("FASTBP_BACKEND", "FASTBP_ISA", "FASTBP_FORCE_THREADS", "FASTBP_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+@lru_cache(maxsize=1)
+def _environment(stamp: int | None) -> dict[str, str]:
+    return {name: os.environ.get(name, "") for name in _VARIABLES}
+
+
+def environment() -> dict[str, str]:
+    """What the variables say that each call asks for, "" where they are not set.
+
+    They are read again when they have changed, which the engine sees in a tenth of the time of reading them.
+    """
+    compiled = engine()
+    return _environment.__wrapped__(None) if compiled is None else _environment(compiled.environment_stamp())
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:

@@ -5,7 +5,6 @@ Environment variables are read when they are needed, so that import never fails 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,7 +58,7 @@ def backend(name: BackendName) -> Iterator[None]:
 
 def requested_backend(own: str) -> str:
     """The first of: the network's own, the context's, the process's, the environment's; else ``"auto"``."""
-    for name in (own, _context.get(), _process[0], os.environ.get("FASTBP_BACKEND")):
+    for name in (own, _context.get(), _process[0], backends.environment()["FASTBP_BACKEND"]):
         if name and name != "auto":
             return name
     return "auto"
@@ -71,7 +70,7 @@ FORCED = (_context, _process)
 
 def requested_isa() -> str | None:
     """The ISA that ``FASTBP_ISA`` forces, or None."""
-    return os.environ.get("FASTBP_ISA") or None
+    return backends.environment()["FASTBP_ISA"] or None
 
 
 def _or_why(find: Callable[[], str]) -> str:

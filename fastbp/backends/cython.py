@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from fastbp.rows import digest
 
 if TYPE_CHECKING:
     from fastbp.backends.protocol import Plan
+    from fastbp.rows import Loss
+    from fastbp.spec import Spec
 
 # Kernels are found by a row's place in its table, and read what the rows of their own tables name.
 if getattr(_engine, "ROWS", None) != digest(*(table.TABLE.values() for table in (activations, losses, optimizers))):
@@ -44,11 +47,40 @@ class _OwnRows:
         if row not in self.kept:
             from fastbp.backends.numba.own_rows import row_functions
 
-            self.kept[row] = row_functions(row, self.dtype, _engine.vector_bytes(self.isa))
+            self.kept.setdefault(row, row_functions(row, self.dtype, _engine.vector_bytes(self.isa)))
         return [function.address for function in self.kept[row]]
 
     def update(self, row) -> int:
         return self.addresses(row)[0]
+
+
+@lru_cache(maxsize=64)
+def _layers(spec: Spec, trains: tuple[tuple[bool, bool], ...], isa: str) -> tuple[_OwnRows, list[tuple[Any, ...]]]:
+    """The layers as `LayerShape` in src/program.hpp has them, and what keeps the addresses in them."""
+    own = _OwnRows(spec.dtype, isa)
+    return own, [
+        (
+            layer.in_features,
+            layer.out_features,
+            layer.ldw,
+            layer.transposed,
+            layer.weight,
+            -1 if layer.bias is None else layer.bias,
+            -1 if layer.activation.is_identity else _ACTIVATION.get(layer.activation, -1),
+            *([0, 0] if layer.activation in _ACTIVATION else own.addresses(layer.activation)),
+            layer.activation.keeps_z,
+            below is None or below.activation.dead_at_zero,
+            *trained,
+            layer.dropout,
+        )
+        for below, layer, trained in zip((None, *spec.layers), spec.layers, trains)
+    ]
+
+
+@lru_cache(maxsize=64)
+def _numbers(loss: Loss, out_features: int) -> tuple[float, list[float], list[float]]:
+    """The scale of a loss, its settings, and the weights of its outputs."""
+    return loss.scale(out_features), loss.numbers(loss.targets(out_features)), list(loss.chosen["output_weights"] or ())
 
 
 class Program(_engine.Program):
@@ -57,26 +89,10 @@ class Program(_engine.Program):
     def __new__(cls, plan: Plan, params: np.ndarray) -> Program:
         spec, loss = plan.spec, plan.loss
         row = loss and loss.plain
-        own, own_loss = _OwnRows(spec.dtype, plan.isa), (0, False, False)
+        own, layers = _layers(spec, plan.trains, plan.isa)
+        own_loss = 0, False, False
         if row and row not in _LOSS:
             own_loss = (*own.addresses(row), row.statistic == "lse", row.grad_s is not None)
-        layers = [
-            (
-                layer.in_features,
-                layer.out_features,
-                layer.ldw,
-                layer.transposed,
-                layer.weight,
-                -1 if layer.bias is None else layer.bias,
-                -1 if layer.activation.is_identity else _ACTIVATION.get(layer.activation, -1),
-                *([0, 0] if layer.activation in _ACTIVATION else own.addresses(layer.activation)),
-                layer.activation.keeps_z,
-                below is None or below.activation.dead_at_zero,
-                *trains,
-                layer.dropout,
-            )
-            for below, layer, trains in zip((None, *spec.layers), spec.layers, plan.trains)
-        ]
         return super().__new__(
             cls,
             plan,
@@ -84,9 +100,7 @@ class Program(_engine.Program):
             plan.isa,
             layers,
             _LOSS.get(row, -1),
-            1.0 if loss is None else loss.scale(spec.out_features),
-            [] if loss is None else loss.numbers(loss.targets(spec.out_features)),
-            [] if loss is None else list(loss.chosen["output_weights"] or ()),
+            *((1.0, [], []) if loss is None else _numbers(loss, spec.out_features)),
             _OPTIMIZER,
             own,
             own_loss,

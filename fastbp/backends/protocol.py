@@ -35,7 +35,8 @@ class Plan(NamedTuple):
 
     def __hash__(self) -> int:
         """Of what tells the plans of one network apart: to hash the rest takes longer than to compare it."""
-        return hash((self.batch, self.loss, self.optimizer))
+        loss, optimizer = self.loss, self.optimizer
+        return hash((self.batch, loss and loss.name, optimizer and optimizer.name))
 
 
 # How a call of `Program.train` ended.

@@ -69,7 +69,7 @@ def _number(name: str, text: str) -> int | None:
 
 def forced() -> bool:
     """Whether ``FASTBP_FORCE_THREADS`` asks, in tests, for threads without CPUs for them and with nothing to gain."""
-    return os.environ.get("FASTBP_FORCE_THREADS", "0") not in ("", "0")
+    return backends.environment()["FASTBP_FORCE_THREADS"] not in ("", "0")
 
 
 def requested(argument: object = None) -> int:
@@ -89,8 +89,9 @@ def requested(argument: object = None) -> int:
         The argument is no integer of at least 1. The environment is not held to that: nonsense there is a warning.
     """
     wanted = None if argument is None else integer("n_threads", argument, 1)
+    said = backends.environment()
     for name in ("FASTBP_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "") if wanted is None else ""
+        text = said[name] if wanted is None else ""
         if not text.strip():
             continue
         wanted = _number(name, text)

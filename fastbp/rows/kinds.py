@@ -9,7 +9,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,6 +95,7 @@ class Domain(NamedTuple):
         above = x > self.low if self.ends[0] == "(" else x >= self.low
         return above & (x < self.high if self.ends[1] == ")" else x <= self.high)
 
+    @lru_cache(maxsize=64)  # noqa: B019  # domains are few and small; to find one takes 6 us
     def closed(self, dtype: np.dtype) -> tuple[float, float]:
         """The least and the greatest finite number of a dtype in it."""
         largest = float(np.finfo(dtype).max)

@@ -48,7 +48,7 @@ def culprit(X: Any, params: np.ndarray, spec: Spec, row_numbers: np.ndarray | No
 
 
 def _joined(pieces: list[np.ndarray], dtype: type = np.float64) -> np.ndarray:
-    return np.concatenate(pieces) if pieces else np.empty(0, dtype)
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces) if pieces else np.empty(0, dtype)
 
 
 @dataclass

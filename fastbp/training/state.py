@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,8 +15,6 @@ from fastbp.schedules import ReduceOnPlateau
 from fastbp.spec import Spec, aligned_zeros
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from fastbp import optimizers
     from fastbp.rows import Loss, Optimizer
 
@@ -107,18 +104,9 @@ class TrainingState:
                 self.place[:] = self.place[0] + 1, 0
             self.data_shape = (n_rows, batch_size)
 
-    @contextmanager
-    def unless_no_step(self) -> Iterator[None]:
-        """A call that makes no step leaves nothing: another optimizer's slots, loss, seed and place are as before."""
-        self._settle()
-        self._untold = None  # of a run that is over
-        before, place, step = self.__dict__.copy(), self.place.copy(), self.step
-        try:
-            yield
-        finally:
-            if self.count[0] == step:
-                self.place[:] = place
-                self.__dict__.update(before)
+    def unless_no_step(self) -> _UnlessNoStep:
+        """For `with`: a call that makes no step leaves nothing, of slots, loss, seed and place."""
+        return _UnlessNoStep(self)
 
     def trains_with(self, loss: Loss) -> None:
         """The loss of the steps to come, which `evaluate` and `predict_proba` go by."""
@@ -256,11 +244,31 @@ class TrainingState:
         integer("wait", self.plateau["wait"], 0, 2**62)
 
 
+class _UnlessNoStep:  # a generator takes several times as long
+    __slots__ = ("before", "place", "state", "step")
+
+    def __init__(self, state: TrainingState) -> None:
+        self.state = state
+
+    def __enter__(self) -> None:
+        state = self.state
+        state._settle()
+        state._untold = None  # of a run that is over
+        self.before, self.place, self.step = state.__dict__.copy(), state.place.copy(), state.step
+
+    def __exit__(self, *error: object) -> None:
+        state = self.state
+        if state.count[0] == self.step:
+            state.place[:] = self.place
+            state.__dict__.update(self.before)
+
+
 class Snapshot:
     """Parameters and training state at one step, to go back to."""
 
     def __init__(self, state: TrainingState, params: np.ndarray, partial: np.ndarray) -> None:
-        self.arrays = [params, *state.buffers.values(), state.count, state.place, partial]
+        self.arrays = [params, *state.slots.values(), state.count, state.place, partial]
+        self.arrays += [buffer for buffer in (state.accumulated, state.average) if buffer is not None]
         self.copies = [array.copy() for array in self.arrays]
         self.state, self.step, self.plateau = state, state.step, state.plateau
         self.time = time.perf_counter()
