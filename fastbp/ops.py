@@ -18,6 +18,7 @@ from fastbp import optimizers, spec
 from fastbp.arrays import real_array
 from fastbp.backends import layer as layers
 from fastbp.backends import reference
+from fastbp.backends.again import LONG_WAY, LongWay
 from fastbp.backends.plan import make_plan
 from fastbp.backends.protocol import Update
 from fastbp.checks import integer
@@ -37,17 +38,8 @@ if TYPE_CHECKING:
 _WORK = 1000  # how hard `numpy.shares_memory` looks; beyond it two arrays count as overlapping
 
 
-class _Nothing:
-    """Stands for the compiled functions before they were asked for: it does nothing, and says so."""
-
-    def nothing(self, *arguments: Any) -> None:
-        return None
-
-    linear = linear_backward = linear_backward_update = sgd_update = activation = activation_backward = nothing
-
-
 # What takes plain arrays at once. It gives None for others, which get the checks below and come back as plain copies.
-_short: Ops | _Nothing = _Nothing()
+_short: Ops | LongWay = LONG_WAY
 
 
 def _compiled() -> Ops | None:

@@ -149,8 +149,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
 
 
 def test_sizes_and_build_time(built):
-    assert built.wheel.stat().st_size <= 3 * 2**20
-    assert built.engine.stat().st_size <= 6 * 2**20
+    assert built.wheel.stat().st_size <= 4 * 2**20
+    assert built.engine.stat().st_size <= 9 * 2**20
     assert built.seconds <= 180
 
 

@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from fastbp.rows import Loss
 
 
-class _None:
-    """No calls are remembered: whatever is asked for goes the long way."""
-
-    def _long_way(self, *arguments: Any) -> None:
-        return None
-
-    train_step = predict = evaluate = loss_and_grad = forward = backward = update = backward_update = _long_way
+def _nothing(*arguments: Any) -> None:
+    return None
 
 
-_NONE = _None()
+class LongWay:
+    """Stands for compiled calls where there are none: whatever is asked for gives None, and so goes the long way."""
+
+    def __getattr__(self, call: str) -> Any:
+        return _nothing
+
+
+LONG_WAY = LongWay()
 
 
 class Memory:
@@ -40,17 +42,17 @@ class Memory:
 
     def __init__(self, network: spec.Spec, programs: Programs, state: Any, lock: Any, pending: list[Any]) -> None:
         self._network = network, programs, programs.params, state, lock, pending
-        self.calls: Any = _NONE
+        self.calls: Any = LONG_WAY
 
     def forget(self) -> None:
         """Something has changed that no call looks at."""
-        self.calls = _NONE
+        self.calls = LONG_WAY
 
     def _calls_of(self, plan: Plan) -> Any:
         """Where calls that this plan serves are remembered; None where they are not."""
         if plan.backend != "cython":
             return None
-        if self.calls is _NONE or not self.calls.is_current():
+        if self.calls is LONG_WAY or not self.calls.is_current():
             engine: Any = backends.engine()
             network, *rest = self._network
             make_buffer = partial(spec.aligned_zeros, network.buffer_size, network.dtype)
