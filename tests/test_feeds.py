@@ -1,5 +1,6 @@
 """Where rows come from: splits, class weights, memory maps, CSR matrices, iterators of batches."""
 
+import contextlib
 import pickle
 import signal
 import sys
@@ -633,6 +634,29 @@ def test_a_batch_of_a_list_whose_update_overflows_is_found_by_a_replay(backend, 
         net.fit(given, epochs=2, optimizer=fastbp.SGD(lr=3e38))
     assert error.value.step == net.step == bad and net._state.place.tolist() == [0, bad]
     assert np.array_equal(net.flatten(), twin.flatten())
+
+
+class _Stops(fastbp.Callback):
+    def on_eval(self, net, logs):
+        raise fastbp.StopTraining
+
+
+WITHIN_A_PASS = {  # calls that end there
+    "steps": lambda net: net.fit([*batches()], steps=3, **RUN),
+    "steps of an array": lambda net: net.fit(X, LABELS, batch_size=8, steps=3, **RUN),
+    "an error": lambda net: net.fit([*batches()][:3] + [(X[:8, 1:], LABELS[:8])], epochs=1, **RUN),
+    "a callback": lambda net: net.fit([*batches()], epochs=1, eval_every=3, callbacks=[_Stops()], **RUN),
+}
+
+
+@pytest.mark.parametrize("before", WITHIN_A_PASS)
+def test_a_run_over_a_list_after_one_that_ended_within_a_pass_makes_all_of_its_passes(backend, before):
+    net = build(backend)
+    with contextlib.suppress(ValueError):
+        WITHIN_A_PASS[before](net)
+    assert net.step == 3 and net._state.place[1]
+    for epochs in (1, 3):
+        assert net.fit([*batches()], epochs=epochs, **RUN).n_steps == 7 * epochs
 
 
 def test_batches_of_one_row_in_a_list_are_train_steps(backend):

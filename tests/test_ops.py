@@ -445,7 +445,7 @@ def long_way(monkeypatch):
 
     def run(call):
         with monkeypatch.context() as patch:
-            patch.setattr(ops, "_short", ops._Nothing())
+            patch.setattr(ops, "_short", ops.LONG_WAY)
             return call()
 
     return run

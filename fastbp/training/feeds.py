@@ -112,13 +112,15 @@ class ListedRun(_RunOfBatches):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._last_epoch = None if self.X.passes is None else self.state.epoch + self.X.passes
+        self._end: int | None = None  # the epoch that is not trained any more; known when the first has begun
         self._short_of: tuple[Any, Any, Any] = None, None, None  # program, rule, and the short way for these
 
     def _train(self, steps: int, losses: np.ndarray, *, stop_on_params: bool) -> Trained:
         state, begin, until = self.state, self.state.step, time.perf_counter() + CHUNK_SECONDS
         batches, loss = self.X.source, float("nan")
-        if state.epoch == self._last_epoch:
+        if self._end is None and self.X.passes is not None:
+            self._end = state.epoch + self.X.passes
+        if state.epoch == self._end:
             raise StopTraining(None)
         if not batches:
             raise ValueError("X gives no batches")
