@@ -458,7 +458,10 @@ class MLP:
 
     def _running(self) -> Run:
         if self._run is None:
-            raise RuntimeError("net.lr belongs to a run: it is there in a callback of fit")
+            raise RuntimeError(
+                "net.lr belongs to a run: it is there in a callback of fit; elsewhere give another optimizer, as in "
+                "optimizer=fastbp.SGD(lr=0.01)"
+            )
         return self._run
 
     @checks.names_arguments(_OTHER_ARGUMENTS_OF_FIT)
@@ -825,8 +828,8 @@ class MLP:
     def _last_loss(self) -> Loss:
         if self._state.loss is None:
             raise RuntimeError(
-                "evaluate: this network was not trained in this process, and neither files nor pickles say with which "
-                "loss it was; give one, as in loss='mse'"
+                "evaluate: no loss is known, as this network was not trained in this process, or was reset since; give "
+                "one, as in loss='mse', or loss='softmax_cross_entropy' for labels"
             )
         return self._state.loss
 

@@ -250,7 +250,7 @@ def test_without_a_loss_the_error_says_what_to_give(made):
     net.fit(X, Y, loss="mae", optimizer="adam", epochs=1)
     other = made(net)
     for options in ({}, {"metrics": ["mae"]}):
-        with pytest.raises(RuntimeError, match="evaluate: this network was not trained.* give one, as in loss='mse'"):
+        with pytest.raises(RuntimeError, match="evaluate: no loss is known.* give one, as in loss='mse'"):
             other.evaluate(X, Y, **options)
     assert other.evaluate(X, Y, loss="mae") > 0
     other.fit(X, Y, loss="mse", optimizer="adam", epochs=1)

@@ -52,7 +52,7 @@ _FAST = (np.dtype(np.float32), np.dtype(np.float64))
 
 _TABLE = {  # in the order in which "auto" takes them
     "cython": _Row(_cython, _FAST, "own rows", "C++ kernels through Cython"),
-    "reference": _Row(_reference, None, "never", "NumPy, the oracle of the tests"),
+    "reference": _Row(_reference, None, "never", "NumPy, slower: what the tests compare with"),
     "numba": _Row(_numba, _FAST, "always", "compiled for the network at hand by Numba"),
 }
 NAMES = tuple(_TABLE)

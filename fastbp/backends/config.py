@@ -105,7 +105,7 @@ def config() -> dict[str, object]:
         "platform": f"{sys.platform} {platform.machine()}",
         "cpus": threads.available_cpus(),
         "threads": threads.requested(),
-        "free-threaded python": "not claimed yet",
+        "free-threaded python": "not supported yet",
     }
     for name in backends.NAMES:
         facts[f"backend {name}"] = backends.describe(name)

@@ -27,8 +27,8 @@ def matrix(argument: str, value: Any, n_columns: int, n_rows: int | None = None)
 def _two_dimensional(argument: str, array: Any, n_columns: int, n_rows: int | None = None) -> Any:
     """An array or lazy rows, sure to be 2-D with `n_columns` columns."""
     if len(array.shape) == 1:
-        hint = f"{argument}[:, None]" if n_columns == 1 else f"{argument}[None, :]"
-        raise ValueError(f"{argument} must be 2-D, got shape {array.shape}; for a single column or row: {hint}")
+        one = f"one feature: {argument}[:, None]" if n_columns == 1 else f"one sample: {argument}[None, :]"
+        raise ValueError(f"{argument} must be 2-D, got shape {array.shape}; for {one}")
     if len(array.shape) != 2:
         raise ValueError(f"{argument} must be 2-D, got shape {array.shape}")
     if array.shape[1] != n_columns:
