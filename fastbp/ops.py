@@ -402,7 +402,7 @@ def linear_backward_update(
     if done is not None:
         return done
     g, output, rows, weight, row, kept = _backward_arguments(grad_output, a, x, weight, activation, z)
-    rule, step = _rule(optimizer), integer("step", step, 0, 2**62)
+    rule, step = _rule(optimizer), integer("step", step, 0, _MOST_STEPS)
     dtype = weight.dtype.newbyteorder("=")
     params = [_writable("weight", weight, weight.shape, dtype)]
     if bias is not None:
@@ -437,6 +437,7 @@ def linear_backward_update(
     return out
 
 
+_MOST_STEPS = 2**62
 _FORESEEN = 256  # steps whose scalars are made at once
 
 
@@ -449,7 +450,7 @@ def _remember(compiled: Ops, optimizer: Any, rule: Rule, step: int, dtype: np.dt
     if type(rule) not in optimizers.BY_NAME.values() or not rule.is_foreseeable:
         known, end = object(), step + 1  # it may answer otherwise the next time
     elif rule.is_steady:
-        first, end = 0, 2**62
+        first, end = 0, _MOST_STEPS + 1
     scalars = rule.scalars(step, min(end - first, _FORESEEN), dtype=dtype)
     what = known, rule.row.name, rule.row.state, dtype.itemsize, scalars, first, end
     compiled.remember(*what)

@@ -560,6 +560,21 @@ def test_what_is_forced_later_is_seen(monkeypatch):
 # ------------------------------------------------------------------ what is written in place
 
 
+@pytest.mark.parametrize("rule", [0.1, fastbp.SGD(0.1, weight_decay=0.1), fastbp.Adam(0.1)], ids=repr)
+@pytest.mark.parametrize("step", [2**40, 2**62 - 1, 2**62])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_step_may_be_as_late_as_may_be(rule, step, backend):
+    weight = np.ones((3, 2))
+    slots = fastbp.ops.slots(rule, weight)
+    x, g = np.ones((4, 3)), np.ones((4, 2))
+    for _ in range(2):
+        before = weight.copy()
+        with fastbp.backend(backend):
+            made = fastbp.ops.linear_backward_update(g, g, x, weight, None, rule, slots=slots, step=step)
+        assert made.tolist() == (g @ before.T).tolist()
+        assert np.all(weight < before)
+
+
 @pytest.mark.skipif(backends.missing("cython") is not None, reason="of the compiled functions")
 def test_what_another_thread_forces_or_updates_in_between_changes_nothing(monkeypatch):
     rng = np.random.default_rng(0)
