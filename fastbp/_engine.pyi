@@ -154,10 +154,10 @@ class Calls:
 
 class Ops:
     @property
-    def forced(self) -> Forced: ...
+    def forced(self) -> Forced | None: ...
     def __new__(
         cls,
-        forced: Forced,
+        forced: Forced | None,
         isa: str,
         activations: dict[Any, int],  # by name, and by the id of a row; -1 for the identity
         keeps_z: list[bool],  # by that number
@@ -166,6 +166,7 @@ class Ops:
         gated: bool,
     ) -> Self: ...
     def still(self) -> bool: ...
+    def for_one_call(self) -> Ops: ...
     def remember(
         self, optimizer: object, row: str, state: tuple[str, ...], itemsize: int, scalars: list[NDArray[np.float64]],
         first: int, end: int,

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
@@ -1064,16 +1064,30 @@ class MLP:
         return out
 
     def _drop_pending(self) -> None:
-        while self._pending:
-            self._programs.give_back(self._pending.pop()[0])
+        with suppress(IndexError):  # another thread drops them too
+            while self._pending:
+                self._programs.give_back(self._pending.pop()[0])
 
-    def _pending_forward(self, grad_output: Any) -> tuple[Program, NDArray[Any], NDArray[Any]]:
-        """The program of the last `forward`, the checked grad_output, and an array for grad_input."""
-        if not self._pending:
-            raise RuntimeError("no forward is pending: call net.forward(x) first; an update voids it")
-        program, n = self._pending[0]
+    def _pending_forward(
+        self, taken: list[tuple[Program, int]], grad_output: Any
+    ) -> tuple[Program, NDArray[Any], NDArray[Any]]:
+        """The program of the last `forward`, the checked grad_output, and an array for grad_input.
+
+        What is pending is moved to `taken`, out of reach of other threads while the program works.
+        """
+        try:
+            taken += map(self._pending.pop, (0,))  # in one go, where no signal comes in between
+        except IndexError:
+            raise RuntimeError("no forward is pending: call net.forward(x) first; an update voids it") from None
+        program, n = taken[0]
         grad_output = arguments.matrix("grad_output", grad_output, self._spec.out_features, n)
         return program, grad_output, np.empty((n, self._spec.in_features), self._spec.dtype)
+
+    def _pend_again(self, taken: list[tuple[Program, int]]) -> None:
+        """What was taken is pending again, unless another thread went forward meanwhile."""
+        if taken and self._pending:
+            self._programs.give_back(taken.pop()[0])
+        self._pending += taken
 
     def backward(self, grad_output: Array, *, accumulate: bool = False) -> NDArray[Any]:
         """Back-propagate the caller's own gradient through the last `forward`; fills `grads`.
@@ -1093,9 +1107,13 @@ class MLP:
         answer: NDArray[Any] | None = self._again.calls.backward(grad_output, accumulate, self.grads)
         if answer is not None:
             return answer
-        program, grad_output, grad_input = self._pending_forward(grad_output)
-        accumulate = checks.boolean("accumulate", accumulate)
-        program.backward(self.grads, grad_output=grad_output, grad_input=grad_input, accumulate=accumulate)
+        taken: list[tuple[Program, int]] = []
+        try:
+            program, grad_output, grad_input = self._pending_forward(taken, grad_output)
+            accumulate = checks.boolean("accumulate", accumulate)
+            program.backward(self.grads, grad_output=grad_output, grad_input=grad_input, accumulate=accumulate)
+        finally:
+            self._pend_again(taken)
         return grad_input
 
     def update(self, optimizer: OptimizerLike = "adam") -> None:
@@ -1132,10 +1150,10 @@ class MLP:
         if answer is not None:
             return answer
         rule = spec.optimizer(optimizer, self._spec)
-        program, grad_output, grad_input = self._pending_forward(grad_output)
-        pending, count, step = self._pending[0], self._state.count, self.step
+        taken: list[tuple[Program, int]] = []
+        count, step = self._state.count, self.step
         try:
-            self._pending.pop()  # `_exclusive` is not to drop it; a signal may come right after
+            program, grad_output, grad_input = self._pending_forward(taken, grad_output)
             with self._exclusive(), self._state.unless_no_step():
                 made = self._state.update(rule, 1, self._params)
                 if rule.clip_norm is None:
@@ -1144,10 +1162,9 @@ class MLP:
                     grads = spec.aligned_zeros(self._spec.buffer_size, self._spec.dtype)
                     program.backward(grads, grad_output=grad_output, grad_input=grad_input)
                     program.update(grads, made, count)
-        except RuntimeError:
-            if count[0] == step and not self._pending:
-                self._pending.append(pending)
-            raise
+        finally:
+            if count[0] == step:
+                self._pend_again(taken)
         self._programs.give_back(program)
         self._again.update(self._plan(1), optimizer, rule)
         return grad_input

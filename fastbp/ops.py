@@ -43,12 +43,13 @@ _short: Ops | LongWay = LONG_WAY
 
 
 def _compiled() -> Ops | None:
-    """The compiled functions, where they are asked for at present."""
+    """The compiled functions, where they are asked for at present; for this call, whatever others do meanwhile."""
     global _short
     found = layers.compiled()
-    if found is not None:
-        _short = found
-    return found
+    if found is None:
+        return None
+    _short = found
+    return found.for_one_call()
 
 
 def _weight(argument: str, value: Any) -> NDArray[Any]:
@@ -393,7 +394,7 @@ def linear_backward_update(
     if done is not None:
         return done
     g, output, rows, weight, row, kept = _backward_arguments(grad_output, a, x, weight, activation, z)
-    rule, step = _rule(optimizer), integer("step", step, 0, 2**62)
+    rule, step = _rule(optimizer), integer("step", step, 0, _MOST_STEPS)
     dtype = weight.dtype.newbyteorder("=")
     params = [_writable("weight", weight, weight.shape, dtype)]
     if bias is not None:
@@ -428,18 +429,25 @@ def linear_backward_update(
     return out
 
 
+_MOST_STEPS = 2**62
 _FORESEEN = 256  # steps whose scalars are made at once
 
 
 def _remember(compiled: Ops, optimizer: Any, rule: Rule, step: int, dtype: np.dtype[Any]) -> Any:
-    """Have the compiled functions know an optimizer's scalars from this step on; gives what they know it by."""
+    """Have the compiled functions know an optimizer's scalars from this step on; gives what they know it by.
+
+    Those of this call do, and those of the calls to come, which another thread may have know another one.
+    """
     known, first, end = optimizer, step, step + _FORESEEN
     if type(rule) not in optimizers.BY_NAME.values() or not rule.is_foreseeable:
         known, end = object(), step + 1  # it may answer otherwise the next time
     elif rule.is_steady:
-        first, end = 0, 2**62
+        first, end = 0, _MOST_STEPS + 1
     scalars = rule.scalars(step, min(end - first, _FORESEEN), dtype=dtype)
-    compiled.remember(known, rule.row.name, rule.row.state, dtype.itemsize, scalars, first, end)
+    what = known, rule.row.name, rule.row.state, dtype.itemsize, scalars, first, end
+    compiled.remember(*what)
+    if known is optimizer and isinstance(_short, type(compiled)):
+        _short.remember(*what)
     return known
 
 

@@ -133,9 +133,8 @@ cdef known_only(cnp.ndarray y, cnp.ndarray weight):
     missing = np.isnan(y) if cnp.PyArray_NDIM(y) == 2 else np.isnan(y)[:, None]
     if not missing.any():
         return weight
-    if weight is None:
-        return np.where(missing, 0.0, 1.0)
-    return np.where(missing, 0.0, weight if cnp.PyArray_NDIM(weight) == 2 else weight[:, None])
+    known = 1.0 if weight is None else weight if cnp.PyArray_NDIM(weight) == 2 else weight[:, None]
+    return np.ascontiguousarray(np.where(missing, 0.0, known))   # `where` lays out its result as y
 
 
 cdef bint is_same(a, b) except -1:
@@ -561,7 +560,7 @@ cdef class Calls:
         if known is None or not is_matrix(x, -1, self.in_features) or not self.forced.still():
             return None
         cdef idx rows = cnp.PyArray_DIM(x, 0), block = min(rows, BLOCK_ROWS), start = 0, count
-        if block > known.capacity or not known.idle or not known.fits(y, rows, False, &targets, &is_label):
+        if block > known.capacity or not known.fits(y, rows, False, &targets, &is_label):
             return None
         weight = weights_of(sample_weight, rows, 0)
         if weight is False:
@@ -574,6 +573,8 @@ cdef class Calls:
         if backward:
             memset(grads, 0, cnp.PyArray_NBYTES(gradient))
         cdef list idle = known.idle
+        if not idle:                    # another thread has taken it: a sum of NumPy's runs code of Python's
+            return None
         cdef Program program = idle.pop()
         try:
             with nogil:
@@ -642,17 +643,28 @@ cdef class Calls:
         cdef cnp.ndarray given = as_real(grad_output)
         if not self.pending or (accumulate is not True and accumulate is not False):
             return None
-        cdef Program program = self.pending[0][0]
         grad_input = self.grad_input_for(given)
         if grad_input is None:
             return None
+        cdef tuple pending = self.pending.pop(0)   # out of reach of other threads
+        cdef Program program = pending[0]
         cdef Source source = source_of(given)
         cdef void* into = data_of(grads)
         cdef void* to = data_of(grad_input)
         cdef bint adds = accumulate
-        with nogil:
-            program.program.backward(&source, into, NULL, to, adds)
+        try:
+            with nogil:
+                program.program.backward(&source, into, NULL, to, adds)
+        finally:
+            self.pend_again(pending)
         return grad_input
+
+    cdef int pend_again(self, tuple pending) except -1:
+        """Unless another thread went forward meanwhile."""
+        if self.pending:
+            return self.put_back(pending[0])
+        self.pending.append(pending)
+        return 0
 
     cdef grad_input_for(self, cnp.ndarray grad_output):
         """Room for dL/dx of the pending rows, if this is their dL/da."""
@@ -706,23 +718,23 @@ cdef class Calls:
         return True
 
     cdef go_back_and_update(self, KnownRule rule, cnp.ndarray grad_output):
-        if not self.pending:
-            return None
-        grad_input = self.grad_input_for(grad_output)
+        cdef cnp.ndarray buffer = None   # the whole gradient comes first where its norm is bounded
+        cdef void* grads = NULL
+        if rule.clips:
+            buffer = self.buffers.pop() if self.buffers else self.make_buffer()
+            grads = data_of(buffer)
+        grad_input = self.grad_input_for(grad_output) if self.pending else None
         if grad_input is None:
+            if buffer is not None:
+                self.buffers.append(buffer)
             return None
         cdef Source source = source_of(grad_output)
         cdef void* to = data_of(grad_input)
-        cdef void* grads = NULL         # the whole gradient comes first where its norm is bounded
         cdef int64_t* count = <int64_t*> data_of(self.count)
         cdef idx at = count[0]
         cdef dict before = None
         cdef tuple pending = self.pending.pop(0)
         cdef Program program = pending[0]
-        cdef cnp.ndarray buffer = None
-        if rule.clips:
-            buffer = self.buffers.pop() if self.buffers else self.make_buffer()
-            grads = data_of(buffer)
         try:
             if not rule.is_ready(self.state, at):
                 before = self.state.__dict__.copy()
@@ -738,7 +750,7 @@ cdef class Calls:
             if buffer is not None:
                 self.buffers.append(buffer)
             if count[0] == at:
-                self.pending.insert(0, pending)
+                self.pend_again(pending)
             self.unless_moved(at, before, rule)
         self.put_back(program)
         return grad_input

@@ -136,9 +136,9 @@ cdef class Ops:
     longer look is due. Rows of the tables alone are known, by name or as they are.
     """
 
-    cdef readonly Forced forced
+    cdef readonly Forced forced          # None: whatever is forced
     cdef Place place
-    cdef object threads
+    cdef object isa, threads
     cdef dict activations                # name or id of a row -> its place in the table, -1 for the identity
     cdef list keeps_z                    # by that place; the identity's is the last
     cdef dict optimizers                 # name of a row -> its place in the table
@@ -153,7 +153,7 @@ cdef class Ops:
     cdef vector[Scalar] scalars
 
     def __cinit__(self, Forced forced, isa, dict activations, list keeps_z, dict optimizers, threads, bint gated):
-        self.forced, self.threads = forced, threads
+        self.forced, self.isa, self.threads = forced, isa, threads
         self.place.isa, self.place.gated, self.place.n_threads = find_isa(isa), gated, 1
         self.activations, self.keeps_z, self.optimizers = activations, keeps_z, optimizers
         self.sgd = optimizers["sgd"]
@@ -161,7 +161,14 @@ cdef class Ops:
 
     def still(self):
         """Whether what is forced is what it was."""
-        return self.forced.still()
+        return self.is_still()
+
+    cdef bint is_still(self) except -1:
+        return self.forced is None or self.forced.still()
+
+    def for_one_call(self):
+        """The same for a call that was looked at already: what other threads force or remember meanwhile is not seen."""
+        return Ops(None, self.isa, self.activations, self.keeps_z, self.optimizers, self.threads, self.place.gated)
 
     cdef int activation_of(self, activation) except -3:
         found = self.activations.get(activation if type(activation) is str else <uintptr_t> <PyObject*> activation)
@@ -184,7 +191,7 @@ cdef class Ops:
         if bias is not None and not row(bias, c, c.out, written, &c.bias):
             return False
         c.activation = self.activation_of(activation)
-        return c.activation != NO_ROW and self.forced.still()
+        return c.activation != NO_ROW and self.is_still()
 
     cdef bint laid_out(self, const Call* c, array, bint written, Lies* to, cbool* transposed) except -1:
         """A matrix laid out as a weight may be: the rows of inputs, or of few outputs, one behind the other."""
@@ -353,7 +360,7 @@ cdef class Ops:
         if c.itemsize == 0 or not flat(array, c, False, lies):
             return False
         c.activation = self.activation_of(activation)
-        return c.activation != NO_ROW and self.forced.still()
+        return c.activation != NO_ROW and self.is_still()
 
     def sgd_update(self, param, grad, lr, velocity):
         """Plain SGD alone; True where it was done."""

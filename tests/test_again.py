@@ -555,6 +555,72 @@ def test_copies_and_pickles_have_their_own():
     assert not same(net, other)
 
 
+def test_what_is_pending_is_out_of_reach_of_other_calls_while_it_is_used():
+    rng = np.random.default_rng(0)
+    first, second, g = rng.normal(size=(9, 5)), rng.normal(size=(14, 5)), rng.normal(size=(14, 3))
+
+    class Gradient:
+        """Another thread goes forward as soon as somebody looks at it."""
+
+        def __array__(self, dtype=None, copy=None):
+            net.forward(second)
+            return g[:9]
+
+    for verb in ("backward", "backward_update"):
+        net, other = network(), network()
+        for each in (net, other):
+            each.forward(first)
+            each.backward(g[:9])
+            each.forward(first)
+        assert np.array_equal(getattr(net, verb)(Gradient()), getattr(other, verb)(g[:9]))
+        if verb == "backward":
+            other.forward(second)
+            assert np.array_equal(net.backward(g), other.backward(g))
+
+
+def test_an_interrupt_as_a_gradient_gets_its_room_leaves_what_is_pending(monkeypatch):
+    net, (x, y) = network(), data()
+    is_interrupted, zeros = [], fastbp.spec.aligned_zeros
+
+    def room(*arguments):
+        if is_interrupted:
+            raise KeyboardInterrupt
+        return zeros(*arguments)
+
+    monkeypatch.setattr(fastbp.spec, "aligned_zeros", room)
+    rule = fastbp.SGD(0.1, clip_norm=1.0)
+    net.forward(x)
+    net.backward_update(y, rule)
+    net.forward(x)
+    is_interrupted.append(True)
+    with pytest.raises(KeyboardInterrupt):
+        net.backward_update(y, rule)
+    is_interrupted.clear()
+    assert takes_the_short_way(net, lambda: net.backward_update(y, rule))
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "loss_and_grad"])
+def test_programs_that_other_threads_take_meanwhile_are_not_missed(verb):
+    net, (x, y) = network(), data()
+
+    def call():
+        return getattr(net, verb)(x, y, loss="mse", sample_weight=np.arange(1.0, 9.0))
+
+    wanted = call()
+
+    def take(frame, event, what):
+        if frame.f_code.co_name == "_sum":   # of NumPy, which is Python
+            for idle in net._programs._idle.values():
+                idle.clear()
+
+    sys.setprofile(take)
+    try:
+        got = call()
+    finally:
+        sys.setprofile(None)
+    assert repr(got) == repr(wanted)
+
+
 def test_predict_from_many_threads():
     net, (x, _) = network(), data(rows=200)
     wanted = net.predict(x)

@@ -560,6 +560,68 @@ def test_what_is_forced_later_is_seen(monkeypatch):
 # ------------------------------------------------------------------ what is written in place
 
 
+@pytest.mark.parametrize("rule", [0.1, fastbp.SGD(0.1, weight_decay=0.1), fastbp.Adam(0.1)], ids=repr)
+@pytest.mark.parametrize("step", [2**40, 2**62 - 1, 2**62])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_step_may_be_as_late_as_may_be(rule, step, backend):
+    weight = np.ones((3, 2))
+    slots = fastbp.ops.slots(rule, weight)
+    x, g = np.ones((4, 3)), np.ones((4, 2))
+    for _ in range(2):
+        before = weight.copy()
+        with fastbp.backend(backend):
+            made = fastbp.ops.linear_backward_update(g, g, x, weight, None, rule, slots=slots, step=step)
+        assert made.tolist() == (g @ before.T).tolist()
+        assert np.all(weight < before)
+
+
+@pytest.mark.skipif(backends.missing("cython") is not None, reason="of the compiled functions")
+def test_what_another_thread_forces_or_updates_in_between_changes_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, weight, g = (rng.normal(size=shape).astype(np.float32) for shape in ((6, 5), (5, 7), (6, 7)))
+    x = x[:, ::-1]   # the long way
+    rule, other = fastbp.Adam(0.1), fastbp.Adam(0.01)
+
+    def calls():
+        mine, param = weight.copy(), g.copy().T
+        made = [fastbp.ops.linear(x, mine, activation="tanh"), *fastbp.ops.linear_backward(g, g, x, mine, "tanh")]
+        slots = fastbp.ops.slots(rule, mine)
+        made += [fastbp.ops.linear_backward_update(g, g, x, mine, None, rule, "tanh", slots=slots), mine]
+        fastbp.ops.sgd_update(param, param + 1, 0.5)
+        made += [param, fastbp.ops.activation(x, "tanh"), fastbp.ops.activation_backward(x, x, "tanh")]
+        return [*made, fastbp.ops.loss("mse", x, x + 1)[1]]
+
+    wanted, plain, busy = calls(), fastbp.ops._plain, []
+
+    def with_another_thread(array, dtype):
+        if not busy:
+            busy.append(True)
+            a_weight = np.ones((3, 3), np.float32)
+            slots = fastbp.ops.slots(other, a_weight)
+            fastbp.ops.linear_backward_update(np.eye(3), np.eye(3), np.eye(3), a_weight, None, other, slots=slots)
+            fastbp.set_backend("reference")
+            fastbp.ops.activation([1.0], "relu")
+            fastbp.set_backend("auto")
+            fastbp.set_backend("reference")
+            busy.clear()
+        return plain(array, dtype)
+
+    monkeypatch.setattr(fastbp.ops, "_plain", with_another_thread)
+    compiled = fastbp.ops._compiled
+
+    def first_asked_for():
+        fastbp.set_backend("auto")
+        return compiled()
+
+    monkeypatch.setattr(fastbp.ops, "_compiled", first_asked_for)
+    try:
+        got = calls()
+    finally:
+        fastbp.set_backend("auto")
+    for a, b in zip(got, wanted, strict=True):
+        assert np.array_equal(a, b)
+
+
 def test_an_out_that_shares_memory_with_an_input_gets_what_a_copy_would_have_got(forced, dtype):
     x, weight, bias, _ = arrays((9, 9, 9), dtype)
     wanted = ops.linear(x, weight, bias, "tanh")

@@ -20,7 +20,7 @@ from fastbp.backends.plan import program as make_program
 from fastbp.checks import integer
 
 if TYPE_CHECKING:
-    from fastbp._engine import Bound, Ops
+    from fastbp._engine import Bound, Forced, Ops
     from fastbp.rows import Activation, Loss
 
 LOSSES = {row: index for index, row in enumerate(losses.TABLE.values())}
@@ -35,22 +35,23 @@ def compiled() -> Ops | None:
         A forced backend or ISA is not there.
     """
     global _last
+    engine: Any = backends.engine()
+    forced = None if engine is None else engine.Forced(*config.FORCED)  # first: another thread may force something
     if backends.resolve(config.requested_backend("auto"), np.dtype(np.float32), []) != "cython":
         return None
     last = _last
     if last is None or not last.still():
-        last = _last = _make()
+        last = _last = _make(engine, forced)
     return last
 
 
-def _make() -> Ops:
+def _make(engine: Any, forced: Forced) -> Ops:
     backends.program("cython")  # sure to be built from these tables
-    engine: Any = backends.engine()
     rows = list(activations.TABLE.values())
     index = {row.name: -1 if row.is_identity else k for k, row in enumerate(rows)}
     named = index | {alias: index[name] for alias, name in activations.ALIASES.items()}
     return engine.Ops(
-        engine.Forced(*config.FORCED),
+        forced,
         engine.choose_isa(config.requested_isa()),
         named | {id(row): index[row.name] for row in rows},
         [*(row.keeps_z for row in rows), False],
