@@ -133,9 +133,8 @@ cdef known_only(cnp.ndarray y, cnp.ndarray weight):
     missing = np.isnan(y) if cnp.PyArray_NDIM(y) == 2 else np.isnan(y)[:, None]
     if not missing.any():
         return weight
-    if weight is None:
-        return np.where(missing, 0.0, 1.0)
-    return np.where(missing, 0.0, weight if cnp.PyArray_NDIM(weight) == 2 else weight[:, None])
+    known = 1.0 if weight is None else weight if cnp.PyArray_NDIM(weight) == 2 else weight[:, None]
+    return np.ascontiguousarray(np.where(missing, 0.0, known))   # `where` lays out its result as y
 
 
 cdef bint is_same(a, b) except -1:

@@ -202,6 +202,22 @@ def test_what_weighs_nothing_may_be_any_target_or_missing(widths, kernels, dtype
     assert np.array_equal(nets[0].flatten(), nets[1].flatten())
 
 
+@pytest.mark.parametrize("lay", [np.asfortranarray, lambda y: y[::-1, ::-1].copy()[::-1, ::-1]], ids=["F", "reversed"])
+@pytest.mark.parametrize("weighs", [None, "rows", "targets"])
+def test_it_is_the_same_however_targets_lie(lay, weighs, kernels, dtype):
+    X, t, weight = data("mse", 21, 3)
+    y = np.ascontiguousarray(np.where(weight > 0.4, t, np.nan))
+    given = {None: None, "rows": np.arange(1.0, 22.0), "targets": weight + 1}[weighs]
+    found = []
+    for laid_out in (y, lay(y)):
+        net = network((7, 3), dtype, kernels)
+        options = {"loss": "mse", "missing": "ignore", "sample_weight": given}
+        for _ in range(2):  # the second time the short way
+            net.train_step(X, laid_out, optimizer=RATE, **options)
+        found.append(everything(net, X, laid_out, **options))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("spoiled", [np.nan, np.inf, -np.inf])
 def test_an_engine_selects_such_targets_away(spoiled, kernels, dtype):
     """Also infinite ones, which no verb lets through; and outputs that overflow there."""

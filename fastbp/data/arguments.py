@@ -210,7 +210,7 @@ def samples(
     if not known.any() and not all_zero:
         raise ValueError("y holds no targets: every one of them is missing (NaN)")
     weight = np.ones(y.shape) if weight is None else weight if weight.ndim == 2 else weight[:, None]
-    weight = np.where(known, weight, 0.0)
+    weight = np.ascontiguousarray(np.where(known, weight, 0.0))  # `where` lays out its result as y
     if not weight.any() and not all_zero:
         raise ValueError("sample_weight is zero for every target that is not missing")
     return Samples(X, y, _by_rows(weight))
