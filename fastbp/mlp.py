@@ -188,7 +188,7 @@ class MLP:
         self._trainer: int | None = None  # the thread that trains
         self._run: Run | None = None  # the one that is training, where it calls back
         self._pending: list[tuple[Program, int]] = []  # program and rows of the last `forward`, if it is not void
-        self._again = Memory(self._spec, self._programs, state, self._training, self._pending)
+        self._again = Memory(self._spec, self._programs, state, self._training, self._pending, self._backend)
         layers = self._spec.layers
         self._weights = tuple(layer.weight_in(self._params) for layer in layers)
         self._biases = tuple(bias for layer in layers if (bias := layer.bias_in(self._params)) is not None)
@@ -1032,7 +1032,7 @@ class MLP:
             work = {"loss": row, "optimizer": rule, "batch_size": batch}
             candidates = prepared(copy.deepcopy(self), names, work)
             chosen: Any = fastest(candidates)
-            self._backend = chosen
+            self._backend = self._again.backend = chosen
             self._again.forget()
             return time.perf_counter() - began
 

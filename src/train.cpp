@@ -671,6 +671,9 @@ template <class T> void Network<T>::describe(idx rows, LayerPlan* plans) const {
 }  // namespace
 
 Program* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params) {
+  idx widest = 0;
+  for (int l = 0; l < shape.n_layers; l++) widest = std::max({widest, shape.layers[l].in, shape.layers[l].out});
+  if (shape.batch > (static_cast<idx>(1) << 56) / (widest + LINE)) throw std::bad_alloc();   // sizes would wrap around
   const int64_t before = allocation_counts().here;
   Program* program;
   if (itemsize == 4) program = new Network<float>(isa, shape, static_cast<float*>(params));

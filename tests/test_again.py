@@ -500,6 +500,23 @@ def test_what_is_forced_later_is_seen(monkeypatch):
         fastbp.set_backend("auto")
 
 
+def test_a_backend_that_another_thread_sets_during_the_first_call_is_seen(monkeypatch):
+    net, (x, _) = network(), data()
+    plan_of = type(net)._plan_of_blocks
+
+    def plan_then_set(*arguments, **more):
+        plan = plan_of(*arguments, **more)
+        fastbp.set_backend("reference")
+        return plan
+
+    monkeypatch.setattr(type(net), "_plan_of_blocks", plan_then_set)
+    try:
+        net.predict(x)
+        assert not takes_the_short_way(net, lambda: net.predict(x))
+    finally:
+        fastbp.set_backend("auto")
+
+
 def test_the_backend_that_compile_stays_with_is_that_of_calls_made_again(monkeypatch):
     served = []
     for verb in ("forward", "train"):

@@ -158,7 +158,9 @@ def test_wrong_arguments_are_refused_and_nothing_is_written(api, named, dtype):
     assert named("predict")(network, 2, at(x), 2, at(out)) == WRONG
     assert not out.any()
     for wrong, kind in ((lambda: api.bind("net", 1), TypeError), (lambda: api.network(3), TypeError),
-                        (lambda: api.bind(fastbp.MLP((2, 2)), 0), ValueError)):  # fmt: skip
+                        (lambda: api.bind(fastbp.MLP((2, 2)), 0), ValueError),
+                        (lambda: api.bind(fastbp.MLP((2, 2)), 2**61), MemoryError),
+                        (lambda: api.bind(fastbp.MLP((2, 2)), 2**62), MemoryError)):  # fmt: skip
         with pytest.raises(kind):
             wrong()
 

@@ -38,9 +38,12 @@ LONG_WAY = LongWay()
 class Memory:
     """What a network remembers of its calls, which are made again by `calls`."""
 
-    __slots__ = ("_network", "calls")
+    __slots__ = ("_network", "backend", "calls")
 
-    def __init__(self, network: spec.Spec, programs: Programs, state: Any, lock: Any, pending: list[Any]) -> None:
+    def __init__(
+        self, network: spec.Spec, programs: Programs, state: Any, lock: Any, pending: list[Any], backend: str
+    ) -> None:
+        self.backend = backend  # the network's own choice
         self._network = network, programs, programs.params, state, lock, pending
         self.calls: Any = LONG_WAY
 
@@ -54,9 +57,13 @@ class Memory:
             return None
         if self.calls is LONG_WAY or not self.calls.is_current():
             engine: Any = backends.engine()
+            forced = engine.Forced(*config.FORCED)
+            asked = config.requested_backend(self.backend), config.requested_isa()
+            if asked[0] not in ("auto", "cython") or asked[1] not in (None, plan.isa):
+                return None  # another thread has forced something since the plan was made
             network, *rest = self._network
             make_buffer = partial(spec.aligned_zeros, network.buffer_size, network.dtype)
-            self.calls = engine.Calls(engine.Forced(*config.FORCED), network, *rest, make_buffer)
+            self.calls = engine.Calls(forced, network, *rest, make_buffer)
         return self.calls
 
     # Each is told of what the caller named, what that came to, and the programs that served it: those of the plan.

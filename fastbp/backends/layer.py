@@ -36,7 +36,7 @@ def compiled() -> Ops | None:
     """
     global _last
     engine: Any = backends.engine()
-    forced = None if engine is None else engine.Forced(*config.FORCED)  # first: another thread may force something
+    forced: Any = None if engine is None else engine.Forced(*config.FORCED)  # first: another thread may force something
     if backends.resolve(config.requested_backend("auto"), np.dtype(np.float32), []) != "cython":
         return None
     last = _last
