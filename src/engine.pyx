@@ -177,7 +177,9 @@ cdef inline void* data_or_null(a) noexcept:
 
 
 cdef inline idx weights_of_row(weight) except -1:
-    return 1 if weight is None or cnp.PyArray_NDIM(<cnp.ndarray> weight) == 1 else cnp.PyArray_DIM(<cnp.ndarray> weight, 1)
+    if weight is None or cnp.PyArray_NDIM(<cnp.ndarray> weight) == 1:
+        return 1
+    return cnp.PyArray_DIM(<cnp.ndarray> weight, 1)
 
 
 # ------------------------------------------------------------------ the environment
