@@ -98,7 +98,7 @@ template <class T> struct GradWeight { // grad = x.T @ delta: stored, added, or 
   const int32_t* used; idx n_used;     // SINGLE: as in Forward; a rule with slots or decay gets all inputs
 };
 
-// How a layer is computed; `family_of` (train.cpp) holds the rules.
+// How a layer is computed; `family_of` (layout.hpp) holds the rules.
 enum Family {
   DIRECT,   // register tiles over the padded operands where they lie
   NARROW,   // few outputs: weight, z, a and delta are kept transposed; x must be padded too

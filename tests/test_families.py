@@ -25,11 +25,11 @@ def constant(file, name):
 
 
 TINY_WIDTH, NARROW_OUTPUTS = (constant("kernels.hpp", name) for name in ("TINY_WIDTH", "NARROW_OUTPUTS"))
-FEW_ROWS, FEW_VECTORS = (constant("train.cpp", name) for name in ("FEW_ROWS", "FEW_OUTPUTS_IN_VECTORS"))
+FEW_ROWS, FEW_VECTORS = (constant("layout.hpp", name) for name in ("FEW_ROWS", "FEW_OUTPUTS_IN_VECTORS"))
 
 
 def families(sizes, rows, most, tiny):
-    """The family of each layer: `family_of` in src/train.cpp; where `tiny` may be, `Tiny::suits` in src/tiny.cpp."""
+    """The family of each layer: `family_of` in src/layout.hpp; where `tiny` may be, `Tiny::suits` in src/tiny.cpp."""
     if tiny and max(sizes) <= TINY_WIDTH and sizes[-1] <= NARROW_OUTPUTS:
         return ["TINY"] * (len(sizes) - 1)
     found = ["SINGLE" if rows == 1 else "FEW" if rows <= FEW_ROWS and out > most else "DIRECT" for out in sizes[1:]]
