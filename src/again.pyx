@@ -6,7 +6,7 @@
 # verbs have made of the training state. Whatever else comes gives None, having done nothing, and goes the long way, which
 # does it or says what is wrong. `fastbp/backends/again.py` says what may be remembered.
 
-cdef idx MOST_KINDS = 16                # of calls that are remembered; the one not used for longest is dropped
+cdef idx MOST_KINDS = 16                # of calls that are remembered; the one met first is dropped
 cdef idx MOST_FORESEEN = 256            # steps whose scalars are held ready
 cdef idx BLOCK_ROWS = 256               # as in fastbp/mlp.py
 cdef double LEAST_WEIGHT = 2.0 ** -900, MOST_WEIGHT = 2.0 ** 900   # beyond, `fastbp.data.arguments.product` takes care
