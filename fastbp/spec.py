@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -149,7 +150,14 @@ class Spec:
                 view[...] = part.reshape(view.shape)
 
 
-_shared = lru_cache(maxsize=64)(Spec)  # networks of one kind have one: what follows from it is found once
+_living: WeakValueDictionary[tuple[Any, ...], Spec] = WeakValueDictionary()
+
+
+@lru_cache(maxsize=64)
+def _shared(*what: Any) -> Spec:
+    """Networks of one kind have one spec as long as any of them lives: what follows from it is found once."""
+    return _living.setdefault(what, Spec(*what))
+
 
 
 def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:

@@ -576,7 +576,10 @@ def test_rows_of_one_name_are_told_apart():
 
 
 def test_networks_share_what_they_are_and_nothing_more():
-    net, same = fastbp.MLP((2, 3, 1), seed=0), fastbp.MLP([np.int64(2), 3, 1], seed=1)
+    net = fastbp.MLP((2, 3, 1), seed=0)
+    for width in range(1, 100):  # more kinds of networks than are remembered after their end
+        fastbp.MLP([np.int64(3), width, 1])
+    same = fastbp.MLP([np.int64(2), 3, 1], seed=1)
     assert same._spec is net._spec and copy.deepcopy(net)._spec is net._spec
     same.freeze(0)
     same.train_step([[1.0, 2.0]], [[3.0]], loss="mse", optimizer=fastbp.SGD(lr=0.1))
