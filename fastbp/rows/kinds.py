@@ -300,8 +300,9 @@ class Loss:
         settings = [self.chosen[setting.name] for setting in self.settings]
         values = [-1.0 if value is None else value for value in settings]
         names = (*self.numbers_named[: len(values)], "k")
-        constants = (_constant(expression, names) for _, expression in self.constants)
-        return values + [float(constant(*values, float(n_targets))) for constant in constants]
+        constants = [_constant(expression, names) for _, expression in self.constants]
+        with np.errstate(all="ignore"):  # one may be infinite
+            return values + [float(constant(*values, float(n_targets))) for constant in constants]
 
     @cached_property
     def names(self) -> tuple[str, ...]:

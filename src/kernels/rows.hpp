@@ -75,10 +75,19 @@ FBP_INLINE VD squared(VF v) {
   typename MakeIndices<lanes<double>>::type index;
   return squared(to_doubles(half(v, 0, index))) + squared(to_doubles(half(v, 1, index)));
 }
-template <class T> static double squares(const T* p, idx n) {
-  VD sum{};
-  for (idx k = 0; k < n; k += lanes<T>) sum += squared(WHERE(columns_below<T>(k, n), load(p + k), Vec<T>{}));
-  return sum_lanes<double>(sum);
+// Four sums at a time: one would wait for itself, not for memory.
+template <class T> static double squares(const T* p, idx ld, idx rows, idx cols) {
+  VD sum[4]{};
+  const idx whole = cols / lanes<T> * lanes<T>;
+  const IntVec<T> tail = columns_below<T>(whole, cols);
+  for (idx m = 0; m < rows; m++, p += ld) {
+    idx k = 0;
+    for (; k + 4 * lanes<T> <= whole; k += 4 * lanes<T>)
+      FBP_UNROLL for (int j = 0; j < 4; j++) sum[j] += squared(load(p + k + j * lanes<T>));
+    for (; k < whole; k += lanes<T>) sum[0] += squared(load(p + k));
+    if (k < cols) sum[1] += squared(WHERE(tail, load(p + k), Vec<T>{}));
+  }
+  return sum_lanes<double>((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
 // Scales the weights into an output where their Euclidean norm is above `most`.
@@ -90,7 +99,7 @@ template <class T> static void limit_norms(T* weight, idx ldw, idx in, idx out, 
   };
   if (transposed) {
     for (T* row = weight; row < weight + out * ldw; row += ldw) {
-      const V f = factor(splat<V>((T)squares(row, in)));
+      const V f = factor(splat<V>((T)squares(row, 0, 1, in)));
       for (idx i = 0; i < in; i += lanes<T>) store(row + i, load(row + i) * f);
     }
     return;

@@ -220,12 +220,13 @@ class Program:
 
     def train(
         self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, update, stop_on_loss,
-        stop_on_params,
+        stop_on_params, course=None,
     ) -> Trained:  # fmt: skip
-        if not self._serves(update):
+        if course is not None or not self._serves(update):
             return self._reference.train(
                 X, y, weight, batch_size=batch_size, steps=steps, seed=seed, shuffle=shuffle, count=count, place=place,
                 partial=partial, losses=losses, update=update, stop_on_loss=stop_on_loss, stop_on_params=stop_on_params,
+                course=course,
             )  # fmt: skip
         in_columns = generate.suits_columns(self.plan)
         text = self._text(generate.columns if in_columns else generate.tiles, weight)
