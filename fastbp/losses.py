@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp.rows import Domain, Loss, Setting
+from fastbp.rows.kinds import FORMER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,8 +128,8 @@ _ROWS = (
     Loss("poisson_deviance", "EXP(z) - t * z + (t * LOG(WHERE(t > 0, t, 1)) - t)", "EXP(z) - t", outputs="mean",
          from_logits=True, domain=_NOT_NEGATIVE,
          note="z is the logarithm of the mean. Half the deviance: `poisson` and what depends on t alone, so that a"
-              " perfect forecast has a loss of 0. Pinned: the value is half of scikit-learn 1.9's mean_poisson_deviance,"
-              " the derivative PyTorch's PoissonNLLLoss.", pinned=(
+              " perfect forecast has a loss of 0. Pinned: the value is half of scikit-learn 1.9's"
+              " mean_poisson_deviance, the derivative that of PyTorch's PoissonNLLLoss.", pinned=(
         (_Z, (0.0, 1.0, 2.5), 1.3476884040270578, (0.9060939428196817, -0.28822157225446243, -0.28375957643329053)),
         (_Z2, (3.0, 0.5, 0.0), 1.2549216103726757, (-0.5719915277707529, 1.327229690112688, 0.016595689455954646)),
     )),
@@ -191,6 +192,10 @@ _ROWS = (
 )
 
 TABLE: dict[str, Loss] = {row.name: row for row in _ROWS}
+FORMER.update({  # for pickles from before there was `eps`
+    ("softmax_cross_entropy", f"{_SMOOTHED} * (lse - z)"): TABLE["softmax_cross_entropy"],
+    ("binary_cross_entropy", _BINARY_CROSS_ENTROPY): TABLE["binary_cross_entropy"],
+})  # fmt: skip
 ALIASES: dict[str, str] = {}
 OTHERS: dict[str, tuple[str, ...]] = {  # what other libraries call them: see `fastbp.errors`
     "mse": ("mse_loss", "mean_squared_error", "squared_error", "squared_loss", "l2", "l2_loss", "least_squares"),

@@ -2,11 +2,9 @@
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
-from conftest import sampled
 from test_process import where_signals_are_served
 from tolerance import assert_close
 
@@ -18,7 +16,7 @@ from fastbp.losses import TABLE as LOSSES
 from fastbp.order import epoch_order
 from fastbp.training.state import TrainingState
 
-# sizes, rows of a batch, rows of an epoch: each family of kernels, one row left over, a batch of more rows than there are
+# sizes, rows of a batch, rows of an epoch: each family of kernels; one row left over, fewer rows than a batch has
 SHAPES = {
     "tiny": ((3, 7, 2), 5, 23),
     "tiny, one row left": ((4, 8, 3), 4, 33),
@@ -65,7 +63,8 @@ class Trainee:
         done = self.program.train(
             self.X[rows], self.y[rows], None if self.weight is None else self.weight[rows],
             batch_size=self.batch, steps=steps, seed=state.seed, shuffle=shuffle, count=state.count, place=state.place,
-            partial=self.partial, losses=losses, stop_on_loss=stop_on_loss, stop_on_params=stop_on_params, course=course,
+            partial=self.partial, losses=losses, stop_on_loss=stop_on_loss, stop_on_params=stop_on_params,
+            course=course,
             update=state.update(self.rule, steps, self.params, accumulate=self.rule.accumulate),
         )  # fmt: skip
         self.epochs += losses[: done.epochs].tolist()
@@ -165,10 +164,11 @@ def test_what_is_reported_changes_no_step(shape, kernels, dtype):
         squares = told.squares()
         wanted.append(plain.train(1).loss * 0.5 + l2[k] * squares)
         loss = told.train(1, Course(factor=0.5, l2=l2[k : k + 1])).loss
-        assert_close(loss, wanted[-1], np.float64, k=max(told.params.size, 1))
+        assert_close(loss, wanted[-1], dtype, k=told.params.size)
     assert plain.frozen()[0][:-1] == told.frozen()[0][:-1]  # but for `partial`
     rows = np.diff([*range(0, plain.n, plain.batch), plain.n])
-    assert_close(told.epochs, (np.reshape(wanted, (2, -1)) * rows).sum(axis=1) / plain.n, np.float64, k=plain.params.size)
+    epochs = (np.reshape(wanted, (2, -1)) * rows).sum(axis=1) / plain.n
+    assert_close(told.epochs, epochs, dtype, k=plain.params.size)
     again = Trainee(kernels, dtype, shape)
     again.train(steps, Course(factor=0.5, l2=l2))
     assert again.epochs == told.epochs and again.frozen() == told.frozen()
@@ -189,7 +189,9 @@ def plainly_stalled(losses, best, tol, patience, bad):
 
 
 @every_shape
-@pytest.mark.parametrize("tol, patience, bad", [(1e-3, 1, 0), (0.05, 0, 0), (1.0, 2, 1), (1.0, math.inf, 3), (-1.0, 0, 0)])
+@pytest.mark.parametrize(
+    "tol, patience, bad", [(1e-3, 1, 0), (0.05, 0, 0), (1.0, 2, 1), (1.0, math.inf, 3), (-1.0, 0, 0)]
+)
 def test_the_stopping_rule_ends_a_call_where_a_loop_over_epochs_would(shape, tol, patience, bad, kernels, dtype):
     one, two = (Trainee(kernels, dtype, shape, SGD(0.1, momentum=0.5)) for _ in "ab")
     per, orders = one.steps_per_epoch, orders_of(one.n, 8)
@@ -235,7 +237,7 @@ def test_the_stopping_rule_meets_each_case(kernels):
 
 @every_shape
 def test_given_orders_and_orders_of_its_own_do_not_get_into_each_other(shape, kernels, dtype):
-    """One program, calls of both kinds in turn, within an epoch and at its ends, against a new program for each call."""
+    """One program, calls of both kinds in turn, within an epoch and at its ends; against a new program for each."""
     kept, fresh = Trainee(kernels, dtype, shape), Trainee(kernels, dtype, shape)
     per, orders = kept.steps_per_epoch, orders_of(kept.n, 9)
     for k, (given, steps) in enumerate([(0, 1), (1, 1), (0, per), (0, 1), (1, per + 1), (0, 2 * per), (1, 1), (1, 1)]):

@@ -55,13 +55,13 @@ class Trained(NamedTuple):
 class Course(NamedTuple):
     """What a caller that makes epochs of its own asks of `Program.train`; `fit` asks for none of it.
 
-    A loss is *reported* in `partial`, `losses` and `Trained.loss`. Gradients know nothing of it, and what
+    Arrays are contiguous. A loss is *reported* in `partial`, `losses` and `Trained.loss`. Gradients know nothing of it, and what
     `stop_on_loss` looks at is the loss itself.
     """
 
-    orders: np.ndarray | None = None  # int64 (epochs, n), contiguous: of each epoch the call comes to, the one begun first
+    orders: np.ndarray | None = None  # int64 (epochs, n): of each epoch the call comes to, the one begun first
     factor: float = 1.0  # a batch's loss is reported times this
-    l2: np.ndarray | None = None  # float64 (steps,), contiguous: plus this times the squares of all weights before the step
+    l2: np.ndarray | None = None  # float64 (steps,): plus this times the sum of squares of all weights before the step
     stall: np.ndarray | None = None  # float64 (4,): [best, tol, patience, bad], see `stalled`; moved on as `place` is
 
 

@@ -170,6 +170,9 @@ def _checked_output_weights(row: Loss, value: Any) -> tuple[float, ...] | None:
     return tuple(weights.tolist())
 
 
+FORMER: dict[tuple[str, str], Loss] = {}  # rows of tables, by name and the value that they were written with before
+
+
 @cache  # to render one takes 25 us
 def _constant(expression: str, names: tuple[str, ...]) -> Callable[..., np.ndarray]:
     return function(render(expression, names)[0], names)
@@ -235,6 +238,13 @@ class Loss:
 
     def __hash__(self) -> int:
         return hash((self.name, self.given))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A pickled row that its table has written otherwise since is today's, with what had been chosen."""
+        now = FORMER.get((state["name"], state["value"]))
+        if now is not None:
+            state = {one.name: getattr(now, one.name) for one in fields(now)} | {"given": state["given"]}
+        self.__dict__.update(state)
 
     def __call__(self, **chosen: Any) -> Loss:
         """The same loss with other settings.

@@ -273,7 +273,7 @@ class Program:
         )  # fmt: skip
 
     def _data(self, X, y, weight, work, batch_size, seed, shuffle, order, place) -> Data:
-        """The data as kernels read them, or in that form the rows of the coming batches; `order`: given for the epoch."""
+        """The data as kernels read them, or in that form the rows of the coming batches; `order`: one given."""
         every = np.zeros(0) if weight is None else weight.reshape(-1)
         if all(_reads(array, self.dtype) or array.size <= _STAGED_ELEMENTS for array in (X, y)):
             return Data(self._cast(X), self._cast(y), _frozen(every), 0, int(shuffle or order is not None), 1 << 62)
