@@ -1,11 +1,14 @@
 """`Course`: epochs in an order given, the loss as a caller wants it reported, the stopping rule within a call."""
 
 import math
+import os
+import textwrap
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_process import where_signals_are_served
+from conftest import need_numba
+from test_process import IMPORTED_FROM, python, where_signals_are_served
 from tolerance import assert_close
 
 import fastbp
@@ -379,3 +382,33 @@ def test_rows_of_a_group_have_decay_of_their_own(kernels, dtype):
         two.rule = replace(RULES["groups"], weight_decay=float(decay[k]))
         two.train(1, rows=rows)
     assert_close(one.real(one.params), two.real(two.params), dtype, k=steps * one.params.size)
+
+
+ON_NUMBA = """
+    import os
+    import numpy as np
+    import test_course as tests
+    from fastbp.backends.numba import program as jit
+
+    os.environ.pop("PYTEST_CURRENT_TEST", None), os.environ.pop("FASTBP_TEST_ERRORS", None)
+    for k, name in enumerate(tests.SHAPES):
+        dtype, shape = np.dtype(("f4", "f8")[k % 2]), tests.SHAPES[name]
+        for staged in (1 << 20, 60):   # data as they lie, and a few batches of them at a time
+            jit._STAGED_ELEMENTS = staged
+            tests.test_epochs_in_a_given_order_are_those_steps(shape, tests.RULES["adam"], k % 3 == 0, "numba", dtype)
+        if name in ("tiny", "direct"):   # `columns`, `tiles`
+            tests.test_given_orders_and_orders_of_its_own_do_not_get_into_each_other(shape, "numba", dtype)
+            tests.test_a_given_order_is_taken_as_the_network_s_own_is(shape, False, "numba", dtype)
+            tests.test_what_is_reported_changes_no_step(shape, "numba", dtype)
+            tests.test_a_loss_that_is_not_finite_ends_the_call_as_ever(shape, "numba", dtype)
+            tests.test_the_stopping_rule_ends_a_call_where_a_loop_over_epochs_would(shape, 0.05, 0, 0, "numba", dtype)
+    tests.test_the_stopping_rule_meets_each_case("numba")
+    print("all")
+"""
+
+
+def test_with_numba_disabled_the_same_text_runs_in_python():
+    """Where an index is past the end, shapes do not fit; and of compiled cases there are few."""
+    need_numba()
+    paths = os.pathsep.join((IMPORTED_FROM, os.path.dirname(__file__)))
+    assert python(textwrap.dedent(ON_NUMBA), NUMBA_DISABLE_JIT="1", PYTHONPATH=paths, timeout=240) == "all\n"
