@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.backends.plan import Programs
-from fastbp.backends.protocol import Plan, Update
+from fastbp.backends.protocol import Course, Plan, Update
 from fastbp.optimizers import Rule
 from fastbp.rows import Loss, Optimizer
 from fastbp.spec import Spec
@@ -79,6 +79,7 @@ class Program:
         update: Update,
         stop_on_loss: bool,
         stop_on_params: bool,
+        course: Course | None = None,
     ) -> tuple[int, int, int, float]: ...  # the fields of fastbp.protocol.Trained
     def forward(self, x: _Callers, out: _Own | None, *, keep: bool = False) -> None: ...
     def restore(self, x: _Callers, a: _Callers, z: _Callers | None) -> None: ...

@@ -13,7 +13,8 @@ row's note says otherwise.
 - ``softmax_cross_entropy``: from logits; integer labels or rows of probabilities; mean over batch. Label smoothing.
 - ``binary_cross_entropy``: from logits, targets in [0, 1]; mean over batch and outputs.
 - ``mae``, ``huber``, ``log_cosh``, ``quantile``: of a - t; mean over batch and outputs.
-- ``poisson``, ``gamma``, ``tweedie``: from the logarithm of the mean; mean over batch and outputs.
+- ``poisson``, ``poisson_deviance``, ``gamma``, ``tweedie``: from the logarithm of the mean; mean over batch and
+  outputs.
 - ``gaussian_nll``: from K means and K log-variances for K targets; mean over batch and targets.
 - ``hinge``, ``squared_hinge``: targets -1 or 1; mean over batch and outputs.
 - ``focal``: from logits, targets in [0, 1]; mean over batch and outputs.
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp.rows import Domain, Loss, Setting
+from fastbp.rows.kinds import FORMER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,6 +51,12 @@ _BINARY_CROSS_ENTROPY = f"MAX(z, 0) - z * t + LOG1P({_E})"  # -t log(p) - (1 - t
 _FALL = "EXPM1(-ABS(z - t))"
 _LOG_COSH = (f"WHERE(ABS(z - t) < 1, LOG1P({_FALL} * {_FALL} / (2 * (1 + {_FALL}))),"
              " ABS(z - t) + (LOG1P(EXP(-2 * ABS(z - t))) - 0.6931471805599453))")  # fmt: skip
+
+# A bound of the cross-entropies as they are reported: that of a probability of eps. Infinite for 0.
+_EPS = Setting("eps", 0.0, Domain(0.0, 1.0, "[)"))
+_MOST = ("most", "-LOG(eps)")
+_EPS_NOTE = ("In the value a probability below eps counts as eps, as in what scikit-learn reports (eps is the dtype's"
+             " there); the derivative is that of the loss without eps.")  # fmt: skip
 
 # Smoothed targets; with label_smoothing 0 these are t to the last bit.
 _SMOOTHED = "(t * kept + spread)"
@@ -74,17 +82,19 @@ _ROWS = (
         (_Z, _T, 3.3541666666666665, (0.6666666666666666, -2.0, 0.16666666666666666)),)),
     Loss("half_squared_error", "0.5 * (z - t) * (z - t)", "z - t", outputs="sum", pinned=(
         (_Z, _T, 5.03125, (1.0, -3.0, 0.25)),)),
-    Loss("softmax_cross_entropy", f"{_SMOOTHED} * (lse - z)", f"EXP(z - lse) - {_SMOOTHED}", outputs="sum",
+    Loss("softmax_cross_entropy", f"{_SMOOTHED} * MIN(lse - z, most)", f"EXP(z - lse) - {_SMOOTHED}", outputs="sum",
          statistic="lse", from_logits=True, link="softmax", labels=True, domain=_PROBABILITY,
-         settings=(Setting("label_smoothing", 0.0, Domain(0.0, 1.0, "[)")),),
-         constants=(("kept", "1 - label_smoothing"), ("spread", "label_smoothing / k")),
-         note="`lse` is log(sum(exp(z))) over a row. Smoothing mixes the targets with 1 / k for each of k classes.",
+         settings=(Setting("label_smoothing", 0.0, Domain(0.0, 1.0, "[)")), _EPS),
+         constants=(("kept", "1 - label_smoothing"), ("spread", "label_smoothing / k"), _MOST),
+         note="`lse` is log(sum(exp(z))) over a row. Smoothing mixes the targets with 1 / k for each of k classes."
+              f" {_EPS_NOTE}",
          pinned=(
         (_Z, (0.0, 0.0, 1.0), 1.0045969023422834, (0.6037488961486258, 0.030058887569574023, -0.6338077837181998)),
         (_Z, (0.5, 0.25, 0.25), 1.3795969023422834, (0.10374889614862581, -0.21994111243042597, 0.11619221628180021)),
     )),
-    Loss("binary_cross_entropy", _BINARY_CROSS_ENTROPY, f"{_SIGMOID} - t", outputs="mean",
-         from_logits=True, link="sigmoid", domain=_PROBABILITY, pinned=(
+    Loss("binary_cross_entropy", f"MIN({_BINARY_CROSS_ENTROPY}, most)", f"{_SIGMOID} - t", outputs="mean",
+         settings=(_EPS,), constants=(_MOST,), from_logits=True, link="sigmoid", domain=_PROBABILITY,
+         note=_EPS_NOTE, pinned=(
         (_Z, _T, 1.4297555609137673, (0.2436861928766683, -0.2935990259926275, 0.1241531104006182)),)),
     Loss("mae", "ABS(z - t)", "WHERE(z > t, 1, WHERE(z < t, -1, z - t))", outputs="mean",
          note="The derivative at z = t is 0.", pinned=(
@@ -114,6 +124,14 @@ _ROWS = (
          note="z is the logarithm of the mean. As PyTorch's PoissonNLLLoss(log_input=True, full=False).", pinned=(
         (_Z, (0.0, 1.0, 2.5), 1.7507794607985954, (0.9060939428196817, -0.28822157225446243, -0.28375957643329053)),
         (_Z2, (3.0, 0.5, 0.0), 1.4385005184645563, (-0.5719915277707529, 1.327229690112688, 0.016595689455954646)),
+    )),
+    Loss("poisson_deviance", "EXP(z) - t * z + (t * LOG(WHERE(t > 0, t, 1)) - t)", "EXP(z) - t", outputs="mean",
+         from_logits=True, domain=_NOT_NEGATIVE,
+         note="z is the logarithm of the mean. Half the deviance: `poisson` and what depends on t alone, so that a"
+              " perfect forecast has a loss of 0. Pinned: the value is half of scikit-learn 1.9's"
+              " mean_poisson_deviance, the derivative that of PyTorch's PoissonNLLLoss.", pinned=(
+        (_Z, (0.0, 1.0, 2.5), 1.3476884040270578, (0.9060939428196817, -0.28822157225446243, -0.28375957643329053)),
+        (_Z2, (3.0, 0.5, 0.0), 1.2549216103726757, (-0.5719915277707529, 1.327229690112688, 0.016595689455954646)),
     )),
     Loss("gamma", "z + t * EXP(-z)", "1 - t * EXP(-z)", outputs="mean", from_logits=True, domain=_POSITIVE,
          note="z is the logarithm of the mean. Half the deviance but for what depends on t alone. Pinned:"
@@ -174,6 +192,10 @@ _ROWS = (
 )
 
 TABLE: dict[str, Loss] = {row.name: row for row in _ROWS}
+FORMER.update({  # for pickles from before there was `eps`
+    ("softmax_cross_entropy", f"{_SMOOTHED} * (lse - z)"): TABLE["softmax_cross_entropy"],
+    ("binary_cross_entropy", _BINARY_CROSS_ENTROPY): TABLE["binary_cross_entropy"],
+})  # fmt: skip
 ALIASES: dict[str, str] = {}
 OTHERS: dict[str, tuple[str, ...]] = {  # what other libraries call them: see `fastbp.errors`
     "mse": ("mse_loss", "mean_squared_error", "squared_error", "squared_loss", "l2", "l2_loss", "least_squares"),
@@ -192,6 +214,7 @@ OTHERS: dict[str, tuple[str, ...]] = {  # what other libraries call them: see `f
     "huber": ("huber_loss", "smooth_l1", "smooth_l1_loss"),
     "quantile": ("pinball", "pinball_loss", "quantile_loss"),
     "poisson": ("poisson_nll", "poisson_nll_loss"),
+    "poisson_deviance": ("half_poisson_deviance", "mean_poisson_deviance", "half_poisson_loss"),
     "gaussian_nll": ("gaussian_nll_loss",),
     "focal": ("focal_loss", "sigmoid_focal_loss", "binary_focal_crossentropy"),
     "kl_divergence": ("kl", "kld", "kl_div", "kl_div_loss", "kullback_leibler_divergence"),
@@ -228,6 +251,7 @@ if TYPE_CHECKING:  # a test compares these with the table
     log_cosh: Loss
     quantile: Loss
     poisson: Loss
+    poisson_deviance: Loss
     gamma: Loss
     tweedie: Loss
     gaussian_nll: Loss

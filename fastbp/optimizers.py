@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _DECAYED = ("g", "g + weight_decay * p")  # coupled decay
 _VELOCITY = ("velocity", "momentum * velocity + g")  # starts at 0, so that the first velocity is g
+_VELOCITY_WITH_RATE = ("velocity", "momentum * velocity - lr * g")
 _SIGN = "WHERE({0} > 0, 1, WHERE({0} < 0, -1, {0}))"  # a NaN stays
 
 # Of Adam and its kin. `root` is 1 / sqrt(1 - beta2^t), `step_size` holds the learning rate and 1 / (1 - beta1^t).
@@ -73,6 +74,21 @@ _ROWS = (
         ("velocity",),
         ("lr", "weight_decay", "momentum"),
         (_DECAYED, _VELOCITY, ("p", "p - lr * (g + momentum * velocity)")),
+    ),
+    # the rate within the velocity, as Keras and scikit-learn have it: another family, as a change of the rate shows
+    Optimizer(
+        "sgd_velocity",
+        "sgd_velocity",
+        ("velocity",),
+        ("lr", "weight_decay", "momentum"),
+        (_DECAYED, _VELOCITY_WITH_RATE, ("p", "p + velocity")),
+    ),
+    Optimizer(
+        "sgd_velocity_nesterov",
+        "sgd_velocity",
+        ("velocity",),
+        ("lr", "weight_decay", "momentum"),
+        (_DECAYED, _VELOCITY_WITH_RATE, ("p", "p + (momentum * velocity - lr * g)")),
     ),
     Optimizer(
         "adam",

@@ -34,7 +34,8 @@ ActivationName: TypeAlias = Literal[
 ]  # fmt: skip
 LossName: TypeAlias = Literal[
     "mse", "half_squared_error", "softmax_cross_entropy", "binary_cross_entropy", "mae", "huber", "log_cosh",
-    "quantile", "poisson", "gamma", "tweedie", "gaussian_nll", "hinge", "squared_hinge", "focal", "kl_divergence",
+    "quantile", "poisson", "poisson_deviance", "gamma", "tweedie", "gaussian_nll", "hinge", "squared_hinge", "focal",
+    "kl_divergence",
 ]  # fmt: skip
 OptimizerName: TypeAlias = Literal[
     "sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adagrad", "adadelta", "lion", "rprop", "lbfgs",

@@ -125,6 +125,10 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         int64_t* place
         double* partial
         double* losses
+        const int64_t* orders
+        double factor
+        const double* l2
+        double* stall
     cdef struct CTrained "fbp::Trained":
         idx steps, epochs
         int status
@@ -384,7 +388,7 @@ cdef class Program:
 
     def train(self, cnp.ndarray X, cnp.ndarray y, weight, *, idx batch_size, idx steps, uint64_t seed, bint shuffle,
               cnp.ndarray count, cnp.ndarray place, cnp.ndarray partial, cnp.ndarray losses, update,
-              bint stop_on_loss, bint stop_on_params):
+              bint stop_on_loss, bint stop_on_params, course=None):
         cdef Data data
         cdef Run run
         cdef CTrained done
@@ -398,6 +402,9 @@ cdef class Program:
         run.place = <int64_t*> data_of(place)
         run.partial = <double*> data_of(partial)
         run.losses = <double*> data_of(losses)
+        if course is not None:
+            run.orders, run.factor = <const int64_t*> data_or_null(course.orders), course.factor
+            run.l2, run.stall = <const double*> data_or_null(course.l2), <double*> data_or_null(course.stall)
         cdef Update what = self.update_of(update)
         with nogil:
             done = self.program.train(data, run, what)

@@ -172,7 +172,7 @@ template <class T> struct Kernels {
   void (*single_finish)(const Forward<T>&);
   void (*update)(const GradWeight<T>&, idx rows, idx cols);   // from a gradient in memory, which stays as it is
   OptimizerKernels<T> by_call;                  // for any rule, by its row function: with what is around it, or a user's
-  double (*squares)(const T* p, idx n);         // their sum
+  double (*squares)(const T* p, idx ld, idx rows, idx cols);   // their sum
   void (*average)(const Around<T>& around, T* average, const T* p, idx ld, idx rows, idx cols);
   void (*limit_norms)(T* weight, idx ldw, idx in, idx out, bool transposed, T most);   // of each output's weights
   DropWords drop_words;

@@ -11,7 +11,7 @@ namespace fbp {
 // Threads meet in 0.25; below 1.2 there were losses, and on a busy machine below 2.6 (docs/threads.md).
 constexpr double FLOPS_OF_A_THREAD = 400e3;
 
-enum Status { DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE };
+enum Status { DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, STALLED };
 
 struct LayerShape {
   idx in, out;
@@ -81,6 +81,11 @@ struct Run {
   int64_t* place;         // [epoch, first row of its next batch]
   double* partial;        // [sum of loss * rows, rows] of the epoch begun
   double* losses;         // mean loss of each epoch finished
+  // What `fit` asks for none of: see `Course` in fastbp/backends/protocol.py.
+  const int64_t* orders = nullptr;   // (epochs, rows): the order of each epoch that the call comes to; no `shuffle` then
+  double factor = 1;                 // of a batch's loss where it is reported
+  const double* l2 = nullptr;        // of each step: this times the weights' squares joins that
+  double* stall = nullptr;           // [best, tol, patience, bad]: the stopping rule
 };
 
 struct Trained {

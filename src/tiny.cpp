@@ -81,7 +81,7 @@ Tiny<T>::Tiny(const Kernels<T>& kernels, const Shape& shape, LossRow<T> loss, co
     layers_.push_back(layer);
   }
   const idx whole = (n_params_ + kernels.lanes - 1) / kernels.lanes * kernels.lanes;
-  params_ = Buffer<T>(whole);
+  params_ = Buffer<T>(whole + WIDEST);   // `squares` reads whole vectors, from anywhere
   gradient_ = Buffer<T>(whole);
   products_ = Buffer<T>(whole * kernels.lanes);
   for (Buffer<T>& slot : slots_) slot = Buffer<T>(whole);
@@ -116,6 +116,13 @@ template <class T> void Tiny<T>::leave(T* params, T* const* slots) const {
     for (int k = 0; k < MAX_SLOTS; k++)
       if (slots[k]) slots[k][padded] = slots_[k].data()[dense];
   });
+}
+
+template <class T> double Tiny<T>::weight_squares() const {
+  double sum = 0;
+  for (const TinyLayer<T>& layer : layers_)
+    sum += kernels_.squares(params_.data() + layer.weight, 0, 1, layer.in * layer.out);
+  return sum;
 }
 
 template <class T> idx Tiny<T>::gather(const Data& data, idx start, const uint32_t* order, bool fresh, idx rows) {

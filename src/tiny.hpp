@@ -58,6 +58,7 @@ template <class T> class Tiny {
        const T* output_weight);
   void enter(const T* params, T* const* slots);
   void leave(T* params, T* const* slots) const;
+  double weight_squares() const;        // their sum
   // Makes sure that the batch of `rows` rows from row `start` on, in `order` where there is one, lies ready, and gives
   // the number of such batches that do; `fresh` where the order has changed since the last call.
   idx gather(const Data& data, idx start, const uint32_t* order, bool fresh, idx rows);

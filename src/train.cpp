@@ -14,6 +14,7 @@ namespace fbp {
 namespace {
 
 constexpr idx MAX_STRETCH = 64;    // steps of a tiny network between two looks at the epoch
+constexpr idx SQUARES_ROWS = 16;   // rows whose squares are summed in one go, whatever the number of threads
 
 // Leading dimension of a layer's z, a and delta.
 template <class T> idx ld_of(const LayerShape& s, idx batch) { return padded<T>(s.transposed ? batch : s.out); }
@@ -95,6 +96,8 @@ template <class T> class Network final : public Program {
   template <class F> void each_part(const Split& split, const F& f) const;
   void run_update(T* grads, const Step<T>& step, T scale);
   T clipping(T* grads, T scale, double most);
+  double squares(const T* matrix, const LayerShape& s);
+  double weight_squares();
   void finish_step(const Step<T>& step);
 
   const Kernels<T>& kernels_;
@@ -113,7 +116,7 @@ template <class T> class Network final : public Program {
   Shares<T> shares_;
   Buffer<T> panels_, grad_input_, grads_;
   Buffer<T> scalars_, l1_;          // of the step at hand: (groups, MAX_SCALARS), or (steps, MAX_SCALARS); (groups)
-  Buffer<double> squares_;          // of each row of a gradient
+  Buffer<double> squares_;          // sums over blocks of rows of a matrix
   bool drops_ = false;              // the batch at hand is trained on, with dropout
   idx ld_panel_ = 0;                // from one thread's to the next's
   Buffer<uint32_t> order_;
@@ -173,15 +176,27 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
 
 // ------------------------------------------------------------------ many steps
 
+// At an epoch's end, scikit-learn's rule: whether too many epochs in a row have not got better by `tol`. After a NaN
+// they are counted anew.
+inline bool stalled(double loss, double* stall) {
+  double &best = stall[0], &bad = stall[3];
+  const double tol = stall[1], patience = stall[2];
+  bad = loss > best - tol ? bad + 1 : 0;
+  if (loss < best) best = loss;
+  return bad > patience;
+}
+
 template <class T> Trained Network<T>::train(const Data& data, const Run& run, const Update& update) {
   Team team;
   team_ = &team;
   const idx n = data.x.rows;
-  if (run.shuffle && static_cast<idx>(order_.size()) != n) {
+  const bool ordered = run.shuffle || run.orders;
+  if (ordered && static_cast<idx>(order_.size()) != n) {
     order_ = Buffer<uint32_t>(n);
     order_epoch_ = -1;
   }
-  const uint32_t* order = run.shuffle ? order_.data() : nullptr;
+  const uint32_t* order = ordered ? order_.data() : nullptr;
+  const int64_t* given = run.orders;     // of the epoch at hand, until it is in order_
   const Step<T> step = step_of(update);
   T* const grads = fused_ ? nullptr : update.accumulated ? static_cast<T*>(update.accumulated) : grads_.data();
   idx bound = 0, phase = update.phase;   // rows that the layers are bound for; batches since the last update
@@ -193,19 +208,26 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
   while (done.steps < run.steps && done.status == DONE) {
     const int64_t epoch = run.place[0];
     const idx start = run.place[1], rows = run.batch_size < n - start ? run.batch_size : n - start;
-    const bool reordered = run.shuffle && (order_epoch_ != epoch || order_seed_ != run.seed);
-    if (reordered) {
+    bool reordered = false;
+    if (given) {
+      std::transform(given, given + n, order_.data(), [](int64_t row) { return static_cast<uint32_t>(row); });
+      order_epoch_ = -1;   // it is no epoch's own
+      given = nullptr;
+      reordered = true;
+    } else if (run.shuffle && !run.orders && (order_epoch_ != epoch || order_seed_ != run.seed)) {
       epoch_order(run.seed, static_cast<uint64_t>(epoch), static_cast<uint32_t>(n), order_.data());
       order_epoch_ = epoch;
       order_seed_ = run.seed;
+      reordered = true;
     }
     if (!constant && !tiny_) set_scalars(update, done.steps, 1);
+    const double penalty = run.l2 ? run.l2[done.steps] * weight_squares() : 0;
 
     double losses[MAX_STRETCH];
     idx wanted = 1, taken;   // a tiny network takes a stretch of steps at once where only the rows differ
     if (tiny_) {
       const idx ready = tiny_->gather(data, start, order, reordered, rows);
-      if (!data.weight && !run.stop_on_params) {
+      if (!data.weight && !run.stop_on_params && !run.l2) {
         const idx most[] = {ready, run.steps - done.steps, MAX_STRETCH};
         wanted = *std::min_element(most, most + 3);
       }
@@ -221,6 +243,8 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
       taken = train_batch(data, start, order, step, run, update, &phase, losses);
     }
 
+    const idx seen = taken < wanted ? taken + 1 : taken;   // the last of them may not be finite, and its step not done
+    for (idx k = 0; k < seen; k++) losses[k] = losses[k] * run.factor + penalty;
     for (idx k = 0; k < taken; k++) {
       run.partial[0] += losses[k] * static_cast<double>(rows);
       run.partial[1] += static_cast<double>(rows);
@@ -229,12 +253,14 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
     run.count[0] += taken;
     run.place[1] = start + taken * rows;
     if (run.place[1] == n) {
-      run.losses[done.epochs++] = run.partial[0] / run.partial[1];
+      const double loss = run.losses[done.epochs++] = run.partial[0] / run.partial[1];
       run.partial[0] = run.partial[1] = 0;
       run.place[0] = epoch + 1;
       run.place[1] = 0;
+      if (run.orders) given = run.orders + done.epochs * n;
+      if (run.stall && stalled(loss, run.stall)) done.status = STALLED;
     }
-    done.loss = losses[taken < wanted ? taken : taken - 1];
+    done.loss = losses[seen - 1];
     if (taken < wanted) done.status = LOSS_NOT_FINITE;
     if (run.stop_on_params && taken) {
       if (tiny_) tiny_->leave(params_, step.slots);
@@ -551,19 +577,36 @@ template <class T> void Network<T>::run_update(T* grads, const Step<T>& step, T 
   }
 }
 
+// The sum of the squares of a matrix in the layout of a weight.
+template <class T> double Network<T>::squares(const T* matrix, const LayerShape& s) {
+  const idx rows = rows_of(s), cols = cols_of(s), blocks = (rows + SQUARES_ROWS - 1) / SQUARES_ROWS;
+  if (static_cast<idx>(squares_.size()) < blocks) squares_ = Buffer<double>(blocks);
+  const Split split = share(blocks, 1, static_cast<double>(rows * cols) * sizeof(T), BYTES_OF_A_THREAD);
+  each_part(split, [&](idx b, idx end, int) {
+    for (; b < end; b++)
+      squares_.data()[b] = kernels_.squares(matrix + b * SQUARES_ROWS * s.ldw, s.ldw,
+                                            std::min(SQUARES_ROWS, rows - b * SQUARES_ROWS), cols);
+  });
+  double sum = 0;
+  for (idx b = 0; b < blocks; b++) sum += squares_.data()[b];
+  return sum;
+}
+
+template <class T> double Network<T>::weight_squares() {
+  if (tiny_) return tiny_->weight_squares();   // it has the parameters while it trains
+  double sum = 0;
+  for (const Layer<T>& layer : layers_) sum += squares(layer.weight, layer.shape);
+  return sum;
+}
+
 // `scale`, and as much less as brings the norm of all that is trained down to `most`; torch's clip_grad_norm_.
 template <class T> T Network<T>::clipping(T* grads, T scale, double most) {
   if (std::isinf(most)) return scale;
   double sum = 0;
   for (const Layer<T>& layer : layers_) {
     const LayerShape& s = layer.shape;
-    const idx rows = s.trains_weight ? rows_of(s) : 0, cols = cols_of(s);
-    if (static_cast<idx>(squares_.size()) < rows) squares_ = Buffer<double>(rows);
-    each_part(share(rows, 1, static_cast<double>(rows * cols) * sizeof(T), BYTES_OF_A_THREAD), [&](idx i, idx end, int) {
-      for (; i < end; i++) squares_.data()[i] = kernels_.squares(grads + s.weight + i * s.ldw, cols);
-    });
-    for (idx i = 0; i < rows; i++) sum += squares_.data()[i];
-    if (layer.bias && s.trains_bias) sum += kernels_.squares(grads + s.bias, s.out);
+    if (s.trains_weight) sum += squares(grads + s.weight, s);
+    if (layer.bias && s.trains_bias) sum += kernels_.squares(grads + s.bias, 0, 1, s.out);
   }
   const double factor = most / (static_cast<double>(scale) * std::sqrt(sum) + 1e-6);
   return factor < 1 || std::isnan(factor) ? static_cast<T>(static_cast<double>(scale) * factor) : scale;

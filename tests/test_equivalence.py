@@ -135,6 +135,10 @@ TEXTBOOK_LOSS = {  # of each row, and its gradient
     ),
     "quantile": (lambda z, t: abs(z - t).mean(axis=1) / 2, lambda z, t: np.sign(z - t) / 2 / z.shape[1]),
     "poisson": (lambda z, t: (np.exp(z) - t * z).mean(axis=1), lambda z, t: (np.exp(z) - t) / z.shape[1]),
+    "poisson_deviance": (
+        lambda z, t: (np.exp(z) - t * z + t * np.log(np.where(t > 0, t, 1)) - t).mean(axis=1),
+        lambda z, t: (np.exp(z) - t) / z.shape[1],
+    ),
     "gamma": (lambda z, t: (z + t / np.exp(z)).mean(axis=1), lambda z, t: (1 - t / np.exp(z)) / z.shape[1]),
     "tweedie": (  # power 1.5
         lambda z, t: 2 * (np.exp(z / 2) + t * np.exp(-z / 2)).mean(axis=1),

@@ -76,6 +76,8 @@ WRONG = [  # row, settings, error, what its message says
     ("focal", {"alpha": 1.1}, ValueError, "focal: alpha must be from 0 to 1 or None, got 1.1"),
     ("softmax_cross_entropy", {"label_smoothing": 1.0}, ValueError, "label_smoothing must be at least 0 and below 1"),
     ("softmax_cross_entropy", {"label_smoothing": -0.1}, ValueError, "label_smoothing must be at least 0 and below 1"),
+    ("softmax_cross_entropy", {"eps": 1.0}, ValueError, "eps must be at least 0 and below 1, got 1.0"),
+    ("binary_cross_entropy", {"eps": -1e-9}, ValueError, "eps must be at least 0 and below 1, got -1e-09"),
     ("softmax_cross_entropy", {"output_weights": [1, 2]}, ValueError, "sample_weight"),
     ("kl_divergence", {"output_weights": [1, 2]}, ValueError, "sample_weight"),
     ("mse", {"outputs": "median"}, ValueError, "mse: outputs must be 'mean' or 'sum', got 'median'"),
@@ -301,6 +303,7 @@ def test_weights_that_do_not_fit_the_network_are_refused(verb, backend):
 
 OUTSIDE = {  # loss: targets that it refuses, what the message says
     "poisson": ([-1.0, -1e-30], "y must be at least 0 for poisson"),
+    "poisson_deviance": ([-1.0], "y must be at least 0 for poisson_deviance"),
     "tweedie": ([-0.5], "y must be at least 0 for tweedie"),
     "gamma": ([0.0, -1.0], "y must be above 0 for gamma"),
     "hinge": ([0.0, 0.5, 2.0, -1.5], "y must be -1 or 1 for hinge"),
@@ -414,6 +417,7 @@ FAR = [  # loss, z (and s), t, value, gradient
     ("log_cosh", [1e-4], 0, 1e-8 / 2 - 1e-16 / 12, [math.tanh(1e-4)]),  # not rounded away
     ("quantile", [-1e4], 0, 5e3, [-0.5]),
     ("poisson", [-1e4], 2, 2e4, [-2]),
+    ("poisson_deviance", [-1e4], 2, 2e4 + 2 * math.log(2) - 2, [-2]),
     ("gamma", [1e4], 2, 1e4, [1]),
     ("tweedie", [-1e4], 0, 0, [0]),
     ("hinge", [1e4], 1, 0, [0]),
@@ -464,6 +468,51 @@ def test_a_nan_output_shows_in_the_loss_and_in_its_gradient(loss, n_targets, ker
         net, x = fixed(z, kernels, dtype)
         value, gradient = net.loss_and_grad(x, targets(rng, loss, 1, out), loss=loss)
         assert np.isnan(value) and np.isnan(gradient[out + place])
+
+
+@pytest.mark.parametrize("eps", [0.0, 5e-324, 1e-7, 0.25])
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "binary_cross_entropy"])
+def test_eps_bounds_the_value_and_leaves_the_gradient(loss, eps, kernels, dtype, recwarn):
+    """As scikit-learn reports the loss. What is NaN stays NaN, and without eps what is infinite stays infinite."""
+    most = -math.log(eps) if eps else math.inf
+    row, plain, rng = L.TABLE[loss](eps=eps), L.TABLE[loss], np.random.default_rng(0)
+    for k in (2, 3, 37):
+        z = np.append(rng.normal(size=k - 1), -2000.0)
+        net, x = fixed(z, kernels, dtype)
+        for place in (0, k - 1):
+            t = np.eye(k)[place]
+            each = np.logaddexp.reduce(z) - z if loss == "softmax_cross_entropy" else np.logaddexp(0, z) - z * t
+            each = np.minimum(each, most)
+            wanted = each[place] if loss == "softmax_cross_entropy" else each.mean()
+            value, gradient = net.loss_and_grad(x, t[None], loss=row)
+            assert_close(value, wanted, dtype, k=2 * k, scale=max(wanted, 1))
+            assert value == net.evaluate(x, t[None], loss=row)
+            np.testing.assert_array_equal(gradient, net.loss_and_grad(x, t[None], loss=plain)[1])
+            if not eps:
+                assert value == net.loss_and_grad(x, t[None], loss=plain)[0]
+    t, other = np.array([[0.0, 1.0]]), min(math.log1p(math.exp(0.5)), most)
+    for bad in (math.nan, -math.inf):
+        net, x = fixed(np.array([0.5, bad]), kernels, dtype)
+        value, wanted = net.loss_and_grad(x, t, loss=row)[0], most
+        if loss == "binary_cross_entropy":
+            wanted = (other + most) / 2
+        np.testing.assert_allclose(value, bad if math.isnan(bad) else wanted, rtol=1e-6)
+    assert not [one for one in recwarn if issubclass(one.category, RuntimeWarning)]
+
+
+def test_the_deviance_of_a_perfect_forecast_is_zero(kernels, dtype):
+    t = np.array([0.0, 1e-30, 0.5, 1.0, 7.0])
+    net, x = fixed(np.log(np.maximum(t, 1e-37)), kernels, dtype)
+    value, gradient = net.loss_and_grad(x, t[None], loss=L.poisson_deviance(outputs="sum"))
+    assert_close([value, *gradient[len(t) :]], np.zeros(6), dtype, k=8, scale=8)
+    for z in ([0.3], [-1.0, 2.0, 0.0, 40.0]):  # `poisson` and t log(t) - t
+        net, x = fixed(np.array(z), kernels, dtype)
+        t = np.linspace(0, 3, len(z))
+        more = (np.where(t > 0, t * np.log(np.where(t > 0, t, 1)), 0) - t).mean()
+        value, gradient = net.loss_and_grad(x, t[None], loss="poisson_deviance")
+        plain, slope = net.loss_and_grad(x, t[None], loss="poisson")
+        assert_close(value, plain + more, dtype, k=len(z))
+        np.testing.assert_array_equal(gradient, slope)
 
 
 # ------------------------------------------------------------------ probabilities

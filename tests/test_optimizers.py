@@ -16,8 +16,9 @@ from conftest import need_extension
 from tolerance import assert_close
 
 import fastbp
-from fastbp import optimizers, order, schedules
-from fastbp.backends.plan import make_plan
+from fastbp import losses, optimizers, order, schedules
+from fastbp.backends.plan import make_plan, program
+from fastbp.training.state import TrainingState
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_every_optimizer_and_every_row_of_the_table_is_in_the_cases():
     assert {kind.__name__ for kind in kinds} == set(SETTINGS)
     rows = {getattr(fastbp, name)(**s).row.name for name, all_of in SETTINGS.items() for s in all_of}
     # the others are in tests/test_rows.py and below
-    assert rows >= set(optimizers.TABLE) - {"sgd_decay", "sgd_momentum", "sgd_clipped"}
+    assert rows >= set(optimizers.TABLE) - {"sgd_decay", "sgd_momentum", "sgd_clipped", *WITHOUT_A_CLASS}
 
 
 def gradients_of(shapes, dtype, seed=3):
@@ -147,6 +148,54 @@ def test_fused_is_unfused_and_every_backend_is_the_reference(name, settings, isa
         assert_close(np.median(abs(net - nets[0])), 0.0, dtype, scale=1, what="median")
         assert_close(net, nets[0], dtype, k=6 * 4, scale=scale * max(abs(nets[0]).max(), 1))
     assert_close(nets[1], nets[2], dtype, scale=scale)
+
+
+HALF = losses.TABLE["half_squared_error"]
+WITHOUT_A_CLASS = ("sgd_velocity", "sgd_velocity_nesterov")  # for callers that fill scalars themselves
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_CLASS)
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    "sizes, rows", [((3, 2), 9), ((9, 20), 1), ((33, 70), 7), ((37, 3), 40), ((9, 35), 40)], ids=str
+)
+def test_a_velocity_that_holds_the_rate(name, fused, sizes, rows, kernels, dtype):
+    """Against its formula in float64, under a rate that changes; momentum alone is SGD's as long as it does not."""
+    rng = np.random.default_rng(5)
+    X, t = rng.normal(size=(rows, sizes[0])).astype(dtype), rng.normal(size=(rows, sizes[1])).astype(dtype)
+    row, rates, momentum, decay = optimizers.TABLE[name], [0.1, 0.1, 0.02, 0.2], 0.9, 0.3
+    net = fastbp.MLP(sizes, dtype=dtype, seed=2, backend=kernels)
+    rule = fastbp.SGD(lambda step: np.take(rates, np.asarray(step, int)), momentum=momentum, weight_decay=decay)
+    state = TrainingState(net._spec, 0)
+    update = state.update(rule, 4, net.params)._replace(row=row)
+    p = [net.weights[0].astype(float), net.biases[0].astype(float)]
+    velocity = [np.zeros_like(one) for one in p]
+    make = program(make_plan(net._spec, rows, backend=kernels, loss=HALF, optimizer=row, fused=fused), net.params)
+    done = make.train(
+        X, t, None, batch_size=rows, steps=4, seed=0, shuffle=False, count=state.count, place=state.place,
+        partial=np.zeros(2), losses=np.zeros(5), update=update, stop_on_loss=True, stop_on_params=False,
+    )  # fmt: skip
+    assert done.steps == 4
+    for lr in rates:
+        delta = (X @ p[0] + p[1] - t) / rows
+        for k, g in enumerate((X.T @ delta, delta.sum(axis=0))):
+            g = g + decay * p[k]
+            velocity[k] = momentum * velocity[k] - lr * g
+            p[k] = p[k] + (momentum * velocity[k] - lr * g if "nesterov" in name else velocity[k])
+    k = 4 * (sizes[0] + rows)
+    for got, wanted in zip((net.weights[0], net.biases[0], *net._spec.views(update.slots[0])), (*p, *velocity)):
+        assert_close(got, wanted, dtype, k=k)
+    steady = fastbp.SGD(0.1, momentum=momentum, weight_decay=decay, nesterov="nesterov" in name)
+    plain, twin = (fastbp.MLP(sizes, dtype=dtype, seed=2, backend=kernels) for _ in "ab")
+    plain.fit(X, t, loss=HALF, optimizer=steady, batch_size=rows, steps=4)
+    state = TrainingState(net._spec, 0)
+    make = program(make.plan, twin.params)
+    make.train(
+        X, t, None, batch_size=rows, steps=4, seed=0, shuffle=False, count=state.count, place=state.place,
+        partial=np.zeros(2), losses=np.zeros(5), update=state.update(steady, 4, twin.params)._replace(row=row),
+        stop_on_loss=True, stop_on_params=False,
+    )  # fmt: skip
+    assert_close(twin.flatten(), plain.flatten(), dtype, k=k)
 
 
 WALK_START = (1.0, -2.0, 0.5)
@@ -1081,8 +1130,8 @@ def test_reduce_on_plateau_is_that_of_torch(settings, peers):
 def test_better_is_below_the_best_loss_by_a_part_of_its_size_whatever_its_sign():
     """Log-likelihoods are negative. By torch's rule, best * (1 - threshold), the same loss again would be better."""
     rule = schedules.ReduceOnPlateau(0.3, patience=9, threshold=0.01)
-    for losses, best in ((-1.0, -1.005, -1.02, -1.025), [-1.0, -1.0, -1.02, -1.02]), ((1.0, 0.995, 0.98), [1, 1, 0.98]):
-        seen = after_epochs(rule, losses)
+    for means, best in ((-1.0, -1.005, -1.02, -1.025), [-1.0, -1.0, -1.02, -1.02]), ((1.0, 0.995, 0.98), [1, 1, 0.98]):
+        seen = after_epochs(rule, means)
         assert [each["best"] for each in seen] == best
         assert [each["bad"] for each in seen] == [int(k > 0 and best[k] == best[k - 1]) for k in range(len(best))]
 

@@ -40,16 +40,40 @@ class Plan(NamedTuple):
 
 
 # How a call of `Program.train` ended.
-DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE = 0, 1, 2
+DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, STALLED = 0, 1, 2, 3
 
 
 class Trained(NamedTuple):
     """What `Program.train` did."""
 
     steps: int  # steps done; a step whose loss is not finite is not done
-    status: int  # DONE, LOSS_NOT_FINITE or PARAMS_NOT_FINITE
+    status: int  # DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE or STALLED
     epochs: int  # epochs finished, their mean losses at the front of `losses`
-    loss: float  # loss of the last batch looked at
+    loss: float  # of the last batch looked at, as it is reported
+
+
+class Course(NamedTuple):
+    """What a caller that makes epochs of its own asks of `Program.train`; `fit` asks for none of it.
+
+    Arrays are contiguous. A loss is *reported* in `partial`, `losses` and `Trained.loss`. Gradients know nothing of it,
+    and what `stop_on_loss` looks at is the loss itself.
+    """
+
+    orders: np.ndarray | None = None  # int64 (epochs, n): of each epoch the call comes to, the one begun first
+    factor: float = 1.0  # a batch's loss is reported times this
+    l2: np.ndarray | None = None  # float64 (steps,): plus this times the sum of squares of all weights before the step
+    stall: np.ndarray | None = None  # float64 (4,): [best, tol, patience, bad], see `stalled`; moved on as `place` is
+
+
+def stalled(loss: float, stall: np.ndarray) -> tuple[bool, np.ndarray]:
+    """scikit-learn's stopping rule at an epoch's end, and what it goes on with.
+
+    Epochs that are not better than the best by `tol` are counted; any other, and one whose loss is NaN, makes the count
+    0. More of them in a row than `patience` are too many.
+    """
+    best, tol, patience, bad = stall.tolist()
+    bad = bad + 1 if loss > best - tol else 0.0
+    return bad > patience, np.array([loss if loss < best else best, tol, patience, bad])
 
 
 class Update(NamedTuple):
@@ -144,6 +168,7 @@ class Program(Protocol):
         update: Update,
         stop_on_loss: bool,
         stop_on_params: bool,
+        course: Course | None = None,
     ) -> Trained:
         """Run `steps` training steps: order, gather, forward with dropout, loss, backward, update.
 
@@ -153,7 +178,8 @@ class Program(Protocol):
         `count` int64 (1,) is ``net.step``, `place` int64 (2,) is [epoch, first row of the next batch], `partial`
         float64 (2,) is [sum of loss * rows, rows] of the epoch begun: all three are moved on with each step. Ctrl-C
         finds these, the parameters and the rule's buffers at one and the same step.
-        `losses` takes the mean loss of each epoch finished. `seed` is that of the order and of dropout.
+        `losses` takes the mean loss of each epoch finished. `seed` is that of the order and of dropout; with
+        ``course.orders`` `shuffle` is not looked at, and indices of rows are not checked.
         """
 
     def forward(self, x: np.ndarray, out: np.ndarray | None, *, keep: bool = False) -> None:

@@ -13,10 +13,13 @@ from fastbp.backends.protocol import (
     DONE,
     LOSS_NOT_FINITE,
     PARAMS_NOT_FINITE,
+    STALLED,
+    Course,
     Family,
     LayerPlan,
     Trained,
     assign,
+    stalled,
     total_weight,
     weight_parts,
 )
@@ -89,22 +92,28 @@ class Program:
     @_quiet
     def train(
         self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, update, stop_on_loss,
-        stop_on_params,
+        stop_on_params, course=None,
     ) -> Trained:  # fmt: skip
-        n, loss, epochs, phase = len(X), 0.0, 0, update.phase
+        n, loss, epochs, phase, course = len(X), 0.0, 0, update.phase, course or Course()
         order, order_epoch = None, None
         for k in range(steps):
             epoch, start = map(int, place)
             stop = min(start + batch_size, n)
             rows: slice | np.ndarray = slice(start, stop)
-            if shuffle:
+            if course.orders is not None:
+                rows = course.orders[epochs, rows]
+            elif shuffle:
                 if order_epoch != epoch:
                     order, order_epoch = epoch_order(seed, epoch, n), epoch
                 rows = order[rows]
             w = None if weight is None else weight[rows]
             self._forward(X[rows], (seed, int(count[0])))
             loss = self.loss(y[rows], w, total_weight(w, stop - start), gradient=True)
-            if stop_on_loss and not np.isfinite(loss):
+            finite = np.isfinite(loss)
+            loss *= course.factor
+            if course.l2 is not None:
+                loss += float(course.l2[k]) * self._weight_squares()
+            if stop_on_loss and not finite:
                 return Trained(k, LOSS_NOT_FINITE, epochs, loss)
             gradients = self._gradients()
             if update.accumulate > 1:
@@ -113,12 +122,18 @@ class Program:
             phase = (phase + 1) % update.accumulate
             moved = self._waited(gradients, update) if phase else self._stepped(gradients, update, k)
             begun, coming = partial + (loss * (stop - start), stop - start), (epoch, stop)
+            buffers, ends = [self.params, *update.buffers, count, place, partial], False
             if stop == n:
                 losses[epochs] = begun[0] / begun[1]
+                if course.stall is not None:
+                    ends, stall = stalled(losses[epochs], course.stall)
+                    buffers, moved = [course.stall, *buffers], [stall, *moved]
                 begun, coming, epochs = (0, 0), (epoch + 1, 0), epochs + 1
-            assign([self.params, *update.buffers, count, place, partial], [*moved, count + 1, coming, begun])
+            assign(buffers, [*moved, count + 1, coming, begun])
             if stop_on_params and not self.finite():
                 return Trained(k + 1, PARAMS_NOT_FINITE, epochs, loss)
+            if ends:
+                return Trained(k + 1, STALLED, epochs, loss)
         return Trained(steps, DONE, epochs, loss)
 
     @_quiet
@@ -200,6 +215,10 @@ class Program:
 
     workspace_bytes = 0
     sharing = "1, but for what NumPy does by itself"
+
+    def _weight_squares(self) -> float:
+        weights = (layer.weight_in(self.params) for layer in self.plan.spec.layers)
+        return sum(float(np.square(weight, dtype=np.result_type(weight, np.float64)).sum()) for weight in weights)
 
     def _gradients(self, grad_input=None) -> list[np.ndarray]:
         """Gradients in the order of `Spec.views`. Every delta is made from weights before the update."""

@@ -170,6 +170,9 @@ def _checked_output_weights(row: Loss, value: Any) -> tuple[float, ...] | None:
     return tuple(weights.tolist())
 
 
+FORMER: dict[tuple[str, str], Loss] = {}  # rows of tables, by name and the value that they were written with before
+
+
 @cache  # to render one takes 25 us
 def _constant(expression: str, names: tuple[str, ...]) -> Callable[..., np.ndarray]:
     return function(render(expression, names)[0], names)
@@ -236,6 +239,13 @@ class Loss:
     def __hash__(self) -> int:
         return hash((self.name, self.given))
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A pickled row that its table has written otherwise since is today's, with what had been chosen."""
+        now = FORMER.get((state["name"], state["value"]))
+        if now is not None:
+            state = {one.name: getattr(now, one.name) for one in fields(now)} | {"given": state["given"]}
+        self.__dict__.update(state)
+
     def __call__(self, **chosen: Any) -> Loss:
         """The same loss with other settings.
 
@@ -300,8 +310,9 @@ class Loss:
         settings = [self.chosen[setting.name] for setting in self.settings]
         values = [-1.0 if value is None else value for value in settings]
         names = (*self.numbers_named[: len(values)], "k")
-        constants = (_constant(expression, names) for _, expression in self.constants)
-        return values + [float(constant(*values, float(n_targets))) for constant in constants]
+        constants = [_constant(expression, names) for _, expression in self.constants]
+        with np.errstate(all="ignore"):  # one may be infinite
+            return values + [float(constant(*values, float(n_targets))) for constant in constants]
 
     @cached_property
     def names(self) -> tuple[str, ...]:

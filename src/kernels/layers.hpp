@@ -3,8 +3,6 @@
 //
 // A row that is cheap next to the tile runs in the tile's registers (`inlined`); any other is called on the finished
 // tile, which is in the L1 cache then.
-template <class A, class B> constexpr bool same = false;
-template <class A> constexpr bool same<A, A> = true;
 template <class Row> constexpr bool inlined = false;
 template <> constexpr bool inlined<activation_identity> = true;
 template <> constexpr bool inlined<activation_relu> = true;
@@ -12,6 +10,8 @@ template <> constexpr bool inlined<optimizer_sgd> = true;
 template <> constexpr bool inlined<optimizer_sgd_decay> = true;
 template <> constexpr bool inlined<optimizer_sgd_clipped> = true;
 template <> constexpr bool inlined<optimizer_sgd_momentum> = true;
+template <> constexpr bool inlined<optimizer_sgd_velocity> = true;
+template <> constexpr bool inlined<optimizer_sgd_velocity_nesterov> = true;
 template <> constexpr bool inlined<optimizer_adam> = true;
 // Backwards also these: two or three operations on `a`, where a call takes as long as a small tile.
 template <class Row> constexpr bool inlined_backward = inlined<Row>;

@@ -70,15 +70,35 @@ static void average_params(const Around<T>& around, T* average, const T* p, idx 
     }
 }
 
-FBP_INLINE VD squared(VD v) { return v * v; }
-FBP_INLINE VD squared(VF v) {
-  typename MakeIndices<lanes<double>>::type index;
-  return squared(to_doubles(half(v, 0, index))) + squared(to_doubles(half(v, 1, index)));
+// Vectors of S from wherever elements of T lie.
+template <class S, class T> FBP_INLINE Vec<S> load_as(const T* p) {
+  if constexpr (same<S, T>) return load(p);
+  else return to_doubles(*(const HalfUF*)p);
 }
-template <class T> static double squares(const T* p, idx n) {
-  VD sum{};
-  for (idx k = 0; k < n; k += lanes<T>) sum += squared(WHERE(columns_below<T>(k, n), load(p + k), Vec<T>{}));
-  return sum_lanes<double>(sum);
+// The sum of squares in S, four sums at a time: one would wait for itself, not for memory.
+template <class S, class T> static double squares_in(const T* p, idx ld, idx rows, idx cols) {
+  typedef Vec<S> V;
+  V sum[4]{};
+  const idx n = lanes<S>, whole = cols / n * n;
+  const IntVec<S> tail = columns_below<S>(whole, cols);
+  const auto add = [&](int j, V v) { sum[j] += v * v; };
+  for (idx m = 0; m < rows; m++, p += ld) {
+    idx k = 0;
+    for (; k + 4 * n <= whole; k += 4 * n)
+      FBP_UNROLL for (int j = 0; j < 4; j++) add(j, load_as<S>(p + k + j * n));
+    FBP_UNROLL for (int j = 0; j < 3; j++)
+      if (k < whole) {
+        add(j, load_as<S>(p + k));
+        k += n;
+      }
+    if (k < cols) add(3, WHERE(tail, load_as<S>(p + k), V{}));
+  }
+  return sum_lanes<S>((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+// Of floats in float, which memory keeps up with and conversions do not; in double where that overflows.
+template <class T> static double squares(const T* p, idx ld, idx rows, idx cols) {
+  const double sum = squares_in<T>(p, ld, rows, cols);
+  return same<T, double> || sum <= __FLT_MAX__ ? sum : squares_in<double>(p, ld, rows, cols);
 }
 
 // Scales the weights into an output where their Euclidean norm is above `most`.
@@ -90,7 +110,7 @@ template <class T> static void limit_norms(T* weight, idx ldw, idx in, idx out, 
   };
   if (transposed) {
     for (T* row = weight; row < weight + out * ldw; row += ldw) {
-      const V f = factor(splat<V>((T)squares(row, in)));
+      const V f = factor(splat<V>((T)squares(row, 0, 1, in)));
       for (idx i = 0; i < in; i += lanes<T>) store(row + i, load(row + i) * f);
     }
     return;

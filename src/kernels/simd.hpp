@@ -46,6 +46,9 @@ typedef IntVec<double> ID;
 
 template <class T> constexpr int lanes = FBP_VECTOR_BYTES / sizeof(T);
 
+template <class A, class B> constexpr bool same = false;
+template <class A> constexpr bool same<A, A> = true;
+
 // The element type of a vector: rows are templates over V and write their constants as R<V>(0.5).
 template <class V> struct Element;
 template <> struct Element<VF> { typedef float type; };

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from fastbp.spec import padded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fastbp.backends.protocol import Plan
     from fastbp.rows import Loss, Optimizer, Words
     from fastbp.spec import Layer
@@ -118,14 +120,16 @@ def _target_weight(loss: Loss, each: str | None, output: str) -> list[str]:
 # ------------------------------------------------------------------ a run of steps
 
 _TRAIN = """
-def train(params, slots, X, y, weight, order, work, run, seed, count, place, partial, losses, table):
+def train(params, slots, X, y, weight, order, work, run, seed, count, place, partial, losses, table{more}):
     share, scalars, known = work.share, work.scalars, work.known
     epochs, value, shared, gathered, group_end = 0, 0.0, 0, 0, -1
     {names}
+    {begin}
     for step in range(run.steps):
         epoch, start = place[0], place[1]
         rows = run.n - start if run.n - start < run.batch else run.batch
-        if run.shuffled and (known[0] != epoch or known[1] != seed or known[2] != run.n):
+        {given}
+        if {own} and (known[0] != epoch or known[1] != seed or known[2] != run.n):
             fill_order(seed, epoch, run.n, order)
             known[0], known[1], known[2] = epoch, seed, run.n
             group_end = -1
@@ -134,7 +138,9 @@ def train(params, slots, X, y, weight, order, work, run, seed, count, place, par
         if run.weights or rows != shared:
             {shares}
             shared = rows
+        {penalty}
         {step}
+        {report}
         partial[0] += value * rows
         partial[1] += rows
         count[0] += 1
@@ -143,17 +149,40 @@ def train(params, slots, X, y, weight, order, work, run, seed, count, place, par
             losses[epochs] = partial[0] / partial[1]
             epochs += 1
             partial[0], partial[1], place[0], place[1] = 0.0, 0.0, epoch + 1, 0
+            {stall}
         if run.stop_on_params and not ({finite}):
             return step + 1, 2, epochs, value
+        {end}
     return run.steps, 0, epochs, value
 """
+_STOP = "if run.stop_on_loss and not value - value == 0:\n    return step, 1, epochs, {reported}"
+# What a `Course` adds. It is of one call: an order given is no epoch's own, which `known` says.
+_COURSE = {
+    "more": ", orders, factor, l2, stall",
+    "begin": "first, taken, stalled = place[0], -1, False",
+    "given": """
+        if len(orders) and taken != epoch:
+            take_order(orders, (epoch - first) * run.n, run.n, order)
+            taken, known[2], group_end = epoch, 0, -1
+    """,
+    "own": "run.shuffled and not len(orders)",
+    "penalty": "penalty = l2[step] * ({squares}) if len(l2) else 0.0",
+    "report": "value = {reported}",
+    "stall": "if len(stall):\n    stalled = has_stalled(losses[epochs - 1], stall)",
+    "end": "if stalled:\n    return step + 1, 3, epochs, value",
+}
 
 
-def _train(plan: Plan, step: str, finite: str, parts: str, names: str = "") -> str:
+def _train(plan: Plan, step: str, finite: str, squares: str, parts: str, course: bool, names: str = "") -> str:
     """`parts`: where those of the weights of each target go; empty where there are none."""
     what = f"share, weight, start, rows, {plan.loss.scale(plan.spec.out_features)!r}, run, order"
     shares = f"fill_share_of_targets({what}, {parts})" if parts else f"fill_share({what})"
-    return filled(_TRAIN, shares=shares, step=step, finite=finite, names=names)
+    reported = "value * factor + penalty" if course else "value"
+    step = filled(step, stop=_STOP.format(reported=reported)).rstrip()
+    more = {name: dedent(part).strip().format(squares=squares, reported=reported) for name, part in _COURSE.items()}
+    if not course:
+        more = dict.fromkeys(_COURSE, "") | {"own": "run.shuffled"}
+    return filled(_TRAIN, shares=shares, step=step, finite=finite, names=names, **more)
 
 
 # ------------------------------------------------------------------ tiles
@@ -261,10 +290,11 @@ def _tiles_loss(plan: Plan, each: bool) -> str:
     return filled(_LOSS, last=last, settings=settings, statistic=statistic.strip("\n"), gradients=gradients.strip("\n"))
 
 
-def tiles(plan: Plan, lanes: int, each: bool = False) -> str:
+def tiles(plan: Plan, lanes: int, each: bool = False, course: bool = False) -> str:
     """`forward`, `backward`, and where the plan has them `loss`, `change_all`, `train`.
 
-    `each`: targets have weights of their own, which lie behind the targets of a whole batch.
+    `each`: targets have weights of their own, which lie behind the targets of a whole batch. `course`: `train` takes
+    what a `Course` has.
     """
     last = len(plan.spec.layers) - 1
     inputs = ["work.x, work.ldx", *(f"work.a[{k}], work.shape[{k}][6]" for k in range(last))]
@@ -300,10 +330,10 @@ def tiles(plan: Plan, lanes: int, each: bool = False) -> str:
             gather(X, y, run, order, start, rows, work.x, work.ldx, work.t, work.shape[{last}][6])
             forward(params, work, rows)
             value = loss(work, rows, run.labels)
-            if run.stop_on_loss and not value - value == 0:
-                return step, 1, epochs, value
+            {{stop}}
             move(params, slots, scalars, work, rows)
-        """).strip(), "finite(params, work.shape)", f"work.t, len(share) * {ld}, {ld}, 1" if each else "")  # fmt: skip
+        """).strip(), "finite(params, work.shape)", "squares_of_all(params, work.shape)",
+            f"work.t, len(share) * {ld}, {ld}, 1" if each else "", course)  # fmt: skip
     return text
 
 
@@ -344,8 +374,8 @@ class _Columns:
     the column of the first of the samples at hand.
     """
 
-    def __init__(self, plan: Plan, widest: int, each: bool = False) -> None:
-        self.plan, self.spec, self.each = plan, plan.spec, each
+    def __init__(self, plan: Plan, widest: int, each: bool = False, course: bool = False) -> None:
+        self.plan, self.spec, self.each, self.course = plan, plan.spec, each, course
         self.lanes = lanes = lanes_for(plan.batch, widest)
         self.one_group = plan.batch <= lanes  # all samples of a batch at once
         self.slot = slot_of(plan.batch, lanes)
@@ -505,20 +535,27 @@ class _Columns:
 
     def finite(self) -> str:
         """The sum of x - x over all parameters: 0 for finite ones, else NaN."""
-        parts = []
+        parts = [f"rest(params, {weight}, {self.lanes})" for weight in self.weights()]
         for layer in self.spec.layers:
-            rows, cols = layer.in_features, layer.out_features
-            rows, cols = (cols, rows) if layer.transposed else (rows, cols)
-            parts.append(f"rest(params, {layer.weight}, {rows}, {layer.ldw}, {cols}, {self.lanes})")
             if layer.bias is not None:
                 parts.append(f"rest(params, {layer.bias}, 1, 0, {layer.out_features}, {self.lanes})")
         return f"total({' + '.join(parts)}) == 0"
+
+    def squares(self) -> str:
+        return " + ".join(f"squares(params, {weight})" for weight in self.weights())
+
+    def weights(self) -> Iterator[str]:
+        """Of each layer where its weight begins, rows, their distance, columns."""
+        for layer in self.spec.layers:
+            rows, cols = layer.in_features, layer.out_features
+            rows, cols = (cols, rows) if layer.transposed else (rows, cols)
+            yield f"{layer.weight}, {rows}, {layer.ldw}, {cols}"
 
     def train(self) -> str:
         layers, lanes, grads = self.spec.layers, self.lanes, self.at["grads"]
         group = "real = below(rows - m, nothing)\n"
         group += "".join(self.forward(k, layer) for k, layer in enumerate(layers)) + self.loss()
-        stop = "if run.stop_on_loss and not value - value == 0:\n    return step, 1, epochs, value\n"
+        stop = "{stop}\n"
         back = "".join(self.backward(k, layer) for k, layer in reversed(list(enumerate(layers))))
         if self.one_group:
             group = "m, c = 0, column\n" + group + stop + back
@@ -543,7 +580,8 @@ class _Columns:
         names = f"memory, setting = work.memory, work.setting\nnothing = like(0.0, load(memory, 0, {lanes}))\n"
         names += "".join(f"{line}\n" for line in setting_lines(self.plan.loss, lanes).splitlines())
         parts = f"memory, {self.at['w']}, 1, {self.slot}" if self.each else ""
-        return update(self.plan.optimizer, lanes) + _train(self.plan, step, self.finite(), parts, names)
+        text = _train(self.plan, step, self.finite(), self.squares(), parts, self.course, names)
+        return update(self.plan.optimizer, lanes) + text
 
     def outputs(self) -> str:
         """From rows of inputs to rows of outputs, as many as fill whole vectors."""
@@ -568,9 +606,9 @@ class _Columns:
         )  # fmt: skip
 
 
-def columns(plan: Plan, widest: int, each: bool = False) -> str:
-    """`train` alone; `each`: targets have weights of their own."""
-    return _Columns(plan, widest, each).train()
+def columns(plan: Plan, widest: int, each: bool = False, course: bool = False) -> str:
+    """`train` alone; `each`: targets have weights of their own; `course`: it takes what a `Course` has."""
+    return _Columns(plan, widest, each, course).train()
 
 
 def column_outputs(plan: Plan, widest: int) -> str:

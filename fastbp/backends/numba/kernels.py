@@ -25,6 +25,7 @@ from fastbp.backends.numba.lanes import (
     store,
     total,
     transpose,
+    wide,
 )
 
 compiled = register_jitable(**OPTIONS)
@@ -241,7 +242,57 @@ def finite(params, shape):
     return True
 
 
+@compiled
+def squares(params, first, rows, ld, cols):
+    """The sum of squares of a matrix, in double; four sums at a time, as one would wait for itself."""
+    zero = nothing(params)
+    lanes, s0 = lanes_of(zero), wide(zero)
+    s1, s2, s3 = s0, s0, s0
+    whole = cols // lanes * lanes
+    tail = below(cols - whole, zero)
+    for m in range(rows):
+        at, n = first + m * ld, 0
+        while n + 4 * lanes <= whole:
+            a, b = wide(load(params, at + n)), wide(load(params, at + n + lanes))
+            c, d = wide(load(params, at + n + 2 * lanes)), wide(load(params, at + n + 3 * lanes))
+            s0, s1, s2, s3 = s0 + a * a, s1 + b * b, s2 + c * c, s3 + d * d
+            n += 4 * lanes
+        while n < whole:
+            a = wide(load(params, at + n))
+            s0 = s0 + a * a
+            n += lanes
+        if whole < cols:
+            a = wide(WHERE(tail, load(params, at + whole), 0.0))
+            s1 = s1 + a * a
+    return total((s0 + s1) + (s2 + s3))
+
+
+@compiled
+def squares_of_all(params, shape):
+    """Of all weights."""
+    whole = 0.0
+    for n_in, n_out, ldw, weight, _, transposed, _ in shape:
+        rows, cols = (n_out, n_in) if transposed else (n_in, n_out)
+        whole += squares(params, weight, rows, ldw, cols)
+    return whole
+
+
+@compiled
+def has_stalled(loss, stall):
+    """As `fastbp.backends.protocol.stalled`, in place."""
+    stall[3] = stall[3] + 1 if loss > stall[0] - stall[1] else 0.0
+    if loss < stall[0]:
+        stall[0] = loss
+    return stall[3] > stall[2]
+
+
 # ------------------------------------------------------------------ rows of the data
+
+
+@compiled
+def take_order(orders, first, n, order):
+    for i in range(n):
+        order[i] = orders[first + i]
 
 
 @compiled

@@ -17,7 +17,7 @@ from numba.core.registry import cpu_target
 from fastbp.backends import reference
 from fastbp.backends.numba import cache, generate, kernels
 from fastbp.backends.numba.lanes import VECTOR_BYTES
-from fastbp.backends.protocol import DONE, Family, LayerPlan, Trained, weight_parts
+from fastbp.backends.protocol import DONE, Course, Family, LayerPlan, Trained, weight_parts
 from fastbp.spec import aligned_zeros, padded
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Program:
         self.order = np.zeros(0, np.int64)  # of the epoch's rows
         self.rows = 0
         self._functions: dict[tuple[str, str], Callable] = {}
-        self._texts: dict[tuple[Callable, bool], str] = {}
+        self._texts: dict[tuple[Callable, bool, bool], str] = {}
 
     # -------------------------------------------------------------- memory
 
@@ -179,14 +179,17 @@ class Program:
     def _tiles(self) -> str:
         return self._text(generate.tiles, None)
 
-    def _text(self, family: Callable, weight: np.ndarray | None) -> str:
-        """What `generate` has of a family of kernels: another text for weights of each target, and room for these."""
+    def _text(self, family: Callable, weight: np.ndarray | None, course: bool = False) -> str:
+        """What `generate` has of a family of kernels: another text for weights of each target, and room for these.
+
+        And for a `Course`, so that who has none compiles nothing for it.
+        """
         each = weight is not None and weight.ndim == 2
         if each and len(self.work.t) < 2 * self._targets:
             self.work = self.work._replace(t=self._zeros(2 * self._targets))
-        if (family, each) not in self._texts:
-            self._texts[family, each] = family(self.plan, self.widest, each)
-        return self._texts[family, each]
+        if (family, each, course) not in self._texts:
+            self._texts[family, each, course] = family(self.plan, self.widest, each, course)
+        return self._texts[family, each, course]
 
     @property
     def _targets(self) -> int:
@@ -220,24 +223,27 @@ class Program:
 
     def train(
         self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, update, stop_on_loss,
-        stop_on_params,
+        stop_on_params, course=None,
     ) -> Trained:  # fmt: skip
         if not self._serves(update):
             return self._reference.train(
                 X, y, weight, batch_size=batch_size, steps=steps, seed=seed, shuffle=shuffle, count=count, place=place,
                 partial=partial, losses=losses, update=update, stop_on_loss=stop_on_loss, stop_on_params=stop_on_params,
+                course=course,
             )  # fmt: skip
         in_columns = generate.suits_columns(self.plan)
-        text = self._text(generate.columns if in_columns else generate.tiles, weight)
+        text = self._text(generate.columns if in_columns else generate.tiles, weight, course is not None)
         work = self._column_work if in_columns else self.work
-        if shuffle and len(self.order) != len(X):
+        orders = course and course.orders
+        if (shuffle or orders is not None) and len(self.order) != len(X):
             self.order = np.zeros(len(X), np.int64)
             work.known[:] = 2**64 - 1
         table, moving = scalar_table(update.scalars[0])
         slots = tuple(update.slots) or (self.params,)
-        labels, done, epochs, value, seed = y.ndim == 1, 0, 0, 0.0, np.uint64(seed)
+        labels, done, epochs, value, seed, first = y.ndim == 1, 0, 0, 0.0, np.uint64(seed), int(place[0])
         while done < steps:
-            data = self._data(X, y, weight, work, batch_size, seed, shuffle, place)
+            order = None if orders is None else orders[int(place[0]) - first]
+            data = self._data(X, y, weight, work, batch_size, seed, shuffle, order, place)
             some = min(steps - done, data.steps)
             run = kernels.Run(
                 some, batch_size, len(X), data.first, data.shuffled, labels, len(data.weight) // len(data.X),
@@ -247,6 +253,7 @@ class Program:
             more, status, finished, value = self._call(
                 text, "train", self.params, slots, data.X, data.y, data.weight, self.order, work, run, seed, count,
                 place, partial, losses[epochs:], table[:, done * moving :].copy(),
+                *(() if course is None else self._course(course, done, data.shuffled)),
             )  # fmt: skip
             done, epochs = done + more, epochs + finished
             if status != DONE:
@@ -255,16 +262,28 @@ class Program:
             status = DONE
         return Trained(done, status, epochs, value)
 
-    def _data(self, X, y, weight, work, batch_size, seed, shuffle, place) -> Data:
-        """The data as kernels read them, or in that form the rows of the coming batches."""
+    @staticmethod
+    def _course(course: Course, done: int, shuffled: int) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+        """What kernels take of it after `done` steps; nothing is of length 0."""
+        orders, factor, l2, stall = course
+        nothing = np.zeros(0)
+        return (
+            _frozen(np.zeros(0, np.int64) if orders is None or not shuffled else orders.reshape(-1)), float(factor),
+            _frozen(nothing if l2 is None else l2[done:]), nothing if stall is None else stall,
+        )  # fmt: skip
+
+    def _data(self, X, y, weight, work, batch_size, seed, shuffle, order, place) -> Data:
+        """The data as kernels read them, or in that form the rows of the coming batches; `order`: one given."""
         every = np.zeros(0) if weight is None else weight.reshape(-1)
         if all(_reads(array, self.dtype) or array.size <= _STAGED_ELEMENTS for array in (X, y)):
-            return Data(self._cast(X), self._cast(y), _frozen(every), 0, int(shuffle), 1 << 62)
+            return Data(self._cast(X), self._cast(y), _frozen(every), 0, int(shuffle or order is not None), 1 << 62)
         epoch, start = map(int, place)
         batches = max(1, _STAGED_ELEMENTS // (batch_size * X.shape[1]))
         rows: Any = slice(start, min(len(X), start + batches * batch_size))
         count = -(-(rows.stop - start) // batch_size)
-        if shuffle:
+        if order is not None:
+            rows = order[rows]
+        elif shuffle:
             if work.known.tolist() != [epoch, int(seed), len(X)]:
                 work.known[:] = 2**64 - 1  # a signal may come between the two lines below
                 self._call(_ORDER, "fill", seed, epoch, len(X), self.order)
