@@ -360,7 +360,7 @@ template <class T> void Network<T>::bind_forward(bool training) {
 }
 
 // For the rows that went forward. Gradients are stored in `grads`, or turned into the update of `step` while they are
-// hot; the first layer makes a grad_input where one is wanted.
+// hot, or with neither not made; the first layer makes a grad_input where one is wanted.
 template <class T>
 void Network<T>::bind_backward(T* grads, const Step<T>* step, T* grad_input, bool accumulate) {
   bool trains_below = false;   // something that gradients of this layer's inputs are for
@@ -378,7 +378,8 @@ void Network<T>::bind_backward(T* grads, const Step<T>* step, T* grad_input, boo
       layer.grad_input.z = previous.z();
       if (step && !grad_input && !trains_below) layer.grad_input.grad_input = nullptr;
     }
-    const bool weight = !step || s.trains_weight, bias = layer.bias && (!step || s.trains_bias);
+    const bool made = step || grads;
+    const bool weight = made && (!step || s.trains_weight), bias = made && layer.bias && (!step || s.trains_bias);
     trains_below = trains_below || weight || bias;
     layer.grad_weight = parameters(l, false, grads, step, accumulate);
     layer.grad_weight.x = layer.forward.x;
