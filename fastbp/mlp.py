@@ -794,12 +794,18 @@ class MLP:
         >>> np.allclose(net.hidden(X) @ net.weights[-1] + net.biases[-1], net.predict(X))
         True
         """
+        answer: NDArray[Any] | None = self._again.calls.hidden(X, layer)
+        if answer is not None:
+            return answer
         layers = self._spec.beginnings
         if not layers:
             raise ValueError(f"hidden: a network of sizes {self.sizes} has no hidden layer; `predict` gives its output")
-        network = layers[checks.integer("layer", layer, -len(layers), len(layers) - 1)]
+        k = checks.integer("layer", layer, -len(layers), len(layers) - 1) % len(layers)
         rows = arguments.features(X, self._spec, empty=True, lazy=True)
-        return self._outputs(rows, self._plan_of_blocks(len(rows), network))
+        plan = self._plan_of_blocks(len(rows), layers[k])
+        out = self._outputs(rows, plan)
+        self._again.predict(plan, k)
+        return out
 
     def input_gradient(self, X: Rows, output: int | Array | None = None) -> NDArray[Any]:
         """The gradient of the network's output by its inputs, for each row of X: which inputs move the output, and how.
@@ -838,14 +844,19 @@ class MLP:
         >>> net.input_gradient([[0.1, 0.2], [0.3, 0.4]], output=[0, 1]).tolist()
         [[1.0, 2.0], [-3.0, 0.5]]
         """
+        answer: NDArray[Any] | None = self._again.calls.input_gradient(X, output)
+        if answer is not None:
+            return answer
         rows = arguments.features(X, self._spec, empty=True, lazy=True)
         chosen = arguments.chosen_outputs(output, rows, self._spec)
         made = np.empty((len(rows), self._spec.in_features), self._spec.dtype)
-        for program, block in self._blocks(len(rows), self._plan_of_blocks(len(rows))):
+        plan = self._plan_of_blocks(len(rows))
+        for program, block in self._blocks(len(rows), plan):
             program.forward(rows[block], None, keep=True)
             grad_output = np.zeros((block.stop - block.start, self._spec.out_features), self._spec.dtype)
             grad_output[np.arange(len(grad_output)), chosen[block]] = 1
             program.backward(None, grad_output=grad_output, grad_input=made[block])
+        self._again.predict(plan)
         return made
 
     @overload

@@ -595,10 +595,12 @@ template <class T> void Network<T>::forward(const Source& x, void* out, bool kee
   if (!out) return;
   const Layer<T>& last = layers_.back();
   const idx n_out = last.shape.out;
-  const idx across = last.shape.transposed ? last.ld : 1, down = last.shape.transposed ? 1 : last.ld;
+  const T* const a = last.a.data();
   T* to = static_cast<T*>(out);
-  for (idx m = 0; m < rows_; m++)
-    for (idx n = 0; n < n_out; n++) to[m * n_out + n] = last.a.data()[m * down + n * across];
+  for (idx m = 0; m < rows_; m++, to += n_out) {
+    if (last.shape.transposed) for (idx n = 0; n < n_out; n++) to[n] = a[n * last.ld + m];
+    else std::memcpy(to, a + m * last.ld, static_cast<size_t>(n_out) * sizeof(T));
+  }
 }
 
 template <class T> void Network<T>::restore(const Source& x, const Source& a, const Source* z) {
