@@ -99,7 +99,7 @@ CALLS = {
     "train_step": lambda net, x, y, w: net.train_step(x, y, sample_weight=w),
     "predict": lambda net, x, y, w: net.predict(x),
     "hidden": lambda net, x, y, w: net.hidden(x),
-    "input_gradient": lambda net, x, y, w: net.input_gradient(x, (w > 1.5)),
+    "input_gradient": lambda net, x, y, w: net.input_gradient(x, 1),
     "evaluate": lambda net, x, y, w: net.evaluate(x, y, loss="mse", sample_weight=w),
     "loss_and_grad": lambda net, x, y, w: net.loss_and_grad(x, y, loss="mse", sample_weight=w),
     "forward, backward, update": lambda net, x, y, w: (net.forward(x), net.backward(y), net.update(RULE)),
