@@ -1,4 +1,4 @@
-"""`hidden` and `input_gradient`: what a network makes of rows of inputs on the way, and what its inputs do to an output."""
+"""`hidden` and `input_gradient`: what a network makes of its inputs on the way, and what these do to an output."""
 
 import copy
 import pickle
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import frozen, need_extension, need_numba
 from others import csr
-from tolerance import assert_close, tolerance
+from tolerance import assert_close
 
 import fastbp
 from fastbp import activations, backends
@@ -337,7 +337,8 @@ REFUSED = {  # what: (call, error, message)
         r"output must be from 0 to 2, got output\[8\] = -1",
     ),
     "a label that wraps around": (
-        lambda net, X: net.input_gradient(X, np.full(9, 2**64 - 1, np.uint64)), ValueError, "output must be from 0 to 2",
+        lambda net, X: net.input_gradient(X, np.full(9, 2**64 - 1, np.uint64)), ValueError,
+        "output must be from 0 to 2",
     ),
     "real labels": (
         lambda net, X: net.input_gradient(X, np.zeros(9)), TypeError,
@@ -371,7 +372,7 @@ def test_what_is_refused(what, backend):
 def test_a_network_without_hidden_layers_says_so(backend):
     net = build((5, 3), backend)
     for layer in (-1, 0):
-        with pytest.raises(ValueError, match=r"hidden: a network of sizes \(5, 3\) has no hidden layer; `predict` gives"):
+        with pytest.raises(ValueError, match=r"hidden: a network of sizes \(5, 3\) has no hidden layer"):
             net.hidden(rows_of(net, 9), layer)
 
 
