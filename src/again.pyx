@@ -536,11 +536,10 @@ cdef class Calls:
 
     def hidden(self, X, layer):
         """A hidden layer's output."""
-        cdef idx k, n = len(self.ahead_of_hidden)
+        cdef idx n = len(self.ahead_of_hidden)
         if type(layer) is not int or not -n <= layer < n:
             return None
-        k = layer
-        return self.outputs(X, <Ahead> self.ahead_of_hidden[k + n if k < 0 else k])
+        return self.outputs(X, <Ahead> self.ahead_of_hidden[layer])
 
     cdef outputs(self, X, Ahead ahead):
         cdef cnp.ndarray x = as_real(X)

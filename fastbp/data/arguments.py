@@ -52,7 +52,7 @@ def features(value: Any, spec: Spec, *, empty: bool = False, lazy: bool = False)
 
 
 def chosen_outputs(value: Any, X: np.ndarray, spec: Spec) -> np.ndarray:
-    """``output``: the number of an output for all rows of X, or one for each; None: the only one. Integers, (n,)."""
+    """``output``: the number of an output for all rows of X, or one for each; None: the only one. Indices, (n,)."""
     n, k = len(X), spec.out_features
     if value is None:
         if k > 1:
@@ -62,7 +62,7 @@ def chosen_outputs(value: Any, X: np.ndarray, spec: Spec) -> np.ndarray:
             )
         value = 0
     if getattr(value, "ndim", None) == 0 or not hasattr(value, "__len__"):
-        return np.broadcast_to(integer("output", value, -k, k - 1) % k, n)
+        return np.broadcast_to(integer("output", value, -k, k - 1), n)
     chosen = real_array("output", value)
     if chosen.dtype.kind == "f":
         raise TypeError(f"output must hold integers, got {chosen.dtype}; perhaps output.astype(int) is meant")
