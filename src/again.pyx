@@ -532,17 +532,16 @@ cdef class Calls:
 
     def predict(self, X):
         """The network's output."""
-        return self.outputs(X, self.ahead)
+        return self.outputs(as_real(X), self.ahead)
 
     def hidden(self, X, layer):
         """A hidden layer's output."""
         cdef idx n = len(self.ahead_of_hidden)
         if type(layer) is not int or not -n <= layer < n:
             return None
-        return self.outputs(X, <Ahead> self.ahead_of_hidden[layer])
+        return self.outputs(as_real(X), <Ahead> self.ahead_of_hidden[layer])
 
-    cdef outputs(self, X, Ahead ahead):
-        cdef cnp.ndarray x = as_real(X)
+    cdef outputs(self, cnp.ndarray x, Ahead ahead):
         cdef cnp.npy_intp shape[2]
         if not is_matrix(x, -1, self.in_features) or not self.forced.still():
             return None
