@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Any
 from weakref import WeakValueDictionary
@@ -78,6 +78,10 @@ class Spec:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Spec:
         return self  # it holds nothing that changes
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what follows from it: a pickle is the same whatever has been asked for."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -249,7 +249,8 @@ def test_frozen_layers_and_dropout_change_nothing(verb, kernels, dtype):
 
 
 def everything(net):
-    return repr(net._state.to_dict()), net.params.tobytes(), net.grads.tobytes(), [n for _, n in net._pending]
+    pending = [n for _, n in net._pending]
+    return pickle.dumps(net), repr(net._state.to_dict()), net.params.tobytes(), net.grads.tobytes(), pending
 
 
 def test_nothing_of_the_network_changes(verb, kernels, dtype):
