@@ -691,8 +691,8 @@ class MLP:
 
     # -------------------------------------------------------------- looking
 
-    def _plan_of_blocks(self, n: int, **more: Any) -> Plan:
-        return make_plan(self._spec, min(_BLOCK_ROWS, _room(n)), backend=self._backend, **more)
+    def _plan_of_blocks(self, n: int, network: spec.Spec | None = None, **more: Any) -> Plan:
+        return make_plan(network or self._spec, min(_BLOCK_ROWS, _room(n)), backend=self._backend, **more)
 
     def _blocks(self, n: int, plan: Plan) -> Iterator[tuple[Program, slice]]:
         """A program and each block of n rows."""
@@ -716,11 +716,16 @@ class MLP:
         if answer is not None:
             return answer
         rows = arguments.features(X, self._spec, empty=True, lazy=True)
-        out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)
         plan = self._plan_of_blocks(len(rows))
+        out = self._outputs(rows, plan)
+        self._again.predict(plan)
+        return out
+
+    def _outputs(self, rows: Any, plan: Plan) -> NDArray[Any]:
+        """Of the plan's network."""
+        out = np.empty((len(rows), plan.spec.out_features), plan.spec.dtype)
         for program, block in self._blocks(len(rows), plan):
             program.forward(rows[block], out[block])
-        self._again.predict(plan)
         return out
 
     def predict_proba(self, X: Rows, *, link: LinkName | None = None) -> NDArray[Any]:
@@ -757,6 +762,102 @@ class MLP:
             raise ValueError(f"predict_proba needs output_activation='identity'; this network has {output.name!r}")
         with np.errstate(all="ignore"):
             return losses.LINKS[found](self.predict(X))
+
+    def hidden(self, X: Rows, layer: int = -1) -> NDArray[Any]:
+        """What a hidden layer gives, after its activation: the features that the network has made of X.
+
+        Layers above it are not computed. There is no dropout, as in `predict`, and nothing of the network changes.
+
+        Parameters
+        ----------
+        X : array_like, (n_samples, in_features)
+        layer : int, default -1
+            Of the hidden layers, from 0, or from -1 backwards: -1 is the last one, whose numbers the output layer gets.
+
+        Returns
+        -------
+        ndarray, (n_samples, width of the layer)
+            In the network's dtype.
+
+        Raises
+        ------
+        ValueError
+            The network has no such hidden layer, or none at all.
+
+        Examples
+        --------
+        >>> import numpy as np, fastbp
+        >>> net = fastbp.MLP((2, 8, 3, 1), activation="tanh", seed=0)
+        >>> X = np.ones((5, 2))
+        >>> net.hidden(X, 0).shape, net.hidden(X).shape
+        ((5, 8), (5, 3))
+        >>> np.allclose(net.hidden(X) @ net.weights[-1] + net.biases[-1], net.predict(X))
+        True
+        """
+        answer: NDArray[Any] | None = self._again.calls.hidden(X, layer)
+        if answer is not None:
+            return answer
+        layers = self._spec.beginnings
+        if not layers:
+            raise ValueError(f"hidden: a network of sizes {self.sizes} has no hidden layer; `predict` gives its output")
+        k = checks.integer("layer", layer, -len(layers), len(layers) - 1) % len(layers)
+        rows = arguments.features(X, self._spec, empty=True, lazy=True)
+        plan = self._plan_of_blocks(len(rows), layers[k])
+        out = self._outputs(rows, plan)
+        self._again.predict(plan, k)
+        return out
+
+    def input_gradient(self, X: Rows, output: int | Array | None = None) -> NDArray[Any]:
+        """The gradient of the network's output by its inputs, for each row of X: which inputs move the output, and how.
+
+        Nothing of the network changes: not its gradients, nor a `forward` that waits for its `backward`.
+
+        Parameters
+        ----------
+        X : array_like, (n_samples, in_features)
+        output : int or array_like of int, (n_samples,), optional
+            Which output: one for all rows, from 0, or from -1 backwards; or one for each row, from 0, as labels of
+            classes are. A network with one output needs none.
+
+        Returns
+        -------
+        ndarray, (n_samples, in_features)
+            In the network's dtype: element [m, i] is d output / d X[m, i], of what `predict` gives for row m. That is
+            a logit where the loss is computed from logits.
+
+        Raises
+        ------
+        ValueError
+            `output` is not there, or it is not given and there are several.
+
+        Notes
+        -----
+        The gradient of any other function of the output, such as a loss, comes from two calls:
+        ``net.backward(g)`` after ``a = net.forward(X)``, where g is that function's own gradient by a.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net = fastbp.MLP((2, 2), init=[[[1.0, -3.0], [2.0, 0.5]]])
+        >>> net.input_gradient([[0.1, 0.2], [0.3, 0.4]], output=0).tolist()
+        [[1.0, 2.0], [1.0, 2.0]]
+        >>> net.input_gradient([[0.1, 0.2], [0.3, 0.4]], output=[0, 1]).tolist()
+        [[1.0, 2.0], [-3.0, 0.5]]
+        """
+        answer: NDArray[Any] | None = self._again.calls.input_gradient(X, output)
+        if answer is not None:
+            return answer
+        rows = arguments.features(X, self._spec, empty=True, lazy=True)
+        chosen = arguments.chosen_outputs(output, rows, self._spec)
+        made = np.empty((len(rows), self._spec.in_features), self._spec.dtype)
+        plan = self._plan_of_blocks(len(rows))
+        for program, block in self._blocks(len(rows), plan):
+            program.forward(rows[block], None, keep=True)
+            grad_output = np.zeros((block.stop - block.start, self._spec.out_features), self._spec.dtype)
+            grad_output[np.arange(len(grad_output)), chosen[block]] = 1
+            program.backward(None, grad_output=grad_output, grad_input=made[block])
+        self._again.predict(plan)
+        return made
 
     @overload
     def evaluate(  # type: ignore[overload-overlap]  # no metrics are a sequence of them, too

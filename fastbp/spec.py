@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Any
 from weakref import WeakValueDictionary
@@ -70,6 +70,7 @@ class Spec:
     bias: bool
     dtype: np.dtype
     dropout: tuple[float, ...] = ()  # of the inputs of each layer; none is the same as zeros
+    whole: bool = True  # not the first layers of a larger network, of which the last lies as hidden layers do
 
     def __hash__(self) -> int:
         """Of the sizes: few networks that are alike in them are different."""
@@ -78,12 +79,16 @@ class Spec:
     def __deepcopy__(self, memo: dict[int, Any]) -> Spec:
         return self  # it holds nothing that changes
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what follows from it: a pickle is the same whatever has been asked for."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         layers, offset, itemsize = [], 0, self.dtype.itemsize
         for k, activation in enumerate(self.activations):
             n_in, n_out = self.sizes[k], self.sizes[k + 1]
-            transposed = k == len(self.activations) - 1 and n_out <= NARROW_OUTPUTS
+            transposed = self.whole and k == len(self.activations) - 1 and n_out <= NARROW_OUTPUTS
             rows, cols = (n_out, n_in) if transposed else (n_in, n_out)
             ldw = padded(cols, itemsize)
             weight, offset = offset, offset + rows * ldw
@@ -93,6 +98,14 @@ class Spec:
             dropout = self.dropout[k] if self.dropout else 0.0
             layers.append(Layer(n_in, n_out, activation, transposed, ldw, weight, bias, dropout))
         return tuple(layers)
+
+    @cached_property
+    def beginnings(self) -> tuple[Spec, ...]:
+        """For each hidden layer the network that ends with it; its parameters are the first ones of this buffer."""
+        return tuple(
+            Spec(self.sizes[: n + 1], self.activations[:n], self.bias, self.dtype, self.dropout[:n], whole=False)
+            for n in range(1, len(self.activations))
+        )
 
     @cached_property
     def buffer_size(self) -> int:

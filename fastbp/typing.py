@@ -71,7 +71,7 @@ class HasDLPack(Protocol):
 
 
 class Sparse(Protocol):
-    """A sparse matrix; `fit`, `predict` and `evaluate` take rows of CSR."""
+    """A sparse matrix; `fit`, and what looks at rows as `predict` does, take rows of CSR."""
 
     @property
     def nnz(self) -> Any: ...

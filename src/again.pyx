@@ -88,6 +88,14 @@ cdef bint overlap(cnp.ndarray a, cnp.ndarray params):
     return low < start + cnp.PyArray_NBYTES(params) and start < high
 
 
+cdef inline void put(char* to, idx size, double value) noexcept nogil:
+    """A number of float32 or float64."""
+    if size == 4:
+        (<float*> to)[0] = <float> value
+    else:
+        (<double*> to)[0] = value
+
+
 cdef Source rows_of(const Source& all_rows, idx start, idx count) noexcept nogil:
     cdef Source some = all_rows
     some.data += start * some.row_stride
@@ -264,6 +272,16 @@ cdef class KnownStep:
         self.loss, self.rule, self.capacity = loss, rule, 0
 
 
+cdef class Ahead:
+    """Programs that go forward, for so many rows, and the width of what they give."""
+
+    cdef idx width, capacity
+    cdef list idle
+
+    def __cinit__(self, idx width):
+        self.width, self.capacity = width, 0
+
+
 cdef int remember(list table, known) except -1:
     """At the front, where it is found first."""
     table.insert(0, known)
@@ -291,8 +309,10 @@ cdef class Calls:
     cdef int type_num
     cdef bint drops
     cdef list losses, rules, alone, steps   # `alone`: rules of `update`, which accumulates nothing
-    cdef idx capacity, kept_capacity    # rows of `ahead`, of `kept`
-    cdef list ahead, kept, updaters     # programs that go forward; that keep what `backward` needs; that update
+    cdef Ahead ahead
+    cdef list ahead_of_hidden           # an `Ahead` for each hidden layer
+    cdef idx kept_capacity              # rows of `kept`
+    cdef list kept, updaters            # programs that keep what `backward` needs; that update
     cdef object kept_plan
     cdef list buffers                   # laid out as the parameters, for gradients
 
@@ -302,7 +322,8 @@ cdef class Calls:
         self.count, self.type_num, self.drops = state.count, cnp.PyArray_TYPE(params), bool(spec.dropout)
         self.in_features, self.out_features, self.n_params = spec.in_features, spec.out_features, spec.n_params
         self.losses, self.rules, self.alone, self.steps, self.buffers = [], [], [], [], []
-        self.capacity = self.kept_capacity = 0
+        self.ahead, self.ahead_of_hidden = Ahead(spec.out_features), list(map(Ahead, spec.sizes[1:-1]))
+        self.kept_capacity = 0
         self.places = []
         for layer in spec.layers:
             rows, cols = layer.in_features, layer.out_features
@@ -316,10 +337,11 @@ cdef class Calls:
 
     # ---- what is remembered
 
-    def remember_ahead(self, idx rows, list idle):
-        """Programs that go forward, for so many rows."""
-        if rows > self.capacity:
-            self.capacity, self.ahead = rows, idle
+    def remember_ahead(self, idx rows, list idle, hidden=None):
+        """Programs that go forward, for so many rows, up to a hidden layer or to the output."""
+        cdef Ahead ahead = self.ahead if hidden is None else self.ahead_of_hidden[hidden]
+        if rows > ahead.capacity:
+            ahead.capacity, ahead.idle = rows, idle
 
     def remember_kept(self, plan, list idle):
         """Programs that go forward and keep what `backward` needs."""
@@ -510,19 +532,28 @@ cdef class Calls:
 
     def predict(self, X):
         """The network's output."""
-        cdef cnp.ndarray x = as_real(X)
+        return self.outputs(as_real(X), self.ahead)
+
+    def hidden(self, X, layer):
+        """A hidden layer's output."""
+        cdef idx n = len(self.ahead_of_hidden)
+        if type(layer) is not int or not -n <= layer < n:
+            return None
+        return self.outputs(as_real(X), <Ahead> self.ahead_of_hidden[layer])
+
+    cdef outputs(self, cnp.ndarray x, Ahead ahead):
         cdef cnp.npy_intp shape[2]
         if not is_matrix(x, -1, self.in_features) or not self.forced.still():
             return None
         cdef idx rows = cnp.PyArray_DIM(x, 0), block = min(rows, BLOCK_ROWS), start = 0
-        if block > self.capacity or not self.ahead:
+        if block > ahead.capacity or not ahead.idle:
             return None
-        shape[0], shape[1] = rows, self.out_features
+        shape[0], shape[1] = rows, ahead.width
         out = cnp.PyArray_EMPTY(2, shape, self.type_num, 0)
         cdef char* to = <char*> data_of(out)
-        cdef idx row_bytes = self.out_features * cnp.PyArray_ITEMSIZE(out)
+        cdef idx row_bytes = ahead.width * cnp.PyArray_ITEMSIZE(out)
         cdef Source source = source_of(x)
-        cdef list idle = self.ahead
+        cdef list idle = ahead.idle
         cdef Program program = idle.pop()
         try:
             with nogil:
@@ -533,6 +564,64 @@ cdef class Calls:
             idle.append(program)
         tell_of_refused()
         return out
+
+    def input_gradient(self, X, output):
+        """The gradient of one output of each row by the inputs."""
+        cdef cnp.ndarray x = as_real(X), labels = None, one_hot
+        cdef cnp.npy_intp shape[2]
+        cdef Source source, of_output
+        if not is_matrix(x, -1, self.in_features) or not self.forced.still():
+            return None
+        cdef idx rows = cnp.PyArray_DIM(x, 0), block = min(rows, BLOCK_ROWS), start = 0, count, n, k = self.out_features
+        cdef idx size = cnp.PyArray_ITEMSIZE(self.params), column = 0
+        cdef const int64_t* label = NULL
+        if output is None:
+            if k > 1:
+                return None
+        elif type(output) is int:
+            if not -k <= output < k:
+                return None
+            column = output
+            if column < 0:
+                column += k
+        else:
+            labels = as_real(output)
+            if labels is None or cnp.PyArray_NDIM(labels) != 1 or cnp.PyArray_DIM(labels, 0) != rows:
+                return None
+            if cnp.PyArray_ISFLOAT(labels):
+                return None
+            labels = labels.astype(np.int64)   # a copy: another thread may change the caller's once they are checked
+            if not within(source_of(labels), 0, k - 1, False, False):
+                return None
+            label = <const int64_t*> data_of(labels)
+        if block > self.ahead.capacity or not self.ahead.idle:
+            return None
+        shape[0], shape[1] = rows, self.in_features
+        made = cnp.PyArray_EMPTY(2, shape, self.type_num, 0)
+        shape[0], shape[1] = block, k
+        one_hot = cnp.PyArray_ZEROS(2, shape, self.type_num, 0)
+        cdef char* to = <char*> data_of(made)
+        cdef char* ones = <char*> data_of(one_hot)
+        source, of_output = source_of(x), source_of(one_hot)
+        cdef list idle = self.ahead.idle
+        if not idle:                    # another thread has taken it: making arrays runs code of Python's
+            return None
+        cdef Program program = idle.pop()
+        try:
+            with nogil:
+                while start < rows:
+                    count = min(block, rows - start)
+                    program.program.forward(rows_of(source, start, count), NULL, False)
+                    for n in range(count):
+                        put(ones + (n * k + (column if label == NULL else label[start + n])) * size, size, 1)
+                    program.program.backward(&of_output, NULL, NULL, to + start * self.in_features * size, False)
+                    for n in range(count):
+                        put(ones + (n * k + (column if label == NULL else label[start + n])) * size, size, 0)
+                    start += count
+        finally:
+            idle.append(program)
+        tell_of_refused()
+        return made
 
     def evaluate(self, X, y, loss, sample_weight):
         """The loss."""

@@ -437,11 +437,11 @@ cdef class Program:
             value = self.program.loss(source, y_is_label, w, weights, total, gradient)
         return value
 
-    def backward(self, cnp.ndarray grads, *, grad_output=None, grad_input=None, bint accumulate=False):
+    def backward(self, grads, *, grad_output=None, grad_input=None, bint accumulate=False):
         cdef Source source
         cdef const Source* given = NULL
         cdef void* to = data_or_null(grad_input)
-        cdef void* into = data_of(grads)
+        cdef void* into = data_or_null(grads)
         if grad_output is not None:
             source = source_of(grad_output)
             given = &source

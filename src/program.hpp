@@ -105,7 +105,8 @@ class Program {
   virtual void forward(const Source& x, void* out, bool keep) = 0;                // out: (rows, out) contiguous or null
   virtual void restore(const Source& x, const Source& a, const Source* z) = 0;     // of a single layer
   virtual double loss(const Source& y, bool y_is_label, const double* weight, idx weights, double total, bool gradient) = 0;
-  // grad_output null: what `loss` left; grads null: `update` is run on the gradient instead
+  // grad_output null: what `loss` left; grads null: `update` is run on the gradient instead, or where that is null too,
+  // grad_input alone is made
   virtual void backward(const Source* grad_output, void* grads, const Update* update, void* grad_input,
                         bool accumulate) = 0;
   virtual void update(void* grads, const Update& update) = 0;

@@ -386,7 +386,7 @@ template <class T> void Network<T>::bind_forward(bool training) {
 }
 
 // For the rows that went forward. Gradients are stored in `grads`, or turned into the update of `step` while they are
-// hot; the first layer makes a grad_input where one is wanted.
+// hot, or with neither not made; the first layer makes a grad_input where one is wanted.
 template <class T>
 void Network<T>::bind_backward(T* grads, const Step<T>* step, T* grad_input, bool accumulate) {
   bool trains_below = false;   // something that gradients of this layer's inputs are for
@@ -404,7 +404,8 @@ void Network<T>::bind_backward(T* grads, const Step<T>* step, T* grad_input, boo
       layer.grad_input.z = previous.z();
       if (step && !grad_input && !trains_below) layer.grad_input.grad_input = nullptr;
     }
-    const bool weight = !step || s.trains_weight, bias = layer.bias && (!step || s.trains_bias);
+    const bool made = step || grads;
+    const bool weight = made && (!step || s.trains_weight), bias = made && layer.bias && (!step || s.trains_bias);
     trains_below = trains_below || weight || bias;
     layer.grad_weight = parameters(l, false, grads, step, accumulate);
     layer.grad_weight.x = layer.forward.x;
@@ -637,10 +638,12 @@ template <class T> void Network<T>::forward(const Source& x, void* out, bool kee
   if (!out) return;
   const Layer<T>& last = layers_.back();
   const idx n_out = last.shape.out;
-  const idx across = last.shape.transposed ? last.ld : 1, down = last.shape.transposed ? 1 : last.ld;
+  const T* const a = last.a.data();
   T* to = static_cast<T*>(out);
-  for (idx m = 0; m < rows_; m++)
-    for (idx n = 0; n < n_out; n++) to[m * n_out + n] = last.a.data()[m * down + n * across];
+  for (idx m = 0; m < rows_; m++, to += n_out) {
+    if (last.shape.transposed) for (idx n = 0; n < n_out; n++) to[n] = a[n * last.ld + m];
+    else std::memcpy(to, a + m * last.ld, static_cast<size_t>(n_out) * sizeof(T));
+  }
 }
 
 template <class T> void Network<T>::restore(const Source& x, const Source& a, const Source* z) {

@@ -1,4 +1,7 @@
-"""Things of other libraries, as they look from here: tensors, what speaks DLPack alone, data frames, missing values."""
+"""Things of other libraries, as they look from here: tensors, what speaks DLPack alone, data frames, missing values,
+CSR matrices."""
+
+import types
 
 import numpy as np
 
@@ -109,3 +112,12 @@ class NAType:
         return self
 
     __hash__ = None
+
+
+def csr(array):
+    """A CSR matrix as scipy's look, without scipy."""
+    rows, columns = array.nonzero()
+    return types.SimpleNamespace(
+        format="csr", nnz=len(rows), toarray=None, shape=array.shape, data=array[rows, columns],
+        indices=columns.astype(np.int32), indptr=np.append(0, np.cumsum((array != 0).sum(1))).astype(np.int32),
+    )  # fmt: skip

@@ -206,8 +206,9 @@ def arguments(rng, dtype, outputs):
 
 
 SHARES = {  # of the verbs, among the calls drawn
-    "train_step": 0.15, "without weights": 0.1, "missing": 0.05, "predict": 0.1, "predict_proba": 0.03,
-    "evaluate": 0.07, "evaluate by the last loss": 0.03, "loss_and_grad": 0.1, "forward": 0.1, "backward": 0.08,
+    "train_step": 0.15, "without weights": 0.07, "missing": 0.05, "predict": 0.07, "predict_proba": 0.03,
+    "hidden": 0.05, "input_gradient": 0.07,
+    "evaluate": 0.07, "evaluate by the last loss": 0.03, "loss_and_grad": 0.07, "forward": 0.07, "backward": 0.08,
     "update": 0.05, "backward_update": 0.07, "fit": 0.03, "freeze": 0.02, "reset_training": 0.01, "copy": 0.01,
 }  # fmt: skip
 
@@ -223,6 +224,8 @@ def verbs(x, y, loss, rule, weight, gradient, yes):
         "without weights": lambda net: net.train_step(x, y, loss=loss, optimizer=rule),
         "predict": lambda net: net.predict(x),
         "predict_proba": lambda net: net.predict_proba(x),
+        "hidden": lambda net: net.hidden(x, -int(yes)),
+        "input_gradient": lambda net: net.input_gradient(x, y if yes else gradient.shape[1] - 1),
         "evaluate": lambda net: net.evaluate(x, y, loss=loss, sample_weight=weight),
         "evaluate by the last loss": lambda net: net.evaluate(x, y),
         "loss_and_grad": lambda net: net.loss_and_grad(x, y, loss=loss, sample_weight=weight),
@@ -285,7 +288,7 @@ def test_whatever_is_called_both_ways_give_the_same(seed, isa):
         if heard.answered is not None:
             answered.setdefault(name, []).append(heard.answered)
     served = {name: sum(answers) for name, answers in answered.items()}
-    wanted = {"train_step", "predict", "evaluate", "loss_and_grad", "forward"}
+    wanted = {"train_step", "predict", "hidden", "input_gradient", "evaluate", "loss_and_grad", "forward"}
     assert all(served[name] for name in wanted) and sum(served.values()) >= 30, served  # else nothing was compared
 
 
@@ -313,6 +316,11 @@ SERVED = {  # calls of which the second takes the short way, as functions of (ne
     "predict of fewer": lambda net, x, y: net.predict(x[1:2]),
     "predict of a list": lambda net, x, y: net.predict(x[:1].tolist()),
     "predict_proba": lambda net, x, y: net.predict_proba(x, link="softmax"),
+    "hidden": lambda net, x, y: net.hidden(x),
+    "hidden of fewer": lambda net, x, y: net.hidden(x[:3], 0),
+    "input_gradient": lambda net, x, y: net.input_gradient(x, 2),
+    "input_gradient of labels": lambda net, x, y: net.input_gradient(x, np.arange(8) % 3),
+    "input_gradient of a list": lambda net, x, y: net.input_gradient(x[:3], [0, 1, 2]),
     "evaluate": lambda net, x, y: net.evaluate(x, y, loss="mse"),
     "evaluate with weights": lambda net, x, y: net.evaluate(x, y, loss="mse", sample_weight=np.arange(8.0)),
     "loss_and_grad": lambda net, x, y: net.loss_and_grad(x, y, loss="mse"),

@@ -150,13 +150,15 @@ TAKING_X = {
     "evaluate": lambda net, x: net.evaluate(x, Y, loss="mse"),
     "loss_and_grad": lambda net, x: net.loss_and_grad(x, Y, loss="mse"),
     "predict": lambda net, x: net.predict(x),
+    "hidden": lambda net, x: net.hidden(x),
+    "input_gradient": lambda net, x: net.input_gradient(x, 0),
     "forward": lambda net, x: net.forward(x),
 }
 
 
 def cases_of_X():
     for verb, call in TAKING_X.items():
-        refused = BAD_X if verb == "predict" else BAD_X | NO_ROWS
+        refused = BAD_X if verb in ("predict", "hidden", "input_gradient") else BAD_X | NO_ROWS
         for what, (x, error, pattern) in refused.items():
             yield f"{verb}: X {what}", "net", lambda net, call=call, x=x: call(net, x), error, pattern
 
@@ -635,6 +637,8 @@ def test_integers_of_every_kind_are_integers(backend, kind):
 PENDING = {  # what a call does to a pending forward
     "predict": (lambda net: net.predict(X[:3]), True),
     "predict of nothing": (lambda net: net.predict(X[:0]), True),
+    "hidden": (lambda net: net.hidden(X[:3]), True),
+    "input_gradient": (lambda net: net.input_gradient(X[:3], 0), True),
     "evaluate": (lambda net: net.evaluate(X, Y, loss="mse"), True),
     "loss_and_grad": (lambda net: net.loss_and_grad(X, Y, loss="mse"), True),
     "flatten": (lambda net: net.flatten(), True),

@@ -14,6 +14,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from conftest import every_case, need_extension
+from others import csr
 from test_process import python
 from tolerance import assert_close
 
@@ -38,15 +39,6 @@ def build(backend="auto", sizes=(N_IN, 7, N_OUT)):
 
 def state(net):
     return pickle.dumps(net.__getstate__()["state"]) + net.flatten().tobytes()
-
-
-def csr(array):
-    """A CSR matrix as scipy's look, without scipy."""
-    rows, columns = array.nonzero()
-    return types.SimpleNamespace(
-        format="csr", nnz=len(rows), toarray=None, shape=array.shape, data=array[rows, columns],
-        indices=columns.astype(np.int32), indptr=np.append(0, np.cumsum((array != 0).sum(1))).astype(np.int32),
-    )  # fmt: skip
 
 
 # ------------------------------------------------------------------ validation_split

@@ -33,6 +33,8 @@ WORK = {  # what is done 2000 times
     " net.backward_update(y, rule); net.forward(X[:k % 40 + 1])",
     "train_step, evaluate, loss_and_grad": "net.train_step(X, y, optimizer=rule); net.evaluate(X, y, loss='mse');"
     " net.loss_and_grad(X, y, loss='mse')",
+    "hidden and input_gradient": "net.hidden(X[:k % 40 + 1]); net.input_gradient(X[:k % 40 + 1], k % 3);"
+    " net.input_gradient(X, labels); net.input_gradient(X.T.copy().T, -1); fails(net.input_gradient, X, k % 2 - 9)",
     "errors": "fails(net.fit, X, y[:-1], steps=1); fails(net.fit, bad, y, steps=9); fails(net.predict, X[:, 1:]);"
     " fails(net.train_step, bad, y); fails(net.fit, X, y, steps=3, loss='mes'); fails(build, -1);"
     " fails(build, 1, sizes=(2**33, 2**33)); fails(net.unflatten, X); fails(net.backward, y)",
@@ -66,7 +68,7 @@ def test_2000_rounds_of_work_do_not_grow_the_process(backend, work):
 
         rng = np.random.default_rng(0)
         X, y = rng.normal(size=(40, 6)).astype(np.float32), rng.normal(size=(40, 3)).astype(np.float32)
-        bad = X.copy()
+        bad, labels = X.copy(), np.arange(40) % 3
         bad[5, 5] = np.nan
         net, rule = build(0), fastbp.SGD(lr=1e-3, momentum=0.9)
         work = compile(sys.argv[2], "work", "exec")
@@ -96,6 +98,8 @@ CALLS = {
     "fit with eval_every": lambda net, x, y, w: net.fit(x, y, sample_weight=w, steps=5, eval_every=2),
     "train_step": lambda net, x, y, w: net.train_step(x, y, sample_weight=w),
     "predict": lambda net, x, y, w: net.predict(x),
+    "hidden": lambda net, x, y, w: net.hidden(x),
+    "input_gradient": lambda net, x, y, w: net.input_gradient(x, 1),
     "evaluate": lambda net, x, y, w: net.evaluate(x, y, loss="mse", sample_weight=w),
     "loss_and_grad": lambda net, x, y, w: net.loss_and_grad(x, y, loss="mse", sample_weight=w),
     "forward, backward, update": lambda net, x, y, w: (net.forward(x), net.backward(y), net.update(RULE)),
@@ -226,6 +230,8 @@ def test_predict_does_not_take_more_memory_for_more_rows(allocations):
     net.predict(X[:1].repeat(100_000, axis=0))
     net.evaluate(X, Y, loss="mse")
     net.evaluate(X[:1].repeat(100_000, axis=0), Y[:1].repeat(100_000, axis=0), loss="mse")
+    net.hidden(X[:1].repeat(100_000, axis=0))
+    net.input_gradient(X[:1].repeat(100_000, axis=0), 0)
     assert allocations()[1] < before[1] + 1_000_000
 
 
@@ -249,6 +255,10 @@ GUARDED = """
             net.loss_and_grad(X, y, loss="mse", sample_weight=weight)
             net.fit(X, np.arange(len(X)) % net.sizes[-1], loss="softmax_cross_entropy", batch_size=batch, steps=2)
         net.predict(X)
+        for layer in range(len(net.sizes) - 2):
+            net.hidden(X, layer)
+        net.input_gradient(X, np.arange(len(X)) % net.sizes[-1])
+        net.input_gradient(X[:1], -1)
         net.loss_and_grad(X, y, loss="mse")
         output = net.forward(X[:batch])
         net.backward(y[:batch])

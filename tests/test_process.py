@@ -410,7 +410,8 @@ def test_the_callers_floating_point_mode_is_as_before_after_every_call(backend, 
         y = X[:, :3]
         calls = (lambda: net.fit(X, y, epochs=3), lambda: net.predict(X), lambda: net.evaluate(X, y, loss="mse"),
                  lambda: net.loss_and_grad(X, y, loss="mse"), lambda: net.train_step(X, y),
-                 lambda: net.backward(np.ones_like(net.forward(X)[:, :3])), lambda: net.update("sgd"))
+                 lambda: net.backward(np.ones_like(net.forward(X)[:, :3])), lambda: net.update("sgd"),
+                 lambda: net.hidden(X), lambda: net.input_gradient(X, 0))
         set_control(int(sys.argv[2]))
         wanted = control()
         after = []
@@ -421,7 +422,7 @@ def test_the_callers_floating_point_mode_is_as_before_after_every_call(backend, 
         assert wanted != control()
         print(*(found == wanted for found in after))
     """), backend, word)  # fmt: skip
-    assert out.split() == ["True"] * 7
+    assert out.split() == ["True"] * 9
 
 
 # ------------------------------------------------------------------ threads
@@ -463,14 +464,14 @@ def test_16_threads_with_their_own_networks_train_bitwise_as_one_after_the_other
     assert out == "True 16\n"
 
 
-def test_16_threads_predict_and_evaluate_on_one_network_as_one_does(backend):
+def test_16_threads_look_at_one_network_as_one_does(backend):
     out = python(textwrap.dedent(THREADS) + textwrap.dedent("""
         net = fastbp.MLP((7, 33, 3), seed=1, backend=sys.argv[1])
         def work(k):
             part = slice(k, 40 + 3 * k)
             value, gradient = net.loss_and_grad(X[part], y[part], loss="mse")
             return [net.predict(X[part]).tobytes(), net.evaluate(X[part], y[part], loss="mse"), value,
-                    gradient.tobytes()]
+                    gradient.tobytes(), net.hidden(X[part]).tobytes(), net.input_gradient(X[part], k % 3).tobytes()]
         serial = [work(k) for k in range(16)]
         print(all(in_threads(16, lambda k: [work(k) for _ in range(10)]) == [[one] * 10 for one in serial]
                   for _ in range(3)))
@@ -478,7 +479,7 @@ def test_16_threads_predict_and_evaluate_on_one_network_as_one_does(backend):
     assert out == "True\n"
 
 
-def test_predict_works_on_a_network_that_is_training_in_another_thread(backend):
+def test_one_may_look_at_a_network_that_is_training_in_another_thread(backend):
     out = python(textwrap.dedent(THREADS) + textwrap.dedent("""
         net = fastbp.MLP((7, 33, 3), seed=1, backend=sys.argv[1])
         net.fit(X, y, steps=1)  # compiles what there is to: Python code, which the loop below may keep off the GIL
@@ -490,7 +491,8 @@ def test_predict_works_on_a_network_that_is_training_in_another_thread(backend):
         trainer = threading.Thread(target=train)
         trainer.start()
         while trainer.is_alive():
-            finite &= bool(np.isfinite(net.predict(X)).all())
+            for found in (net.predict(X), net.hidden(X), net.input_gradient(X, 1)):
+                finite &= bool(np.isfinite(found).all())
             calls += 1
         trainer.join()
         twin = fastbp.MLP((7, 33, 3), seed=1, backend=sys.argv[1])

@@ -52,6 +52,7 @@ def everything(problem, steps):
     net.update(MOMENTUM)
     net.forward(X[: w.batch])
     out += [net.backward_update(a, MOMENTUM), net.flatten(), net.predict(X[:300]), net.predict(X[:1])]
+    out += [net.input_gradient(X[:300], 0), *(net.hidden(X[:300], k) for k in range(len(w.sizes) - 2))]
     value, gradient = net.loss_and_grad(X[:300], y[:300], **given)
     out += [np.float64(value), gradient, np.float64(net.evaluate(X[:300], y[:300], **given))]
     return [array.tobytes() for array in out]

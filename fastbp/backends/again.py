@@ -68,9 +68,9 @@ class Memory:
 
     # Each is told of what the caller named, what that came to, and the programs that served it: those of the plan.
 
-    def predict(self, plan: Plan) -> None:
+    def predict(self, plan: Plan, hidden: int | None = None) -> None:
         if calls := self._calls_of(plan):
-            calls.remember_ahead(plan.batch, self._idle(plan))
+            calls.remember_ahead(plan.batch, self._idle(plan), hidden)
 
     def forward(self, plan: Plan) -> None:
         if calls := self._calls_of(plan):

@@ -196,13 +196,16 @@ class Program(Protocol):
 
     def backward(
         self,
-        grads: np.ndarray,
+        grads: np.ndarray | None,
         *,
         grad_output: np.ndarray | None = None,
         grad_input: np.ndarray | None = None,
         accumulate: bool = False,
     ) -> None:
-        """Gradients of the rows just sent forward into `grads`, from `grad_output` or from `loss`."""
+        """Gradients of the rows just sent forward into `grads`, from `grad_output` or from `loss`.
+
+        Without `grads` parameters have none, and `grad_input` alone is made.
+        """
 
     def update(self, grads: np.ndarray, update: Update, count: np.ndarray) -> None:
         """One optimizer step with the gradients given; `count` as for `train`. Nothing is accumulated."""

@@ -192,7 +192,10 @@ class Program:
     def backward(self, grads, *, grad_output=None, grad_input=None, accumulate=False) -> None:
         if grad_output is not None:
             self.grad_output = grad_output.astype(self.plan.spec.dtype)
-        for view, gradient in zip(self.plan.spec.views(grads), self._gradients(grad_input)):
+        gradients = self._gradients(grad_input)
+        if grads is None:
+            return
+        for view, gradient in zip(self.plan.spec.views(grads), gradients):
             view[...] = view + gradient if accumulate else gradient
 
     @_quiet

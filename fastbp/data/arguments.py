@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastbp.arrays import is_sparse, is_stored, real_array
-from fastbp.checks import choice, first_where, non_finite, number, refuse
+from fastbp.checks import choice, first_where, integer, non_finite, number, refuse
 from fastbp.data.samples import Samples, Sparse, Stored
 from fastbp.rows import ANY, Domain, Loss
 from fastbp.spec import Spec
@@ -49,6 +49,27 @@ def features(value: Any, spec: Spec, *, empty: bool = False, lazy: bool = False)
     if len(X) == 0 and not empty:
         raise ValueError("X has no rows")
     return X
+
+
+def chosen_outputs(value: Any, X: np.ndarray, spec: Spec) -> np.ndarray:
+    """``output``: the number of an output for all rows of X, or one for each; None: the only one. Indices, (n,)."""
+    n, k = len(X), spec.out_features
+    if value is None:
+        if k > 1:
+            raise ValueError(
+                f"output must be given, as the network has {k} outputs: one for all rows, as in output=0, or one for "
+                "each row, as in output=net.predict(X).argmax(axis=1)"
+            )
+        value = 0
+    if getattr(value, "ndim", None) == 0 or not hasattr(value, "__len__"):
+        return np.broadcast_to(integer("output", value, -k, k - 1), n)
+    chosen = real_array("output", value)
+    if chosen.dtype.kind == "f":
+        raise TypeError(f"output must hold integers, got {chosen.dtype}; perhaps output.astype(int) is meant")
+    if chosen.shape != (n,):
+        raise ValueError(f"output must be an integer or have shape ({n},), one for each row; got shape {chosen.shape}")
+    refuse("output", chosen, lambda block: (block < 0) | (block >= k), f"from 0 to {k - 1}")
+    return chosen.view(np.uint8) if chosen.dtype.kind == "b" else chosen
 
 
 def targets(value: Any, loss: Loss, X: np.ndarray, spec: Spec, missing: str | None = None) -> np.ndarray:

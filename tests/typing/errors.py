@@ -57,6 +57,10 @@ net.fit(rows, targets, callbacks=[fastbp.EarlyStopping], epochs=1)  # error
 fastbp.MLP("2,3,1")  # error
 fastbp.MLP((2, 3, 1), seed=np.random.RandomState(0))  # error
 net.copy_from(net.params)  # error
+net.hidden(rows, "last")  # error
+net.hidden(rows, layers=0)  # error
+net.input_gradient(rows, target=1)  # error
+net.input_gradient(rows, output=net)  # error
 fastbp.MLP((2.0, 1.0))  # error
 fastbp.SGD(learning_rate=0.1)  # error
 fastbp.SGD(lr="0.1")  # error

@@ -308,12 +308,13 @@ def tiles(plan: Plan, lanes: int, each: bool = False, course: bool = False) -> s
         to = f"work.delta[{k - 1}], work.shape[{k - 1}][6]" if k else "work.grad_input, work.ldx"
         below = f"grad_input(work.delta[{k}], ld, params, weight, ldw, transposed, work.panel, {to}, rows, n_in, n_out)"
         below += "\n"
-        backward += lines + (below if k else f"if inputs:\n    {below}") + filled(_GRADIENT, x=x, k=k)
+        backward += lines + (below if k else f"if inputs:\n    {below}")
+        backward += "if parameters:\n" + indent(filled(_GRADIENT, x=x, k=k), "    ")
         fused += lines + (below if k else "")
         fused += f"change_layer(params, slots, scalars, work.shape[{k}], {x}, work.delta[{k}], rows, work.panel)\n"
     text = f"LANES = {lanes}\n"
     text += "def forward(params, work, rows):\n" + indent(forward, "    ")
-    text += "def backward(params, work, grads, rows, inputs):\n" + indent(backward, "    ")
+    text += "def backward(params, work, grads, rows, parameters, inputs):\n" + indent(backward, "    ")
     if plan.loss:
         text += _tiles_loss(plan, each)
     if plan.optimizer:
@@ -322,7 +323,7 @@ def tiles(plan: Plan, lanes: int, each: bool = False, course: bool = False) -> s
             text += "def move(params, slots, scalars, work, rows):\n" + indent(fused, "    ")
         else:
             text += "def move(params, slots, scalars, work, rows):\n"
-            text += "    backward(params, work, work.grads, rows, False)\n"
+            text += "    backward(params, work, work.grads, rows, True, False)\n"
             text += "    change_all(params, slots, scalars, work.grads, work.shape)\n"
     if plan.loss and plan.optimizer:
         ld = f"work.shape[{last}][6]"

@@ -342,8 +342,11 @@ class Program:
         spec = self.plan.spec
         if grad_output is not None:
             self._matrix(self.work.delta[-1], spec.out_features)[...] = grad_output
-        to = self._zeros(spec.buffer_size)[: spec.buffer_size] if accumulate else grads
-        self._call(self._tiles, "backward", self.params, self.work, to, self.rows, int(grad_input is not None))
+        wanted = int(grads is not None), int(grad_input is not None)
+        to = self.work.grads if grads is None else grads
+        if accumulate:
+            to = self._zeros(spec.buffer_size)[: spec.buffer_size]
+        self._call(self._tiles, "backward", self.params, self.work, to, self.rows, *wanted)
         if accumulate:
             for view, gradient in zip(spec.views(grads), spec.views(to)):
                 view += gradient
