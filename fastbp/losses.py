@@ -12,6 +12,7 @@ row's note says otherwise.
 - ``half_squared_error``: half the squared error, summed over outputs, mean over batch: the textbook's.
 - ``softmax_cross_entropy``: from logits; integer labels or rows of probabilities; mean over batch. Label smoothing.
 - ``binary_cross_entropy``: from logits, targets in [0, 1]; mean over batch and outputs.
+- ``binary_log_loss``: the same gradient; the value from clipped probabilities, as scikit-learn reports it.
 - ``mae``, ``huber``, ``log_cosh``, ``quantile``: of a - t; mean over batch and outputs.
 - ``poisson``, ``poisson_deviance``, ``gamma``, ``tweedie``: from the logarithm of the mean; mean over batch and
   outputs.
@@ -58,6 +59,8 @@ _MOST = ("most", "-LOG(eps)")
 _EPS_NOTE = ("In the value a probability below eps counts as eps, as in what scikit-learn reports (eps is the dtype's"
              " there); the derivative is that of the loss without eps.")  # fmt: skip
 
+_CLIPPED = "MIN(MAX(1 / (1 + EXP(-z)), eps), most)"
+
 # Smoothed targets; with label_smoothing 0 these are t to the last bit.
 _SMOOTHED = "(t * kept + spread)"
 
@@ -92,10 +95,19 @@ _ROWS = (
         (_Z, (0.0, 0.0, 1.0), 1.0045969023422834, (0.6037488961486258, 0.030058887569574023, -0.6338077837181998)),
         (_Z, (0.5, 0.25, 0.25), 1.3795969023422834, (0.10374889614862581, -0.21994111243042597, 0.11619221628180021)),
     )),
-    Loss("binary_cross_entropy", f"MIN({_BINARY_CROSS_ENTROPY}, most)", f"{_SIGMOID} - t", outputs="mean",
-         settings=(_EPS,), constants=(_MOST,), from_logits=True, link="sigmoid", domain=_PROBABILITY,
-         note=_EPS_NOTE, pinned=(
+    Loss("binary_cross_entropy", _BINARY_CROSS_ENTROPY, f"{_SIGMOID} - t", outputs="mean",
+         from_logits=True, link="sigmoid", domain=_PROBABILITY, pinned=(
         (_Z, _T, 1.4297555609137673, (0.2436861928766683, -0.2935990259926275, 0.1241531104006182)),)),
+    Loss("binary_log_loss", f"-(t * LOG({_CLIPPED}) + (1 - t) * LOG(1 - {_CLIPPED}))", f"{_SIGMOID} - t",
+         outputs="mean", settings=(Setting("eps", 1e-7, Domain(0.0, 0.5, "()")),), constants=(("most", "1 - eps"),),
+         from_logits=True, link="sigmoid", domain=_PROBABILITY,
+         note="The value is that of probabilities which are rounded and clipped to [eps, 1 - eps], as scikit-learn"
+              " reports it; the derivative is that of `binary_cross_entropy`, which is the loss to take. Pinned:"
+              " scikit-learn 1.9's binary_log_loss, and NumPy's formula where probabilities are clipped.", pinned=(
+        (_Z, (0.0, 1.0, 1.0), 1.3047555609137673, (0.2436861928766683, -0.2935990259926275, -0.1258468895993818)),
+        ((20.0, -1.5, 0.25), (0.0, 0.0, 1.0), 5.631816116448757,
+         (0.3333333326462821, 0.060808507935452116, -0.14594116637140064)),
+    )),
     Loss("mae", "ABS(z - t)", "WHERE(z > t, 1, WHERE(z < t, -1, z - t))", outputs="mean",
          note="The derivative at z = t is 0.", pinned=(
         (_Z, _T, 1.4166666666666667, (0.3333333333333333, -0.3333333333333333, 0.3333333333333333)),
@@ -125,7 +137,7 @@ _ROWS = (
         (_Z, (0.0, 1.0, 2.5), 1.7507794607985954, (0.9060939428196817, -0.28822157225446243, -0.28375957643329053)),
         (_Z2, (3.0, 0.5, 0.0), 1.4385005184645563, (-0.5719915277707529, 1.327229690112688, 0.016595689455954646)),
     )),
-    Loss("poisson_deviance", "EXP(z) - t * z + (t * LOG(WHERE(t > 0, t, 1)) - t)", "EXP(z) - t", outputs="mean",
+    Loss("poisson_deviance", "(WHERE(t > 0, t * LOG(t / EXP(z)), 0) - t) + EXP(z)", "EXP(z) - t", outputs="mean",
          from_logits=True, domain=_NOT_NEGATIVE,
          note="z is the logarithm of the mean. Half the deviance: `poisson` and what depends on t alone, so that a"
               " perfect forecast has a loss of 0. Pinned: the value is half of scikit-learn 1.9's"
@@ -246,6 +258,7 @@ if TYPE_CHECKING:  # a test compares these with the table
     half_squared_error: Loss
     softmax_cross_entropy: Loss
     binary_cross_entropy: Loss
+    binary_log_loss: Loss
     mae: Loss
     huber: Loss
     log_cosh: Loss

@@ -33,7 +33,8 @@ ActivationName: TypeAlias = Literal[
     "logistic", "linear", "swish", "celu",
 ]  # fmt: skip
 LossName: TypeAlias = Literal[
-    "mse", "half_squared_error", "softmax_cross_entropy", "binary_cross_entropy", "mae", "huber", "log_cosh",
+    "mse", "half_squared_error", "softmax_cross_entropy", "binary_cross_entropy", "binary_log_loss", "mae", "huber",
+    "log_cosh",
     "quantile", "poisson", "poisson_deviance", "gamma", "tweedie", "gaussian_nll", "hinge", "squared_hinge", "focal",
     "kl_divergence",
 ]  # fmt: skip

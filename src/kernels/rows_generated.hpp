@@ -1,6 +1,6 @@
 // Rendered by `make rows` from the tables of fastbp/: edit those, not this file.
 // Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; others take FBP_ROWS and lists.
-#define FBP_ROWS 0xe6ca1a0du
+#define FBP_ROWS 0x9ebfa79fu
 #ifdef FBP_INLINE
 
 struct activation_identity {
@@ -266,12 +266,24 @@ struct loss_softmax_cross_entropy {
 };
 
 struct loss_binary_cross_entropy {
+  enum { uses_lse = 0, pairs = 0, settings = 0 };
+  template <class V> FBP_INLINE V value(V z, V t, V _, const V* setting) {
+    const Constant<V> R{}; (void)R, (void)z, (void)t, (void)_, (void)setting;
+    return MAX(z, R(0.0)) - z * t + LOG1P(EXP(-ABS(z)));
+  }
+  template <class V> FBP_INLINE V grad(V z, V t, V _, const V* setting) {
+    const Constant<V> R{}; (void)R, (void)z, (void)t, (void)_, (void)setting;
+    return WHERE(z < R(0.0), EXP(-ABS(z)), R(1.0)) / (R(1.0) + EXP(-ABS(z))) - t;
+  }
+};
+
+struct loss_binary_log_loss {
   enum { uses_lse = 0, pairs = 0, settings = 2 };
   template <class V> FBP_INLINE V value(V z, V t, V _, const V* setting) {
     const Constant<V> R{}; (void)R, (void)z, (void)t, (void)_, (void)setting;
     const V eps = setting[0]; (void)eps;
     const V most = setting[1]; (void)most;
-    return MIN(MAX(z, R(0.0)) - z * t + LOG1P(EXP(-ABS(z))), most);
+    return -(t * LOG(MIN(MAX(R(1.0) / (R(1.0) + EXP(-z)), eps), most)) + (R(1.0) - t) * LOG(R(1.0) - MIN(MAX(R(1.0) / (R(1.0) + EXP(-z)), eps), most)));
   }
   template <class V> FBP_INLINE V grad(V z, V t, V _, const V* setting) {
     const Constant<V> R{}; (void)R, (void)z, (void)t, (void)_, (void)setting;
@@ -349,7 +361,7 @@ struct loss_poisson_deviance {
   enum { uses_lse = 0, pairs = 0, settings = 0 };
   template <class V> FBP_INLINE V value(V z, V t, V _, const V* setting) {
     const Constant<V> R{}; (void)R, (void)z, (void)t, (void)_, (void)setting;
-    return EXP(z) - t * z + (t * LOG(WHERE(t > R(0.0), t, R(1.0))) - t);
+    return WHERE(t > R(0.0), t * LOG(t / EXP(z)), R(0.0)) - t + EXP(z);
   }
   template <class V> FBP_INLINE V grad(V z, V t, V _, const V* setting) {
     const Constant<V> R{}; (void)R, (void)z, (void)t, (void)_, (void)setting;
@@ -837,7 +849,7 @@ struct optimizer_rprop {
   ROW(identity) ROW(relu) ROW(tanh) ROW(sigmoid) ROW(leaky_relu) ROW(softplus) ROW(gelu) ROW(silu) ROW(elu) ROW(selu) ROW(mish) ROW(hard_sigmoid) ROW(hard_tanh) ROW(hard_swish) ROW(softsign) ROW(gaussian) ROW(exp) ROW(relu6)
 
 #define FBP_LOSSES(ROW) \
-  ROW(mse) ROW(half_squared_error) ROW(softmax_cross_entropy) ROW(binary_cross_entropy) ROW(mae) ROW(huber) ROW(log_cosh) ROW(quantile) ROW(poisson) ROW(poisson_deviance) ROW(gamma) ROW(tweedie) ROW(gaussian_nll) ROW(hinge) ROW(squared_hinge) ROW(focal) ROW(kl_divergence)
+  ROW(mse) ROW(half_squared_error) ROW(softmax_cross_entropy) ROW(binary_cross_entropy) ROW(binary_log_loss) ROW(mae) ROW(huber) ROW(log_cosh) ROW(quantile) ROW(poisson) ROW(poisson_deviance) ROW(gamma) ROW(tweedie) ROW(gaussian_nll) ROW(hinge) ROW(squared_hinge) ROW(focal) ROW(kl_divergence)
 
 #define FBP_OPTIMIZERS(ROW) \
   ROW(sgd) ROW(sgd_decay) ROW(sgd_clipped) ROW(sgd_momentum) ROW(sgd_nesterov) ROW(sgd_velocity) ROW(sgd_velocity_nesterov) ROW(adam) ROW(adam_amsgrad) ROW(nadam) ROW(radam) ROW(rmsprop) ROW(rmsprop_momentum) ROW(rmsprop_centered) ROW(rmsprop_centered_momentum) ROW(adagrad) ROW(adadelta) ROW(lion) ROW(rprop)
