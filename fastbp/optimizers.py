@@ -411,11 +411,11 @@ class Rule(Frozen):
         scalars = []
         for name in self.row.scalars:
             value = known[name] if name in known else getattr(self, name)
-            scalars.append(_of_steps(_above_zero(value, dtype) if name in self.above_zero else value, steps))
+            scalars.append(of_steps(_above_zero(value, dtype) if name in self.above_zero else value, steps))
         return scalars
 
 
-def _of_steps(value: float | NDArray[Any], steps: int) -> NDArray[Any]:
+def of_steps(value: float | NDArray[Any], steps: int) -> NDArray[Any]:
     """A value of each step, (steps,), in float64: a number is stored once and has stride 0."""
     array = np.asarray(value, np.float64)
     return array if array.ndim else np.ndarray(steps, np.float64, array, 0, (0,))  # `broadcast_to` takes six times that

@@ -113,7 +113,7 @@ def test_import_loads_nothing_heavy():
 
 def test_what_a_plain_run_does_without_is_loaded_on_first_use():
     later = ("own metrics ops plot callbacks gradients inspection bench rows.slopes data.batches training.watch "
-             "training.feeds training.lbfgs backends.fastest backends.numba")  # fmt: skip
+             "training.feeds training.lbfgs backends.fastest backends.numba sklearn")  # fmt: skip
     out = python("""
         import sys
         import numpy as np, fastbp

@@ -137,9 +137,10 @@ def reached(root, package=PACKAGE):
 def test_plain_imports_reach_every_module():
     """Not the imports for type checkers: a program runs without. Of the command line the command alone has need."""
     found, all_of_them = reached("fastbp")
+    found |= reached("fastbp.sklearn")[0]  # a package that users name
     commands = {"fastbp.__main__", "fastbp.bench.command", "fastbp.bench.contenders", "fastbp.bench.measure"}
     assert all_of_them - found == commands
-    assert reached("fastbp.__main__")[0] == all_of_them
+    assert reached("fastbp.__main__")[0] | found == all_of_them
 
 
 def test_a_module_that_plain_imports_do_not_reach_is_seen(tmp_path):
@@ -157,7 +158,8 @@ def test_a_module_that_plain_imports_do_not_reach_is_seen(tmp_path):
 # ------------------------------------------------------------------ what the library does not do
 
 
-PRINTING = {("mlp.py", "explain"), ("mlp.py", "summary"), ("config.py", "show_config")}  # whose purpose it is
+PRINTING = {("mlp.py", "explain"), ("mlp.py", "summary"), ("config.py", "show_config"),
+            ("fit.py", "_take_losses")}  # fmt: skip; whose purpose it is, or verbose=True of scikit-learn's
 
 
 @every_module
@@ -304,6 +306,19 @@ def test_public_docstrings_name_public_paths(name):
     """A file in a folder may move."""
     assert not INSIDE.search(PUBLIC[name].__doc__)
     assert INSIDE.search("fastbp.inspection.trace.Trace") and not INSIDE.search("fastbp.Trace, fastbp.rows.Loss")
+
+
+@pytest.mark.parametrize("name", ["MLPClassifier", "MLPRegressor"])
+def test_the_estimators_have_numpydoc_docstrings_with_every_parameter(name):
+    estimator = getattr(pytest.importorskip("fastbp.sklearn"), name)
+    ours = [inner for kind in estimator.__mro__ if kind.__module__.startswith("fastbp") for inner in vars(kind)]
+    things = [estimator, *(getattr(estimator, inner) for inner in sorted({*ours}) if not inner.startswith("_"))]
+    things = [thing for thing in things if callable(thing)]
+    assert len(things) >= 8
+    for thing in things:
+        parts = sections(thing.__doc__)
+        assert parts[""][0].endswith(".") and not INSIDE.search(thing.__doc__)
+        assert {*documented(parts.get("Parameters", []))} == {*arguments(thing)}, thing
 
 
 @pytest.mark.parametrize("name", PUBLIC)

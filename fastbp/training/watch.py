@@ -67,7 +67,7 @@ class Progress:
             self._bar.close()
 
 
-def _hook(callback: Any, name: str) -> Callable[..., None] | None:
+def hook_of(callback: Any, name: str) -> Callable[..., None] | None:
     """A callback's method, or None where there is none or it is the empty one."""
     method = getattr(callback, name, None)
     empty = getattr(method, "__func__", method) is getattr(Callback, name)
@@ -92,10 +92,10 @@ def check(value: Any, better: Mapping[str, str | None]) -> list[Any]:
         if isinstance(callback, type) or not hears:
             raise TypeError(f"callbacks[{k}] must be an object with at least one of {', '.join(HOOKS)}, "
                             f"got {callback!r}{instance_hint(callback, object if hears else ())}")  # fmt: skip
-        if isinstance(callback, Callback) and not any(_hook(callback, name) for name in HOOKS):
+        if isinstance(callback, Callback) and not any(hook_of(callback, name) for name in HOOKS):
             raise TypeError(f"callbacks[{k}]: {type(callback).__name__} has none of {', '.join(HOOKS)} of its own")
         for name in HOOKS:
-            hook = _hook(callback, name)
+            hook = hook_of(callback, name)
             if hook is not None:
                 checks.takes(f"callbacks[{k}]: {name}", hook, *HOOKS[name])
         if isinstance(callback, EarlyStopping):
@@ -132,9 +132,9 @@ class Watch:
         self.columns: dict[str, list[float]] = {name: [] for name in columns}
         self.eval_every = eval_every
         self._net, self._measure, self._progress = net, measure, progress
-        self._hooks = {name: [hook for one in callbacks if (hook := _hook(one, name))] for name in HOOKS}
+        self._hooks = {name: [hook for one in callbacks if (hook := hook_of(one, name))] for name in HOOKS}
         self._epoch_hooks = [(one.every_epochs if isinstance(one, Lines) else 1, hook)
-                             for one in callbacks if (hook := _hook(one, "on_epoch_end"))]  # fmt: skip
+                             for one in callbacks if (hook := hook_of(one, "on_epoch_end"))]  # fmt: skip
         self._clocks = [one for one in callbacks if isinstance(one, Clock)]
         self._wants_entries = measure is not None or bool(self._hooks["on_eval"])
         self._logs: dict[str, float] = {}  # of the last entry or epoch

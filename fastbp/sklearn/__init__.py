@@ -1,0 +1,19 @@
+"""scikit-learn's multilayer perceptrons with fastbp's kernels: change one import line.
+
+``from fastbp.sklearn import MLPClassifier, MLPRegressor`` in place of ``from sklearn.neural_network import ...``.
+"""
+
+try:
+    import sklearn
+except ImportError as error:
+    raise ImportError("fastbp.sklearn needs scikit-learn: pip install 'fastbp[sklearn]'") from error
+if tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 7):
+    raise ImportError(
+        f"fastbp.sklearn needs scikit-learn 1.7 or newer, and found {sklearn.__version__}: "
+        "pip install --upgrade scikit-learn"
+    )
+
+from fastbp.sklearn.classifier import MLPClassifier  # noqa: E402
+from fastbp.sklearn.regressor import MLPRegressor  # noqa: E402
+
+__all__ = ["MLPClassifier", "MLPRegressor"]

@@ -1,0 +1,304 @@
+"""One call of `fit` or `partial_fit`: scikit-learn's loop over epochs, with the engine in place of its batches."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+from fastbp.backends.plan import make_plan
+from fastbp.data import arguments
+from fastbp.errors import StopTraining
+from fastbp.sklearn import rules
+from fastbp.sklearn.epochs import DENSE_BYTES, Epochs, Orders, Rows
+from fastbp.sklearn.watch import Watch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Validation(NamedTuple):
+    """Rows to measure on: labels as `_score` takes them, targets as the loss does."""
+
+    X: Any
+    labels: Any
+    targets: NDArray[Any]
+    weight: NDArray[Any] | None
+
+
+class Fit:
+    """Trains an estimator on rows, targets and weights that scikit-learn has checked.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or MLPRegressor of `fastbp.sklearn`
+    X : ndarray or sparse matrix, (n, features)
+    y : ndarray, (n, outputs)
+        Of a classifier as its label binarizer gives it.
+    weight : ndarray, (n,), or None
+    incremental : bool
+        `partial_fit`: one epoch, which goes on from the last.
+    """
+
+    def __init__(self, estimator: Any, X: Any, y: NDArray[Any], weight: Any, incremental: bool) -> None:
+        self.of, self.incremental = estimator, incremental
+        self.kept = estimator._memory()
+        asked = self.kept.asked
+        self.watch = Watch(estimator, asked.callbacks, asked.progress)
+        self._make_optimizer()
+        if estimator.early_stopping and incremental and asked.validation_data is None:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        self.validation, self.converged = None, False
+        if asked.validation_data is not None:
+            self.validation = self._given(asked.validation_data)
+        elif estimator.early_stopping:
+            X, y, weight, self.validation = self._split(X, y, weight)
+        elif len(estimator.metrics):
+            raise ValueError("metrics need rows to measure on: give fit validation_data, or early_stopping=True")
+        self._prepare(X, y, weight)
+
+    def _make_optimizer(self) -> None:
+        """As scikit-learn does: a new one for each `fit`, the one that is there for `partial_fit`."""
+        it = self.of
+        keeps = self.incremental or (it.warm_start and it.keep_optimizer_state)
+        if keeps and hasattr(it, "_optimizer"):
+            return
+        arrays = it.coefs_ + it.intercepts_
+        if it.optimizer is not None:
+            spec = it._network(it.coefs_[0].dtype)._spec
+            it._optimizer = rules.RuleHolder(it.optimizer, spec)
+        elif it.solver == "sgd":
+            it._optimizer = rules.SGDOptimizer(
+                arrays, it.learning_rate_init, it.learning_rate, it.momentum, it.nesterovs_momentum, it.power_t
+            )
+        else:
+            it._optimizer = rules.AdamOptimizer(arrays, it.learning_rate_init, it.beta_1, it.beta_2, it.epsilon)
+
+    # -------------------------------------------------------------- rows to measure on
+
+    def _split(self, X: Any, y: NDArray[Any], weight: Any) -> tuple[Any, NDArray[Any], Any, Validation]:
+        """Rows to train on and others to validate on, drawn by scikit-learn."""
+        it = self.of
+        arrays = (X, y) if weight is None else (X, y, weight)
+        parts = train_test_split(
+            *arrays, random_state=it._random_state, test_size=it.validation_fraction,
+            stratify=y if it._classifies and it.n_outputs_ == 1 else None,
+        )  # fmt: skip
+        train, held = parts[::2], parts[1::2]
+        if held[0].shape[0] < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        return *(*train, None)[:3], self._measured_on(*(*held, None)[:3])
+
+    def _given(self, data: Any) -> Validation:
+        """`validation_data`, checked as X, y and sample_weight are."""
+        it = self.of
+        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+            raise ValueError("validation_data must be (X, y) or (X, y, sample_weight)")
+        try:
+            X = validate_data(it, data[0], accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), reset=False)
+            y = it._encoded(data[1])
+            weight = None if len(data) == 2 or data[2] is None else _check_sample_weight(data[2], X)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"validation_data: {str(error).removeprefix('validation_data: ')}") from error
+        if y.shape != (X.shape[0], it.n_outputs_):
+            raise ValueError(
+                f"validation_data: X has {X.shape[0]} rows and y has shape {np.shape(data[1])}; "
+                f"there are {it.n_outputs_} output(s)"
+            )
+        return self._measured_on(X, y, weight)
+
+    def _measured_on(self, X: Any, y: NDArray[Any], weight: Any) -> Validation:
+        it = self.of
+        labels = it._label_binarizer.inverse_transform(y) if it._classifies else y
+        return Validation(X, labels, y, weight)
+
+    # -------------------------------------------------------------- what the engine gets
+
+    def _prepare(self, X: Any, y: NDArray[Any], weight: Any) -> None:
+        it, n, asked = self.of, X.shape[0], self.kept.asked
+        self.batch_size = self._batch_size(n)
+        self.dtype = it.coefs_[0].dtype
+        spec = it._network(self.dtype)._spec
+        self.head = it._head(spec)
+        if self.validation is not None:
+            held = self.validation.X.tocsr() if sparse.issparse(self.validation.X) else self.validation.X
+            self.validation = self.validation._replace(X=held, targets=self._targets(held, self.validation.targets))
+        kind, y = y.dtype, self._targets(X, y)
+        if sparse.issparse(X):
+            X = X.tocsr()
+            if X.shape[0] * X.shape[1] * self.dtype.itemsize <= DENSE_BYTES:
+                X = X.toarray()
+        rows = Rows(X, y, None if weight is None else np.ascontiguousarray(weight, np.float64))
+        self.solver = rules.solver_of(
+            it._optimizer, spec, alpha=float(it.alpha), samples=it.t_, rows=n, batch_size=self.batch_size
+        )
+        self.plan = make_plan(
+            spec, self.batch_size, loss=self.head.loss, rule=self.solver, n_threads=it.n_threads
+        )
+        self.program = self.kept.programs.take(self.plan)
+        # scikit-learn has float32 in its curve where all it adds up is: a regressor's targets too
+        self._kind = np.float32 if not it._classifies and X.dtype == kind == np.float32 else np.float64
+        self._measures = asked.validation_data is not None or len(it.metrics) > 0
+        if not it.loss_curve_:  # those of a run before
+            for name in ("validation_loss_curve_", "validation_metrics_"):
+                vars(it).pop(name, None)
+        if self._measures and not hasattr(it, "validation_loss_curve_"):
+            it.validation_loss_curve_, it.validation_metrics_ = [], {}
+        rule = (
+            math.inf if it.best_loss_ is None else float(it.best_loss_), float(it.tol),
+            math.inf if it.early_stopping else float(it.n_iter_no_change), float(it._no_improvement_count),
+        )  # fmt: skip
+        seed = int(it._random_state.randint(1 << 31)) if np.any(it.dropout) else 0
+        self.epochs = Epochs(
+            self.program, self.kept.net.params, self.solver, rows, self.batch_size,
+            Orders(it._random_state, n, it.shuffle), alpha=float(it.alpha), factor=self.head.factor, rule=rule,
+            seed=seed,
+        )  # fmt: skip
+
+    def _batch_size(self, n: int) -> int:
+        given = self.of.batch_size
+        if given == "auto":
+            return min(200, n)
+        if given > n:
+            warnings.warn(
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
+                stacklevel=2,
+            )
+        return int(np.clip(given, 1, n))
+
+    def _targets(self, X: Any, y: NDArray[Any]) -> NDArray[Any]:
+        """As the loss takes them: labels (n,), or (n, outputs) in the network's dtype."""
+        it, head = self.of, self.head
+        if head.loss.labels and it._classifies:
+            return y.argmax(axis=1)
+        y = y.astype(self.dtype)
+        if head.signs:
+            y = 2 * y - 1
+        return arguments.targets(y, head.loss, X, self.kept.net._spec) if head.is_own else y
+
+    # -------------------------------------------------------------- the run
+
+    def go(self) -> None:
+        it, kept = self.of, self.kept
+        arrays = it.coefs_, it.intercepts_
+        it.coefs_, it.intercepts_ = list(kept.net.weights), list(kept.net.biases)
+        kept.live, stopped = True, None
+        try:
+            self._loop()
+        except StopTraining as stop:
+            stopped = stop.reason
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=2)
+            stopped = "interrupted by the user"
+        finally:
+            kept.live = False
+            self.is_finite = self.program.finite()
+            for array, view in zip([*arrays[0], *arrays[1]], kept.views):
+                array[...] = view  # in place, as scikit-learn's updates are
+            it.coefs_, it.intercepts_ = arrays
+            self.solver.save()
+            kept.programs.give_back(self.program)
+            self.watch.close()
+        it.fastbp_ = {
+            "ran": "compiled", "why": None, "backend": self.plan.backend, "isa": self.plan.isa,
+            "dtype": "float32" if self.dtype.itemsize == 4 else "float64", "stopped": stopped,
+        }  # fmt: skip
+        if it.early_stopping and not self.incremental:
+            it.coefs_, it.intercepts_ = it._best_coefs, it._best_intercepts
+        elif it.early_stopping and self.converged:
+            it.coefs_ = [array.copy() for array in it._best_coefs]
+            it.intercepts_ = [array.copy() for array in it._best_intercepts]
+
+    def _loop(self) -> None:
+        it, epochs, watch = self.of, self.epochs, self.watch
+        it.n_iter_ = 0
+        most = 1 if self.incremental else it.max_iter
+        waits = it.early_stopping or self.validation is not None or watch.waits or self.solver.tells_epochs
+        end = math.inf if it.time_limit is None else time.monotonic() + it.time_limit
+        watch.begin(most * epochs.steps_per_epoch)
+        try:
+            while it.n_iter_ < most:
+                try:
+                    epochs.call(1 if waits else most - it.n_iter_)
+                finally:  # Ctrl-C too leaves what is known of the epochs that are over
+                    ended = self._take_losses()
+                watch.show(epochs.steps, it.loss_ if ended else epochs.mean_loss)
+                if ended and waits:
+                    self._measure()
+                if ended and it._no_improvement_count > it.n_iter_no_change:
+                    if it._optimizer.trigger_stopping(self._why_stopped(), it.verbose):
+                        self.converged = True
+                        return
+                    it._no_improvement_count = 0
+                    epochs.stall[3] = 0
+                if it.n_iter_ < most and time.monotonic() >= end:
+                    self._time_is_over()
+        finally:
+            watch.finish(epochs.steps)
+        if not self.incremental:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({most}) reached and the optimization hasn't converged yet.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+
+    def _take_losses(self) -> bool:
+        """What scikit-learn notes of each epoch, of those that have ended since it was last asked; whether any has."""
+        it, epochs = self.of, self.epochs
+        losses = epochs.losses()
+        for loss in map(self._kind, losses):
+            it.n_iter_ += 1
+            it.loss_ = loss
+            it.t_ += epochs.n
+            it.loss_curve_.append(loss)
+            if it.verbose:
+                print(f"Iteration {it.n_iter_}, loss = {loss:.8f}")
+            self.solver.epoch_ended(it.t_, loss)
+        if losses and not it.early_stopping:
+            it._no_improvement_count = int(epochs.stall[3])
+            if epochs.stall[0] != it.best_loss_:
+                it.best_loss_ = self._kind(epochs.stall[0])
+        return bool(losses)
+
+    def _measure(self) -> None:
+        """What is waited for at the end of an epoch."""
+        it, rows = self.of, self.validation
+        logs = {"epoch": it.n_iter_, "step": self.epochs.steps, "loss": float(it.loss_),
+                "lr": float(it._optimizer.learning_rate)}  # fmt: skip
+        if self._measures:
+            measured = self.kept.net.evaluate(
+                rows.X, rows.targets, loss=self.head.loss, sample_weight=rows.weight, metrics=tuple(it.metrics)
+            )
+            values = measured if isinstance(measured, dict) else {"loss": measured}
+            values["loss"] *= self.head.factor
+            it.validation_loss_curve_.append(values["loss"])
+            for name, value in values.items():
+                if name != "loss":
+                    it.validation_metrics_.setdefault(name, []).append(value)
+            logs |= {f"val_{name}": value for name, value in values.items()}
+        if it.early_stopping:
+            it._update_no_improvement_count(True, rows.X, rows.labels, rows.weight)
+        self.watch.epoch_ended(logs)
+
+    def _why_stopped(self) -> str:
+        it = self.of
+        what = "Validation score" if it.early_stopping else "Training loss"
+        patience = math.trunc(it.n_iter_no_change)
+        return f"{what} did not improve more than tol={it.tol:f} for {patience} consecutive epochs."
+
+    def _time_is_over(self) -> None:
+        reason = f"the time limit of {self.of.time_limit:g} seconds"
+        warnings.warn(
+            f"Stochastic Optimizer: {reason} was reached and the optimization hasn't converged yet.",
+            ConvergenceWarning, stacklevel=2,
+        )  # fmt: skip
+        raise StopTraining(reason)
