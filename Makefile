@@ -1,4 +1,5 @@
-# fastbp: `make help` lists what there is. Everything is made inside .venv, .venv-peers and build/; `make clean` removes it.
+# fastbp: `make help` lists what there is. Everything is made inside .venv, .venv-peers, .venv-sklearn-* and build/;
+# `make clean` removes it.
 #
 # The package is installed editable: one tree, one compiled module (fastbp/_engine.*.so), whatever the current folder.
 # A change of Python files needs nothing, a change of C++ or Cython the next `make`. What users install, the wheel, is
@@ -33,13 +34,14 @@ step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
-.PHONY: help demo test test-all test-numba test-peers test-with-peers bench figures pictures rows check check-ruff check-mypy \
+.PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn bench figures pictures rows check check-ruff check-mypy \
 	check-typed check-arrows check-frozen check-gcc check-clang asan tsan arm64 ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
 	@echo 'make demo       set everything up in .venv and run the BP demo'
 	@echo 'make test       the test suite; make test-numba: all of it on that backend, an hour; make test-all: whole products'
 	@echo 'make test-peers the tests beside PyTorch and optax, in .venv-peers, which needs a gigabyte or more'
+	@echo 'make test-sklearn  those of fastbp.sklearn beside scikit-learn 1.7, 1.8 and the newest, in environments of their own'
 	@echo 'make check      ruff, types, import arrows, a frozen program, builds with GCC and with Clang'
 	@echo 'make asan       the test suite under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the engine and its threads, without Python, under ThreadSanitizer'
@@ -49,7 +51,7 @@ help:
 	@echo 'make figures    what it measured into benchmarks/records/, README.md, the pages and pictures of docs/'
 	@echo 'make pictures   those of docs/looking.md and docs/own_rows.md, from the code on the pages'
 	@echo 'make rows       render src/kernels/rows_generated.hpp and the pages of docs/ from the tables'
-	@echo 'make clean      remove .venv, .venv-peers, build/ and what else was made'
+	@echo 'make clean      remove .venv, .venv-peers, .venv-sklearn-*, build/ and what else was made'
 	@echo 'Choose with PYTHON=python3.12, CXX=clang++, TESTS="tests/test_x.py -k name".'
 
 demo: $(VENV)/installed
@@ -76,6 +78,15 @@ test-peers:
 test-with-peers: export FASTBP_TEST_PEERS := 1
 test-with-peers: $(VENV)/installed $(VENV)/peers-tools
 	@$(PYTEST) -n 2 -m peers $(TESTS)
+
+# fastbp.sklearn beside each scikit-learn that it is written for; `make test-sklearn-1.8` is one of them. Each has an
+# environment of its own, with other frames and skops too: what is missing there is a failure. They share the module that
+# was compiled for .venv. The newest is the newest of the day on which its environment was made.
+SKLEARN_VERSIONS := 1.7 1.8 newest
+SKLEARN_VENV     := .venv-sklearn
+test-sklearn: $(SKLEARN_VERSIONS:%=test-sklearn-%)
+test-sklearn-%: $(SKLEARN_VENV)-%/installed
+	@FASTBP_TEST_SKLEARN=$* $(<D)/bin/python -m pytest -q -n 2 $(or $(TESTS),$(wildcard tests/test_sklearn*.py))
 
 # One core and then two, quiet if they can be. Peers other than NumPy and scikit-learn are large, and yours to install
 # into .venv.
@@ -134,6 +145,14 @@ $(VENV)/installed: $(SOURCES) $(VENV)/build-tools build/choices
 # The extras of pyproject.toml; fastbp itself is there already and is not built again.
 $(VENV)/%-tools: $(VENV)/installed
 	$(call step,fetching the $* tools,$*-tools.log,$(PIP) 'fastbp[$*]')
+	@touch $@
+
+# Without an extension to build, what is installed is the tree, in which the module lies.
+.PRECIOUS: $(SKLEARN_VENV)-%/installed
+$(SKLEARN_VENV)-%/installed: pyproject.toml $(VENV)/installed
+	$(call step,making $(@D),sklearn-$*.log, $(PYTHON) -m venv --clear $(@D) && \
+		FASTBP_NO_EXTENSION=1 $(@D)/bin/$(PIP:$(VENV)/bin/%=%) -e '.[sklearn-peers]' \
+		$(if $(filter newest,$*),scikit-learn,'scikit-learn==$*.*'))
 	@touch $@
 
 # --- the gates ---
@@ -226,5 +245,5 @@ ulp-%: $(VENV)/build-tools
 	@build/ulp/ulp_$* full || { test $$? = 132 && echo 'SKIPPED: this CPU has no instructions for $*-byte vectors'; }
 
 clean:
-	rm -rf $(VENV) $(PEERS_VENV) build dist *.egg-info fastbp/_engine*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(PEERS_VENV) $(wildcard $(SKLEARN_VENV)-*) build dist *.egg-info fastbp/_engine*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,6 +22,8 @@ from hypothesis import settings
 
 from fastbp import backends
 
+pytest.register_assert_rewrite("pairs")  # its asserts tell as much as those of a test
+
 # FASTBP_TEST_ALL=1 (`make test-all`): whole products instead of samples of them.
 every_case = os.environ.get("FASTBP_TEST_ALL", "") not in ("", "0")
 # FASTBP_TEST_NUMBA=1 (`make test-numba`): on Numba the samples that every backend has, and no sample of them.
