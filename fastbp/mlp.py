@@ -16,7 +16,7 @@ import numpy as np
 
 from fastbp import backends, checks, losses, spec
 from fastbp.backends.again import Memory
-from fastbp.backends.plan import Programs, make_plan
+from fastbp.backends.plan import BLOCK_ROWS, Programs, make_plan, room
 from fastbp.backends.protocol import DONE, Plan, Program, total_weight
 from fastbp.data import arguments
 from fastbp.data.examples import examples as make_examples
@@ -83,13 +83,6 @@ _OTHER_ARGUMENTS_OF_FIT = {
     "callbacks=[fastbp.EarlyStopping()] stops a run early": ("early_stopping", "patience", "n_iter_no_change", "tol"),
 }  # fmt: skip
 _NOTHING_WAITS = (), None, False, 0, None, None  # for a step of `fit`, by its defaults
-_BLOCK_ROWS = 256  # predict, evaluate and loss_and_grad go through X in blocks: memory does not grow with n
-
-
-def _room(n: int) -> int:
-    """Rows that a program for a batch of n is made for: up to a block a power of two, so that few are made."""
-    return n if n > _BLOCK_ROWS else 1 << max(n - 1, 0).bit_length()
-
 
 class MLP:
     """A dense feed-forward network, trained by back-propagation.
@@ -655,7 +648,10 @@ class MLP:
         NonFiniteError
             The loss is NaN or infinite; nothing was updated.
         """
-        value: float | None = self._again.calls.train_step(x, y, loss, optimizer, sample_weight, missing)
+        arguments_again = x, y, loss, optimizer, sample_weight, missing
+        value: float | None = self._again.calls.train_step(*arguments_again)
+        if value is None and self._again.expects_step(make_plan, self._trains, x, loss, optimizer):
+            value = self._again.calls.train_step(*arguments_again)
         if value is not None:
             return value
         rows = arguments.features(x, self._spec)
@@ -663,7 +659,7 @@ class MLP:
         given = self._samples(rows, y, sample_weight, row, missing, all_zero=missing == "ignore")
         rule = spec.optimizer(optimizer, self._spec)
         rows, targets, weight = map(self._apart, given)
-        plan = self._plan(_room(len(rows)), loss=row, rule=rule)
+        plan = self._plan(room(len(rows)), loss=row, rule=rule)
         with self._exclusive():
             with self._programs.lent(plan) as program, self._state.unless_no_step():
                 self._state.trains_with(row)
@@ -676,7 +672,6 @@ class MLP:
         if done.status != DONE:
             message = f"the loss of the step after net.step == {self.step} is {done.loss}; nothing was updated"
             raise NonFiniteError(message + culprit(rows, self._params, self._spec), self.step, self.epoch)
-        self._again.train_step(plan, loss, row, optimizer, rule)
         return done.loss
 
     def _samples(self, rows: Any, y: Any, sample_weight: Any, loss: Any, missing: Any, **more: Any) -> Samples:
@@ -692,7 +687,7 @@ class MLP:
     # -------------------------------------------------------------- looking
 
     def _plan_of_blocks(self, n: int, **more: Any) -> Plan:
-        return make_plan(self._spec, min(_BLOCK_ROWS, _room(n)), backend=self._backend, **more)
+        return make_plan(self._spec, min(BLOCK_ROWS, room(n)), backend=self._backend, **more)
 
     def _blocks(self, n: int, plan: Plan) -> Iterator[tuple[Program, slice]]:
         """A program and each block of n rows."""
@@ -1054,7 +1049,7 @@ class MLP:
         if answer is not None:
             return answer
         rows = arguments.features(x, self._spec)
-        plan = self._plan(_room(len(rows)))
+        plan = self._plan(room(len(rows)))
         self._drop_pending()
         program = self._programs.take(plan)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)

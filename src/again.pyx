@@ -8,7 +8,7 @@
 
 cdef idx MOST_KINDS = 16                # of calls that are remembered; the one met first is dropped
 cdef idx MOST_FORESEEN = 256            # steps whose scalars are held ready
-cdef idx BLOCK_ROWS = 256               # as in fastbp/mlp.py
+cdef idx BLOCK_ROWS = 256               # as in fastbp/backends/plan.py
 cdef double LEAST_WEIGHT = 2.0 ** -900, MOST_WEIGHT = 2.0 ** 900   # beyond, `fastbp.data.arguments.product` takes care
 cdef double SUM_TOLERANCE = 1e-6        # of rows of probabilities; the long way grants a bit more
 
@@ -386,6 +386,13 @@ cdef class Calls:
         return None
 
     # ---- training
+
+    def knows_step(self, idx rows, loss, optimizer):
+        """Whether a step on so many rows is remembered."""
+        cdef KnownLoss known_loss = self.find_loss(loss)
+        cdef KnownRule rule = None if known_loss is None else self.find_rule(self.rules, optimizer)
+        cdef KnownStep known = None if rule is None else self.find_step(known_loss, rule)
+        return known is not None and rows <= known.capacity
 
     def train_step(self, x, y, loss, optimizer, sample_weight, missing):
         """The loss before the update."""

@@ -14,6 +14,7 @@ from tolerance import assert_close
 import fastbp
 from fastbp import backends
 from fastbp.backends import reference
+from fastbp.backends.again import LONG_WAY, Memory
 from fastbp.schedules import Cosine, Step
 
 pytestmark = pytest.mark.skipif(backends.missing("cython") is not None, reason="the short way is compiled")
@@ -29,8 +30,18 @@ def network(dtype=np.float32, **changes):
     return fastbp.MLP((5, 7, 3), activation="tanh", seed=1, dtype=dtype, **changes)
 
 
+class Unforeseeing(Memory):
+    """Leaves steps of a new kind to the long way."""
+
+    __slots__ = ()
+
+    def expects_step(self, *arguments):
+        return False
+
+
 def long_way(net):
     """Forget the last calls, so that the next one is checked in full."""
+    net._again.__class__ = Unforeseeing
     net._again.forget()
 
 
@@ -332,6 +343,41 @@ def test_the_short_way_is_taken(what):
     for _ in range(5):   # as many as double the steps that are foreseen
         SERVED[what](net, x, y)
     assert takes_the_short_way(net, lambda: SERVED[what](net, x, y))
+
+
+FIRST_STEPS = {  # what is new about a step, after one of plain SGD on 8 rows by "mse"
+    "the network": lambda net, x, y: network().train_step(x, y, optimizer="sgd"),
+    "more rows": lambda net, x, y: net.train_step(np.tile(x, (3, 1)), np.tile(y, (3, 1)), optimizer="sgd"),
+    "the loss": lambda net, x, y: net.train_step(x, y, loss="huber", optimizer="sgd"),
+    "the optimizer": lambda net, x, y: net.train_step(x, y, optimizer="adam"),
+    "a list": lambda net, x, y: network().train_step(x.tolist(), y.tolist(), optimizer="sgd"),
+}
+
+
+@pytest.mark.parametrize("what", FIRST_STEPS)
+def test_a_step_of_a_new_kind_takes_the_short_way(what):
+    (net, other), (x, y) = (network(), network()), data()
+    long_way(other)
+    with mock.patch("fastbp.mlp.arguments.samples", side_effect=AssertionError("checked in full")):
+        net.train_step(x, y, optimizer="sgd")
+        value = FIRST_STEPS[what](net, x, y)
+        with pytest.raises(AssertionError, match="checked in full"):
+            other.train_step(x, y, optimizer="sgd")
+    other.train_step(x, y, optimizer="sgd")
+    assert value == FIRST_STEPS[what](other, x, y) and same(net, other)
+
+
+def test_a_step_that_cannot_be_made_is_told_in_the_order_of_its_arguments():
+    net, (x, y) = network(), data()
+    for wrong in ({"loss": "msee"}, {"optimizer": 3}, {"loss": "msee", "optimizer": 3}, {"optimizer": fastbp.LBFGS()}):
+        for rows in (x[:, 1:], x[:0], x[0], np.float32(1.0), [], [[]]):
+            with pytest.raises((ValueError, TypeError), match="X "):
+                net.train_step(rows, y, **wrong)
+        with pytest.raises((ValueError, TypeError), match="loss" if "loss" in wrong else "optimizer"):
+            net.train_step(x, y, **wrong)
+    with pytest.raises(ValueError, match="y must have shape"):
+        net.train_step(x, y[:, 1:], optimizer=3)
+    assert net.step == 0 and net._again.calls is LONG_WAY
 
 
 def test_what_alternates_takes_the_short_way():
