@@ -139,6 +139,10 @@ class Calls:
         place: NDArray[np.int64],  # (2,)
         partial: NDArray[np.float64],  # (2,)
     ) -> int: ...
+    def knows_step(self, rows: int, loss: Any, optimizer: Any) -> bool: ...
+    def fit(
+        self, X: Any, y: Any, loss: Any, optimizer: Any, batch_size: Any, epochs: Any, steps: Any, shuffle: Any
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], int] | None: ...  # the losses, net.step at each, steps made
     def train_step(
         self, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: Any, missing: Any
     ) -> float | None: ...

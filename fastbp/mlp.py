@@ -25,6 +25,7 @@ from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.optimizers import LBFGS, SGD
 from fastbp.rows import Activation, Loss
+from fastbp.schedules import rates_at
 from fastbp.training.run import Run, culprit
 from fastbp.training.state import TrainingState
 
@@ -82,6 +83,7 @@ _OTHER_ARGUMENTS_OF_FIT = {
     ),
     "callbacks=[fastbp.EarlyStopping()] stops a run early": ("early_stopping", "patience", "n_iter_no_change", "tol"),
 }  # fmt: skip
+_REST_OF_FIT = None, None, None, None, "raise", (), None, False, 0, None, None, "raise", None  # its defaults
 _NOTHING_WAITS = (), None, False, 0, None, None  # for a step of `fit`, by its defaults
 
 class MLP:
@@ -554,6 +556,14 @@ class MLP:
         RuntimeError
             The network is training already.
         """
+        rest = (
+            sample_weight, class_weight, validation_data, validation_split, missing, metrics, callbacks, progress,
+            verbose, eval_every, seed, nonfinite, n_threads,
+        )  # fmt: skip
+        if y is not None and all(map(operator.is_, rest, _REST_OF_FIT)):
+            history = self._fit_again(X, y, loss, optimizer, batch_size, epochs, steps, shuffle)
+            if history is not None:
+                return history
         run_loss = spec.loss(loss, self._spec)
         shuffle = checks.boolean("shuffle", shuffle)
         eval_every = checks.optional_integer("eval_every", eval_every, 1)
@@ -609,6 +619,18 @@ class MLP:
             finally:
                 self._trainer = self._run = None
         return history
+
+    def _fit_again(self, X: Any, y: Any, loss: Any, optimizer: Any, batch_size: Any, *more: Any) -> History | None:
+        """A run of few steps in one piece, as those were that the network remembers."""
+        began, given = time.perf_counter(), (X, y, loss, optimizer, batch_size, *more)
+        made = self._again.calls.fit(*given)
+        if made is None and self._again.expects_step(make_plan, self._trains, X, loss, optimizer, batch_size):
+            made = self._again.calls.fit(*given)
+        if made is None:
+            return None
+        losses, step, n_steps = made
+        lr = rates_at(spec.optimizer(optimizer, self._spec).lr, step - 1.0)
+        return History(losses, step, time.perf_counter() - began, n_steps, {"lr": lr})
 
     def _fit_by_lbfgs(
         self, rule: LBFGS, rows: Any, targets: Any, weight: Any, loss: Any, steps: int, eval_every: int | None,

@@ -8,6 +8,7 @@ remembered before it is made, where its loss and its optimizer are in order. The
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -118,20 +119,23 @@ class Memory:
             calls.remember_loss(loss, _targets_of(row, self._network[0]), plan.batch, self._idle(plan))
 
     def expects_step(
-        self, make_plan: Callable[..., Plan], trains: tuple[tuple[bool, bool], ...], x: Any, loss: Any, optimizer: Any
-    ) -> bool:
+        self, make_plan: Callable[..., Plan], trains: tuple[tuple[bool, bool], ...], x: Any, loss: Any, optimizer: Any,
+        most: Any = sys.maxsize,
+    ) -> bool:  # fmt: skip
         """Remember a step of a new kind before it is made: the short way looks at its arrays in less time, too.
 
-        True where that may help. What is wrong with an argument the long way says, in its order.
+        Of the rows of x, or of `most` of them. True where that may help. What is wrong with an argument the long way
+        says, in its order.
         """
         if type(x) is not np.ndarray and type(x) is not list:
             return False
         try:
-            if self.calls.knows_step(len(x), loss, optimizer):
+            rows = room(min(len(x), most))
+            if self.calls.knows_step(rows, loss, optimizer):
                 return False
             forced, wanted = self._forced() if self._is_old() else (None, self._asked)
             network, programs = self._network[:2]
-            kind = _kind_of_step(make_plan, network, room(len(x)), trains, loss, optimizer, wanted)
+            kind = _kind_of_step(make_plan, network, rows, trains, loss, optimizer, wanted)
             if kind is None:
                 return False
             idle = programs.ready(kind.plan)
