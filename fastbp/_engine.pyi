@@ -141,8 +141,8 @@ class Calls:
     ) -> int: ...
     def knows_step(self, rows: int, loss: Any, optimizer: Any) -> bool: ...
     def fit(
-        self, X: Any, y: Any, loss: Any, optimizer: Any, batch_size: Any, epochs: Any, steps: Any, shuffle: Any
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64], int] | None: ...  # the losses, net.step at each, steps made
+        self, X: Any, y: Any, loss: Any, optimizer: Any, batch_size: int, steps: int, shuffle: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None: ...  # losses, net.step at each
     def train_step(
         self, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: Any, missing: Any
     ) -> float | None: ...

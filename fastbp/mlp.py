@@ -620,12 +620,10 @@ class MLP:
                 self._trainer = self._run = None
         return history
 
-    def _fit_again(self, X: Any, y: Any, loss: Any, optimizer: Any, batch_size: Any, *more: Any) -> History | None:
-        """A run of few steps in one piece, as those were that the network remembers."""
-        began, given = time.perf_counter(), (X, y, loss, optimizer, batch_size, *more)
-        made = self._again.calls.fit(*given)
-        if made is None and self._again.expects_step(make_plan, self._trains, X, loss, optimizer, batch_size):
-            made = self._again.calls.fit(*given)
+    def _fit_again(self, X: Any, y: Any, loss: Any, optimizer: Any, *more: Any) -> History | None:
+        """A run of few steps in one piece; None where it goes the long way."""
+        began = time.perf_counter()
+        made = self._again.fit(make_plan, self._trains, X, y, loss, optimizer, *more)
         if made is None:
             return None
         losses, step, n_steps = made

@@ -10,8 +10,6 @@ cdef idx MOST_KINDS = 16                # of calls that are remembered; the one 
 cdef idx MOST_FORESEEN = 256            # steps whose scalars are held ready
 cdef idx BLOCK_ROWS = 256               # as in fastbp/backends/plan.py
 cdef double LEAST_WEIGHT = 2.0 ** -900, MOST_WEIGHT = 2.0 ** 900   # beyond, `fastbp.data.arguments.product` takes care
-cdef double SHORT_RUN = 5e7             # FLOP of a run that is made in one piece, and
-cdef idx MOST_STEPS = 500               # its steps: as the first piece of a longer one, see fastbp/training/run.py
 cdef double SUM_TOLERANCE = 1e-6        # of rows of probabilities; the long way grants a bit more
 
 
@@ -411,27 +409,13 @@ cdef class Calls:
         finally:
             self.lock.release()
 
-    def fit(self, X, y, loss, optimizer, batch_size, epochs, steps, shuffle):
-        """A run of few steps: the entries of its history, loss and `net.step`, and how many steps were made."""
+    def fit(self, X, y, loss, optimizer, idx batch_size, idx steps, bint shuffle):
+        """A short run: the entries of its history, loss and `net.step`."""
         cdef KnownStep known = self.known_step(loss, optimizer)
-        cdef idx n
-        if known is None or type(X) is not cnp.ndarray or not is_matrix(as_real(X), -1, self.in_features):
-            return None
-        number = epochs if steps is None else steps
-        if (epochs is None) == (steps is None) or type(number) is not int or number < 1:
-            return None
-        if type(batch_size) is not int or batch_size < 1 or type(shuffle) is not bool:
-            return None
-        n = cnp.PyArray_DIM(X, 0)
-        batch_size = min(batch_size, n)
-        if steps is None:
-            number *= (n + batch_size - 1) // batch_size
-        if number > max(1, min(MOST_STEPS, SHORT_RUN / (6.0 * self.n_params * batch_size))):
-            return None
-        if not self.lock.acquire(False):
+        if known is None or not is_matrix(as_real(X), -1, self.in_features) or not self.lock.acquire(False):
             return None
         try:
-            return self.run(known, X, as_real(y), batch_size, number, shuffle)
+            return self.run(known, X, as_real(y), batch_size, steps, shuffle)
         finally:
             self.lock.release()
 
@@ -496,7 +480,7 @@ cdef class Calls:
         if sums[1] > 0:
             (<double*> data_of(losses))[done.epochs] = sums[0] / sums[1]
             (<int64_t*> data_of(step))[done.epochs] = count[0]
-        return losses[:entries].copy(), step, steps
+        return losses[:entries].copy(), step
 
     cdef step(self, KnownStep known, cnp.ndarray x, cnp.ndarray y, sample_weight, bint may_miss):
         if not known.idle or not self.forced.still():

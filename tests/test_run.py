@@ -732,7 +732,7 @@ def second_by_second(monkeypatch):
     """A step takes a second, whatever else may take time, and the run comes back after each: the network's clock."""
     clock = types.SimpleNamespace(monotonic=lambda: clock.now(), now=None)
     monkeypatch.setattr(callbacks, "time", clock)
-    monkeypatch.setattr("fastbp.training.run._FIRST_CHUNK_STEPS", 1)
+    monkeypatch.setattr("fastbp.backends.again._PIECE_STEPS", 1)
     monkeypatch.setattr("fastbp.training.run.CHUNK_SECONDS", 0)
     return clock
 

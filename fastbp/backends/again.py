@@ -8,7 +8,6 @@ remembered before it is made, where its loss and its optimizer are in order. The
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +20,8 @@ from fastbp.backends.plan import Asked, asked, room
 from fastbp.backends.protocol import Plan
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fastbp.backends.plan import Programs
     from fastbp.optimizers import Rule
     from fastbp.rows import Loss
@@ -38,6 +39,14 @@ class LongWay:
 
 
 LONG_WAY = LongWay()
+
+
+_PIECE_FLOPS, _PIECE_STEPS = 5e7, 500  # 50 ms of a slow machine
+
+
+def most_steps(batch_size: int, n_params: int) -> int:
+    """Steps that are made in one piece before anything is measured: signals are served after each."""
+    return max(1, min(_PIECE_STEPS, int(_PIECE_FLOPS / (6 * batch_size * n_params))))
 
 
 class Kind(NamedTuple):
@@ -118,19 +127,39 @@ class Memory:
         if calls := self._calls_of(plan):
             calls.remember_loss(loss, _targets_of(row, self._network[0]), plan.batch, self._idle(plan))
 
+    def fit(
+        self, make_plan: Callable[..., Plan], trains: tuple[tuple[bool, bool], ...], X: Any, y: Any, loss: Any,
+        optimizer: Any, batch_size: Any, epochs: Any, steps: Any, shuffle: Any,
+    ) -> tuple[NDArray[Any], NDArray[Any], int] | None:  # fmt: skip
+        """A run of one piece on arrays: losses, `net.step` at each, steps made; None where it goes the long way."""
+        number = epochs if steps is None else steps
+        if type(X) is not np.ndarray or (epochs is None) == (steps is None) or type(number) is not int or number < 1:
+            return None
+        if type(batch_size) is not int or batch_size < 1 or type(shuffle) is not bool or not X.size:
+            return None
+        batch_size = min(batch_size, len(X))
+        number *= 1 if steps is not None else -(-len(X) // batch_size)
+        if number > most_steps(batch_size, self._network[0].n_params):
+            return None
+        given = X, y, loss, optimizer, batch_size, number, shuffle
+        made = self.calls.fit(*given)
+        if made is None and self.expects_step(make_plan, trains, X, loss, optimizer, batch_size):
+            made = self.calls.fit(*given)
+        return None if made is None else (*made, number)
+
     def expects_step(
         self, make_plan: Callable[..., Plan], trains: tuple[tuple[bool, bool], ...], x: Any, loss: Any, optimizer: Any,
-        most: Any = sys.maxsize,
+        rows: int | None = None,
     ) -> bool:  # fmt: skip
         """Remember a step of a new kind before it is made: the short way looks at its arrays in less time, too.
 
-        Of the rows of x, or of `most` of them. True where that may help. What is wrong with an argument the long way
-        says, in its order.
+        Of all rows of x and perhaps some more, unless told: of `rows`. True where that may help. What is wrong with an
+        argument the long way says, in its order.
         """
         if type(x) is not np.ndarray and type(x) is not list:
             return False
         try:
-            rows = room(min(len(x), most))
+            rows = room(len(x)) if rows is None else rows
             if self.calls.knows_step(rows, loss, optimizer):
                 return False
             forced, wanted = self._forced() if self._is_old() else (None, self._asked)
