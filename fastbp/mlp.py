@@ -86,6 +86,7 @@ _OTHER_ARGUMENTS_OF_FIT = {
 _REST_OF_FIT = None, None, None, None, "raise", (), None, False, 0, None, None, "raise", None  # its defaults
 _NOTHING_WAITS = (), None, False, 0, None, None  # for a step of `fit`, by its defaults
 
+
 class MLP:
     """A dense feed-forward network, trained by back-propagation.
 

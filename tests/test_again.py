@@ -584,6 +584,15 @@ def test_what_another_run_leaves_is_seen(optimizer):
         assert same(short, long)
 
 
+@pytest.mark.parametrize("what", ["train_step", "fit", "predict"])
+def test_what_was_remembered_is_remembered_anew_where_something_else_is_forced(what, monkeypatch):
+    net, (x, y) = network(), data()
+    for number in ("1", "2", "1"):
+        monkeypatch.setenv("FASTBP_NUM_THREADS", number)
+        SERVED[what](net, x, y)
+        assert takes_the_short_way(net, lambda: SERVED[what](net, x, y))
+
+
 def test_what_is_forced_later_is_seen(monkeypatch):
     net, (x, y) = network(), data()
 

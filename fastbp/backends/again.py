@@ -160,9 +160,10 @@ class Memory:
             return False
         try:
             rows = room(len(x)) if rows is None else rows
-            if self.calls.knows_step(rows, loss, optimizer):
+            is_old = self._is_old()
+            if not is_old and self.calls.knows_step(rows, loss, optimizer):
                 return False
-            forced, wanted = self._forced() if self._is_old() else (None, self._asked)
+            forced, wanted = self._forced() if is_old else (None, self._asked)
             network, programs = self._network[:2]
             kind = _kind_of_step(make_plan, network, rows, trains, loss, optimizer, wanted)
             if kind is None:
