@@ -111,7 +111,8 @@ class Memory:
         engine: Any = backends.engine()
         network, *rest = self._network
         make_buffer = partial(spec.aligned_zeros, network.buffer_size, network.dtype)
-        self.calls, self._asked = engine.Calls(forced, network, *rest, make_buffer), wanted
+        self._asked = wanted  # before the calls that go by it, as other threads may look
+        self.calls = engine.Calls(forced, network, *rest, make_buffer)
 
     # Each is told of what the caller named, what that came to, and the programs that served it: those of the plan.
 
@@ -137,6 +138,8 @@ class Memory:
             return None
         if type(batch_size) is not int or batch_size < 1 or type(shuffle) is not bool or not X.size:
             return None
+        if shuffle and not X.flags.c_contiguous:
+            return None  # rows that lie apart may be put together first
         batch_size = min(batch_size, len(X))
         number *= 1 if steps is not None else -(-len(X) // batch_size)
         if number > most_steps(batch_size, self._network[0].n_params):
