@@ -627,9 +627,8 @@ class MLP:
         made = self._again.fit(make_plan, self._trains, X, y, loss, optimizer, *more)
         if made is None:
             return None
-        losses, step, n_steps = made
-        lr = rates_at(spec.optimizer(optimizer, self._spec).lr, step - 1.0)
-        return History(losses, step, time.perf_counter() - began, n_steps, {"lr": lr})
+        losses, step, n_steps, rule = made
+        return History(losses, step, time.perf_counter() - began, n_steps, {"lr": rates_at(rule.lr, step - 1.0)})
 
     def _fit_by_lbfgs(
         self, rule: LBFGS, rows: Any, targets: Any, weight: Any, loss: Any, steps: int, eval_every: int | None,

@@ -370,6 +370,8 @@ LONG_RUNS = {
     "a look at it": {"steps": 1, "eval_every": 1},
     "a seed": {"steps": 1, "seed": 3},
     "a callback": {"steps": 1, "callbacks": [fastbp.Callback()]},
+    "a rule of all rows": {"steps": 1, "optimizer": "rprop"},
+    "lbfgs": {"steps": 1, "optimizer": "lbfgs"},
     "more than it can hold": {"steps": 3, "optimizer": fastbp.SGD(1e38)},
 }
 

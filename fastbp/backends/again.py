@@ -73,7 +73,7 @@ def _kind_of_step(
 class Memory:
     """What a network remembers of its calls, which are made again by `calls`."""
 
-    __slots__ = ("_asked", "_network", "backend", "calls")
+    __slots__ = ("_asked", "_n_params", "_network", "backend", "calls")
     _asked: Asked  # when the first of these calls was made
 
     def __init__(
@@ -81,6 +81,7 @@ class Memory:
     ) -> None:
         self.backend = backend  # the network's own choice
         self._network = network, programs, programs.params, state, lock, pending
+        self._n_params = network.n_params
         self.calls: Any = LONG_WAY
 
     def forget(self) -> None:
@@ -131,8 +132,11 @@ class Memory:
     def fit(
         self, make_plan: Callable[..., Plan], trains: tuple[tuple[bool, bool], ...], X: Any, y: Any, loss: Any,
         optimizer: Any, batch_size: Any, epochs: Any, steps: Any, shuffle: Any,
-    ) -> tuple[NDArray[Any], NDArray[Any], int] | None:  # fmt: skip
-        """A run of one piece on arrays: losses, `net.step` at each, steps made; None where it goes the long way."""
+    ) -> tuple[NDArray[Any], NDArray[Any], int, Rule] | None:  # fmt: skip
+        """A run of one piece on arrays: losses, `net.step` at each, steps made, by which rule.
+
+        None where it goes the long way.
+        """
         number = epochs if steps is None else steps
         if type(X) is not np.ndarray or (epochs is None) == (steps is None) or type(number) is not int or number < 1:
             return None
@@ -142,13 +146,17 @@ class Memory:
             return None  # rows that lie apart may be put together first
         batch_size = min(batch_size, len(X))
         number *= 1 if steps is not None else -(-len(X) // batch_size)
-        if number > most_steps(batch_size, self._network[0].n_params):
+        if number > most_steps(batch_size, self._n_params):
+            return None
+        try:
+            rule = spec.optimizer(optimizer, self._network[0], len(X), batch_size)
+        except (TypeError, ValueError):
             return None
         given = X, y, loss, optimizer, batch_size, number, shuffle
         made = self.calls.fit(*given)
         if made is None and self.expects_step(make_plan, trains, X, loss, optimizer, batch_size):
             made = self.calls.fit(*given)
-        return None if made is None else (*made, number)
+        return None if made is None else (*made, number, rule)
 
     def expects_step(
         self, make_plan: Callable[..., Plan], trains: tuple[tuple[bool, bool], ...], x: Any, loss: Any, optimizer: Any,
