@@ -140,6 +140,10 @@ class Calls:
         place: NDArray[np.int64],  # (2,)
         partial: NDArray[np.float64],  # (2,)
     ) -> int: ...
+    def knows_step(self, rows: int, loss: Any, optimizer: Any) -> bool: ...
+    def fit(
+        self, X: Any, y: Any, loss: Any, optimizer: Any, batch_size: int, steps: int, shuffle: bool
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None: ...  # losses, net.step at each
     def train_step(
         self, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: Any, missing: Any
     ) -> float | None: ...

@@ -84,7 +84,14 @@ class Frozen(metaclass=_Once):
         return self._values_of_fields() == other._values_of_fields()
 
     def __hash__(self) -> int:
-        return hash((type(self), self._values_of_fields()))
+        known: dict[str, Any] = self.__dict__
+        if "_hash" not in known:
+            known["_hash"] = hash((type(self), self._values_of_fields()))
+        made: int = known["_hash"]
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_hash"}  # another process has others
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{field.name}={getattr(self, field.name)!r}" for field in fields(self))  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ import numpy as np
 
 from fastbp import backends, checks, losses, spec
 from fastbp.backends.again import Memory
-from fastbp.backends.plan import Programs, make_plan
+from fastbp.backends.plan import BLOCK_ROWS, Programs, make_plan, room
 from fastbp.backends.protocol import DONE, Plan, Program, total_weight
 from fastbp.data import arguments
 from fastbp.data.examples import examples as make_examples
@@ -25,6 +25,7 @@ from fastbp.errors import NonFiniteError
 from fastbp.history import History
 from fastbp.optimizers import LBFGS, SGD
 from fastbp.rows import Activation, Loss
+from fastbp.schedules import rates_at
 from fastbp.training.run import Run, culprit
 from fastbp.training.state import TrainingState
 
@@ -82,13 +83,8 @@ _OTHER_ARGUMENTS_OF_FIT = {
     ),
     "callbacks=[fastbp.EarlyStopping()] stops a run early": ("early_stopping", "patience", "n_iter_no_change", "tol"),
 }  # fmt: skip
+_REST_OF_FIT = None, None, None, None, "raise", (), None, False, 0, None, None, "raise", None  # its defaults
 _NOTHING_WAITS = (), None, False, 0, None, None  # for a step of `fit`, by its defaults
-_BLOCK_ROWS = 256  # predict, evaluate and loss_and_grad go through X in blocks: memory does not grow with n
-
-
-def _room(n: int) -> int:
-    """Rows that a program for a batch of n is made for: up to a block a power of two, so that few are made."""
-    return n if n > _BLOCK_ROWS else 1 << max(n - 1, 0).bit_length()
 
 
 class MLP:
@@ -561,6 +557,14 @@ class MLP:
         RuntimeError
             The network is training already.
         """
+        rest = (
+            sample_weight, class_weight, validation_data, validation_split, missing, metrics, callbacks, progress,
+            verbose, eval_every, seed, nonfinite, n_threads,
+        )  # fmt: skip
+        if y is not None and all(map(operator.is_, rest, _REST_OF_FIT)):
+            history = self._fit_again(X, y, loss, optimizer, batch_size, epochs, steps, shuffle)
+            if history is not None:
+                return history
         run_loss = spec.loss(loss, self._spec)
         shuffle = checks.boolean("shuffle", shuffle)
         eval_every = checks.optional_integer("eval_every", eval_every, 1)
@@ -617,6 +621,15 @@ class MLP:
                 self._trainer = self._run = None
         return history
 
+    def _fit_again(self, X: Any, y: Any, loss: Any, optimizer: Any, *more: Any) -> History | None:
+        """A run of few steps in one piece; None where it goes the long way."""
+        began = time.perf_counter()
+        made = self._again.fit(make_plan, self._trains, X, y, loss, optimizer, *more)
+        if made is None:
+            return None
+        losses, step, n_steps, rule = made
+        return History(losses, step, time.perf_counter() - began, n_steps, {"lr": rates_at(rule.lr, step - 1.0)})
+
     def _fit_by_lbfgs(
         self, rule: LBFGS, rows: Any, targets: Any, weight: Any, loss: Any, steps: int, eval_every: int | None,
         n_threads: int | None,
@@ -655,7 +668,10 @@ class MLP:
         NonFiniteError
             The loss is NaN or infinite; nothing was updated.
         """
-        value: float | None = self._again.calls.train_step(x, y, loss, optimizer, sample_weight, missing)
+        arguments_again = x, y, loss, optimizer, sample_weight, missing
+        value: float | None = self._again.calls.train_step(*arguments_again)
+        if value is None and self._again.expects_step(make_plan, self._trains, x, loss, optimizer):
+            value = self._again.calls.train_step(*arguments_again)
         if value is not None:
             return value
         rows = arguments.features(x, self._spec)
@@ -663,7 +679,7 @@ class MLP:
         given = self._samples(rows, y, sample_weight, row, missing, all_zero=missing == "ignore")
         rule = spec.optimizer(optimizer, self._spec)
         rows, targets, weight = map(self._apart, given)
-        plan = self._plan(_room(len(rows)), loss=row, rule=rule)
+        plan = self._plan(room(len(rows)), loss=row, rule=rule)
         with self._exclusive():
             with self._programs.lent(plan) as program, self._state.unless_no_step():
                 self._state.trains_with(row)
@@ -676,7 +692,6 @@ class MLP:
         if done.status != DONE:
             message = f"the loss of the step after net.step == {self.step} is {done.loss}; nothing was updated"
             raise NonFiniteError(message + culprit(rows, self._params, self._spec), self.step, self.epoch)
-        self._again.train_step(plan, loss, row, optimizer, rule)
         return done.loss
 
     def _samples(self, rows: Any, y: Any, sample_weight: Any, loss: Any, missing: Any, **more: Any) -> Samples:
@@ -692,7 +707,7 @@ class MLP:
     # -------------------------------------------------------------- looking
 
     def _plan_of_blocks(self, n: int, network: spec.Spec | None = None, **more: Any) -> Plan:
-        return make_plan(network or self._spec, min(_BLOCK_ROWS, _room(n)), backend=self._backend, **more)
+        return make_plan(network or self._spec, min(BLOCK_ROWS, room(n)), backend=self._backend, **more)
 
     def _blocks(self, n: int, plan: Plan) -> Iterator[tuple[Program, slice]]:
         """A program and each block of n rows."""
@@ -1155,7 +1170,7 @@ class MLP:
         if answer is not None:
             return answer
         rows = arguments.features(x, self._spec)
-        plan = self._plan(_room(len(rows)))
+        plan = self._plan(room(len(rows)))
         self._drop_pending()
         program = self._programs.take(plan)
         out = np.empty((len(rows), self._spec.out_features), self._spec.dtype)

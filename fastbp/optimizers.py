@@ -255,7 +255,10 @@ class Steps:
 
     def correction(self, beta: float) -> float | NDArray[Any]:
         """1 - beta^t, which becomes 1."""
-        return 1.0 if beta ** (self.updates + 1) < 2**-54 else 1 - np.power(beta, self.t)
+        if beta ** (self.updates + 1) < 2**-54:
+            return 1.0
+        power = np.power(beta, self.t)  # of arrays alone: scalars have other bits, one in ten thousand
+        return 1 - float(power[0]) if self.count == 1 else 1 - power
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -417,8 +420,16 @@ class Rule(Frozen):
 
 def of_steps(value: float | NDArray[Any], steps: int) -> NDArray[Any]:
     """A value of each step, (steps,), in float64: a number is stored once and has stride 0."""
-    array = np.asarray(value, np.float64)
-    return array if array.ndim else np.ndarray(steps, np.float64, array, 0, (0,))  # `broadcast_to` takes six times that
+    if isinstance(value, np.ndarray):
+        return np.asarray(value, np.float64)
+    return _same_at_each(value, steps)
+
+
+@lru_cache(maxsize=1024)
+def _same_at_each(value: float, steps: int) -> NDArray[Any]:
+    array = np.array(value, np.float64)
+    array.flags.writeable = False
+    return np.ndarray(steps, np.float64, array, 0, (0,))
 
 
 @dataclass(eq=False, repr=False)

@@ -8,7 +8,7 @@
 
 cdef idx MOST_KINDS = 16                # of calls that are remembered; the one met first is dropped
 cdef idx MOST_FORESEEN = 256            # steps whose scalars are held ready
-cdef idx BLOCK_ROWS = 256               # as in fastbp/mlp.py
+cdef idx BLOCK_ROWS = 256               # as in fastbp/backends/plan.py
 cdef double LEAST_WEIGHT = 2.0 ** -900, MOST_WEIGHT = 2.0 ** 900   # beyond, `fastbp.data.arguments.product` takes care
 cdef double SUM_TOLERANCE = 1e-6        # of rows of probabilities; the long way grants a bit more
 
@@ -407,14 +407,22 @@ cdef class Calls:
                 return known
         return None
 
+    cdef KnownStep known_step(self, loss, optimizer):
+        cdef KnownLoss known = self.find_loss(loss)
+        cdef KnownRule rule = None if known is None else self.find_rule(self.rules, optimizer)
+        return None if rule is None else self.find_step(known, rule)
+
     # ---- training
+
+    def knows_step(self, idx rows, loss, optimizer):
+        """Whether a step on so many rows is remembered."""
+        cdef KnownStep known = self.known_step(loss, optimizer)
+        return known is not None and rows <= known.capacity
 
     def train_step(self, x, y, loss, optimizer, sample_weight, missing):
         """The loss before the update."""
-        cdef KnownLoss known_loss = self.find_loss(loss)
-        cdef KnownRule rule = None if known_loss is None else self.find_rule(self.rules, optimizer)
-        cdef KnownStep known = None if rule is None else self.find_step(known_loss, rule)
-        if known is None or not (missing == "raise" or missing == "ignore" and known_loss.pointwise):
+        cdef KnownStep known = self.known_step(loss, optimizer)
+        if known is None or not (missing == "raise" or missing == "ignore" and known.loss.pointwise):
             return None
         if not self.lock.acquire(False):
             return None
@@ -422,6 +430,79 @@ cdef class Calls:
             return self.step(known, as_real(x), as_real(y), sample_weight, missing == "ignore")
         finally:
             self.lock.release()
+
+    def fit(self, X, y, loss, optimizer, idx batch_size, idx steps, bint shuffle):
+        """A short run: the entries of its history, loss and `net.step`."""
+        cdef KnownStep known = self.known_step(loss, optimizer)
+        if known is None or not is_matrix(as_real(X), -1, self.in_features) or not self.lock.acquire(False):
+            return None
+        try:
+            return self.run(known, X, as_real(y), batch_size, steps, shuffle)
+        finally:
+            self.lock.release()
+
+    cdef run(self, KnownStep known, cnp.ndarray x, cnp.ndarray y, idx batch, idx steps, bint shuffle):
+        """As `fastbp.training.run.Run` makes it, in one piece; one that fails leaves nothing, and is made again there."""
+        cdef Data data
+        cdef Run run
+        cdef CTrained done
+        cdef Update update
+        cdef idx n = cnp.PyArray_DIM(x, 0)
+        cdef bint good = False
+        state = self.state
+        if not known.idle or batch > known.capacity or not self.forced.still() or state._untold is not None:
+            return None
+        if n >= 2 ** 32 or not known.loss.fits(y, n, False, &data.y, &data.y_is_label):
+            return None
+        if overlap(x, self.params) or overlap(y, self.params):
+            return None
+        data.x, data.weight, data.weights = source_of(x), <const double*> NULL, 1
+        cdef KnownRule rule = known.rule
+        cdef cnp.ndarray place = state.place, partial = np.zeros(2), losses = np.empty(steps + 1)
+        cdef int64_t* count = <int64_t*> data_of(self.count)
+        cdef int64_t* at = <int64_t*> data_of(place)
+        cdef double* sums = <double*> data_of(partial)
+        cdef dict before = state.__dict__.copy()
+        cdef list kept = [(array, array.copy()) for array in (self.params, self.count, place)]
+        cdef list idle = known.idle
+        cdef Program program = idle.pop()
+        try:
+            state.enter(n, batch)
+            state.prepare(rule.rule, self.params, rule.accumulate)
+            kept += [(array, array.copy()) for array in state.buffers.values()]
+            if not rule.steady:
+                given = state.update(rule.rule, steps, self.params, accumulate=rule.accumulate)
+                update = program.update_of(given)
+            else:
+                if not rule.is_ready(state, count[0]):
+                    rule.make_ready(state, count[0], program)
+                update = rule.update
+            run.batch_size, run.steps, run.seed = batch, steps, state.seed
+            run.shuffle, run.stop_on_loss, run.stop_on_params = shuffle, True, False
+            run.count, run.place, run.partial, run.losses = count, at, sums, <double*> data_of(losses)
+            with nogil:
+                done = program.program.train(data, run, update)
+                good = done.steps == steps and program.program.finite()
+        finally:
+            idle.append(program)
+            if not good:
+                for array, copy in kept:
+                    array[...] = copy
+                state.__dict__.update(before)
+                rule.given = None
+        if not good:
+            return None
+        state.loss, state.link = known.loss.row, known.loss.row.link
+        self.drop_pending()
+        tell_of_refused()
+        cdef idx entries = done.epochs + (sums[1] > 0)
+        cdef cnp.ndarray step = np.empty(entries, np.int64)
+        for k in range(done.epochs):
+            (<int64_t*> data_of(step))[k] = count[0] - at[1] // batch - (done.epochs - 1 - k) * ((n + batch - 1) // batch)
+        if sums[1] > 0:
+            (<double*> data_of(losses))[done.epochs] = sums[0] / sums[1]
+            (<int64_t*> data_of(step))[done.epochs] = count[0]
+        return losses[:entries].copy(), step
 
     cdef step(self, KnownStep known, cnp.ndarray x, cnp.ndarray y, sample_weight, bint may_miss):
         if not known.idle or not self.forced.still():

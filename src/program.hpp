@@ -10,6 +10,7 @@ namespace fbp {
 // What each thread has to do at least in a phase, in multiplications and additions: about 4 microseconds of a core.
 // Threads meet in 0.25; below 1.2 there were losses, and on a busy machine below 2.6 (docs/threads.md).
 constexpr double FLOPS_OF_A_THREAD = 400e3;
+constexpr double FLOPS_OF_A_SHARED_STEP = 1.6e6;   // at least, in all phases that threads share
 
 enum Status { DONE, LOSS_NOT_FINITE, PARAMS_NOT_FINITE, STALLED };
 

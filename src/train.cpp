@@ -91,8 +91,12 @@ template <class T> class Network final : public Program {
   void run_forward(bool skip_zeros, const Run* training);
   void run_backward();
   Split share(idx n, idx unit, double work, double of_a_thread) const;
-  Split share_forward(const Layer<T>& layer, Family family, idx rows) const;
-  Split share_backward(const Layer<T>& layer, Family family, idx rows) const;
+  Split share(int n_threads, idx n, idx unit, double work, double of_a_thread) const;
+  Split share_forward(const Layer<T>& layer, Family family, idx rows, int n_threads) const;
+  Split share_backward(const Layer<T>& layer, Family family, idx rows, int n_threads) const;
+  double forward_flops(const Layer<T>& layer, idx rows) const;
+  double backward_flops(const Layer<T>& layer, idx rows) const;
+  int threads_of_a_step(idx rows) const;
   template <class F> void each_part(const Split& split, const F& f) const;
   void run_update(T* grads, const Step<T>& step, T scale);
   T clipping(T* grads, T scale, double most);
@@ -160,7 +164,7 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     most_out = s.out > most_out ? s.out : most_out;
     n_params = s.weight + (s.transposed ? s.out : s.in) * s.ldw + (s.bias < 0 ? 0 : padded<T>(s.out));
   }
-  for (const Layer<T>& l : layers_) most_parts = std::max(most_parts, share_backward(l, DIRECT, shape.batch).parts);
+  for (const Layer<T>& l : layers_) most_parts = std::max(most_parts, share_backward(l, DIRECT, shape.batch, n_threads_).parts);
   ld_panel_ = most_out * kernels_.panel_columns;
   panels_ = Buffer<T>(most_parts * ld_panel_);
   if (loss_row_) {
@@ -371,6 +375,7 @@ double Network<T>::batch_loss(const Source& y, bool is_label, const double* weig
 
 // For rows_ rows; the input is not bound, it moves with each batch.
 template <class T> void Network<T>::bind_forward(bool training) {
+  const int n_threads = training ? threads_of_a_step(rows_) : n_threads_;
   for (size_t l = 0; l < layers_.size(); l++) {
     Layer<T>& layer = layers_[l];
     const LayerShape& s = layer.shape;
@@ -381,7 +386,7 @@ template <class T> void Network<T>::bind_forward(bool training) {
     layer.forward = {rows_, s.in, s.out, x, ldx, layer.weight, s.ldw, layer.bias, layer.used.data(), 0,
                      layer.partial.data(), layer.z(), layer.a.data(), layer.ld, layer.activation.forward};
     layer.run_forward = layer.activation.layer_forward[layer.family];
-    layer.forward_split = share_forward(layer, layer.family, rows_);
+    layer.forward_split = share_forward(layer, layer.family, rows_, n_threads);
   }
 }
 
@@ -389,6 +394,7 @@ template <class T> void Network<T>::bind_forward(bool training) {
 // hot, or with neither not made; the first layer makes a grad_input where one is wanted.
 template <class T>
 void Network<T>::bind_backward(T* grads, const Step<T>* step, T* grad_input, bool accumulate) {
+  const int n_threads = threads_of_a_step(rows_);
   bool trains_below = false;   // something that gradients of this layer's inputs are for
   for (size_t l = 0; l < layers_.size(); l++) {
     Layer<T>& layer = layers_[l];
@@ -415,26 +421,45 @@ void Network<T>::bind_backward(T* grads, const Step<T>* step, T* grad_input, boo
     layer.run_grad_weight = weight ? (step ? step->kernels->layer_update : kernels_.grad_weight)[layer.family] : nullptr;
     layer.run_grad_bias = bias ? kernels_.grad_bias[layer.family] : nullptr;
     if (layer.bias) layer.grad_bias = parameters(l, true, grads, step, accumulate);
-    layer.backward_split = share_backward(layer, layer.family, rows_);
+    layer.backward_split = share_backward(layer, layer.family, rows_, n_threads);
   }
 }
 
 // ------------------------------------------------------------------ threads
 
+template <class T>
+Split Network<T>::share(int n_threads, idx n, idx unit, double work, double of_a_thread) const {
+  return Sharing{n_threads, gated_}.of(n, unit, work, of_a_thread);
+}
 template <class T> Split Network<T>::share(idx n, idx unit, double work, double of_a_thread) const {
-  return Sharing{n_threads_, gated_}.of(n, unit, work, of_a_thread);
+  return share(n_threads_, n, unit, work, of_a_thread);
 }
-template <class T> Split Network<T>::share_forward(const Layer<T>& layer, Family family, idx rows) const {
-  const idx in = layer.shape.in, out = layer.shape.out;
-  const double flops = 2.0 * rows * in * out;
-  if (family == SINGLE) return share(in, SINGLE_INPUTS, flops, FLOPS_OF_A_THREAD);
-  return share(family == NARROW ? rows : out, PER_LINE<T>, flops, FLOPS_OF_A_THREAD);
+template <class T> double Network<T>::forward_flops(const Layer<T>& layer, idx rows) const {
+  return 2.0 * static_cast<double>(rows * layer.shape.in * layer.shape.out);
 }
-template <class T> Split Network<T>::share_backward(const Layer<T>& layer, Family family, idx rows) const {
-  const bool first = &layer == &layers_.front();   // it has no grad_input
-  const double flops = (first ? 2.0 : 4.0) * rows * layer.shape.in * layer.shape.out;
-  return share(layer.shape.in, family == SINGLE ? static_cast<idx>(SINGLE_INPUTS) : PER_LINE<T>, flops,
-               FLOPS_OF_A_THREAD);
+template <class T> double Network<T>::backward_flops(const Layer<T>& layer, idx rows) const {
+  return (&layer == &layers_.front() ? 1 : 2) * forward_flops(layer, rows);   // the first has no grad_input
+}
+template <class T>
+Split Network<T>::share_forward(const Layer<T>& layer, Family family, idx rows, int n_threads) const {
+  const double flops = forward_flops(layer, rows);
+  if (family == SINGLE) return share(n_threads, layer.shape.in, SINGLE_INPUTS, flops, FLOPS_OF_A_THREAD);
+  return share(n_threads, family == NARROW ? rows : layer.shape.out, PER_LINE<T>, flops, FLOPS_OF_A_THREAD);
+}
+template <class T>
+Split Network<T>::share_backward(const Layer<T>& layer, Family family, idx rows, int n_threads) const {
+  return share(n_threads, layer.shape.in, family == SINGLE ? static_cast<idx>(SINGLE_INPUTS) : PER_LINE<T>,
+               backward_flops(layer, rows), FLOPS_OF_A_THREAD);
+}
+
+// One where a training step has little to share: half of a small phase is won, and lost again as its results go from
+// one core's cache to the other's (docs/threads.md).
+template <class T> int Network<T>::threads_of_a_step(idx rows) const {
+  double shared = 0;
+  for (const Layer<T>& layer : layers_)
+    for (const double flops : {forward_flops(layer, rows), backward_flops(layer, rows)})
+      if (flops >= 2 * FLOPS_OF_A_THREAD) shared += flops;
+  return gated_ && shared < FLOPS_OF_A_SHARED_STEP ? 1 : n_threads_;
 }
 
 template <class T> template <class F> void Network<T>::each_part(const Split& split, const F& f) const {
@@ -708,10 +733,12 @@ template <class T> bool Network<T>::finite() const {
 }
 
 template <class T> void Network<T>::describe(idx rows, LayerPlan* plans) const {
+  const int n_threads = threads_of_a_step(rows);
   for (const Layer<T>& layer : layers_) {
     const Family family = family_of(layer, rows, kernels_.lanes);
     if (tiny_) *plans++ = {TINY, 1, 1};
-    else *plans++ = {family, share_forward(layer, family, rows).parts, share_backward(layer, family, rows).parts};
+    else *plans++ = {family, share_forward(layer, family, rows, n_threads).parts,
+                   share_backward(layer, family, rows, n_threads).parts};
   }
 }
 }  // namespace

@@ -14,6 +14,7 @@ from tolerance import assert_close
 import fastbp
 from fastbp import backends
 from fastbp.backends import reference
+from fastbp.backends.again import LONG_WAY, Memory
 from fastbp.schedules import Cosine, Step
 
 pytestmark = pytest.mark.skipif(backends.missing("cython") is not None, reason="the short way is compiled")
@@ -29,8 +30,18 @@ def network(dtype=np.float32, **changes):
     return fastbp.MLP((5, 7, 3), activation="tanh", seed=1, dtype=dtype, **changes)
 
 
+class Unforeseeing(Memory):
+    """Leaves steps of a new kind to the long way."""
+
+    __slots__ = ()
+
+    def expects_step(self, *arguments):
+        return False
+
+
 def long_way(net):
     """Forget the last calls, so that the next one is checked in full."""
+    net._again.__class__ = Unforeseeing
     net._again.forget()
 
 
@@ -206,15 +217,22 @@ def arguments(rng, dtype, outputs):
 
 
 SHARES = {  # of the verbs, among the calls drawn
-    "train_step": 0.15, "without weights": 0.07, "missing": 0.05, "predict": 0.07, "predict_proba": 0.03,
+    "train_step": 0.1, "without weights": 0.07, "missing": 0.05, "predict": 0.07, "predict_proba": 0.03,
     "hidden": 0.05, "input_gradient": 0.07,
     "evaluate": 0.07, "evaluate by the last loss": 0.03, "loss_and_grad": 0.07, "forward": 0.07, "backward": 0.08,
-    "update": 0.05, "backward_update": 0.07, "fit": 0.03, "freeze": 0.02, "reset_training": 0.01, "copy": 0.01,
+    "update": 0.05, "backward_update": 0.07, "fit": 0.08, "freeze": 0.02, "reset_training": 0.01, "copy": 0.01,
 }  # fmt: skip
+
+
+def fitted(net, *arguments, **named):
+    """What a run tells."""
+    history = net.fit(*arguments, **named)
+    return history.loss, history.step, history.lr, np.array([history.n_steps])
 
 
 def verbs(x, y, loss, rule, weight, gradient, yes):
     """Functions of a network, by name."""
+    length = {("epochs", "steps")[len(gradient) % 2]: 2 if yes else 3}
     some = np.where(y > 0.5, np.nan, y) if isinstance(y, np.ndarray) and y.dtype.kind == "f" and yes else y
     return {
         "missing": lambda net: net.train_step(
@@ -233,7 +251,7 @@ def verbs(x, y, loss, rule, weight, gradient, yes):
         "backward": lambda net: net.backward(gradient, accumulate=yes),
         "update": lambda net: net.update(rule),
         "backward_update": lambda net: net.backward_update(gradient, rule),
-        "fit": lambda net: net.fit(x, y, loss=loss, optimizer=rule, steps=2, batch_size=4) and None,
+        "fit": lambda net: fitted(net, x, y, loss=loss, optimizer=rule, batch_size=4, shuffle=yes, **length),
         "freeze": lambda net: net.freeze(0, weight=yes, bias=not yes),
         "reset_training": lambda net: net.reset_training(),
         "copy": lambda net: net.__setstate__(copy.deepcopy(net).__getstate__()),
@@ -288,7 +306,7 @@ def test_whatever_is_called_both_ways_give_the_same(seed, isa):
         if heard.answered is not None:
             answered.setdefault(name, []).append(heard.answered)
     served = {name: sum(answers) for name, answers in answered.items()}
-    wanted = {"train_step", "predict", "hidden", "input_gradient", "evaluate", "loss_and_grad", "forward"}
+    wanted = {"train_step", "predict", "hidden", "input_gradient", "evaluate", "loss_and_grad", "forward", "fit"}
     assert all(served[name] for name in wanted) and sum(served.values()) >= 30, served  # else nothing was compared
 
 
@@ -328,6 +346,11 @@ SERVED = {  # calls of which the second takes the short way, as functions of (ne
     "backward": lambda net, x, y: net.forward(x) is not None and net.backward(y),
     "backward_update": lambda net, x, y: net.forward(x) is not None and net.backward_update(y, "sgd"),
     "update": lambda net, x, y: net.update("adam"),
+    "fit": lambda net, x, y: net.fit(x, y, optimizer="sgd", batch_size=3, epochs=2),
+    "fit of steps": lambda net, x, y: net.fit(x, y, optimizer="adam", batch_size=3, steps=4, shuffle=False),
+    "fit of labels": lambda net, x, y: net.fit(
+        x, np.arange(8) % 3, loss="softmax_cross_entropy", optimizer="sgd", epochs=1
+    ),
 } | {
     f"train_step: {name}": lambda net, x, y, rule=rule: net.train_step(x, y, loss="mse", optimizer=rule())
     for name, rule in list(RULES.items())[:13]
@@ -340,6 +363,98 @@ def test_the_short_way_is_taken(what):
     for _ in range(5):   # as many as double the steps that are foreseen
         SERVED[what](net, x, y)
     assert takes_the_short_way(net, lambda: SERVED[what](net, x, y))
+
+
+LONG_RUNS = {
+    "many steps": {"steps": 501},
+    "no step": {"steps": 0},
+    "neither": {},
+    "both": {"steps": 1, "epochs": 1},
+    "a share of an epoch": {"epochs": 0.5},
+    "no batch": {"steps": 1, "batch_size": 0},
+    "half a row": {"steps": 1, "batch_size": 2.5},
+    "an order that is none": {"steps": 1, "shuffle": 1},
+    "weights": {"steps": 1, "sample_weight": np.ones(8)},
+    "a look at it": {"steps": 1, "eval_every": 1},
+    "a seed": {"steps": 1, "seed": 3},
+    "a callback": {"steps": 1, "callbacks": [fastbp.Callback()]},
+    "a rule of all rows": {"steps": 1, "optimizer": "rprop"},
+    "lbfgs": {"steps": 1, "optimizer": "lbfgs"},
+    "more than it can hold": {"steps": 3, "optimizer": fastbp.SGD(1e38)},
+}
+
+
+@pytest.mark.parametrize("what", LONG_RUNS)
+def test_a_run_that_is_not_plain_goes_the_long_way(what):
+    (net, other), (x, y) = (network(), network()), data()
+    for each in (net, other):
+        for optimizer in ("adam", "sgd"):
+            each.fit(x, y, optimizer=optimizer, batch_size=3, steps=2)
+    long_way(other)
+    given = {"optimizer": "sgd", "batch_size": 3} | LONG_RUNS[what]
+    got, wanted = (outcome(lambda net: fitted(net, x, y, **given), each) for each in (net, other))
+    assert got == wanted and everything(net) == everything(other)
+
+
+def test_a_short_run_leaves_nothing_where_its_end_is_no_number():
+    """The long way says at which step: it finds everything as it was, and makes the same steps."""
+    net, (x, y) = network(), data()
+    for _ in range(2):
+        net.fit(x, y, optimizer=fastbp.SGD(0.1, average=0.9, momentum=0.9), batch_size=3, steps=3)
+    y[6, 1] = 1e38
+    before, states = net.flatten(), []
+    looked = mock.patch("fastbp.mlp.make_examples", side_effect=lambda *a, **b: states.append(everything(net)) or 0 / 0)
+    with looked:
+        wanted = everything(net)
+        with pytest.raises(ZeroDivisionError):
+            net.fit(x, y, optimizer=fastbp.SGD(0.1, average=0.9, momentum=0.9), batch_size=3, steps=3, shuffle=False)
+    assert states == [wanted] and np.array_equal(net.flatten(), before)
+
+
+def test_a_plateau_is_told_of_its_own_epochs_alone():
+    (net, other), (x, y) = (network(), network()), data()
+    plateau = fastbp.SGD(fastbp.schedules.ReduceOnPlateau(0.1, patience=0, threshold=0.5))
+    for each in (net, other):
+        for optimizer in (plateau, "sgd", plateau, "sgd", "sgd"):
+            if each is other:
+                long_way(other)
+            each.fit(x, y, optimizer=optimizer, batch_size=4, epochs=3)
+    assert everything(net) == everything(other) and net._state.plateau["scale"] < 1
+
+
+FIRST_STEPS = {  # what is new about a step, after one of plain SGD on 8 rows by "mse"
+    "the network": lambda net, x, y: network().train_step(x, y, optimizer="sgd"),
+    "more rows": lambda net, x, y: net.train_step(np.tile(x, (3, 1)), np.tile(y, (3, 1)), optimizer="sgd"),
+    "the loss": lambda net, x, y: net.train_step(x, y, loss="huber", optimizer="sgd"),
+    "the optimizer": lambda net, x, y: net.train_step(x, y, optimizer="adam"),
+    "a list": lambda net, x, y: network().train_step(x.tolist(), y.tolist(), optimizer="sgd"),
+}
+
+
+@pytest.mark.parametrize("what", FIRST_STEPS)
+def test_a_step_of_a_new_kind_takes_the_short_way(what):
+    (net, other), (x, y) = (network(), network()), data()
+    long_way(other)
+    with mock.patch("fastbp.mlp.arguments.samples", side_effect=AssertionError("checked in full")):
+        net.train_step(x, y, optimizer="sgd")
+        value = FIRST_STEPS[what](net, x, y)
+        with pytest.raises(AssertionError, match="checked in full"):
+            other.train_step(x, y, optimizer="sgd")
+    other.train_step(x, y, optimizer="sgd")
+    assert value == FIRST_STEPS[what](other, x, y) and same(net, other)
+
+
+def test_a_step_that_cannot_be_made_is_told_in_the_order_of_its_arguments():
+    net, (x, y) = network(), data()
+    for wrong in ({"loss": "msee"}, {"optimizer": 3}, {"loss": "msee", "optimizer": 3}, {"optimizer": fastbp.LBFGS()}):
+        for rows in (x[:, 1:], x[:0], x[0], np.float32(1.0), [], [[]]):
+            with pytest.raises((ValueError, TypeError), match="X "):
+                net.train_step(rows, y, **wrong)
+        with pytest.raises((ValueError, TypeError), match="loss" if "loss" in wrong else "optimizer"):
+            net.train_step(x, y, **wrong)
+    with pytest.raises(ValueError, match="y must have shape"):
+        net.train_step(x, y[:, 1:], optimizer=3)
+    assert net.step == 0 and net._again.calls is LONG_WAY
 
 
 def test_what_alternates_takes_the_short_way():
@@ -410,7 +525,7 @@ def test_targets_outside_of_the_domain_are_named():
 
 
 def test_arrays_in_the_parameters_are_copied_first():
-    sizes = (4, 4, 4)
+    sizes = (4, 16, 4)  # of more than the tiny, whose rows are copied before they are used
     nets = [fastbp.MLP(sizes, seed=2) for _ in range(2)]
     start = np.ones((4, 4), np.float32)
     for net in nets:
@@ -424,6 +539,11 @@ def test_arrays_in_the_parameters_are_copied_first():
         long_way(nets[1])
         nets[1].train_step(copies, start)
         assert same(*nets)
+        for rows, targets in ((view, start), (start, view)):
+            pairs = [nets[0], rows, targets], [nets[1], rows.copy(), targets.copy()]
+            for net, *given in pairs:
+                net.fit(*given, optimizer=fastbp.SGD(0.1), batch_size=1, epochs=2)
+            assert same(*nets)
 
 
 def test_new_slots_are_seen():
@@ -472,6 +592,15 @@ def test_what_another_run_leaves_is_seen(optimizer):
                 net.fit(x, steps=1, **other)
             long_way(long)
         assert same(short, long)
+
+
+@pytest.mark.parametrize("what", ["train_step", "fit", "predict"])
+def test_what_was_remembered_is_remembered_anew_where_something_else_is_forced(what, monkeypatch):
+    net, (x, y) = network(), data()
+    for number in ("1", "2", "1"):
+        monkeypatch.setenv("FASTBP_NUM_THREADS", number)
+        SERVED[what](net, x, y)
+        assert takes_the_short_way(net, lambda: SERVED[what](net, x, y))
 
 
 def test_what_is_forced_later_is_seen(monkeypatch):

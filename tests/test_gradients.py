@@ -209,7 +209,7 @@ def test_the_loss_of_weighted_rows_is_the_weighted_mean_of_their_losses(loss, ke
 @pytest.mark.parametrize("sizes", [(3, 4, 2), (3, 33, 9)], ids=str)
 def test_each_call_is_a_mean_over_its_own_rows_whatever_was_called_before(sizes, kernels, dtype, monkeypatch):
     """Blocks of one size may belong to more rows or to fewer."""
-    monkeypatch.setattr("fastbp.mlp._BLOCK_ROWS", 8)
+    monkeypatch.setattr("fastbp.mlp.BLOCK_ROWS", 8)
     net, X, t, _ = problem(6, sizes, "mse", 32, dtype=dtype, activation="tanh", backend=kernels)
     X, t = X.astype(dtype), t.astype(dtype)
     each = ((net.predict(X).astype(float) - t) ** 2).mean(axis=1)
@@ -229,7 +229,7 @@ def test_loss_and_gradient_do_not_depend_on_the_size_of_a_block(rows, weighted, 
         4, (20, 33, 9), "softmax_cross_entropy", 300, weighted=weighted, dtype=dtype, backend=kernels, activation="tanh"
     )
     whole = net.loss_and_grad(X, t, loss="softmax_cross_entropy", sample_weight=weight)
-    monkeypatch.setattr("fastbp.mlp._BLOCK_ROWS", rows)
+    monkeypatch.setattr("fastbp.mlp.BLOCK_ROWS", rows)
     cut = net.loss_and_grad(X, t, loss="softmax_cross_entropy", sample_weight=weight)
     alone = rows == 1 or len(X) % rows == 1  # a block of one row has kernels of its own
     if kernels == "cython" and not alone:  # it adds up over rows in one order, whatever the blocks

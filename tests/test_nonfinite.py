@@ -123,7 +123,7 @@ CHUNKS = [(0.0, 1e9), (1e-5, 1e9), (1e-5, 0.0), (1e9, 1e9), (1e-4, 1e-3)]  # CHU
 def cut_into(monkeypatch, chunk, snapshot):
     monkeypatch.setattr(training, "CHUNK_SECONDS", chunk)
     monkeypatch.setattr(training, "SNAPSHOT_SECONDS", snapshot)
-    monkeypatch.setattr(training, "_FIRST_CHUNK_STEPS", 3)
+    monkeypatch.setattr("fastbp.backends.again._PIECE_STEPS", 3)
 
 
 @pytest.mark.parametrize("chunk, snapshot", CHUNKS)

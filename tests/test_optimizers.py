@@ -13,6 +13,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from conftest import need_extension
+from test_again import long_way
 from tolerance import assert_close
 
 import fastbp
@@ -805,7 +806,7 @@ def test_a_remembered_step_has_the_scalars_of_its_update(rule, dtype):
     for net in nets:
         for k in range(320):
             if net is nets[1]:
-                net._again.forget()
+                long_way(net)
             net.train_step(X, t, optimizer=rule)
             if k in (3, 300):
                 net.fit(X, t, optimizer=replace(rule, accumulate=3), batch_size=4, steps=7, shuffle=False)

@@ -11,6 +11,7 @@ import types
 
 import numpy as np
 import pytest
+from test_again import long_way
 from tolerance import assert_close
 
 import fastbp
@@ -103,6 +104,7 @@ def test_what_waits_leaves_no_trace_in_the_network(backend, what, tmp_path, caps
 def test_where_nothing_waits_an_epochs_end_does_not_enter_python(backend, monkeypatch):
     def calls(**options):
         net, count = build(backend), itertools.count()
+        long_way(net)
         net.fit(X, LABELS, steps=0, **RUN)
         (program,) = net._programs._idle.popitem()[1]
 
@@ -732,7 +734,7 @@ def second_by_second(monkeypatch):
     """A step takes a second, whatever else may take time, and the run comes back after each: the network's clock."""
     clock = types.SimpleNamespace(monotonic=lambda: clock.now(), now=None)
     monkeypatch.setattr(callbacks, "time", clock)
-    monkeypatch.setattr("fastbp.training.run._FIRST_CHUNK_STEPS", 1)
+    monkeypatch.setattr("fastbp.backends.again._PIECE_STEPS", 1)
     monkeypatch.setattr("fastbp.training.run.CHUNK_SECONDS", 0)
     return clock
 

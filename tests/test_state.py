@@ -129,7 +129,7 @@ def test_chunks_do_not_show(backend, dtype, family, monkeypatch):
     nets = []
     for seconds, steps in ((1e9, 10**9), (0.0, 1), (1e-4, 3)):
         monkeypatch.setattr(fastbp.training.run, "CHUNK_SECONDS", seconds)
-        monkeypatch.setattr(fastbp.training.run, "_FIRST_CHUNK_STEPS", steps)
+        monkeypatch.setattr("fastbp.backends.again._PIECE_STEPS", steps)
         monkeypatch.setattr(fastbp.training.run, "SNAPSHOT_SECONDS", seconds)
         net = build(backend, dtype, family)
         history = net.fit(*data(family), batch_size=4, epochs=12, optimizer=RULE)

@@ -173,6 +173,8 @@ def test_small_phases_stay_on_one_thread(capsys, monkeypatch):
     batch = 2 * flops // (2 * 100 * 100)
     assert explained(capsys, (100, 100), batch) == [(2, 2)]
     assert explained(capsys, (100, 100), batch - 1) == [(1, 1)]
+    assert explained(capsys, (4, 64, 64, 2), 97) == [(1, 1)] * 3  # one phase alone, of twice what a thread has to do
+    assert explained(capsys, (4, 64, 64, 2), 98) == [(1, 1), (2, 4), (1, 1)]
     assert explained(capsys, (1024, 1024, 1024, 10), 512) == [(8, 8), (8, 8), (1, 8)]
     monkeypatch.setenv("FASTBP_NUM_THREADS", "3")
     assert explained(capsys, (1024, 1024), 512) == [(3, 3)]

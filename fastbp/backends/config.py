@@ -56,9 +56,12 @@ def backend(name: BackendName) -> Iterator[None]:
         _context.reset(token)
 
 
-def requested_backend(own: str) -> str:
-    """The first of: the network's own, the context's, the process's, the environment's; else ``"auto"``."""
-    for name in (own, _context.get(), _process[0], backends.environment()["FASTBP_BACKEND"]):
+def requested_backend(own: str, said: dict[str, str] | None = None) -> str:
+    """The first of: the network's own, the context's, the process's, the environment's; else ``"auto"``.
+
+    `said` is what the environment says, for those who have asked already.
+    """
+    for name in (own, _context.get(), _process[0], (said or backends.environment())["FASTBP_BACKEND"]):
         if name and name != "auto":
             return name
     return "auto"
@@ -68,9 +71,9 @@ def requested_backend(own: str) -> str:
 FORCED = (_context, _process)
 
 
-def requested_isa() -> str | None:
-    """The ISA that ``FASTBP_ISA`` forces, or None."""
-    return backends.environment()["FASTBP_ISA"] or None
+def requested_isa(said: dict[str, str] | None = None) -> str | None:
+    """The ISA that ``FASTBP_ISA`` forces, or None. `said` as for `requested_backend`."""
+    return (said or backends.environment())["FASTBP_ISA"] or None
 
 
 def _or_why(find: Callable[[], str]) -> str:

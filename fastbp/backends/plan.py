@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import lru_cache
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +30,26 @@ def _is_of_tables(row: Activation | Loss | Optimizer) -> bool:
     return (row.plain if isinstance(row, Loss) else row) in _OF_TABLES  # kernels serve all settings of a loss
 
 
+class Asked(NamedTuple):
+    """What is asked for at the moment, by the network, from outside and by the machine."""
+
+    backend: str  # or "auto"
+    isa: str | None
+    n_threads: int
+    gated: bool
+
+
+def asked(backend: str, n_threads: int | None = None) -> Asked:
+    """`backend` is the network's own, `n_threads` the call's; what else may force one is in `backends.config`."""
+    said = backends.environment()
+    return Asked(
+        config.requested_backend(backend, said),
+        config.requested_isa(said),
+        threads.requested(n_threads, said),
+        not threads.forced(said),
+    )
+
+
 def make_plan(
     spec: Spec,
     batch: int,
@@ -38,8 +61,9 @@ def make_plan(
     trains: tuple[tuple[bool, bool], ...] | None = None,
     fused: bool = True,
     n_threads: int | None = None,
+    wanted: Asked | None = None,
 ) -> Plan:
-    """Choose. `backend` is the network's own; what else may force one is in `fastbp.backends.config`.
+    """Choose by what is `wanted`: what is `asked` now, unless told.
 
     `rule` stands for the optimizer's row, and for what is around it.
 
@@ -53,16 +77,34 @@ def make_plan(
     plain = trains == everything and not spec.dropout
     if rule is not None:
         optimizer, plain, fused = rule.row, plain and rule.is_plain, fused and not rule.needs_whole_gradient
-    rows = (*spec.activations, *(row for row in (loss, optimizer) if row is not None))
-    requested, own = config.requested_backend(backend), own_rows(rows)
-    name = backends.resolve(requested, spec.dtype, own)
-    if name == "reference" and requested == "auto" and backends.lacks_engine(spec.dtype, own):
+    requested, isa, most_threads, gated = wanted or asked(backend, n_threads)
+    own = own_rows([*spec.activations, *[row for row in (loss, optimizer) if row is not None]])
+    choose = _choose if own or requested not in ("auto", "cython") else _choose_once
+    name, isa = choose(backends.engine(), requested, isa, spec.dtype, *own)
+    return Plan(spec, batch, name, isa, loss, optimizer, trains, plain, fused, most_threads, gated)
+
+
+def _choose(
+    engine: ModuleType | None, requested: str, isa: str | None, dtype: np.dtype, *own: str
+) -> tuple[str, str | None]:
+    """The backend that serves what is requested, and the ISA of its kernels."""
+    name = backends.resolve(requested, dtype, [*own])
+    if name == "reference" and requested == "auto" and backends.lacks_engine(dtype, [*own]):
         from fastbp.backends.absent import warn_once
 
         warn_once()
-    isa = backends.engine().choose_isa(config.requested_isa()) if name == "cython" else None
-    n_threads, gated = threads.requested(n_threads), not threads.forced()
-    return Plan(spec, batch, name, isa, loss, optimizer, trains, plain, fused, n_threads, gated)
+    return name, engine.choose_isa(isa) if engine is not None and name == "cython" else None
+
+
+_choose_once = lru_cache(maxsize=64)(_choose)  # what rows of the tables need is there, or will not come
+
+
+BLOCK_ROWS = 256  # predict, evaluate and loss_and_grad go through X in blocks: memory does not grow with n
+
+
+def room(n: int) -> int:
+    """Rows that a program for a batch of n is made for: up to a block a power of two, so that few are made."""
+    return n if n > BLOCK_ROWS else 1 << max(n - 1, 0).bit_length()
 
 
 def program(plan: Plan, params: np.ndarray) -> Program:
@@ -84,6 +126,13 @@ class Programs:
 
     def idle(self, plan: Plan) -> list[Program]:
         return self._idle.setdefault(plan, [])
+
+    def ready(self, plan: Plan) -> list[Program]:
+        """The idle programs of a plan, one at least: it is made where there is none."""
+        idle = self.idle(plan)
+        if not idle:
+            self.give_back(program(plan, self.params))
+        return idle
 
     def take(self, plan: Plan) -> Program:
         try:

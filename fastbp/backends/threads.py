@@ -67,12 +67,15 @@ def _number(name: str, text: str) -> int | None:
     return int(levels[0]) if sound else None
 
 
-def forced() -> bool:
-    """Whether ``FASTBP_FORCE_THREADS`` asks, in tests, for threads without CPUs for them and with nothing to gain."""
-    return backends.environment()["FASTBP_FORCE_THREADS"] not in ("", "0")
+def forced(said: dict[str, str] | None = None) -> bool:
+    """Whether ``FASTBP_FORCE_THREADS`` asks, in tests, for threads without CPUs for them and with nothing to gain.
+
+    `said` is what the environment says, for those who have asked already.
+    """
+    return (said or backends.environment())["FASTBP_FORCE_THREADS"] not in ("", "0")
 
 
-def requested(argument: object = None) -> int:
+def requested(argument: object = None, said: dict[str, str] | None = None) -> int:
     """Threads that a call may use.
 
     The first of: the argument, ``FASTBP_NUM_THREADS``, ``OMP_NUM_THREADS`` (of a list its first number), the CPUs. No
@@ -82,6 +85,8 @@ def requested(argument: object = None) -> int:
     ----------
     argument : int, optional
         ``n_threads=`` of the call.
+    said : dict of str to str, optional
+        As for `forced`.
 
     Raises
     ------
@@ -89,7 +94,7 @@ def requested(argument: object = None) -> int:
         The argument is no integer of at least 1. The environment is not held to that: nonsense there is a warning.
     """
     wanted = None if argument is None else integer("n_threads", argument, 1)
-    said = backends.environment()
+    said = said or backends.environment()
     for name in ("FASTBP_NUM_THREADS", "OMP_NUM_THREADS"):
         text = said[name] if wanted is None else ""
         if not text.strip():
@@ -98,7 +103,7 @@ def requested(argument: object = None) -> int:
         if wanted is None and (name + text) not in _warned:
             _warned.add(name + text)
             warnings.warn(f"{name}={text.strip()!r} is not a number of threads of at least 1: ignored", stacklevel=2)
-    if wanted is None or (wanted > 1 and not forced()):
+    if wanted is None or (wanted > 1 and not forced(said)):
         cpus = available_cpus()
         wanted = cpus if wanted is None else min(wanted, cpus)
     engine = backends.engine()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbp.backends.again import most_steps
 from fastbp.backends.protocol import DONE, PARAMS_NOT_FINITE, Program, Trained, Update
 from fastbp.checks import largest, where_non_finite
 from fastbp.errors import NonFiniteError, StopTraining
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 CHUNK_SECONDS = 0.05
 SNAPSHOT_SECONDS = 0.5  # a snapshot copies all parameters: rarely enough to cost nothing
-_FIRST_CHUNK_FLOPS = 5e7  # the first chunk, before anything is measured: 50 ms of a slow machine
-_FIRST_CHUNK_STEPS = 500
 _GROWTH = 8
 _MOST_VARYING = 1 << 16  # steps of a chunk where scalars differ from step to step: they are tables
 
@@ -208,8 +207,7 @@ class Run:
         return snapshot is None or snapshot.time + SNAPSHOT_SECONDS < time.perf_counter()
 
     def _first_chunk(self) -> int:
-        flops = 6 * self.batch_size * self.state.spec.n_params
-        return max(1, min(_FIRST_CHUNK_STEPS, int(_FIRST_CHUNK_FLOPS / flops)))
+        return most_steps(self.batch_size, self.state.spec.n_params)
 
     def _checked_snapshot(self, previous: Snapshot | None) -> Snapshot:
         if previous is not None and not self.program.finite():
