@@ -403,6 +403,7 @@ ON_NUMBA = """
             tests.test_a_loss_that_is_not_finite_ends_the_call_as_ever(shape, "numba", dtype)
             tests.test_the_stopping_rule_ends_a_call_where_a_loop_over_epochs_would(shape, 0.05, 0, 0, "numba", dtype)
     tests.test_the_stopping_rule_meets_each_case("numba")
+    tests.test_padding_is_in_no_sum("numba", np.dtype("f8"))
     print("all")
 """
 
