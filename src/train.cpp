@@ -247,9 +247,8 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
       taken = train_batch(data, start, order, step, run, update, &phase, losses);
     }
 
-    const idx seen = taken < wanted ? taken + 1 : taken;   // the last of them may not be finite, and its step not done
-    for (idx k = 0; k < seen; k++) losses[k] = losses[k] * run.factor + penalty;
     for (idx k = 0; k < taken; k++) {
+      losses[k] = losses[k] * run.factor + penalty;
       run.partial[0] += losses[k] * static_cast<double>(rows);
       run.partial[1] += static_cast<double>(rows);
     }
@@ -264,7 +263,7 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
       if (run.orders) given = run.orders + done.epochs * n;
       if (run.stall && stalled(loss, run.stall)) done.status = STALLED;
     }
-    done.loss = losses[seen - 1];
+    done.loss = losses[taken < wanted ? taken : taken - 1];
     if (taken < wanted) done.status = LOSS_NOT_FINITE;
     if (run.stop_on_params && taken) {
       if (tiny_) tiny_->leave(params_, step.slots);

@@ -127,7 +127,7 @@ def test_epochs_in_a_given_order_are_those_steps(shape, rule, weighted, kernels,
     orders, steps = orders_of(got.n, 3), 3 * got.steps_per_epoch
     l2 = np.random.default_rng(2).uniform(0, 0.1, steps)
     epochs = by_steps(wanted, orders, 0.25, l2)
-    done = got.train(steps, Course(orders, 0.25, l2))
+    done = got.train(steps, Course(orders, 0.25, l2), shuffle=weighted)  # which is not looked at
     assert done[:3] == (steps, DONE, 3) and got.state.step == steps and got.state.place.tolist() == [3, 0]
     assert got.partial.tolist() == [0, 0]
     k = steps * (sum(shape[0]) + shape[1])
@@ -403,6 +403,7 @@ ON_NUMBA = """
             tests.test_a_loss_that_is_not_finite_ends_the_call_as_ever(shape, "numba", dtype)
             tests.test_the_stopping_rule_ends_a_call_where_a_loop_over_epochs_would(shape, 0.05, 0, 0, "numba", dtype)
     tests.test_the_stopping_rule_meets_each_case("numba")
+    tests.test_padding_is_in_no_sum("numba", np.dtype("f8"))
     print("all")
 """
 

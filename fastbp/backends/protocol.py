@@ -56,7 +56,7 @@ class Course(NamedTuple):
     """What a caller that makes epochs of its own asks of `Program.train`; `fit` asks for none of it.
 
     Arrays are contiguous. A loss is *reported* in `partial`, `losses` and `Trained.loss`. Gradients know nothing of it,
-    and what `stop_on_loss` looks at is the loss itself.
+    and what `stop_on_loss` looks at, and then hands back, is the loss itself.
     """
 
     orders: np.ndarray | None = None  # int64 (epochs, n): of each epoch the call comes to, the one begun first

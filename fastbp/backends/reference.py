@@ -109,12 +109,11 @@ class Program:
             w = None if weight is None else weight[rows]
             self._forward(X[rows], (seed, int(count[0])))
             loss = self.loss(y[rows], w, total_weight(w, stop - start), gradient=True)
-            finite = np.isfinite(loss)
+            if stop_on_loss and not np.isfinite(loss):
+                return Trained(k, LOSS_NOT_FINITE, epochs, loss)
             loss *= course.factor
             if course.l2 is not None:
                 loss += float(course.l2[k]) * self._weight_squares()
-            if stop_on_loss and not finite:
-                return Trained(k, LOSS_NOT_FINITE, epochs, loss)
             gradients = self._gradients()
             if update.accumulate > 1:
                 sums = self.plan.spec.views(update.accumulated)

@@ -155,7 +155,6 @@ def train(params, slots, X, y, weight, order, work, run, seed, count, place, par
         {end}
     return run.steps, 0, epochs, value
 """
-_STOP = "if run.stop_on_loss and not value - value == 0:\n    return step, 1, epochs, {reported}"
 # What a `Course` adds. It is of one call: an order given is no epoch's own, which `known` says.
 _COURSE = {
     "more": ", orders, factor, l2, stall",
@@ -167,7 +166,7 @@ _COURSE = {
     """,
     "own": "run.shuffled and not len(orders)",
     "penalty": "penalty = l2[step] * ({squares}) if len(l2) else 0.0",
-    "report": "value = {reported}",
+    "report": "value = value * factor + penalty",
     "stall": "if len(stall):\n    stalled = has_stalled(losses[epochs - 1], stall)",
     "end": "if stalled:\n    return step + 1, 3, epochs, value",
 }
@@ -177,9 +176,7 @@ def _train(plan: Plan, step: str, finite: str, squares: str, parts: str, course:
     """`parts`: where those of the weights of each target go; empty where there are none."""
     what = f"share, weight, start, rows, {plan.loss.scale(plan.spec.out_features)!r}, run, order"
     shares = f"fill_share_of_targets({what}, {parts})" if parts else f"fill_share({what})"
-    reported = "value * factor + penalty" if course else "value"
-    step = filled(step, stop=_STOP.format(reported=reported)).rstrip()
-    more = {name: dedent(part).strip().format(squares=squares, reported=reported) for name, part in _COURSE.items()}
+    more = {name: dedent(part).strip().format(squares=squares) for name, part in _COURSE.items()}
     if not course:
         more = dict.fromkeys(_COURSE, "") | {"own": "run.shuffled"}
     return filled(_TRAIN, shares=shares, step=step, finite=finite, names=names, **more)
@@ -331,7 +328,8 @@ def tiles(plan: Plan, lanes: int, each: bool = False, course: bool = False) -> s
             gather(X, y, run, order, start, rows, work.x, work.ldx, work.t, work.shape[{last}][6])
             forward(params, work, rows)
             value = loss(work, rows, run.labels)
-            {{stop}}
+            if run.stop_on_loss and not value - value == 0:
+                return step, 1, epochs, value
             move(params, slots, scalars, work, rows)
         """).strip(), "finite(params, work.shape)", "squares_of_all(params, work.shape)",
             f"work.t, len(share) * {ld}, {ld}, 1" if each else "", course)  # fmt: skip
@@ -556,7 +554,7 @@ class _Columns:
         layers, lanes, grads = self.spec.layers, self.lanes, self.at["grads"]
         group = "real = below(rows - m, nothing)\n"
         group += "".join(self.forward(k, layer) for k, layer in enumerate(layers)) + self.loss()
-        stop = "{stop}\n"
+        stop = "if run.stop_on_loss and not value - value == 0:\n    return step, 1, epochs, value\n"
         back = "".join(self.backward(k, layer) for k, layer in reversed(list(enumerate(layers))))
         if self.one_group:
             group = "m, c = 0, column\n" + group + stop + back
