@@ -338,7 +338,7 @@ def large_cases():
         shape[place] = size
         shapes.append(tuple(shape))
     fits = [s for s in shapes if s[3] * s[1] * (s[0] + s[2]) <= WORK_OF_LARGE]
-    return [dict(zip(PLACES, shape)) | kinds for shape, kinds in zip(fits, levels(len(fits), 2))]
+    return [dict(zip(PLACES, shape)) | kinds for shape, kinds in zip(fits, levels(len(fits), 4))]
 
 
 @cache
@@ -643,10 +643,10 @@ def trajectory(activation, head, optimizer, seed, nudge=0.0):
 
 @cache
 def clear_trajectory(activation, head, rule):
-    """Far from every kink, and where a last bit of the start stays about that."""
+    """Far from every kink, and where a last bit of the start stays about that, in the losses too."""
     for seed in range(200):
         found, peer = (trajectory(activation, head, dict(rule), seed, nudge) for nudge in (0, np.finfo(np.float32).eps))
-        ends = zip(found[5].parameters(), peer[5].parameters())
+        ends = zip([*found[5].parameters(), np.array(found[6])], [*peer[5].parameters(), np.array(peer[6])])
         steady = all(np.abs(p - q).max() <= tolerance(np.float32, 100, max(1, np.abs(p).max())) / 8 for p, q in ends)
         if found[5].kink > 2 * tolerance(np.float32) and steady:
             return found
