@@ -17,6 +17,9 @@ import fastbp.sklearn as ours  # noqa: E402
 # What issue and page promise of float64: parts of the largest coefficient, and of a loss.
 COEFS, LOSSES, TINY_LOSS = 1e-12, 1e-9, 1e-15
 
+# With early stopping scikit-learn looked for NaN among predicted strings, until 1.9.
+FAILS_ON_STRINGS = tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 9)
+
 OURS = {
     neural_network.MLPClassifier: ours.MLPClassifier,
     neural_network.MLPRegressor: ours.MLPRegressor,

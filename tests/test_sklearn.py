@@ -6,6 +6,7 @@ import copy
 import inspect
 import os
 import pickle
+import random
 import signal
 import threading
 import time
@@ -13,8 +14,9 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import frozen
+from conftest import every_case, frozen
 from pairs import (
+    FAILS_ON_STRINGS,
     NAMES,
     OURS,
     THEIRS,
@@ -241,6 +243,8 @@ def test_dates_are_refused():
 def assert_alike(found, wanted):
     assert type(found) is type(wanted)
     if wanted is not None:
+        if wanted.dtype == np.longdouble:  # which we compute in float64
+            found, wanted = found.astype(float), wanted.astype(float)
         assert_same_numbers(np.asarray(found), np.asarray(wanted), "answers",
                             1e-5 if wanted.dtype == np.float32 else 1e-9)  # fmt: skip
 
@@ -290,6 +294,109 @@ def test_labels_are_taken_and_refused_alike_by_later_calls(kind):
     assert_same_state(b, a)
 
 
+NUMBERS = {
+    "NaN": lambda y: np.where(np.arange(y.size).reshape(y.shape) == 3, np.nan, y),
+    "infinity": lambda y: np.where(np.arange(y.size).reshape(y.shape) == 3, -np.inf, y),
+    "huge": lambda y: y * 1e200,
+    "float32": lambda y: y.astype(np.float32),
+    "float16": lambda y: y.astype(np.float16),
+    "integers": lambda y: np.rint(y).astype(int),
+    "booleans": lambda y: y > 0,
+    "big-endian": lambda y: y.astype(">f8"),
+    "backwards": lambda y: y[::-1],
+    "a list": lambda y: y.tolist(),
+    "objects": lambda y: y.astype(object),
+    "complex": lambda y: y + 1j,
+    "a masked array": lambda y: np.ma.masked_array(y, y > 0.5),
+    "a column": lambda y: y.reshape(len(y), -1)[:, :1],
+    "one axis": lambda y: y.reshape(len(y), -1)[:, 0],
+    "two columns": lambda y: np.column_stack([y, y])[:, :2],
+    "three axes": lambda y: y.reshape(len(y), -1, 1),
+    "too few": lambda y: y[:-1],
+    "none": lambda y: y[:0],
+    "None": lambda y: None,
+}
+
+
+WIDTHS = {"a column", "one axis", "two columns"}  # other widths than three; the next test has these
+NUMBERS_GIVEN = [
+    *[("numbers", kind) for kind in NUMBERS if kind != "two columns"],
+    *[("three numbers", kind) for kind in NUMBERS if kind not in WIDTHS],
+]
+
+
+@pytest.mark.parametrize("name, kind", NUMBERS_GIVEN)
+def test_numbers_are_taken_and_refused_alike_by_later_calls(name, kind):
+    theirs, X, y = task(name, rows=40)
+    a, b = pair(theirs, random_state=0, hidden_layer_sizes=(5,))
+    for targets in (y, NUMBERS[kind](y), y):
+        done = both(a, b, lambda one: one.partial_fit(X, targets) is one)  # noqa: B023
+        limits = (1e-6, 1e-6) if kind in ("float32", "float16") else ()  # sums that scikit-learn makes in float32
+        assert_same_state(b, a, *limits)
+        if kind == "huge" and done != (True, True):
+            return
+
+
+def test_rows_of_other_widths_than_the_network_s_are_refused():
+    """Also where scikit-learn's checks let them pass, and its products fail, or spread one target over all outputs."""
+    theirs, X, y = task("three numbers", rows=40)
+    one = OURS[theirs](random_state=0, hidden_layer_sizes=(5,)).fit(X, y)
+    before = frozen(one.coefs_)
+    for targets in (y[:, :2], y[:, :1], y[:, 0], np.hstack([y, y])):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="output"):
+                one.partial_fit(X, targets)
+            with pytest.raises(ValueError, match="output"):
+                one.partial_fit(X.tolist(), targets)
+    assert frozen(one.coefs_) == before
+    one.partial_fit(X, y)
+    assert frozen(one.coefs_) != before
+
+
+@pytest.mark.parametrize("name", ["ten classes", "three numbers"])
+def test_after_a_fit_that_was_refused_the_network_fits_what_it_fitted_before(name):
+    """scikit-learn has noted the other columns and labels by then, and keeps the network."""
+    theirs, X, y = task(name, rows=60)
+    one = OURS[theirs](random_state=0, hidden_layer_sizes=(5,), max_iter=3)
+    told(one.fit, X, y)
+    others = y % 2 if is_classifier(one) else y[:, 0]
+    for rows, targets in ((X[:, 2:], y), (X, others), (np.hstack([X, X]), y), (np.hstack([X, X]), others)):
+        with pytest.raises(ValueError):
+            one.fit(rows, targets, np.ones(3))
+        for verb in (one.partial_fit, one.partial_fit):
+            with pytest.raises(ValueError):
+                verb(rows, targets)
+        if rows is not X:
+            with pytest.raises(ValueError):
+                one.predict(rows)
+
+
+BETWEEN = {  # what somebody sets between two calls of partial_fit
+    "alpha": (0.3, 0, -1), "batch_size": (7, 500, 0, "all"), "solver": ("sgd", "adam", "lbfgs", "rprop"),
+    "learning_rate_init": (0.02, 0, -0.1), "shuffle": (False, True, "yes"), "momentum": (0.1, 2), "tol": (0.5, -1),
+    "hidden_layer_sizes": ((5,), (0,)), "activation": ("tanh", "identity"), "random_state": (3, "x"),
+    "early_stopping": (True,), "warm_start": (True, False), "verbose": (True, 3), "n_iter_no_change": (1, 0),
+    "max_iter": (1, 0), "beta_1": (0.5, 1.0), "learning_rate": ("adaptive", "invscaling", "none"),
+}  # fmt: skip
+
+
+@every_solver
+@pytest.mark.parametrize("parameter", BETWEEN)
+@pytest.mark.parametrize("name", ["classes, strings", "numbers"])
+def test_parameters_that_are_set_between_calls_are_heard_alike(name, parameter, solver):
+    theirs, X, y = task(name, rows=40)
+    known = classes_of(theirs, y)
+    for value in BETWEEN[parameter]:
+        a, b = pair(theirs, random_state=0, hidden_layer_sizes=(5,), solver=solver, n_iter_no_change=2, max_iter=3)
+        both(a, b, lambda one: one.partial_fit(X, y, **known) and None)
+        both(a, b, lambda one: one.partial_fit(X, y) and None)
+        for one in (a, b):
+            one.set_params(**{parameter: value})
+        for _ in range(5):
+            both(a, b, lambda one: one.partial_fit(X, y) and None)
+            assert_same_state(b, a)
+
+
 REFUSED = {  # partial_fit in ways that scikit-learn refuses
     "no classes at first": lambda one, X, y: one.partial_fit(X, y),
     "early stopping": lambda one, X, y: one.set_params(early_stopping=True).partial_fit(X, y, classes=np.unique(y)),
@@ -297,7 +404,7 @@ REFUSED = {  # partial_fit in ways that scikit-learn refuses
     "layers": lambda one, X, y: one.set_params(hidden_layer_sizes=(0,)).partial_fit(X, y, classes=np.unique(y)),
     "weights": lambda one, X, y: one.partial_fit(X, y, np.ones(3), np.unique(y)),
     "classes as weights": lambda one, X, y: one.partial_fit(X, y, np.unique(y)),  # as until scikit-learn 1.6
-    "a parameter": lambda one, X, y: one.set_params(momentum=3).partial_fit(X, y, classes=np.unique(y)),
+    "a parameter": lambda one, X, y: one.set_params(momentum=3).partial_fit(X, y, **classes_of(type(one), y)),
     "classes too few": lambda one, X, y: one.partial_fit(X, y, classes=np.unique(y)[:1]),
 }
 
@@ -334,6 +441,112 @@ def test_a_network_that_diverged_is_refused_and_goes_on_alike():
     with sklearn.config_context(assume_finite=True):
         wanted, found = both(a, b, lambda one: one.predict(X))
     assert np.array_equal(np.isfinite(found), np.isfinite(wanted))
+
+
+# ------------------------------------------------------------------ calls in any order
+
+
+SETTINGS = {
+    "alpha": [0, 1e-3, 0.5], "batch_size": ["auto", 7, 20, 500], "solver": ["sgd", "adam"], "momentum": [0, 0.8],
+    "learning_rate": ["constant", "invscaling", "adaptive"], "learning_rate_init": [1e-3, 5e-3],
+    "shuffle": [True, False],
+    "early_stopping": [True, False, False], "warm_start": [True, False], "max_iter": [1, 2, 5], "tol": [1e-4, 0.1],
+    "n_iter_no_change": [1, 3, 10], "activation": ["relu", "tanh"], "hidden_layer_sizes": [(5,), (4, 3), ()],
+    "random_state": [0, 5, None, "a stream"], "verbose": [True, False], "validation_fraction": [0.1, 0.4],
+    "nesterovs_momentum": [True, False], "beta_1": [0.9, 0.5],
+}  # fmt: skip
+
+
+class Calls:
+    """Acts on an estimator of each library, drawn by one generator."""
+
+    def __init__(self, name, seed):
+        self.theirs, self.X, self.y = task(name, rows=70)
+        self.rng = random.Random(seed)
+        self.names = [name for name in SETTINGS if name != "activation"]
+
+    def rows(self):
+        size = self.rng.choice([70, 40, 33, 1, 9])
+        start = self.rng.randrange(71 - size)
+        return slice(start, start + size)
+
+    def fit(self):
+        rows, weight = self.rows(), self.rng.choice([None, None, "weights"])
+        return lambda one: one.fit(
+            self.X[rows], self.y[rows], None if weight is None else np.linspace(0.5, 2, len(self.y[rows])))
+
+    def partial_fit(self):
+        rows, kind = self.rows(), self.rng.choice(["array", "array", "array", "list", "F"])
+        known = classes_of(self.theirs, self.y) if self.rng.random() < 0.3 else {}
+        make = {"array": np.array, "list": np.ndarray.tolist, "F": np.asfortranarray}[kind]
+        return lambda one: one.partial_fit(make(self.X[rows]), self.y[rows], **known)
+
+    def several_partial_fits(self):
+        again, k = self.partial_fit(), self.rng.choice([2, 3])
+        return lambda one: [again(one) for _ in range(k)][-1]
+
+    def set_params(self):
+        name = self.rng.choice(self.names)
+        value = self.rng.choice(SETTINGS[name])
+        return lambda one: one.set_params(
+            **{name: np.random.RandomState(3) if value == "a stream" else 0 if value is None else value})
+
+    def predict(self):
+        rows = self.rows()
+        return lambda one: one.predict(self.X[rows])
+
+    def predict_proba(self):
+        rows = self.rows()
+        return lambda one: getattr(one, "predict_proba", one.predict)(self.X[rows])
+
+    def score(self):
+        return lambda one: float(one.score(self.X, self.y))
+
+    def refused(self):
+        bad = self.rng.choice([lambda one: one.fit(self.X * np.nan, self.y), lambda one: one.fit(self.X, self.y[1:]),
+                               lambda one: one.partial_fit(self.X * np.inf, self.y), lambda one: one.predict(self.X[0]),
+                               lambda one: one.fit(self.X, self.y, np.zeros(70)),
+                               lambda one: one.partial_fit(self.X, self.y, np.ones(3))])  # fmt: skip
+        return bad
+
+    def pickled(self):
+        return lambda one: pickle.loads(pickle.dumps(one))
+
+    def copied(self):
+        return copy.deepcopy
+
+
+def failed(kind, text):
+    """Whether scikit-learn's own code has failed: early stopping or other layers from a warm start on, a network asked
+    of which a first fit was refused, or another number of classes in a refused fit."""
+    return kind in (AttributeError, TypeError, IndexError) or "matmul" in text or "broadcast" in text
+
+
+OFTEN = ["fit", "partial_fit", "partial_fit", "several_partial_fits", "set_params", "set_params", "set_params"]
+RARELY = ["predict", "predict_proba", "score", "refused", "pickled", "copied"]
+
+
+@pytest.mark.parametrize("seed", range(200 if every_case else 25))
+@pytest.mark.parametrize("name", ["classes, strings", "binary", "several labels", "three numbers"])
+def test_calls_in_any_order_end_alike(name, seed):
+    calls = Calls(name, seed)
+    a, b = pair(calls.theirs, random_state=1, hidden_layer_sizes=(5,), max_iter=3)
+    for _ in range(20):
+        verb = calls.rng.choice(OFTEN + RARELY)
+        act = getattr(calls, verb)()
+        wanted, told_by_theirs = told(act, a)
+        found, told_by_ours = told(act, b)
+        if told_by_theirs.error is not None and failed(*told_by_theirs.error):
+            assert told_by_ours.error is None or told_by_ours.error[0] is told_by_theirs.error[0]
+            return
+        assert told_by_ours == told_by_theirs
+        if verb in ("pickled", "copied"):
+            a, b = wanted, found
+        elif isinstance(wanted, np.ndarray):
+            assert_same_numbers(found, wanted, verb, 1e-8)
+        elif isinstance(wanted, float):
+            assert found == pytest.approx(wanted, rel=1e-8, abs=1e-12, nan_ok=True)
+        assert_same_state(b, a, 1e-9, 1e-7)
 
 
 # ------------------------------------------------------------------ weights that others change
@@ -428,7 +641,9 @@ def test_warm_starts_go_on_alike(name, early, solver):
     a, b = pair(theirs, random_state=0, warm_start=True, solver=solver, early_stopping=early, max_iter=7,
                 hidden_layer_sizes=(10,), n_iter_no_change=3, learning_rate="adaptive")  # fmt: skip
     for k in range(4):
-        assert fit_both(a, b, X, y)
+        if not fit_both(a, b, X, y):
+            assert early and y.dtype.kind == "U" and FAILS_ON_STRINGS
+            return
         assert_same_state(b, a)
         assert_same_answers(b, a, X)
         assert not early or b.coefs_ is b._best_coefs and b.intercepts_ is b._best_intercepts
@@ -598,22 +813,21 @@ class Interrupting(np.random.RandomState):
         super().shuffle(x)
 
 
-@pytest.mark.parametrize("draws", [1, 2, 5, 60])
+@pytest.mark.parametrize("draws", [1, 2, 5, 60, 1500])
 def test_draws_that_were_made_ahead_are_given_back_to_who_interrupts(draws):
     """The stream is that after the epochs that were made; scikit-learn makes one more of them with each draw."""
     theirs, X, y = task("classes")
     for cls in (theirs, OURS[theirs]):
         stream, wanted = Interrupting(1), np.random.RandomState(1)
         stream.left = draws
-        one = cls(random_state=stream, max_iter=200, n_iter_no_change=np.inf, hidden_layer_sizes=(20,))
+        one = cls(random_state=stream, max_iter=5000, n_iter_no_change=np.inf, hidden_layer_sizes=(20,))
         _, heard = told(one.fit, X, y)
         assert heard.error is None and heard.warnings == [(UserWarning, "Training interrupted by user.")]
         assert one.n_iter_ == len(one.loss_curve_) <= draws - 1 and one.t_ == one.n_iter_ * len(X)
-        again = theirs(random_state=wanted, max_iter=max(one.n_iter_, 1), hidden_layer_sizes=(20,))
-        told(again.fit, X, y)
-        if one.n_iter_:
-            assert_same_draws(stream, wanted)
-            np.testing.assert_allclose(one.coefs_[0], again.coefs_[0], rtol=1e-9, atol=1e-12)
+        told(theirs(random_state=wanted, shuffle=False, max_iter=1, hidden_layer_sizes=(20,)).fit, X, y)
+        for _ in range(one.n_iter_):  # after the first weights
+            wanted.shuffle(np.arange(len(X)))
+        assert_same_draws(stream, wanted)
 
 
 def test_two_fits_in_two_threads_are_those_of_one():

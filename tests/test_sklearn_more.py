@@ -1,6 +1,8 @@
 """What `fastbp.sklearn` takes beyond scikit-learn's parameters: each has its effect, held to an independent
 computation; bad input names its argument."""
 
+import copy
+import itertools
 import pickle
 import time
 import warnings
@@ -21,9 +23,10 @@ from pairs import (
     task,
     told,
 )
+from scipy import sparse
 from scipy.special import expit, xlogy
 from sklearn.base import clone
-from sklearn.metrics import accuracy_score, log_loss, r2_score
+from sklearn.metrics import accuracy_score, log_loss, r2_score, roc_auc_score
 from sklearn.utils.class_weight import compute_sample_weight
 
 import fastbp
@@ -862,3 +865,390 @@ def test_defaults_said_aloud_change_nothing():
             warnings.simplefilter("ignore")
             one.fit(X, Y, validation_data=None, callbacks=None, progress=False)
         assert frozen(one.coefs_) == frozen(MLPClassifier(**SMALL).fit(X, Y).coefs_)
+
+
+# ------------------------------------------------------------------ what later calls may not change
+
+
+def weights_of(one):
+    return frozen([*one.coefs_, *one.intercepts_])
+
+
+@pytest.mark.parametrize("first, later", [(T[:, 0], T[:, :2]), (T[:, :2], T[:, 0]), (T[:, :1], T)], ids=str)
+@pytest.mark.parametrize("verb", ["partial_fit", "fit"])
+def test_targets_of_later_calls_have_the_columns_of_the_first(verb, first, later):
+    """The engine would read what is not there."""
+    one = MLPRegressor(**SMALL, warm_start=verb == "fit").fit(X, first.squeeze())
+    before = weights_of(one)
+    refused("the same columns", getattr(one, verb), X, later.squeeze())
+    assert weights_of(one) == before
+    getattr(one, verb)(X, first.squeeze())
+    assert weights_of(one) != before and one.predict(X).shape == first.squeeze().shape
+
+
+@pytest.mark.parametrize("optimizer", [None, "rmsprop"])
+def test_weights_of_another_shape_need_a_new_optimizer(optimizer):
+    one = MLPRegressor(**SMALL, optimizer=optimizer).fit(X, T[:, 0])
+    other = MLPRegressor(**SMALL | {"hidden_layer_sizes": (300,)}).fit(X, T[:, 0])
+    one.coefs_, one.intercepts_ = other.coefs_, other.intercepts_
+    np.testing.assert_array_equal(one.predict(X), other.predict(X))
+    refused("coefs_ were replaced", one.partial_fit, X, T[:, 0])
+    assert one.fit(X, T[:, 0]).coefs_[0].shape == (X.shape[1], 6)
+
+
+def test_class_weight_holds_in_later_calls_too():
+    """Also in those of plain arrays, which need none of scikit-learn's checks."""
+    a, b = pair(neural_network.MLPClassifier, random_state=0, hidden_layer_sizes=(6,))
+    b.set_params(class_weight={0: 3.0, 1: 0.5, 2: 1.0})
+    for further in ({"classes": [0, 1, 2]}, {}, {}):
+        a.partial_fit(X, Y, np.array([3.0, 0.5, 1.0])[Y], **further), b.partial_fit(X, Y, **further)
+        assert_same_state(b, a)
+    refused("'balanced' needs all", b.set_params(class_weight="balanced").partial_fit, X, Y)
+
+
+@pytest.mark.parametrize("weights", ["balanced", {0: 3.0, 1: 0.5, 2: 1.0}], ids=str)
+@pytest.mark.parametrize("y, sample_weight", [
+    (None, None), (3, None), (Y[:-1], None), (np.where(Y == 1, np.nan, Y), None), (Y, [2.0]), (Y, np.ones(3)),
+    (Y, np.ones((len(Y), 2))), (Y, np.full(len(Y), np.nan)), (Y, "x")], ids=lambda x: str(np.shape(x)))  # fmt: skip
+def test_with_class_weight_the_same_is_refused_as_without(weights, y, sample_weight):
+    mine, theirs = MLPClassifier(**SMALL, class_weight=weights), neural_network.MLPClassifier(**SMALL)
+    wanted, got = (told(one.fit, X, y, sample_weight)[1].error for one in (theirs, mine))
+    assert got == wanted and wanted is not None
+
+
+@pytest.mark.parametrize("estimator, y", [(MLPClassifier, Y), (MLPRegressor, T[:, 0])])
+def test_layers_without_units_are_refused_by_later_calls_too(estimator, y):
+    one = estimator(**SMALL).fit(X, y).set_params(hidden_layer_sizes=(4, 0))
+    refused("hidden_layer_sizes must be > 0", one.partial_fit, X, y)
+
+
+def test_weights_that_are_read_only_are_left_as_they_are():
+    """Of a file that joblib maps, for one."""
+    one = MLPRegressor(**SMALL).fit(X, T)
+    one.coefs_[1].flags.writeable = False
+    held, before = [*one.coefs_, *one.intercepts_], weights_of(one)
+    refused("coefs_.*read-only", one.partial_fit, X, T)
+    assert all(a is b for a, b in zip(held, [*one.coefs_, *one.intercepts_])) and weights_of(one) == before
+    assert one.fit(X, T).coefs_[1].flags.writeable
+
+
+@pytest.mark.parametrize("first, later, match", [
+    (dict(loss="poisson"), dict(loss="squared_error"), "'identity'.*'exp'"),
+    (dict(loss="squared_error"), dict(loss="gamma"), "'exp'.*'identity'"),
+    (dict(output_activation="exp"), dict(output_activation=None), "'identity'.*'exp'")], ids=str)  # fmt: skip
+def test_a_loss_of_other_outputs_needs_a_new_network(first, later, match):
+    one = MLPRegressor(**SMALL, **first).fit(X, np.exp(T))
+    before, state = weights_of(one), one.t_
+    one.set_params(**later)
+    refused(match, one.partial_fit, X, np.exp(T))
+    assert weights_of(one) == before and one.t_ == state
+    one.fit(X, np.exp(T))
+
+
+def test_early_stopping_may_begin_in_a_stream():
+    one = MLPRegressor(**SMALL)
+    for _ in range(3):
+        one.partial_fit(X, T)
+    one.set_params(early_stopping=True)
+    for _ in range(3):
+        one.partial_fit(X, T, validation_data=(X, T))
+    assert len(one.validation_scores_) == 3 and one.best_validation_score_ == max(one.validation_scores_)
+
+
+def test_what_a_refused_call_was_given_is_let_go():
+    one = MLPClassifier(**SMALL)
+    refused("classes must be passed", lambda: one.partial_fit(X, Y, validation_data=(X, Y)))
+    assert one._fastbp.asked.validation_data is None
+
+
+def test_a_network_made_by_hand_predicts():
+    """With what scikit-learn's `predict` asks for, and no more."""
+    for one in (neural_network.MLPRegressor(), MLPRegressor()):
+        one.coefs_, one.intercepts_ = [np.ones((3, 2)), np.ones((2, 1))], [np.zeros(2), np.zeros(1)]
+        one.n_layers_, one.n_outputs_, one.out_activation_ = 3, 1, "identity"
+        for _ in range(2):
+            np.testing.assert_allclose(one.predict(np.ones((4, 3))), np.full(4, 6.0))
+
+
+def out_of_order(rows):
+    """CSR whose columns are backwards in each row, and stand twice."""
+    parts = [slice(*rows.indptr[k : k + 2]) for k in range(rows.shape[0])]
+    twice = [np.repeat(array, 2) for array in (rows.data / 2, rows.indices)]
+    data, indices = (np.concatenate([a[2 * p.start : 2 * p.stop][::-1] for p in parts]) for a in twice)
+    return sparse.csr_matrix((data, indices, 2 * rows.indptr), shape=rows.shape)
+
+
+def test_sparse_rows_are_taken_in_any_order():
+    rows = sparse.csr_matrix(np.where(np.abs(X) > 0.5, X, 0))
+    odd = out_of_order(rows)
+    assert not odd.has_canonical_format
+    held = frozen([odd.data, odd.indices])
+    one = MLPClassifier(**SMALL, metrics=["accuracy"]).fit(odd, Y, validation_data=(odd, Y))
+    plain = MLPClassifier(**SMALL, metrics=["accuracy"]).fit(rows, Y, validation_data=(rows, Y))
+    np.testing.assert_allclose(one.validation_loss_curve_, plain.validation_loss_curve_, rtol=1e-9)
+    for verb in ("predict_proba", "input_gradient", "transform_hidden"):
+        more = (1,) if verb == "input_gradient" else ()
+        np.testing.assert_allclose(getattr(one, verb)(odd, *more), getattr(one, verb)(rows, *more), **EQUAL)
+    assert frozen([odd.data, odd.indices]) == held
+
+
+# ------------------------------------------------------------------ callbacks that touch the network
+
+
+class Acting(fastbp.Callback):
+    """Does something at the end of an epoch."""
+
+    def __init__(self, act, epoch=2):
+        self.act, self.epoch = act, epoch
+
+    def on_epoch_end(self, net, logs):
+        if logs["epoch"] == self.epoch:
+            self.act(net)
+
+
+@pytest.mark.parametrize("solver, optimizer", [("sgd", None), ("adam", None), ("adam", "rmsprop")])
+def test_a_pickle_of_a_callback_goes_on_as_the_run_does(solver, optimizer):
+    params = PLAIN | dict(hidden_layer_sizes=(6,), solver=solver, optimizer=optimizer)
+    found = []
+    watch = Acting(lambda net: found.append(pickle.dumps(net)))
+    whole = MLPRegressor(**params, max_iter=6).fit(X, T, callbacks=[watch])
+    one = pickle.loads(found[0])
+    for _ in range(4):
+        one.partial_fit(X, T)
+    np.testing.assert_allclose(one.coefs_[0], whole.coefs_[0], **EQUAL)
+    np.testing.assert_allclose(one.loss_curve_, whole.loss_curve_, rtol=1e-9)
+
+
+def test_arrays_that_a_callback_replaces_are_taken_over():
+    def halve(net):
+        net.coefs_ = [W / 2 for W in net.coefs_]
+        net.intercepts_[0] = net.intercepts_[0] * 0
+
+    def halve_in_place(net):
+        for W in net.coefs_:
+            W /= 2
+        net.intercepts_[0][:] = 0
+
+    fits = [MLPRegressor(**SMALL).fit(X, T, callbacks=[Acting(act)]) for act in (halve, halve_in_place)]
+    assert weights_of(fits[0]) == weights_of(fits[1]) != weights_of(MLPRegressor(**SMALL).fit(X, T))
+
+    def reshape(net):
+        net.coefs_ = [W[:, :1] for W in net.coefs_]
+
+    one = MLPRegressor(**SMALL)
+    refused("of other shapes", lambda: one.fit(X, T, callbacks=[Acting(reshape)]))
+    assert one.coefs_[0].shape == (X.shape[1], 6) and one.predict(X).shape == T.shape
+
+
+@pytest.mark.parametrize("verb", ["fit", "partial_fit"])
+def test_a_callback_may_not_fit_what_is_being_fitted(verb):
+    one = MLPRegressor(**SMALL)
+    act = Acting(lambda net: getattr(net, verb)(X, T[:, 0]))
+    refused("is being fitted", lambda: one.fit(X, T, callbacks=[act]), kind=RuntimeError)
+    assert one.n_outputs_ == T.shape[1] and one.predict(X).shape == T.shape
+    assert weights_of(one.fit(X, T)) == weights_of(MLPRegressor(**SMALL).fit(X, T))
+
+
+# ------------------------------------------------------------------ what is refused before anything is trained
+
+
+@pytest.mark.parametrize("metrics", [["nonsense"], [3], ["accuracy"], ["r2", "r2"], [lambda a: 1.0]],
+                         ids=lambda x: str(x)[:5])  # fmt: skip
+def test_metrics_are_refused_before_a_step_is_made(metrics):
+    one = MLPRegressor(**SMALL).fit(X, T[:, 0])
+    before, epochs = weights_of(one), len(one.loss_curve_)
+    one.set_params(metrics=metrics)
+    refused("metrics", lambda: one.partial_fit(X, T[:, 0], validation_data=(X, T[:, 0])), kind=(ValueError, TypeError))
+    assert weights_of(one) == before and len(one.loss_curve_) == epochs
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("zeros, batch_size", [(40, 4), (100, 3), (177, 50)])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_weights_of_a_batch_that_sum_to_zero_end_a_run_where_scikit_learn_s_does(shuffle, zeros, batch_size, solver):
+    a, b = pair(neural_network.MLPRegressor, solver=solver, shuffle=shuffle, batch_size=batch_size, random_state=0,
+                hidden_layer_sizes=(4,), max_iter=30)  # fmt: skip
+    weight = np.ones(len(X))
+    weight[len(X) - zeros :] = 0
+    wanted, got = (told(one.fit, X, T, weight)[1].error for one in (a, b))
+    assert got == wanted and wanted[0] is ZeroDivisionError
+    np.testing.assert_allclose(b.coefs_[0], a.coefs_[0], **EQUAL)
+    np.testing.assert_allclose(b.loss_curve_, a.loss_curve_, rtol=1e-9)
+    assert_same_draws(b.random_state, a.random_state)
+
+
+def test_negative_counts_make_the_loss_nan_as_scikit_learn_s():
+    a, b = pair(neural_network.MLPRegressor, loss="poisson", random_state=0, hidden_layer_sizes=(4,), max_iter=30)
+    for one in (a, b):
+        told(one.fit, X, T[:, 0])
+    assert np.isnan(a.loss_) and np.isnan(b.loss_) and b.n_iter_ == a.n_iter_
+    np.testing.assert_allclose(b.coefs_[0], a.coefs_[0], **EQUAL)
+
+
+# ------------------------------------------------------------------ classes of users
+
+
+@pytest.mark.parametrize("estimator, y", [(MLPClassifier, Y), (MLPRegressor, T)])
+@pytest.mark.parametrize("name", ["_forward_pass_fast", "_predict"])
+def test_a_class_with_its_own_predictions_is_asked_for_them(name, estimator, y):
+    """By `predict` of plain arrays too."""
+    calls = []
+
+    def noted(self, X, check_input=True):
+        calls.append(len(X))
+        return getattr(estimator, name)(self, X, check_input)
+
+    one = type("Own", (estimator,), {name: noted, "__init__": estimator.__init__})(**SMALL).fit(X, y)
+    for rows in (X[:3], X[:4], X[:1]):
+        one.predict(rows)
+    assert calls == [3, 4, 1]
+
+
+def test_a_class_with_its_own_checks_is_asked_for_them_by_later_calls():
+    class Scaled(MLPRegressor):
+        __init__ = MLPRegressor.__init__
+
+        def _validate_input(self, X, y, incremental, reset):
+            X, y = super()._validate_input(X, y, incremental, reset)
+            return X, 2 * y
+
+    one, other = Scaled(**SMALL), MLPRegressor(**SMALL)
+    for _ in range(3):
+        one.partial_fit(X, T), other.partial_fit(X, 2 * T)
+    assert weights_of(one) == weights_of(other)
+
+
+@pytest.mark.parametrize("name", ["_backprop", "_forward_pass", "_compute_loss_grad", "_update_no_improvement_count"])
+def test_a_class_with_its_own_steps_gets_scikit_learn_s_code_and_is_told(name):
+    """The kernels call none of these, and what they do is not to be left out in silence."""
+    calls, fits = [], []
+    for estimator in (neural_network.MLPRegressor, MLPRegressor):
+
+        def noted(self, *arguments, estimator=estimator):
+            calls.append(type(self))
+            return getattr(estimator, name)(self, *arguments)
+
+        fits.append(type("Own", (estimator,), {name: noted, "__init__": estimator.__init__})(**SMALL))
+    theirs, mine = fits
+    told(theirs.fit, X, T)
+    _, heard = told(mine.fit, X, T)
+    assert calls.count(type(mine)) == calls.count(type(theirs)) > 0 and weights_of(mine) == weights_of(theirs)
+    assert mine.fastbp_["ran"] == "scikit-learn" and name in mine.fastbp_["why"]
+    assert sum(name in text for _, text in heard.warnings) == 1
+    refused(f"{name}.*dropout", mine.set_params(dropout=0.5).fit, X, T)
+
+
+@pytest.mark.parametrize("loss", ["focal", "binary_cross_entropy"])
+def test_probabilities_of_classes_sum_to_one_whatever_the_loss(loss):
+    """What scikit-learn's metrics ask for; also where all of them are 0."""
+    one = MLPClassifier(**SMALL, loss=loss).fit(X, Y)
+    found = one.predict_proba(X)
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-12)
+    assert np.array_equal(found.argmax(axis=1), one.predict(X)) and roc_auc_score(Y, found, multi_class="ovr") > 0
+    np.testing.assert_allclose(one.predict_log_proba(X), np.log(found), **EQUAL)
+    one.intercepts_[-1][:] = -1e4
+    np.testing.assert_allclose(one.predict_proba(X), 1 / 3)
+
+
+@pytest.mark.parametrize("first, later", [
+    (dict(dtype="float32"), {}), (dict(optimizer="rmsprop"), dict(optimizer=None)),
+    (dict(keep_optimizer_state=True, warm_start=True), {})], ids=str)  # fmt: skip
+def test_without_the_compiled_module_parameters_hold_too(first, later, monkeypatch):
+    """Those that scikit-learn's code would pass over."""
+    monkeypatch.setattr("fastbp.backends.engine", lambda: None)
+    params = PLAIN | dict(hidden_layer_sizes=(6,), max_iter=2)
+    one = MLPRegressor(**params, **first).fit(X, T).set_params(**later)
+    if "dtype" in first:
+        assert one.predict(X).dtype == np.float32
+    elif "optimizer" in first:
+        before = weights_of(one)
+        assert weights_of(one.partial_fit(X, T)) != before
+    else:
+        wanted = MLPRegressor(**params | {"max_iter": 4}).fit(X, T)
+        np.testing.assert_allclose(one.fit(X, T).coefs_[0], wanted.coefs_[0], **EQUAL)
+
+
+@pytest.mark.parametrize("estimator, loss, y", [
+    (MLPClassifier, "focal", Y), (MLPClassifier, "binary_cross_entropy", Y == 1), (MLPRegressor, "gamma", np.exp(T)),
+    (MLPClassifier, "log_loss", Y), (MLPRegressor, "poisson", np.exp(T))])  # fmt: skip
+def test_a_loss_with_outputs_of_its_own_takes_no_activation_of_them(estimator, loss, y):
+    """Not "identity" either, after which logits would be called probabilities."""
+    refused("output_activation", estimator(**SMALL, loss=loss, output_activation="identity").fit, X, y)
+
+
+@pytest.mark.parametrize("data, match", [
+    ((X[:1], T[:1]), "two rows"), ((X, T, -np.ones(len(X))), "weights must be at least 0")])  # fmt: skip
+def test_rows_that_nothing_can_be_measured_on_are_refused_before_a_step_is_made(data, match):
+    one = MLPRegressor(**SMALL).fit(X, T)
+    before = weights_of(one)
+    one.set_params(early_stopping=True)
+    refused(f"validation_data: .*{match}", lambda: one.partial_fit(X, T, validation_data=data))
+    assert weights_of(one) == before
+
+
+def test_losses_are_in_the_dtype_that_scikit_learn_has_them_in():
+    a, b = pair(neural_network.MLPRegressor, random_state=0, hidden_layer_sizes=(4,), max_iter=2)
+    for dtypes in itertools.product((np.float64, np.float32), repeat=2):
+        for one in (a, b):
+            told(one.fit, X.astype(np.float64), T.astype(np.float64))
+            one.partial_fit(X.astype(dtypes[0]), T.astype(dtypes[1]))
+        assert type(b.loss_) is type(a.loss_) is np.float64, dtypes
+        np.testing.assert_allclose(b.loss_, a.loss_, rtol=1e-9)
+
+
+def test_whole_numbers_as_weights_are_computed_with_as_such():
+    a, b = pair(neural_network.MLPRegressor, random_state=0, hidden_layer_sizes=(4,), max_iter=2)
+    whole = np.rint(X * 1e4).astype(np.int32)
+    for one in (a, b):
+        told(one.fit, X, T[:, 0])
+        one.coefs_ = [np.rint(W * 50).astype(np.int32) for W in one.coefs_]
+        one.intercepts_ = [np.rint(B * 50).astype(np.int32) for B in one.intercepts_]
+    for rows in (whole, whole, X):
+        np.testing.assert_allclose(b.predict(rows), a.predict(rows), rtol=1e-12)
+
+
+@pytest.mark.parametrize("given", [{"callbacks": [3]}, {"callbacks": 3}, {"progress": 1}], ids=str)
+def test_arguments_that_are_refused_leave_the_last_fit(given):
+    one = MLPRegressor(**SMALL).fit(X, T)
+    before = weights_of(one)
+    refused(next(iter(given)), lambda: one.fit(X[:50], T[:50], **given), kind=TypeError)
+    assert weights_of(one) == before and one.n_iter_ == 8
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_parameters_that_a_callback_sets_are_of_the_next_fit(early):
+    params = SMALL | {"early_stopping": early}
+    act = Acting(lambda net: net.set_params(early_stopping=not early, hidden_layer_sizes=(3,), optimizer="sgd"))
+    one = MLPRegressor(**params).fit(X, T, callbacks=[act])
+    assert weights_of(one) == weights_of(MLPRegressor(**params).fit(X, T))
+    assert one.fit(X, T).coefs_[0].shape == (X.shape[1], 3)
+
+
+def test_a_callback_may_take_copies_of_every_kind():
+    copies = []
+
+    def take(net):
+        copies.extend([copy.copy(net), copy.deepcopy(net), MLPRegressor.from_sklearn(net), net.to_sklearn()])
+        copies.extend([clone(net).fit(X, T), net.predict(X)])
+
+    params = PLAIN | dict(hidden_layer_sizes=(6,))
+    whole = MLPRegressor(**params, max_iter=4).fit(X, T, callbacks=[Acting(take)])
+    for one in copies[1:4]:
+        for _ in range(2):
+            one.partial_fit(X, T)
+        np.testing.assert_allclose(one.coefs_[0], whole.coefs_[0], **EQUAL)
+    assert weights_of(whole) == weights_of(MLPRegressor(**params, max_iter=4).fit(X, T))
+
+
+@pytest.mark.parametrize("verb", ["fit", "partial_fit"])
+def test_targets_that_are_texts_are_refused(verb):
+    for one in (neural_network.MLPRegressor(**SMALL), MLPRegressor(**SMALL)):
+        refused("subtract|y must hold numbers", getattr(one, verb), X, T[:, 0].astype(str), kind=TypeError)
+
+
+def test_sparse_labels_are_taken_as_rows_to_validate_on():
+    labels = (T > 0).astype(int)
+    params = SMALL | {"early_stopping": True}
+    one = MLPClassifier(**params).fit(X, sparse.csr_matrix(labels), validation_data=(X, sparse.csr_matrix(labels)))
+    wanted = MLPClassifier(**params).fit(X, labels, validation_data=(X, labels))
+    assert one.validation_scores_ == wanted.validation_scores_ and weights_of(one) == weights_of(wanted)

@@ -11,7 +11,17 @@ import warnings
 import numpy as np
 import pytest
 from conftest import frozen
-from pairs import OURS, assert_same_answers, assert_same_state, neural_network, several_targets, sklearn, table, task
+from pairs import (
+    OURS,
+    assert_same_answers,
+    assert_same_state,
+    both,
+    neural_network,
+    several_targets,
+    sklearn,
+    table,
+    task,
+)
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor, make_column_selector
@@ -229,18 +239,17 @@ def test_frames_of_polars_are_taken_as_scikit_learn_takes_them():
     frame, y = mixed(library("pandas"), "plain")
     frame = polars.DataFrame({name: frame[name].to_numpy() for name in ("width", "count", "old")})
     a, b = twice(lambda cls: cls(**QUICK).fit(frame, polars.Series(y.tolist())))
-    assert b.feature_names_in_.tolist() == ["width", "count", "old"]
-    assert_same_state(b, a)
+    assert_same_state(b, a)  # feature_names_in_ too, where this scikit-learn knows names of this polars
     assert_same_answers(b, a, frame)
-    with pytest.raises(ValueError, match="feature names"):
-        b.predict(frame.select("old", "width", "count"))
+    both(a, b, lambda one: one.predict(frame.select("old", "width", "count")) is None)
 
     def model(cls):
         columns = ColumnTransformer([("all", StandardScaler(), ["width", "count"])], remainder="passthrough")
         return make_pipeline(columns, cls(**QUICK)).fit(frame, y)
 
-    a, b = twice(model)
-    np.testing.assert_allclose(b.predict_proba(frame), a.predict_proba(frame), **CLOSE)
+    a, b = both(Classifier, OURS[Classifier], model)
+    if a is not None:  # scikit-learn 1.8 takes no columns of polars 2
+        np.testing.assert_allclose(b.predict_proba(frame), a.predict_proba(frame), **CLOSE)
 
 
 @pytest.mark.parametrize("output", ["pandas", "polars"])
@@ -253,7 +262,7 @@ def test_transformers_may_hand_it_frames(output):
         return pipe.fit(rows, Y)
 
     a, b = twice(model)
-    assert b[-1].feature_names_in_.tolist() == [f"c{k}" for k in range(X.shape[1])]
+    assert_same_state(b[-1], a[-1])
     np.testing.assert_allclose(b.predict_proba(rows), a.predict_proba(rows), **CLOSE)
     with sklearn.config_context(transform_output=output):
         assert np.array_equal(b.predict(rows), a.predict(rows))
@@ -274,13 +283,14 @@ def test_weights_are_routed():
     with sklearn.config_context(enable_metadata_routing=True):
         def model(cls):
             one = cls(**QUICK).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
-            pipe = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), one)
-            return GridSearchCV(pipe, {"mlpclassifier__alpha": [0.1, 1]}, cv=3).fit(X, Y, sample_weight=weight)
+            return GridSearchCV(one, {"alpha": [0.1, 1]}, cv=3).fit(X, Y, sample_weight=weight)
 
         a, b = twice(model)
         assert np.array_equal(b.cv_results_["mean_test_score"], a.cv_results_["mean_test_score"])
-        plain = make_pipeline(StandardScaler(), OURS[Classifier](**QUICK)).fit(X, Y)
-        assert not np.array_equal(plain[-1].coefs_[0], b.best_estimator_[-1].coefs_[0])
+        plain = clone(b.best_estimator_).fit(X, Y)
+        assert not np.array_equal(plain.coefs_[0], b.best_estimator_.coefs_[0])
+        pipe = make_pipeline(StandardScaler().set_fit_request(sample_weight=False), clone(b.best_estimator_))
+        assert not np.array_equal(pipe.fit(X, Y, sample_weight=weight)[-1].coefs_[0], pipe.fit(X, Y)[-1].coefs_[0])
         theirs, mine = (cls(**QUICK).get_metadata_routing() for cls in (Classifier, OURS[Classifier]))
         for method in ("fit", "partial_fit", "score"):
             wanted, found = getattr(theirs, method).requests, getattr(mine, method).requests

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from sklearn.base import _fit_context
+from scipy import sparse
 from sklearn.metrics import accuracy_score
 from sklearn.neural_network import MLPClassifier as _MLPClassifier
 from sklearn.utils import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import _check_sample_weight, _check_y
 
 from fastbp.sklearn import parameters
 from fastbp.sklearn.estimator import Compiled
@@ -30,7 +31,13 @@ def _accuracy(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     if type(y_true) is not np.ndarray or type(y_pred) is not np.ndarray:
         return accuracy_score(y_true, y_pred, sample_weight=sample_weight)
     right = y_true == y_pred
-    return float(np.average(right if right.ndim == 1 else right.all(axis=1), weights=sample_weight))
+    right = right if right.ndim == 1 else right.all(axis=1)
+    if sample_weight is None:
+        return float(np.count_nonzero(right) / len(right))
+    return float(np.average(right, weights=sample_weight))
+
+
+_ZERO = np.zeros(1)  # NumPy compares an array with another in a third of the time that it takes for a number
 
 
 class MLPClassifier(Compiled, _MLPClassifier):
@@ -166,7 +173,6 @@ class MLPClassifier(Compiled, _MLPClassifier):
             dropout, output_activation, optimizer, metrics, time_limit, dtype, n_threads, keep_optimizer_state
         )
 
-    @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None,
         callbacks: Sequence[Any] | None = None, progress: bool = False,
@@ -201,11 +207,10 @@ class MLPClassifier(Compiled, _MLPClassifier):
             What scikit-learn refuses; a parameter that does not suit the data; `validation_data` that do not suit X and
             y.
         """
-        self._ask(validation_data, callbacks, progress)
-        return self._fit(X, y, sample_weight=sample_weight, incremental=False)
+        with self._asked(validation_data, callbacks, progress):
+            return super().fit(X, y, sample_weight)
 
     @available_if(lambda est: est._check_solver())
-    @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None, *, validation_data: Any = None
     ) -> Self:
@@ -233,12 +238,12 @@ class MLPClassifier(Compiled, _MLPClassifier):
         AttributeError
             ``solver="lbfgs"`` without `optimizer`.
         """
-        self._ask(validation_data)
-        if sample_weight is None and classes is None and self._goes_on_with(X):
-            known = self._known(y, len(X))
-            if known is not None:
-                return self._go_on(X, known)
-        return super().partial_fit(X, y, sample_weight, classes)
+        with self._asked(validation_data):
+            if sample_weight is None and classes is None and self._goes_on_with(X):
+                known = self._known(y, len(X))
+                if known is not None:
+                    return self._go_on(X, known)
+            return super().partial_fit(X, y, sample_weight, classes)
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Labels of rows.
@@ -272,7 +277,12 @@ class MLPClassifier(Compiled, _MLPClassifier):
         AttributeError
             The loss is not one of probabilities.
         """
-        return super().predict_proba(X)
+        found = super().predict_proba(X)
+        if self.out_activation_ == "logistic" and self._kind_of_targets == "multiclass":
+            total = found.sum(axis=1, keepdims=True)  # of a loss that looks at each class by itself
+            np.divide(found, total, out=found, where=total > 0)
+            found[total[:, 0] == 0] = 1 / found.shape[1]
+        return found
 
     @available_if(parameters.gives_probabilities)
     def predict_log_proba(self, X: Any) -> NDArray[Any]:
@@ -297,19 +307,19 @@ class MLPClassifier(Compiled, _MLPClassifier):
     # -------------------------------------------------------------- what scikit-learn's code calls
 
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Self:
-        if self.class_weight is not None:
+        if self.class_weight is not None and y is not None:
             if incremental and isinstance(self.class_weight, str):
                 raise ValueError(
                     "class_weight='balanced' needs all labels at once; give partial_fit the weights as a dict, "
                     "or as sample_weight"
                 )
-            labels = np.asarray(y)
+            labels = _check_y(y, multi_output=True, estimator=self)
             weight = compute_sample_weight(self.class_weight, labels[:, 0] if labels.shape[1:] == (1,) else labels)
-            sample_weight = weight if sample_weight is None else np.asarray(sample_weight) * weight
+            sample_weight = weight if sample_weight is None else _check_sample_weight(sample_weight, labels) * weight
         return super()._fit(X, y, sample_weight=sample_weight, incremental=incremental)
 
     def _predict(self, X: Any, check_input: bool = True) -> Any:
-        if self._scikit_serves():
+        if self._scikit_serves() or "_forward_pass_fast" in self._passed_over:
             return super()._predict(X, check_input=check_input)
         return self._decided(self._outputs(self._checked(X) if check_input else X))
 
@@ -322,9 +332,9 @@ class MLPClassifier(Compiled, _MLPClassifier):
         """Labels, of what the network gives."""
         binarizer = self._label_binarizer
         if binarizer.y_type_ == "multiclass" and not binarizer.sparse_input_:
-            return binarizer.classes_.take(out.argmax(axis=1))
+            return binarizer.classes_[out.argmax(1)]
         if binarizer.y_type_ == "binary" and len(binarizer.classes_) == 2 and not binarizer.sparse_input_:
-            return binarizer.classes_.take(out[:, 0] > 0)  # where the probability is above one half
+            return binarizer.classes_.take(out[:, 0] > _ZERO)  # where the probability is above one half
         out = (out > 0).astype(out.dtype) if self._link == "identity" else self._linked(out)
         return binarizer.inverse_transform(out.ravel() if out.shape[1] == 1 else out)
 
@@ -336,7 +346,7 @@ class MLPClassifier(Compiled, _MLPClassifier):
             return None
         if binarizer.y_type_ not in ("binary", "multiclass") or binarizer.sparse_input_ or len(classes) < 2:
             return None
-        if self.warm_start:
+        if self.warm_start or self.class_weight is not None:
             return None
         at = np.searchsorted(classes, y)
         if (classes.take(at, mode="clip") != y).any():
@@ -345,7 +355,7 @@ class MLPClassifier(Compiled, _MLPClassifier):
 
     def _encoded(self, y: Any) -> NDArray[Any]:
         """Labels that somebody gave for validation, (n, outputs)."""
-        y = np.asarray(y)
+        y = y if sparse.issparse(y) else np.asarray(y)
         y = y[:, 0] if y.shape[1:] == (1,) else y
         if y.ndim == 1:
             unknown = np.setdiff1d(y, self.classes_)

@@ -173,6 +173,23 @@ class Epochs:
     def _train(self, epochs: int, first: int, steps: int) -> None:
         orders = self._orders.ahead(epochs)
         totals = self._totals(orders, epochs, first, steps)
+        empty = not np.all(totals)  # a batch of weights that sum to zero: what is before it is trained, as whole epochs
+        if empty:
+            steps = int(np.argmin(totals != 0))
+            epochs = max(1, steps // self.steps_per_epoch)
+            empty = steps < self.steps_per_epoch
+            steps = steps if empty else epochs * self.steps_per_epoch
+            totals, orders = totals[:steps], None if orders is None else orders[:epochs]
+        if steps:
+            self._train_steps(orders, epochs, first, steps, totals)
+        if empty:
+            if not steps:
+                self._orders.used(0, True)
+            raise ZeroDivisionError("Weights sum to zero, can't be normalized")  # as scikit-learn says it
+
+    def _train_steps(
+        self, orders: NDArray[np.int64] | None, epochs: int, first: int, steps: int, totals: Any
+    ) -> None:
         update = self._solver.update(epochs, steps, totals, self._params)
         l2 = np.full(steps, 0.5 * self._alpha / totals) if self._alpha else None
         place, made = self._place.copy(), int(self._solver.count[0])
@@ -205,8 +222,6 @@ class Epochs:
         starts = np.arange(self.steps_per_epoch) * self._batch
         every = weight[None] if orders is None else weight[orders]
         totals = np.add.reduceat(every, starts, axis=1).reshape(-1)
-        if not totals.all():
-            raise ZeroDivisionError("Weights sum to zero, can't be normalized")  # as scikit-learn says it
         return (np.tile(totals, epochs) if orders is None else totals)[first : first + steps]
 
     def _train_piece(

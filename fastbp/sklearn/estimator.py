@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from scipy import sparse
 from scipy.special import expit
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastbp import backends
 from fastbp.backends import absent, config
 from fastbp.sklearn import parameters
-from fastbp.sklearn.fit import Fit
+from fastbp.sklearn.fit import Fit, rows_of
 from fastbp.sklearn.kept import NOTHING, Asked, Kept
 from fastbp.sklearn.rules import RuleHolder
+from fastbp.sklearn.watch import Watch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +36,18 @@ _LOOKED_AT = 1 << 15  # numbers in an X whose checks are made here; of more scik
 def _names_of(kind: Any) -> tuple[str, ...]:
     """The names of a class's parameters, which scikit-learn looks for at each call."""
     return tuple(super(Compiled, kind)._get_param_names())
+
+
+_NOT_CALLED = ("_backprop", "_forward_pass", "_compute_loss_grad", "_update_no_improvement_count")  # by the kernels
+_PASSED_OVER = (  # by the short ways of plain arrays
+    "_predict", "_forward_pass_fast", "_outputs", "_fit", "_validate_input", "_initialize", "_fit_stochastic",
+)  # fmt: skip
+
+
+def _overridden(kind: Any, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of scikit-learn's methods or ours that a user's class, or what it inherits, has made its own."""
+    ours = ("sklearn", "fastbp")
+    return tuple(name for name in names if getattr(kind, name).__module__.partition(".")[0] not in ours)
 
 
 if TYPE_CHECKING:
@@ -57,6 +72,13 @@ class Compiled(_Scikits):
     class_weight = output_activation = optimizer = time_limit = dtype = n_threads = None
     dropout, metrics, keep_optimizer_state = 0, (), False
 
+    _uncalled: ClassVar[tuple[str, ...]] = ()  # methods of a user's class that the kernels do not call
+    _passed_over: ClassVar[tuple[str, ...]] = ()  # or that the short ways of plain arrays do not call
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        cls._uncalled, cls._passed_over = _overridden(cls, _NOT_CALLED), _overridden(cls, _PASSED_OVER)
+
     def _take_more(
         self, dropout: Any, output_activation: Any, optimizer: Any, metrics: Any, time_limit: Any, dtype: Any,
         n_threads: Any, keep_optimizer_state: Any,
@@ -79,28 +101,29 @@ class Compiled(_Scikits):
 
     def _memory(self) -> Kept:
         kept: Kept | None = self.__dict__.get("_fastbp")
-        if kept is None:
-            kept = self.__dict__["_fastbp"] = Kept()
-        return kept
+        return self.__dict__.setdefault("_fastbp", Kept()) if kept is None else kept
 
     def __getstate__(self) -> dict[str, Any]:
+        kept = self.__dict__.get("_fastbp")
+        if kept is not None and kept.live is not None:  # of a callback that writes a pickle
+            kept.live.solver.save()
         state = dict(super().__getstate__())
         state.pop("_fastbp", None)
         return state
 
     def _network(self, dtype: np.dtype[Any]) -> MLP:
         """The network, with `coefs_` and `intercepts_` as they are now."""
-        return self._memory().network(self, dtype)
+        return self._memory().layout(self, dtype).net
 
     def _outputs(self, X: Any) -> NDArray[Any]:
         """What the network gives for rows that were checked, (n, outputs): predictions but for the link."""
         if X.dtype.kind not in "biuf":  # which scikit-learn's checks let pass, and NumPy refuses
             return super()._forward_pass_fast(X, check_input=False)
-        return self._network(self._dtype_for(X)).predict(X.tocsr() if sparse.issparse(X) else X)
+        return self._network(self._dtype_for(X)).predict(rows_of(X))
 
     def _dtype_for(self, X: Any) -> np.dtype[Any]:
         """What scikit-learn computes in: with float32 parameters and a float64 X it is float64."""
-        dtype = self.coefs_[0].dtype
+        dtype = self.coefs_[0].dtype if self.coefs_[0].dtype.kind == "f" else np.dtype(np.float64)
         if self.dtype is not None or X.dtype == dtype:
             return dtype
         return np.result_type(dtype, X.dtype if X.dtype.kind == "f" else np.float64)
@@ -139,9 +162,9 @@ class Compiled(_Scikits):
     def _quick(self, X: Any) -> NDArray[Any] | None:
         """What the network gives for rows that need none of scikit-learn's checks; None where they may need some."""
         kept = self.__dict__.get("_fastbp")
-        if kept is None or not kept.made or not self._is_plain(X):
+        if kept is None or kept.last is None or not self._is_plain(X):
             return None
-        return kept.network(self, X.dtype).predict(X)
+        return kept.layout(self, X.dtype).net.predict(X)
 
     def _is_plain(self, X: Any) -> bool:
         """Whether scikit-learn would take X, for a fitted estimator, as it is."""
@@ -149,7 +172,9 @@ class Compiled(_Scikits):
         coefs = known.get("coefs_")
         if coefs is None or type(X) is not np.ndarray or X.ndim != 2 or "feature_names_in_" in known:
             return False
-        if X.dtype is not coefs[0].dtype or X.shape[1] != known["n_features_in_"] or not 0 < X.size <= _LOOKED_AT:
+        if self._passed_over or X.dtype is not coefs[0].dtype or X.dtype.kind != "f":
+            return False
+        if X.shape[1] != known.get("n_features_in_") or not 0 < X.size <= _LOOKED_AT:
             return False
         numbers = X.ravel()
         return math.isfinite(numbers.dot(numbers))  # finite numbers of which it is not are looked at in full
@@ -157,8 +182,16 @@ class Compiled(_Scikits):
     # -------------------------------------------------------------- what serves
 
     def _scikit_serves(self) -> bool:
-        """Whether scikit-learn's code does it all: there is no compiled module, and nothing was asked of fastbp."""
-        return backends.engine() is None and config.requested_backend("auto") == "auto" and not self._own_arguments()
+        """Whether scikit-learn's code does it all: there is no compiled module, and nothing was asked of fastbp.
+
+        Or a user's class has methods of its own that only that code calls.
+        """
+        if self._uncalled:
+            return True
+        if backends.engine() is not None or config.requested_backend("auto") != "auto":
+            return False
+        further = self._own_arguments() or self.keep_optimizer_state or self.dtype is not None
+        return not (further or isinstance(self.__dict__.get("_optimizer"), RuleHolder))
 
     def _own_arguments(self) -> list[str]:
         """The parameters that scikit-learn's code cannot serve."""
@@ -173,19 +206,21 @@ class Compiled(_Scikits):
 
     # -------------------------------------------------------------- training
 
-    def _ask(self, validation_data: Any = None, callbacks: Any = None, progress: Any = False) -> None:
-        """A call begins that was given these."""
+    @contextmanager
+    def _asked(self, validation_data: Any = None, callbacks: Any = None, progress: Any = False) -> Iterator[None]:
+        """While a call is on that was given these."""
+        kept = self._memory()
+        if kept.live is not None:
+            raise RuntimeError("this estimator is being fitted: neither a callback nor another thread may fit it")
         nothing = validation_data is None and callbacks is None and progress is False
-        self._memory().asked = NOTHING if nothing else Asked(validation_data, callbacks, progress)
+        kept.asked = NOTHING if nothing else Asked(validation_data, Watch(self, callbacks, progress))
+        try:
+            yield
+        finally:
+            kept.asked = NOTHING
 
     def _check_solver(self) -> bool:
         return self.optimizer is not None or super()._check_solver()
-
-    def _fit(self, *arguments: Any, **named: Any) -> Any:
-        try:
-            return super()._fit(*arguments, **named)
-        finally:
-            self._memory().asked = NOTHING
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
         X, y = super()._validate_input(X, y, incremental, reset)
@@ -213,14 +248,15 @@ class Compiled(_Scikits):
     def _head(self, network: Spec) -> parameters.Head:
         """How the network's output becomes predictions, and how far it is off."""
         if self.loss not in self._scikit_losses:
-            return parameters.own_head(self.loss, network, self._kind_of_targets)
-        link = self._scikit_link
-        if self.output_activation is not None and link != "identity":
+            head = parameters.own_head(self.loss, network, self._kind_of_targets)
+        else:
+            head = parameters.scikit_head(self._scikit_link, self.n_outputs_, float(np.finfo(network.dtype).eps))
+        if self.output_activation is not None and head.link != "identity":
             raise ValueError(
-                f"output_activation: the loss {self.loss!r} is of outputs that have their own, {link!r}; "
+                f"output_activation: the loss {self.loss!r} is of outputs that have their own, {head.link!r}; "
                 "leave it None, or take another loss"
             )
-        return parameters.scikit_head(link, self.n_outputs_, float(np.finfo(network.dtype).eps))
+        return head
 
     def _fit_lbfgs(self, X: Any, y: Any, sample_weight: Any, *arrays: Any) -> None:
         if self.optimizer is not None:
@@ -239,27 +275,39 @@ class Compiled(_Scikits):
         self, X: Any, y: Any, sample_weight: Any, activations: Any, deltas: Any, coef_grads: Any, intercept_grads: Any,
         layer_units: Any, incremental: bool,
     ) -> None:  # fmt: skip
-        if not self._scikit_serves() or self._memory().asked is not NOTHING:
+        own = self._uncalled
+        asked = self._memory().asked is not NOTHING
+        if not self._scikit_serves() or (asked and not own):
             Fit(self, X, y, sample_weight, incremental).go()
             return
-        absent.warn_once()
-        self.fastbp_ = {"ran": "scikit-learn", "why": str(backends.missing("cython"))}
+        if own:
+            why = f"{type(self).__name__} has its own {', '.join(own)}, which only scikit-learn's code calls"
+            further = self._own_arguments() + (["validation_data, callbacks or progress"] if asked else [])
+            if further:
+                raise ValueError(f"{why}, and that does not take {', '.join(further)}")
+            warnings.warn(f"{why}: it trains this estimator, without fastbp's kernels", stacklevel=2)
+        else:
+            why = str(backends.missing("cython"))
+            absent.warn_once()
+        self.fastbp_ = {"ran": "scikit-learn", "why": why}
         super()._fit_stochastic(
             X, y, sample_weight, activations, deltas, coef_grads, intercept_grads, layer_units, incremental
         )
 
     def _goes_on_with(self, X: Any) -> bool:
         """Whether `partial_fit` may go on with X without scikit-learn's checks."""
-        return hasattr(self, "_optimizer") and self._is_plain(X) and self.dtype is None and not self._scikit_serves()
+        if not hasattr(self, "_optimizer") or self.dtype is not None or self._scikit_serves():
+            return False
+        sizes = self.hidden_layer_sizes
+        if type(sizes) is not tuple or min(sizes, default=1) < 1 or self.solver not in ("adam", "sgd"):
+            return False  # what `fit` says of these
+        return self._is_plain(X)
 
     def _go_on(self, X: NDArray[Any], y: NDArray[Any]) -> Any:
         """`partial_fit` on what needs no check; what comes after those in scikit-learn's `_fit`."""
-        self._random_state = check_random_state(self.random_state)
-        try:
-            fit = Fit(self, X, y, None, True)
-            fit.go()
-        finally:
-            self._memory().asked = NOTHING
+        self._random_state = self._memory().seeded(self.random_state)
+        fit = Fit(self, X, y, None, True)
+        fit.go()
         if not fit.is_finite:
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need to be "
@@ -304,7 +352,7 @@ class Compiled(_Scikits):
         """
         check_is_fitted(self)
         X = self._checked(X)
-        return self._network(self._dtype_for(X)).input_gradient(X.tocsr() if sparse.issparse(X) else X, output)
+        return self._network(self._dtype_for(X)).input_gradient(rows_of(X), output)
 
     def transform_hidden(self, X: Any, layer: int = -1) -> NDArray[Any]:
         """What a hidden layer gives, after its activation: the features that the network has made of X.
@@ -337,7 +385,7 @@ class Compiled(_Scikits):
         """
         check_is_fitted(self)
         X = self._checked(X)
-        return self._network(self._dtype_for(X)).hidden(X.tocsr() if sparse.issparse(X) else X, layer)
+        return self._network(self._dtype_for(X)).hidden(rows_of(X), layer)
 
     # -------------------------------------------------------------- to scikit-learn and back
 
@@ -405,5 +453,7 @@ class Compiled(_Scikits):
         if not isinstance(estimator, cls._scikit):
             raise TypeError(f"estimator must be one of scikit-learn's {cls._scikit.__name__}, got {estimator!r}")
         made = cls(**estimator.get_params(deep=False))
-        made.__dict__.update(copy.deepcopy(estimator.__dict__))
+        state = copy.deepcopy(estimator.__getstate__())
+        state.pop("_sklearn_version", None)
+        made.__dict__.update(state)
         return made

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from sklearn.base import _fit_context
 from sklearn.metrics import r2_score
 from sklearn.neural_network import MLPRegressor as _MLPRegressor
 from sklearn.utils import check_array
@@ -166,7 +165,6 @@ class MLPRegressor(Compiled, _MLPRegressor):
             dropout, output_activation, optimizer, metrics, time_limit, dtype, n_threads, keep_optimizer_state
         )
 
-    @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None,
         callbacks: Sequence[Any] | None = None, progress: bool = False,
@@ -200,11 +198,10 @@ class MLPRegressor(Compiled, _MLPRegressor):
             What scikit-learn refuses; a parameter that does not suit the data; `validation_data` that do not suit X and
             y.
         """
-        self._ask(validation_data, callbacks, progress)
-        return self._fit(X, y, sample_weight=sample_weight, incremental=False)
+        with self._asked(validation_data, callbacks, progress):
+            return super().fit(X, y, sample_weight)
 
     @available_if(lambda est: est._check_solver)  # as scikit-learn has it: lbfgs is found out when it is called
-    @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None) -> Self:
         """Train for one epoch over these rows, and go on where the last call ended.
 
@@ -228,10 +225,10 @@ class MLPRegressor(Compiled, _MLPRegressor):
         AttributeError
             ``solver="lbfgs"`` without `optimizer`.
         """
-        self._ask(validation_data)
-        if sample_weight is None and self._goes_on_with(X) and self._is_plain_target(y, len(X)):
-            return self._go_on(X, y.reshape(len(X), -1))
-        return super().partial_fit(X, y, sample_weight)
+        with self._asked(validation_data):
+            if sample_weight is None and self._goes_on_with(X) and self._is_plain_target(y, len(X)):
+                return self._go_on(X, y.reshape(len(X), -1))
+            return super().partial_fit(X, y, sample_weight)
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Targets of rows.

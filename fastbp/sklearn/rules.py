@@ -222,6 +222,18 @@ class Own(Solver):
         pass
 
 
+def check_state(holder: Any, arrays: list[NDArray[Any]], network: Spec) -> None:
+    """Refuse an optimizer's state that is of other weights than these: somebody has replaced them."""
+    if isinstance(holder, RuleHolder):
+        known = holder.state.spec
+        suits = (known.sizes, known.dtype) == (network.sizes, network.dtype)
+    else:
+        slots = holder.ms if isinstance(holder, AdamOptimizer) else holder.velocities
+        suits = [slot.shape for slot in slots] == [array.shape for array in arrays]
+    if not suits:
+        raise ValueError("coefs_ were replaced by others than those that the optimizer's state is of: call fit first")
+
+
 def solver_of(holder: Any, network: Spec, *, alpha: float, samples: int, rows: int, batch_size: int) -> Solver:
     """How an optimizer object trains a network on so many rows an epoch, after so many `samples`."""
     if isinstance(holder, RuleHolder):
@@ -231,4 +243,4 @@ def solver_of(holder: Any, network: Spec, *, alpha: float, samples: int, rows: i
     return Momentum(holder, network, alpha, samples, rows)
 
 
-__all__ = ["AdamOptimizer", "RuleHolder", "SGDOptimizer", "Solver", "solver_of"]
+__all__ = ["AdamOptimizer", "RuleHolder", "SGDOptimizer", "Solver", "check_state", "solver_of"]
