@@ -104,6 +104,8 @@ figures: $(VENV)/installed $(VENV)/bench-tools
 	@mkdir -p benchmarks/records
 	@$(PY) -m fastbp bench --from $(wildcard $(RECORD) build/bench.json build/threads.json) --json $(RECORD) \
 		--markdown README.md docs/benchmark.md docs/numba.md docs/threads.md --picture docs/benchmark.svg --scaling docs/threads.svg
+	@$(PY) benchmarks/bench_sklearn.py --from benchmarks/records/sklearn.json --markdown README.md docs/sklearn.md \
+		--picture docs/sklearn.svg
 
 pictures: $(VENV)/installed $(VENV)/plot-tools
 	@$(PY) tools/pictures.py

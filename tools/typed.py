@@ -24,7 +24,8 @@ OFF = (
     "reportMissingTypeStubs", "reportMissingImports", "reportMissingModuleSource", "reportUnknownMemberType",
     "reportUnusedExpression",
 )  # fmt: skip
-# On the pages of docs/ functions of the reader's own may go without annotations. These take the place of a heading.
+# On a page functions of the reader's own may go without annotations, and scikit-learn has no types. These take the
+# place of a heading.
 LENIENT = (
     "# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, check-untyped-defs",
     "# pyright: reportMissingParameterType=false, reportUnknownParameterType=false, reportUnknownArgumentType=false, "
@@ -50,7 +51,7 @@ def written() -> Iterator[Path]:
     for path in (*sorted(ROOT.glob("tests/typing/*.py")), ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))):
         code = path.read_text() if path.suffix == ".py" else code_of(path.read_text())
         if code.strip():
-            if path.parent.name == "docs":
+            if path.suffix == ".md":
                 code = "\n".join((*LENIENT, *code.splitlines()[2:])) + "\n"
             program = PROGRAMS / f"{path.name.replace('.', '_')}.py"
             program.write_text(code)
