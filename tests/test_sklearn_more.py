@@ -1252,3 +1252,22 @@ def test_sparse_labels_are_taken_as_rows_to_validate_on():
     one = MLPClassifier(**params).fit(X, sparse.csr_matrix(labels), validation_data=(X, sparse.csr_matrix(labels)))
     wanted = MLPClassifier(**params).fit(X, labels, validation_data=(X, labels))
     assert one.validation_scores_ == wanted.validation_scores_ and weights_of(one) == weights_of(wanted)
+
+
+@pytest.mark.parametrize(
+    "params", [dict(solver="sgd"), dict(solver="adam"), dict(optimizer=fastbp.Adam(lr=1e-3))], ids=str
+)
+def test_a_kept_state_goes_on_with_the_settings_of_the_new_fit(params):
+    base = PLAIN | dict(hidden_layer_sizes=(6,), max_iter=3, warm_start=True, keep_optimizer_state=True)
+    slower = dict(optimizer=fastbp.Adam(lr=1e-9)) if "optimizer" in params else dict(learning_rate_init=1e-9)
+    one = MLPRegressor(**base, **params).fit(X, T)
+    before = one.coefs_[0].copy()
+    one.set_params(**slower).fit(X, T)
+    if params.get("solver") != "sgd":  # whose velocity has the rate in it
+        np.testing.assert_allclose(one.coefs_[0], before, rtol=0, atol=1e-7)
+    other = {"sgd": "adam", "adam": "sgd"}.get(params.get("solver"))
+    if other:
+        assert type(one.set_params(solver=other).fit(X, T)._optimizer) is type(
+            MLPRegressor(solver=other, max_iter=1).fit(X, T)._optimizer)  # fmt: skip
+    else:
+        assert one.set_params(optimizer="rmsprop").fit(X, T)._optimizer.rule.row.name == "rmsprop"

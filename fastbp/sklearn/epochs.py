@@ -187,9 +187,7 @@ class Epochs:
                 self._orders.used(0, True)
             raise ZeroDivisionError("Weights sum to zero, can't be normalized")  # as scikit-learn says it
 
-    def _train_steps(
-        self, orders: NDArray[np.int64] | None, epochs: int, first: int, steps: int, totals: Any
-    ) -> None:
+    def _train_steps(self, orders: NDArray[np.int64] | None, epochs: int, first: int, steps: int, totals: Any) -> None:
         update = self._solver.update(epochs, steps, totals, self._params)
         l2 = np.full(steps, 0.5 * self._alpha / totals) if self._alpha else None
         place, made = self._place.copy(), int(self._solver.count[0])

@@ -100,20 +100,23 @@ class Fit:
     def _make_optimizer(self) -> None:
         """As scikit-learn does: a new one for each `fit`, the one that is there for `partial_fit`."""
         it = self.of
-        keeps = self.incremental or (it.warm_start and it.keep_optimizer_state)
         arrays = it.coefs_ + it.intercepts_
-        if keeps and hasattr(it, "_optimizer"):
-            rules.check_state(it._optimizer, arrays, it._network(it.coefs_[0].dtype)._spec)
-            return
+        before = getattr(it, "_optimizer", None)
+        if not (self.incremental or (it.warm_start and it.keep_optimizer_state)):
+            before = None
+        if before is not None:
+            rules.check_state(before, arrays)
+            if self.incremental:
+                return
         if it.optimizer is not None:
-            spec = it._network(it.coefs_[0].dtype)._spec
-            it._optimizer = rules.RuleHolder(it.optimizer, spec)
+            it._optimizer = rules.RuleHolder(it.optimizer, it._network(it.coefs_[0].dtype)._spec)
         elif it.solver == "sgd":
             it._optimizer = rules.SGDOptimizer(
                 arrays, it.learning_rate_init, it.learning_rate, it.momentum, it.nesterovs_momentum, it.power_t
             )
         else:
             it._optimizer = rules.AdamOptimizer(arrays, it.learning_rate_init, it.beta_1, it.beta_2, it.epsilon)
+        rules.keep_state(before, it._optimizer)
 
     # -------------------------------------------------------------- rows to measure on
 
@@ -188,9 +191,7 @@ class Fit:
         self.solver = rules.solver_of(
             it._optimizer, spec, alpha=float(it.alpha), samples=it.t_, rows=n, batch_size=self.batch_size
         )
-        self.plan = make_plan(
-            spec, self.batch_size, loss=self.head.loss, rule=self.solver, n_threads=it.n_threads
-        )
+        self.plan = make_plan(spec, self.batch_size, loss=self.head.loss, rule=self.solver, n_threads=it.n_threads)
         self.program = self.layout.programs.take(self.plan)
         # scikit-learn has float32 in its curve where all it adds up is: a regressor's targets and the weights too
         single = not it._classifies and X.dtype == kind == self.dtype == np.float32

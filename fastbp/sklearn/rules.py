@@ -222,16 +222,31 @@ class Own(Solver):
         pass
 
 
-def check_state(holder: Any, arrays: list[NDArray[Any]], network: Spec) -> None:
+def check_state(holder: Any, arrays: list[NDArray[Any]]) -> None:
     """Refuse an optimizer's state that is of other weights than these: somebody has replaced them."""
     if isinstance(holder, RuleHolder):
-        known = holder.state.spec
-        suits = (known.sizes, known.dtype) == (network.sizes, network.dtype)
+        known, biases = holder.state.spec, arrays[len(arrays) // 2 :]
+        suits = (known.sizes, known.dtype) == ((len(arrays[0]), *map(len, biases)), arrays[0].dtype)
     else:
         slots = holder.ms if isinstance(holder, AdamOptimizer) else holder.velocities
         suits = [slot.shape for slot in slots] == [array.shape for array in arrays]
     if not suits:
         raise ValueError("coefs_ were replaced by others than those that the optimizer's state is of: call fit first")
+
+
+def keep_state(before: Any, made: Any) -> None:
+    """Go on with the state of the last optimizer where the new one, whose settings hold, is of its kind."""
+    if type(before) is not type(made):
+        return
+    if isinstance(made, RuleHolder):
+        made.state = before.state
+        return
+    names = ("t", "ms", "vs") if isinstance(made, AdamOptimizer) else ("velocities",)
+    if isinstance(made, SGDOptimizer):
+        rate = (before.learning_rate_init, before.lr_schedule) == (made.learning_rate_init, made.lr_schedule)
+        names += ("learning_rate",) if rate else ()
+    for name in names:
+        setattr(made, name, getattr(before, name))
 
 
 def solver_of(holder: Any, network: Spec, *, alpha: float, samples: int, rows: int, batch_size: int) -> Solver:
@@ -243,4 +258,4 @@ def solver_of(holder: Any, network: Spec, *, alpha: float, samples: int, rows: i
     return Momentum(holder, network, alpha, samples, rows)
 
 
-__all__ = ["AdamOptimizer", "RuleHolder", "SGDOptimizer", "Solver", "check_state", "solver_of"]
+__all__ = ["AdamOptimizer", "RuleHolder", "SGDOptimizer", "Solver", "check_state", "keep_state", "solver_of"]
