@@ -212,7 +212,8 @@ def test_the_texts_of_readme(record):
 
 
 PAGES = ("README.md", "docs/benchmark.md", "docs/numba.md", "docs/threads.md")
-RECORDS = sorted((ROOT / "benchmarks" / "records").glob("*.json"))
+OF_ESTIMATORS = ROOT / "benchmarks" / "records" / "sklearn.json"  # of bench_sklearn.py
+RECORDS = sorted({*(ROOT / "benchmarks" / "records").glob("*.json")} - {OF_ESTIMATORS})
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -392,3 +393,88 @@ def test_bars_of_single_calls(calls):
     assert found.within("fit of a list of 1,000 batches of 8 rows") == pytest.approx(0.8)
     assert found.within("MLP(...)") == pytest.approx(1.5)
     assert found.over_torch() == pytest.approx(2) and "MISSED  1.50 of 60 us" in found.bars()
+
+
+# ------------------------------------------------------------------ benchmarks/: the estimators
+
+
+@pytest.fixture
+def estimators(monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("bench_sklearn")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/sklearn.md"])
+def test_published_figures_of_the_estimators_are_those_of_their_record(estimators, page, tmp_path):
+    """`make figures` puts them there; nobody writes one by hand."""
+    text, copy = (ROOT / page).read_text(), tmp_path / "page.md"
+    assert text.count("<!-- sklearn: ") == text.count("<!-- end of sklearn -->") >= 1
+    copy.write_text(re.sub("(<!-- sklearn: .*? -->).*?(<!-- end of sklearn -->)", r"\1\n\2", text, flags=re.S))
+    estimators.Measured(**json.loads(OF_ESTIMATORS.read_text())).write_into(copy)
+    assert copy.read_text() == text, "run `make figures`"
+    copy.write_text("<!-- sklearn: nonsense -->\n<!-- end of sklearn -->")
+    with pytest.raises(ValueError, match="NAME of example, fits, others, scores; it has nonsense"):
+        estimators.Measured({}, {}, {}, {}).write_into(copy)
+
+
+def test_the_picture_of_the_estimators_has_every_fit_of_the_table(estimators, tmp_path):
+    pytest.importorskip("matplotlib")
+    found, path = estimators.Measured(**json.loads(OF_ESTIMATORS.read_text())), tmp_path / "picture.svg"
+    found.picture(str(path))
+    for text in (path.read_text(), (ROOT / "docs" / "sklearn.svg").read_text()):
+        words = [f"{data}  (batch {batch})" for data in estimators.ADAM for batch in estimators.BATCHES]
+        words += [f"{found.over(f'adam, {data}, batch 32'):.1f}x" for data in estimators.ADAM]
+        assert [word for word in words if f">{word}</text>" not in text] == []
+
+
+def test_estimators_are_measured_and_a_record_is_gone_on_with(tmp_path):
+    need_extension()
+    pytest.importorskip("sklearn")
+    saved = tmp_path / "saved.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "bench_sklearn.py"), "--json", str(saved), "--rounds", "1"]
+    environment = os.environ | {"PYTHONPATH": str(Path(fastbp.__file__).parents[1])}
+    for more in (["--only", "^a fit of one epoch|^predict of one row, iris"],
+                 ["--only", "^partial_fit of 32 rows, iris", "--from", str(saved)]):  # fmt: skip
+        done = subprocess.run([*command, *more], env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-4000:]
+    times = json.loads(saved.read_text())["times"]
+    assert list(times) == ["a fit of one epoch, iris", "predict of one row, iris", "partial_fit of 32 rows, iris"]
+    assert all({"scikit-learn", "float64", "float32"} <= {*line} and line["float64"][0] > 0 for line in times.values())
+    assert "a copy of the coefficients + 4 us" in done.stdout and "of the bar 3x" in done.stdout
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer:sklearn.exceptions.ConvergenceWarning")
+def test_an_estimator_that_computes_something_else_is_not_timed(estimators, monkeypatch):
+    need_extension()
+    lines = [estimators.BY_NAME[name] for name in (
+        "adam, iris, batch 32", "partial_fit of 32 rows, iris", "predict of one row, diabetes")]  # fmt: skip
+    cells = [line.make()[0] for line in lines]
+    assert [{*cell} >= {"scikit-learn", "float64"} for cell in cells] == [True] * 3
+    make = estimators.Task.make
+    monkeypatch.setattr(estimators.Task, "make", lambda it, who, **params: make(
+        it, who, **{**params, "alpha": 1.0 if who == "float64" else 1e-4}))  # fmt: skip
+    for line in lines:
+        with pytest.raises(ArithmeticError, match="not the same|other predictions"):
+            line.make()
+
+
+def test_bars_of_the_estimators(estimators):
+    us = 1e-6
+    times = {"adam, iris, batch 32": {"scikit-learn": [190 * us, 200 * us], "float64": [20 * us, 10 * us],
+                                      "float32": [10 * us, 10 * us]}}  # fmt: skip
+    times["predict of one row, iris"] = {
+        "scikit-learn": [100 * us], "float64": [8 * us], "a copy of the coefficients": [1 * us]
+    }  # fmt: skip
+    seen = {"adam, iris, batch 32": {"epochs": {"scikit-learn": 100, "float64": 100, "float32": 103}}}
+    scores = {"iris": {"score": {"scikit-learn": [0.8, 1.0], "float64": [0.8, 1.0], "float32": [0.7, 0.8]},
+                       "epochs": {"scikit-learn": [200, 10], "float64": [200, 10], "float32": [203, 12]}}}  # fmt: skip
+    found = estimators.Measured({}, times, seen, scores)
+    assert found.over("adam, iris, batch 32") == pytest.approx(19)
+    assert found.share("adam, iris, batch 32", "float64") == pytest.approx(1)
+    assert found.share("adam, iris, batch 32", "float32") == pytest.approx(27 / 19)
+    assert found.share("predict of one row, iris", "float64") == pytest.approx(8 / 5)
+    assert found.epochs_off() == {"adam, iris, batch 32": (100, 103), "2 seeds, iris": (10, 12)}
+    assert found.worse("iris", "float32") == pytest.approx(1.5) and found.worse("iris", "float64") == 0
+    told = found.bars().splitlines()
+    assert [line[:6] for line in told] == ["ok    ", "MISSED", "MISSED", "MISSED", "ok    ", "ok    ", "MISSED"]
