@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from scipy import sparse
 from sklearn.metrics import accuracy_score
-from sklearn.neural_network import MLPClassifier as _MLPClassifier
 from sklearn.utils import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _check_sample_weight, _check_y
@@ -24,6 +23,10 @@ if TYPE_CHECKING:
     from fastbp.optimizers import Rule
     from fastbp.rows import Loss
     from fastbp.typing import ActivationLike
+
+    _MLPClassifier: TypeAlias = Any  # which has no types
+else:
+    from sklearn.neural_network import MLPClassifier as _MLPClassifier
 
 
 def _accuracy(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:

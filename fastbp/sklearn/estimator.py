@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -51,7 +51,7 @@ def _overridden(kind: Any, names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 if TYPE_CHECKING:
-    _Scikits: Any  # one of the two classes; it has no types
+    _Scikits: TypeAlias = Any  # one of the two classes; it has no types
 else:
     _Scikits = object
 
@@ -69,8 +69,18 @@ class Compiled(_Scikits):
     _scikit_losses: ClassVar[tuple[str, ...]]  # that one's
 
     # What an object has that was one of scikit-learn's, and was given this class or was unpickled as it.
-    class_weight = output_activation = optimizer = time_limit = dtype = n_threads = None
-    dropout, metrics, keep_optimizer_state = 0, (), False
+    class_weight: Any = None
+    dropout: Any = 0
+    output_activation: Any = None
+    optimizer: Any = None
+    metrics: Any = ()
+    time_limit: float | None = None
+    dtype: Any = None
+    n_threads: int | None = None
+    keep_optimizer_state: bool = False
+
+    fastbp_: dict[str, Any]
+    out_activation_: Any
 
     _uncalled: ClassVar[tuple[str, ...]] = ()  # methods of a user's class that the kernels do not call
     _passed_over: ClassVar[tuple[str, ...]] = ()  # or that the short ways of plain arrays do not call

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 from sklearn.metrics import r2_score
-from sklearn.neural_network import MLPRegressor as _MLPRegressor
 from sklearn.utils import check_array
 from sklearn.utils.metaestimators import available_if
 
@@ -22,6 +21,10 @@ if TYPE_CHECKING:
     from fastbp.optimizers import Rule
     from fastbp.rows import Loss
     from fastbp.typing import ActivationLike
+
+    _MLPRegressor: TypeAlias = Any  # which has no types
+else:
+    from sklearn.neural_network import MLPRegressor as _MLPRegressor
 
 
 def _r2(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
