@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -24,6 +24,8 @@ from fastbp.sklearn.rules import RuleHolder
 from fastbp.sklearn.watch import Watch
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from numpy.typing import NDArray
 
     from fastbp.mlp import MLP
@@ -215,6 +217,43 @@ class Compiled(_Scikits):
         return own
 
     # -------------------------------------------------------------- training
+
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, validation_data: Any = None,
+        callbacks: Sequence[Any] | None = None, progress: bool = False,
+    ) -> Self:  # fmt: skip
+        """Train from new weights, or from those at hand where ``warm_start=True``.
+
+        Parameters
+        ----------
+        X : array_like or sparse matrix, (n, features)
+        y : array_like, (n,) or (n, outputs)
+            Of a classifier labels, or (n, labels) of 0 and 1.
+        sample_weight : array_like, (n,), optional
+        validation_data : tuple (X, y) or (X, y, sample_weight), optional
+            Rows to measure the loss and `metrics` on after each epoch. With ``early_stopping=True`` the score on them
+            decides, no row is split off, and `validation_fraction` has no effect. The score is accuracy, or R^2, as
+            `score` gives it.
+        callbacks : sequence, optional
+            Objects with some of the methods of `fastbp.Callback`, which are handed this estimator, fitted as far as it
+            is. ``logs`` has "epoch" (from 1), "step", "loss", "lr", and of the validation rows "val_loss" and "val_"
+            with the name of each metric. `fastbp.StopTraining` ends the run; any other error comes out of `fit`.
+            fastbp's own `EarlyStopping`, `Checkpoint` and `TimeLimit` are about a `fastbp.MLP` and are refused.
+        progress : bool, default False
+            Whether to show a bar, which needs tqdm.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            What scikit-learn refuses; a parameter that does not suit the data; `validation_data` that do not suit X and
+            y.
+        """
+        with self._asked(validation_data, callbacks, progress):
+            return super().fit(X, y, sample_weight)
 
     @contextmanager
     def _asked(self, validation_data: Any = None, callbacks: Any = None, progress: Any = False) -> Iterator[None]:
