@@ -12,7 +12,6 @@ row's note says otherwise.
 - ``half_squared_error``: half the squared error, summed over outputs, mean over batch: the textbook's.
 - ``softmax_cross_entropy``: from logits; integer labels or rows of probabilities; mean over batch. Label smoothing.
 - ``binary_cross_entropy``: from logits, targets in [0, 1]; mean over batch and outputs.
-- ``binary_log_loss``: the same gradient; the value from clipped probabilities, as scikit-learn reports it.
 - ``mae``, ``huber``, ``log_cosh``, ``quantile``: of a - t; mean over batch and outputs.
 - ``poisson``, ``poisson_deviance``, ``gamma``, ``tweedie``: from the logarithm of the mean; mean over batch and
   outputs.
@@ -20,6 +19,8 @@ row's note says otherwise.
 - ``hinge``, ``squared_hinge``: targets -1 or 1; mean over batch and outputs.
 - ``focal``: from logits, targets in [0, 1]; mean over batch and outputs.
 - ``kl_divergence``: from logits; rows of probabilities or integer labels; mean over batch.
+- ``softmax_log_loss``, ``binary_log_loss``: the gradients of the cross-entropies; values of clipped probabilities, as
+  scikit-learn reports them.
 
 docs/losses.md shows each row and its picture.
 """
@@ -33,7 +34,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp.rows import Domain, Loss, Setting
-from fastbp.rows.kinds import FORMER
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -53,12 +53,9 @@ _FALL = "EXPM1(-ABS(z - t))"
 _LOG_COSH = (f"WHERE(ABS(z - t) < 1, LOG1P({_FALL} * {_FALL} / (2 * (1 + {_FALL}))),"
              " ABS(z - t) + (LOG1P(EXP(-2 * ABS(z - t))) - 0.6931471805599453))")  # fmt: skip
 
-# A bound of the cross-entropies as they are reported: that of a probability of eps. Infinite for 0.
-_EPS = Setting("eps", 0.0, Domain(0.0, 1.0, "[)"))
-_MOST = ("most", "-LOG(eps)")
-_EPS_NOTE = ("In the value a probability below eps counts as eps, as in what scikit-learn reports (eps is the dtype's"
-             " there); the derivative is that of the loss without eps.")  # fmt: skip
-
+# What scikit-learn reports: the values of probabilities which are rounded and clipped to [eps, 1 - eps].
+_EPS = Setting("eps", 1e-7, Domain(0.0, 0.5, "()"))
+_REPORTED = "The value is that of probabilities which are clipped at eps, as scikit-learn reports it; the derivative is"
 _CLIPPED = "MIN(MAX(1 / (1 + EXP(-z)), eps), most)"
 
 # Smoothed targets; with label_smoothing 0 these are t to the last bit.
@@ -85,12 +82,11 @@ _ROWS = (
         (_Z, _T, 3.3541666666666665, (0.6666666666666666, -2.0, 0.16666666666666666)),)),
     Loss("half_squared_error", "0.5 * (z - t) * (z - t)", "z - t", outputs="sum", pinned=(
         (_Z, _T, 5.03125, (1.0, -3.0, 0.25)),)),
-    Loss("softmax_cross_entropy", f"{_SMOOTHED} * MIN(lse - z, most)", f"EXP(z - lse) - {_SMOOTHED}", outputs="sum",
+    Loss("softmax_cross_entropy", f"{_SMOOTHED} * (lse - z)", f"EXP(z - lse) - {_SMOOTHED}", outputs="sum",
          statistic="lse", from_logits=True, link="softmax", labels=True, domain=_PROBABILITY,
-         settings=(Setting("label_smoothing", 0.0, Domain(0.0, 1.0, "[)")), _EPS),
-         constants=(("kept", "1 - label_smoothing"), ("spread", "label_smoothing / k"), _MOST),
-         note="`lse` is log(sum(exp(z))) over a row. Smoothing mixes the targets with 1 / k for each of k classes."
-              f" {_EPS_NOTE}",
+         settings=(Setting("label_smoothing", 0.0, Domain(0.0, 1.0, "[)")),),
+         constants=(("kept", "1 - label_smoothing"), ("spread", "label_smoothing / k")),
+         note="`lse` is log(sum(exp(z))) over a row. Smoothing mixes the targets with 1 / k for each of k classes.",
          pinned=(
         (_Z, (0.0, 0.0, 1.0), 1.0045969023422834, (0.6037488961486258, 0.030058887569574023, -0.6338077837181998)),
         (_Z, (0.5, 0.25, 0.25), 1.3795969023422834, (0.10374889614862581, -0.21994111243042597, 0.11619221628180021)),
@@ -98,16 +94,6 @@ _ROWS = (
     Loss("binary_cross_entropy", _BINARY_CROSS_ENTROPY, f"{_SIGMOID} - t", outputs="mean",
          from_logits=True, link="sigmoid", domain=_PROBABILITY, pinned=(
         (_Z, _T, 1.4297555609137673, (0.2436861928766683, -0.2935990259926275, 0.1241531104006182)),)),
-    Loss("binary_log_loss", f"-(t * LOG({_CLIPPED}) + (1 - t) * LOG(1 - {_CLIPPED}))", f"{_SIGMOID} - t",
-         outputs="mean", settings=(Setting("eps", 1e-7, Domain(0.0, 0.5, "()")),), constants=(("most", "1 - eps"),),
-         from_logits=True, link="sigmoid", domain=_PROBABILITY,
-         note="The value is that of probabilities which are rounded and clipped to [eps, 1 - eps], as scikit-learn"
-              " reports it; the derivative is that of `binary_cross_entropy`, which is the loss to take. Pinned:"
-              " scikit-learn 1.9's binary_log_loss, and NumPy's formula where probabilities are clipped.", pinned=(
-        (_Z, (0.0, 1.0, 1.0), 1.3047555609137673, (0.2436861928766683, -0.2935990259926275, -0.1258468895993818)),
-        ((20.0, -1.5, 0.25), (0.0, 0.0, 1.0), 5.631816116448757,
-         (0.3333333326462821, 0.060808507935452116, -0.14594116637140064)),
-    )),
     Loss("mae", "ABS(z - t)", "WHERE(z > t, 1, WHERE(z < t, -1, z - t))", outputs="mean",
          note="The derivative at z = t is 0.", pinned=(
         (_Z, _T, 1.4166666666666667, (0.3333333333333333, -0.3333333333333333, 0.3333333333333333)),
@@ -137,7 +123,7 @@ _ROWS = (
         (_Z, (0.0, 1.0, 2.5), 1.7507794607985954, (0.9060939428196817, -0.28822157225446243, -0.28375957643329053)),
         (_Z2, (3.0, 0.5, 0.0), 1.4385005184645563, (-0.5719915277707529, 1.327229690112688, 0.016595689455954646)),
     )),
-    Loss("poisson_deviance", "(WHERE(t > 0, t * LOG(t / EXP(z)), 0) - t) + EXP(z)", "EXP(z) - t", outputs="mean",
+    Loss("poisson_deviance", "EXP(z) - t * z + (t * LOG(WHERE(t > 0, t, 1)) - t)", "EXP(z) - t", outputs="mean",
          from_logits=True, domain=_NOT_NEGATIVE,
          note="z is the logarithm of the mean. Half the deviance: `poisson` and what depends on t alone, so that a"
               " perfect forecast has a loss of 0. Pinned: the value is half of scikit-learn 1.9's"
@@ -201,13 +187,27 @@ _ROWS = (
         (_Z, (0.5, 0.25, 0.25), 0.33987613150236556, (0.10374889614862581, -0.21994111243042597, 0.11619221628180021)),
         (_Z2, (0.0, 0.0, 1.0), 4.760527034253489, (0.22079358150920853, 0.7706453222734431, -0.9914389037826516)),
     )),
+    Loss("softmax_log_loss", "t * MIN(lse - z, most)", "EXP(z - lse) - t", outputs="sum", statistic="lse",
+         settings=(_EPS,), constants=(("most", "-LOG(eps)"),), from_logits=True, link="softmax", labels=True,
+         domain=_PROBABILITY,
+         note=f"{_REPORTED} that of `softmax_cross_entropy`, which is the loss to take. Pinned: NumPy's formula.",
+         pinned=(
+        (_Z, (0.0, 0.0, 1.0), 1.0045969023422834, (0.6037488961486258, 0.030058887569574023, -0.6338077837181998)),
+        ((20.0, -1.5, 0.25), (0.0, 1.0, 0.0), 16.11809565095832,
+         (0.9999999968935214, -0.9999999995400944, 2.6465736306875924e-09)),
+    )),
+    Loss("binary_log_loss", f"-(t * LOG({_CLIPPED}) + (1 - t) * LOG(1 - {_CLIPPED}))", f"{_SIGMOID} - t",
+         outputs="mean", settings=(_EPS,), constants=(("most", "1 - eps"),),
+         from_logits=True, link="sigmoid", domain=_PROBABILITY,
+         note=f"{_REPORTED} that of `binary_cross_entropy`, which is the loss to take. Pinned: scikit-learn 1.9's"
+              " binary_log_loss.", pinned=(
+        (_Z, (0.0, 1.0, 1.0), 1.3047555609137673, (0.2436861928766683, -0.2935990259926275, -0.1258468895993818)),
+        ((2.0, -1.5, 0.25), (0.0, 0.0, 1.0), 0.9680935696348558,
+         (0.29359902599262744, 0.060808507935452116, -0.14594116637140064)),
+    )),
 )
 
 TABLE: dict[str, Loss] = {row.name: row for row in _ROWS}
-FORMER.update({  # for pickles from before there was `eps`
-    ("softmax_cross_entropy", f"{_SMOOTHED} * (lse - z)"): TABLE["softmax_cross_entropy"],
-    ("binary_cross_entropy", _BINARY_CROSS_ENTROPY): TABLE["binary_cross_entropy"],
-})  # fmt: skip
 ALIASES: dict[str, str] = {}
 OTHERS: dict[str, tuple[str, ...]] = {  # what other libraries call them: see `fastbp.errors`
     "mse": ("mse_loss", "mean_squared_error", "squared_error", "squared_loss", "l2", "l2_loss", "least_squares"),
@@ -258,7 +258,6 @@ if TYPE_CHECKING:  # a test compares these with the table
     half_squared_error: Loss
     softmax_cross_entropy: Loss
     binary_cross_entropy: Loss
-    binary_log_loss: Loss
     mae: Loss
     huber: Loss
     log_cosh: Loss
@@ -272,6 +271,8 @@ if TYPE_CHECKING:  # a test compares these with the table
     squared_hinge: Loss
     focal: Loss
     kl_divergence: Loss
+    softmax_log_loss: Loss
+    binary_log_loss: Loss
 else:
 
     def __getattr__(name: str) -> Loss:

@@ -33,10 +33,9 @@ ActivationName: TypeAlias = Literal[
     "logistic", "linear", "swish", "celu",
 ]  # fmt: skip
 LossName: TypeAlias = Literal[
-    "mse", "half_squared_error", "softmax_cross_entropy", "binary_cross_entropy", "binary_log_loss", "mae", "huber",
-    "log_cosh",
-    "quantile", "poisson", "poisson_deviance", "gamma", "tweedie", "gaussian_nll", "hinge", "squared_hinge", "focal",
-    "kl_divergence",
+    "mse", "half_squared_error", "softmax_cross_entropy", "binary_cross_entropy", "mae", "huber",
+    "log_cosh", "quantile", "poisson", "poisson_deviance", "gamma", "tweedie", "gaussian_nll", "hinge", "squared_hinge",
+    "focal", "kl_divergence", "softmax_log_loss", "binary_log_loss",
 ]  # fmt: skip
 OptimizerName: TypeAlias = Literal[
     "sgd", "adam", "adamw", "nadam", "radam", "rmsprop", "adagrad", "adadelta", "lion", "rprop", "lbfgs",

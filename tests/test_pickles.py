@@ -2,7 +2,6 @@
 
 import io
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from test_state import DATA
 from tolerance import assert_close
 
 import fastbp
-from fastbp import activations, losses, optimizers, rows, schedules
+from fastbp import activations, losses, optimizers, schedules
 
 
 @fastbp.activation(derivative=lambda z: 1 / (1 + abs(z)) ** 2)
@@ -58,7 +57,9 @@ MADE = {
         fastbp.EarlyStopping(patience=3), fastbp.Checkpoint("a", every_steps=3), fastbp.TimeLimit(2.0),
     ],
 }  # fmt: skip
-SINCE = ("poisson_deviance", "sgd_velocity", "sgd_velocity_nesterov")  # rows of the tables that are not in the file
+SINCE = (  # rows of the tables that are not in the file
+    "poisson_deviance", "softmax_log_loss", "binary_log_loss", "sgd_velocity", "sgd_velocity_nesterov",
+)  # fmt: skip
 
 every_thing = pytest.mark.parametrize("name", MADE)
 
@@ -88,20 +89,6 @@ def test_a_pickle_of_the_first_layout_loads(name):
     for net in (loaded, made):
         net.fit(DATA[:, :3], DATA[:, :2], optimizer=test_files.RULE, steps=5)
     assert_close(loaded.flatten(), made.flatten(), made.dtype)
-
-
-def test_a_row_pickled_before_its_table_was_changed_is_today_s():
-    """It keeps what was chosen, and no kernel takes it for a user's own row. Another of that name stays another."""
-    loaded = {row.name: row for row in pickle.loads(written("rows")) if isinstance(row, rows.Loss)}
-    for name in ("softmax_cross_entropy", "binary_cross_entropy"):
-        assert loaded[name] == losses.TABLE[name] and loaded[name](eps=0.1) == losses.TABLE[name](eps=0.1)
-    former = replace(losses.softmax_cross_entropy, value="(t * kept + spread) * (lse - z)", settings=(), constants=())
-    chosen = replace(former, given=(("label_smoothing", 0.1), ("outputs", "mean")))
-    loaded = pickle.loads(pickle.dumps(chosen))
-    assert loaded == losses.softmax_cross_entropy(label_smoothing=0.1, outputs="mean")
-    assert loaded.chosen["label_smoothing"] == 0.1 and loaded.value_text == losses.softmax_cross_entropy.value_text
-    other = replace(losses.binary_cross_entropy, value="(z - t) * (z - t)")
-    assert pickle.loads(pickle.dumps(other)) == other != losses.binary_cross_entropy
 
 
 class Names(pickle.Unpickler):

@@ -314,12 +314,12 @@ PINNED_CHOSEN = [  # with other settings than the defaults, as torch 2.13.0 has 
      (0.5704155628152925, -0.00327444576375931, -0.5671411170515331)),
     (L.softmax_cross_entropy(label_smoothing=0.5, outputs="mean"), Z2, (0.5, 0.25, 0.25), 0.6979534558622739,
      (-0.06529102838581938, 0.15965955186892541, -0.0943685234831061)),
-    # eps: NumPy's maximum of the probabilities and eps, as scikit-learn's log_loss has it
-    (L.softmax_cross_entropy(eps=0.25), Z, (0.0, 1.0, 0.0), 1.3862943611198906,
+    # eps: NumPy's clip of the probabilities, as scikit-learn's log_loss has it
+    (L.softmax_log_loss(eps=0.25), Z, (0.0, 1.0, 0.0), 1.3862943611198906,
      (0.6037488961486257, -0.969941112430426, 0.3661922162818002)),
-    (L.softmax_cross_entropy(eps=0.25), Z, (0.5, 0.25, 0.25), 0.8500212670366852,
+    (L.softmax_log_loss(eps=0.25), Z, (0.5, 0.25, 0.25), 0.8500212670366852,
      (0.1037488961486257, -0.21994111243042597, 0.11619221628180021)),
-    (L.binary_cross_entropy(eps=0.3), Z, (0.0, 1.0, 1.0), 0.9606741976106595,
+    (L.binary_log_loss(eps=0.3), Z, (0.0, 1.0, 1.0), 0.9606741976106594,
      (0.2436861928766683, -0.2935990259926275, -0.1258468895993818)),
     (L.kl_divergence(outputs="mean"), Z, (0.5, 0.25, 0.25), 0.11329204383412185,
      (0.034582965382875266, -0.07331370414347532, 0.03873073876060007)),

@@ -18,6 +18,11 @@ from fastbp.arrays import real_array, real_number
 from fastbp.rows.vocabulary import Words, function, render
 
 
+def _given(row: Any) -> dict[str, Any]:
+    """A row without what follows from it: a pickle is the same whatever has been asked for."""
+    return {field.name: getattr(row, field.name) for field in fields(row)}
+
+
 @dataclass(frozen=True)
 class Activation:
     """A pointwise function of the pre-activation ``z`` and the way back through it.
@@ -46,6 +51,9 @@ class Activation:
     pinned: tuple[tuple[float, float, float], ...] = field(default=(), repr=False)
     note: str = field(default="", repr=False)
     words: Words = field(default=(), repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _given(self)
 
     @cached_property
     def forward_text(self) -> str:
@@ -170,9 +178,6 @@ def _checked_output_weights(row: Loss, value: Any) -> tuple[float, ...] | None:
     return tuple(weights.tolist())
 
 
-FORMER: dict[tuple[str, str], Loss] = {}  # rows of tables, by name and the value that they were written with before
-
-
 @cache  # to render one takes 25 us
 def _constant(expression: str, names: tuple[str, ...]) -> Callable[..., np.ndarray]:
     return function(render(expression, names)[0], names)
@@ -239,13 +244,6 @@ class Loss:
     def __hash__(self) -> int:
         return hash((self.name, self.given))
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """A pickled row that its table has written otherwise since is today's, with what had been chosen."""
-        now = FORMER.get((state["name"], state["value"]))
-        if now is not None:
-            state = {one.name: getattr(now, one.name) for one in fields(now)} | {"given": state["given"]}
-        self.__dict__.update(state)
-
     def __call__(self, **chosen: Any) -> Loss:
         """The same loss with other settings.
 
@@ -283,6 +281,9 @@ class Loss:
     def _chosen_text(self) -> str:
         return f"({', '.join(f'{name}={value!r}' for name, value in self.given)})" if self.given else ""
 
+    def __getstate__(self) -> dict[str, Any]:
+        return _given(self)
+
     @cached_property
     def plain(self) -> Loss:
         """The row as its table has it."""
@@ -310,9 +311,8 @@ class Loss:
         settings = [self.chosen[setting.name] for setting in self.settings]
         values = [-1.0 if value is None else value for value in settings]
         names = (*self.numbers_named[: len(values)], "k")
-        constants = [_constant(expression, names) for _, expression in self.constants]
-        with np.errstate(all="ignore"):  # one may be infinite
-            return values + [float(constant(*values, float(n_targets))) for constant in constants]
+        constants = (_constant(expression, names) for _, expression in self.constants)
+        return values + [float(constant(*values, float(n_targets))) for constant in constants]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -395,6 +395,9 @@ class Optimizer:
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return _given(self)
 
     @cached_property
     def update_text(self) -> tuple[tuple[str, str], ...]:

@@ -69,7 +69,7 @@ def gives_probabilities(estimator: Any) -> bool:
 def scikit_head(output: str, n_outputs: int, eps: float) -> Head:
     """That of one of scikit-learn's output activations, which reports losses of probabilities of at least `eps`."""
     if output == "softmax":
-        return Head(losses.TABLE["softmax_cross_entropy"](eps=eps), output)
+        return Head(losses.TABLE["softmax_log_loss"](eps=eps), output)
     if output == "logistic":
         return Head(losses.TABLE["binary_log_loss"](outputs="sum", eps=eps), output)
     if output == "exp":

@@ -1,6 +1,6 @@
 // Rendered by `make rows` from the tables of fastbp/: edit those, not this file.
 // Included by isa.hpp inside the ISA's namespace, after simd.hpp and math.hpp; others take FBP_ROWS and lists.
-#define FBP_ROWS 0x9ebfa79fu
+#define FBP_ROWS 0xe56a0b88u
 #ifdef FBP_INLINE
 
 struct activation_identity {
@@ -244,23 +244,19 @@ struct loss_half_squared_error {
 };
 
 struct loss_softmax_cross_entropy {
-  enum { uses_lse = 1, pairs = 0, settings = 5 };
+  enum { uses_lse = 1, pairs = 0, settings = 3 };
   template <class V> FBP_INLINE V value(V z, V t, V lse, const V* setting) {
     const Constant<V> R{}; (void)R, (void)z, (void)t, (void)lse, (void)setting;
     const V label_smoothing = setting[0]; (void)label_smoothing;
-    const V eps = setting[1]; (void)eps;
-    const V kept = setting[2]; (void)kept;
-    const V spread = setting[3]; (void)spread;
-    const V most = setting[4]; (void)most;
-    return (t * kept + spread) * MIN(lse - z, most);
+    const V kept = setting[1]; (void)kept;
+    const V spread = setting[2]; (void)spread;
+    return (t * kept + spread) * (lse - z);
   }
   template <class V> FBP_INLINE V grad(V z, V t, V lse, const V* setting) {
     const Constant<V> R{}; (void)R, (void)z, (void)t, (void)lse, (void)setting;
     const V label_smoothing = setting[0]; (void)label_smoothing;
-    const V eps = setting[1]; (void)eps;
-    const V kept = setting[2]; (void)kept;
-    const V spread = setting[3]; (void)spread;
-    const V most = setting[4]; (void)most;
+    const V kept = setting[1]; (void)kept;
+    const V spread = setting[2]; (void)spread;
     return EXP(z - lse) - (t * kept + spread);
   }
 };
@@ -273,22 +269,6 @@ struct loss_binary_cross_entropy {
   }
   template <class V> FBP_INLINE V grad(V z, V t, V _, const V* setting) {
     const Constant<V> R{}; (void)R, (void)z, (void)t, (void)_, (void)setting;
-    return WHERE(z < R(0.0), EXP(-ABS(z)), R(1.0)) / (R(1.0) + EXP(-ABS(z))) - t;
-  }
-};
-
-struct loss_binary_log_loss {
-  enum { uses_lse = 0, pairs = 0, settings = 2 };
-  template <class V> FBP_INLINE V value(V z, V t, V _, const V* setting) {
-    const Constant<V> R{}; (void)R, (void)z, (void)t, (void)_, (void)setting;
-    const V eps = setting[0]; (void)eps;
-    const V most = setting[1]; (void)most;
-    return -(t * LOG(MIN(MAX(R(1.0) / (R(1.0) + EXP(-z)), eps), most)) + (R(1.0) - t) * LOG(R(1.0) - MIN(MAX(R(1.0) / (R(1.0) + EXP(-z)), eps), most)));
-  }
-  template <class V> FBP_INLINE V grad(V z, V t, V _, const V* setting) {
-    const Constant<V> R{}; (void)R, (void)z, (void)t, (void)_, (void)setting;
-    const V eps = setting[0]; (void)eps;
-    const V most = setting[1]; (void)most;
     return WHERE(z < R(0.0), EXP(-ABS(z)), R(1.0)) / (R(1.0) + EXP(-ABS(z))) - t;
   }
 };
@@ -361,7 +341,7 @@ struct loss_poisson_deviance {
   enum { uses_lse = 0, pairs = 0, settings = 0 };
   template <class V> FBP_INLINE V value(V z, V t, V _, const V* setting) {
     const Constant<V> R{}; (void)R, (void)z, (void)t, (void)_, (void)setting;
-    return WHERE(t > R(0.0), t * LOG(t / EXP(z)), R(0.0)) - t + EXP(z);
+    return EXP(z) - t * z + (t * LOG(WHERE(t > R(0.0), t, R(1.0))) - t);
   }
   template <class V> FBP_INLINE V grad(V z, V t, V _, const V* setting) {
     const Constant<V> R{}; (void)R, (void)z, (void)t, (void)_, (void)setting;
@@ -474,6 +454,38 @@ struct loss_kl_divergence {
   template <class V> FBP_INLINE V grad(V z, V t, V lse, const V* setting) {
     const Constant<V> R{}; (void)R, (void)z, (void)t, (void)lse, (void)setting;
     return EXP(z - lse) - t;
+  }
+};
+
+struct loss_softmax_log_loss {
+  enum { uses_lse = 1, pairs = 0, settings = 2 };
+  template <class V> FBP_INLINE V value(V z, V t, V lse, const V* setting) {
+    const Constant<V> R{}; (void)R, (void)z, (void)t, (void)lse, (void)setting;
+    const V eps = setting[0]; (void)eps;
+    const V most = setting[1]; (void)most;
+    return t * MIN(lse - z, most);
+  }
+  template <class V> FBP_INLINE V grad(V z, V t, V lse, const V* setting) {
+    const Constant<V> R{}; (void)R, (void)z, (void)t, (void)lse, (void)setting;
+    const V eps = setting[0]; (void)eps;
+    const V most = setting[1]; (void)most;
+    return EXP(z - lse) - t;
+  }
+};
+
+struct loss_binary_log_loss {
+  enum { uses_lse = 0, pairs = 0, settings = 2 };
+  template <class V> FBP_INLINE V value(V z, V t, V _, const V* setting) {
+    const Constant<V> R{}; (void)R, (void)z, (void)t, (void)_, (void)setting;
+    const V eps = setting[0]; (void)eps;
+    const V most = setting[1]; (void)most;
+    return -(t * LOG(MIN(MAX(R(1.0) / (R(1.0) + EXP(-z)), eps), most)) + (R(1.0) - t) * LOG(R(1.0) - MIN(MAX(R(1.0) / (R(1.0) + EXP(-z)), eps), most)));
+  }
+  template <class V> FBP_INLINE V grad(V z, V t, V _, const V* setting) {
+    const Constant<V> R{}; (void)R, (void)z, (void)t, (void)_, (void)setting;
+    const V eps = setting[0]; (void)eps;
+    const V most = setting[1]; (void)most;
+    return WHERE(z < R(0.0), EXP(-ABS(z)), R(1.0)) / (R(1.0) + EXP(-ABS(z))) - t;
   }
 };
 
@@ -849,7 +861,7 @@ struct optimizer_rprop {
   ROW(identity) ROW(relu) ROW(tanh) ROW(sigmoid) ROW(leaky_relu) ROW(softplus) ROW(gelu) ROW(silu) ROW(elu) ROW(selu) ROW(mish) ROW(hard_sigmoid) ROW(hard_tanh) ROW(hard_swish) ROW(softsign) ROW(gaussian) ROW(exp) ROW(relu6)
 
 #define FBP_LOSSES(ROW) \
-  ROW(mse) ROW(half_squared_error) ROW(softmax_cross_entropy) ROW(binary_cross_entropy) ROW(binary_log_loss) ROW(mae) ROW(huber) ROW(log_cosh) ROW(quantile) ROW(poisson) ROW(poisson_deviance) ROW(gamma) ROW(tweedie) ROW(gaussian_nll) ROW(hinge) ROW(squared_hinge) ROW(focal) ROW(kl_divergence)
+  ROW(mse) ROW(half_squared_error) ROW(softmax_cross_entropy) ROW(binary_cross_entropy) ROW(mae) ROW(huber) ROW(log_cosh) ROW(quantile) ROW(poisson) ROW(poisson_deviance) ROW(gamma) ROW(tweedie) ROW(gaussian_nll) ROW(hinge) ROW(squared_hinge) ROW(focal) ROW(kl_divergence) ROW(softmax_log_loss) ROW(binary_log_loss)
 
 #define FBP_OPTIMIZERS(ROW) \
   ROW(sgd) ROW(sgd_decay) ROW(sgd_clipped) ROW(sgd_momentum) ROW(sgd_nesterov) ROW(sgd_velocity) ROW(sgd_velocity_nesterov) ROW(adam) ROW(adam_amsgrad) ROW(nadam) ROW(radam) ROW(rmsprop) ROW(rmsprop_momentum) ROW(rmsprop_centered) ROW(rmsprop_centered_momentum) ROW(adagrad) ROW(adadelta) ROW(lion) ROW(rprop)
