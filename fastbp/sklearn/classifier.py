@@ -243,7 +243,10 @@ class MLPClassifier(Compiled, _MLPClassifier):
         AttributeError
             The loss is not one of probabilities.
         """
-        found = super().predict_proba(X)
+        out = self._quick(X)
+        found = super().predict_proba(X) if out is None else self._linked(out)
+        if out is not None and out.shape[1] == 1:
+            found = np.vstack([1 - found[:, 0], found[:, 0]]).T
         if self.out_activation_ == "logistic" and self._kind_of_targets == "multiclass":
             total = found.sum(axis=1, keepdims=True)  # of a loss that looks at each class by itself
             np.divide(found, total, out=found, where=total > 0)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fastbp.mlp import MLP
     from fastbp.spec import Spec
 
+_SHORT = 1 << 12  # numbers
 _LOOKED_AT = 1 << 15  # numbers in an X whose checks are made here; of more scikit-learn's take a small share
 
 
@@ -189,7 +190,9 @@ class Compiled(_Scikits):
         if X.shape[1] != known.get("n_features_in_") or not 0 < X.size <= _LOOKED_AT:
             return False
         numbers = X.ravel()
-        return math.isfinite(numbers.dot(numbers))  # finite numbers of which it is not are looked at in full
+        # Of finite numbers that are large enough neither is: these are looked at in full. OpenBLAS would share the
+        # product of more numbers among threads, which spin for a while after it.
+        return math.isfinite(numbers.dot(numbers) if numbers.size <= _SHORT else numbers.sum())
 
     # -------------------------------------------------------------- what serves
 

@@ -261,7 +261,8 @@ class Fit:
             self.layout.programs.give_back(self.program)
             self.watch.close()
         it.fastbp_ = {
-            "ran": "compiled", "why": None, "backend": self.plan.backend, "isa": self.plan.isa,
+            "ran": "NumPy" if self.plan.backend == "reference" else "compiled", "why": None,
+            "backend": self.plan.backend, "isa": self.plan.isa,
             "dtype": "float32" if self.dtype.itemsize == 4 else "float64", "stopped": stopped,
         }  # fmt: skip
         if self.early and not self.incremental:
