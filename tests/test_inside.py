@@ -381,6 +381,7 @@ def test_a_network_without_hidden_layers_says_so(backend):
 
 
 @pytest.mark.serial
+@pytest.mark.noasan
 @pytest.mark.parametrize("n", [1, 1797])
 def test_what_they_cost_beside_predict(n, dtype):
     """Measured: `hidden` 0.8 to 0.9 of it, `input_gradient` 2 to 2.6 times as much."""
