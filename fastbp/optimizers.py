@@ -246,12 +246,22 @@ class Steps:
     lr: float | NDArray[Any]
     weight_decay: float
 
-    @cached_property
+    _t: NDArray[Any] | None = None
+
+    @property
     def t(self) -> NDArray[Any]:
-        """The number of each update, from 1 on: that which the batch is for."""
-        if self.count == 1:
-            return np.array([self.updates + 1 + self.phase // self.every], np.float64)
-        return self.updates + 1 + (self.phase + np.arange(self.count, dtype=np.float64)) // self.every
+        """The number of each update, from 1 on: that which the batch is for.
+
+        No `cached_property`: until Python 3.12 that has one lock for all objects, which a fork while another thread
+        trains would leave locked in the child.
+        """
+        if self._t is None:
+            if self.count == 1:
+                self._t = np.array([self.updates + 1 + self.phase // self.every], np.float64)
+            else:
+                batches = self.phase + np.arange(self.count, dtype=np.float64)
+                self._t = self.updates + 1 + batches // self.every
+        return self._t
 
     def correction(self, beta: float) -> float | NDArray[Any]:
         """1 - beta^t, which becomes 1."""
