@@ -238,8 +238,9 @@ OTHERS: dict[str, tuple[str, ...]] = {  # what other libraries call them: see `f
 
 
 def _softmax(z: NDArray[Any]) -> NDArray[Any]:
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    shares: NDArray[Any] = e / e.sum(axis=1, keepdims=True)
+    shares: NDArray[Any] = z - z.max(axis=1, keepdims=True)
+    np.exp(shares, out=shares)
+    shares /= shares.sum(axis=1, keepdims=True)
     return shares
 
 

@@ -6,6 +6,7 @@ import itertools
 import math
 import pickle
 import re
+import threading
 from dataclasses import fields, replace
 from functools import partial
 from unittest import mock
@@ -1528,3 +1529,29 @@ def test_compile_prepares_the_steps_of_adam_unless_told(monkeypatch):
     monkeypatch.setattr(fastest, "prepared", lambda net, names, work: asked.append(work) or inner(net, names, work))
     fastbp.MLP((3, 5, 2)).compile("reference")
     assert type(asked[0]["optimizer"]) is fastbp.Adam
+
+
+# ------------------------------------------------------------------ threads
+
+
+def test_threads_find_the_numbers_of_steps_at_the_same_time():
+    """What one of them holds meanwhile a fork would leave locked in the child, which would wait for ever."""
+    inside, go_on, found = threading.Event(), threading.Event(), []
+
+    class Slow:
+        def __rfloordiv__(self, batches):
+            inside.set()
+            go_on.wait(60)
+            return batches
+
+    slow, other = (optimizers.Steps(0, 1, 0, 0, every, 0.1, 0.0) for every in (Slow(), 1))
+    first = threading.Thread(target=lambda: slow.t, daemon=True)
+    second = threading.Thread(target=lambda: found.append(other.t.tolist()), daemon=True)
+    first.start()
+    assert inside.wait(60)
+    second.start()
+    second.join(10)
+    arrived = list(found)
+    go_on.set()
+    first.join()
+    assert arrived == [[1.0]]

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastbp.backends.again import most_steps
 from fastbp.backends.protocol import Course, Program, stalled
-from fastbp.training.run import CHUNK_SECONDS
+from fastbp.training.run import next_chunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 _MOST_STEPS = 1 << 15  # of a call: what differs from step to step is in tables
 _MOST_NUMBERS = 1 << 20  # in the orders of a call
-_FIRST_FLOPS = 5e7  # of the first call, before anything is measured
-_GROWTH = 8
 DENSE_BYTES = 1 << 26  # of a sparse X that is made dense as a whole; else so many batches at a time
 _PIECE_BYTES = 1 << 23
 
@@ -124,8 +123,7 @@ class Epochs:
         self._unseen: list[float] = []
         self._sizes = np.full(self.steps_per_epoch, float(batch_size))  # of the batches of an epoch
         self._sizes[-1] = self.n - (self.steps_per_epoch - 1) * batch_size
-        flops = 6 * batch_size * params.size
-        self._wanted = max(1, min(500, int(_FIRST_FLOPS / flops)))  # steps of the next call
+        self._wanted = most_steps(batch_size, params.size)  # of the next call, before anything is measured
         most = max(1, _MOST_NUMBERS // self.n)
         self._most_epochs = max(1, min(most, _MOST_STEPS // self.steps_per_epoch))
         if rows.in_pieces:
@@ -134,7 +132,7 @@ class Epochs:
     # -------------------------------------------------------------- what the estimator calls
 
     def call(self, most_epochs: int) -> None:
-        """Train for a while, at most for so many epochs: about `CHUNK_SECONDS`, a part of an epoch where that is long.
+        """Train as long as a chunk of `fit`, at most for so many epochs: for a part of one where that is long.
 
         `losses` has what came out, also where Ctrl-C ends the call.
         """
@@ -151,7 +149,7 @@ class Epochs:
         self._train(epochs, first, steps)
         made = int(self._solver.count[0] - before)
         speed = made / max(time.perf_counter() - clock, 1e-9)
-        self._wanted = max(1, min(int(speed * CHUNK_SECONDS), self._wanted * _GROWTH))
+        self._wanted = next_chunk(speed, self._wanted)
 
     @property
     def steps(self) -> int:

@@ -15,7 +15,7 @@ from scipy import sparse
 from scipy.special import expit
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from fastbp import backends
+from fastbp import backends, losses
 from fastbp.backends import absent, config
 from fastbp.sklearn import parameters
 from fastbp.sklearn.fit import Fit, rows_of
@@ -155,10 +155,8 @@ class Compiled(_Scikits):
         """Predictions, in place of the network's output."""
         link = self._link
         if link == "softmax":
-            out -= out.max(axis=1, keepdims=True)
-            np.exp(out, out=out)
-            out /= out.sum(axis=1, keepdims=True)
-        elif link == "logistic":
+            return losses.LINKS[link](out)
+        if link == "logistic":
             expit(out, out=out)
         elif link == "exp":
             np.exp(out, out=out)
@@ -190,8 +188,8 @@ class Compiled(_Scikits):
         if X.shape[1] != known.get("n_features_in_") or not 0 < X.size <= _LOOKED_AT:
             return False
         numbers = X.ravel()
-        # Of finite numbers that are large enough neither is: these are looked at in full. OpenBLAS would share the
-        # product of more numbers among threads, which spin for a while after it.
+        # Finite numbers may be so large that this overflows: then scikit-learn looks at them. Of more numbers no
+        # product is taken, as OpenBLAS would share it among threads, which spin for a while after it.
         return math.isfinite(numbers.dot(numbers) if numbers.size <= _SHORT else numbers.sum())
 
     # -------------------------------------------------------------- what serves
@@ -459,7 +457,8 @@ class Compiled(_Scikits):
         """
         own = self._own_arguments()
         if own:
-            raise ValueError(f"scikit-learn's estimator has no {', '.join(own)}: this one cannot become it")
+            given = ", ".join(f"{name}={getattr(self, name)!r}" for name in own)
+            raise ValueError(f"scikit-learn's estimator cannot serve {given}: this one cannot become it")
         made = self._scikit.__new__(self._scikit)
         names = {*self._get_param_names()} - {*self._scikit._get_param_names(), "loss"}
         made.__dict__.update(

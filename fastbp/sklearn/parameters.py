@@ -89,10 +89,10 @@ def own_head(loss: Any, network: Spec, classes: str | None) -> Head:
     signs = row.domain.ends == "{}"
     if classes is None:
         if row.link or signs or row.grad_s:
-            raise ValueError(f"loss: {row.name!r} is none of a regressor; 'mae', 'huber' or 'quantile' are some")
+            raise ValueError(f"loss: {row.name!r} is not a loss for a regressor; 'mae', 'huber' and 'quantile' are")
         return Head(row, "exp" if row.name in _OF_LOGARITHMS else "identity", is_own=True)
     if row.link is None and not signs:
-        raise ValueError(f"loss: {row.name!r} is none of a classifier; 'focal', 'hinge' or 'log_loss' are some")
+        raise ValueError(f"loss: {row.name!r} is not a loss for a classifier; 'log_loss', 'focal' and 'hinge' are")
     if row.link == "softmax" and classes != "multiclass":
         raise ValueError(
             f"loss: {row.name!r} is of three classes or more, of which one holds; these targets are {classes}: "

@@ -138,17 +138,18 @@ class Moments(Solver):
             "beta1": b1, "rest1": 1 - b1, "beta2": b2, "rest2": 1 - b2,
         }  # fmt: skip
 
-    def values(self, epochs: int, steps: int) -> dict[str, Any]:
+    def _rate(self, t: Any) -> Any:
+        """scikit-learn's learning rate at step t, from 1 on."""
         holder = self.holder
-        t = holder.t + np.arange(1.0, steps + 1)
-        return {"step_size": holder.learning_rate_init * np.sqrt(1 - holder.beta_2**t) / (1 - holder.beta_1**t)}
+        return holder.learning_rate_init * np.sqrt(1 - holder.beta_2**t) / (1 - holder.beta_1**t)
+
+    def values(self, epochs: int, steps: int) -> dict[str, Any]:
+        return {"step_size": self._rate(self.holder.t + np.arange(1.0, steps + 1))}
 
     def made(self, steps: int) -> None:
-        holder = self.holder
-        holder.t += steps
+        self.holder.t += steps
         if steps:
-            b1, b2, t = holder.beta_1, holder.beta_2, holder.t
-            holder.learning_rate = holder.learning_rate_init * np.sqrt(1 - b2**t) / (1 - b1**t)
+            self.holder.learning_rate = self._rate(self.holder.t)
 
 
 class RuleHolder(BaseOptimizer):

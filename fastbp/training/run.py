@@ -35,6 +35,11 @@ _MOST_VARYING = 1 << 16  # steps of a chunk where scalars differ from step to st
 _GROWN = 1000.0  # parameters of this size are those of a run that diverges
 
 
+def next_chunk(speed: float, wanted: int) -> int:
+    """Steps of the next call, at so many steps a second, after one for which so many were wanted."""
+    return max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH))
+
+
 def culprit(X: Any, params: np.ndarray, spec: Spec, row_numbers: np.ndarray | None = None) -> str:
     """The end of a NonFiniteError's message: what X holds, as `where_non_finite` says it, or else how large all is."""
     found = where_non_finite(X, spec.dtype, row_numbers)
@@ -107,7 +112,7 @@ class Run:
                     self._fail(snapshot)
                 speed = (state.step - before) / max(time.perf_counter() - clock, 1e-9)
                 most = _MOST_VARYING if self._varies else 1 << 30
-                chunk = max(1, min(int(speed * CHUNK_SECONDS), wanted * _GROWTH, most))
+                chunk = min(next_chunk(speed, wanted), most)
                 losses = losses[: done.epochs]
                 if snapshot is not None and state.reduction_of(self.optimizer) != self._reduction:
                     snapshot = self._checked_snapshot(snapshot)  # a replay has one rate
