@@ -1,9 +1,8 @@
 """What is drawn at random: the order of the rows in an epoch, and what dropout drops.
 
-The order is a function of (seed, epoch, n) and of nothing else: Fisher-Yates over the words of Philox4x64-10 (Salmon
-et al., 2011), word for word those of ``numpy.random.Philox`` with key = seed and the epoch in the third of the four
-counter words. (In the first word, consecutive epochs would read the same stream four words apart.) The fourth word
-tells the uses of the generator apart.
+The order is a function of (seed, epoch, n) and of nothing else: Fisher-Yates over the words of Philox4x32-10 (Salmon
+et al., 2011) with key = seed. Its counters are those of `ORDER`, so that neither two epochs nor an epoch and dropout
+share one. Initial weights and validation rows take ``numpy.random.Philox``, which is another generator.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-ORDER, INIT, VALIDATION, BIAS_INIT = range(4)  # the fourth counter word; 0 stands in src/order.cpp
+INIT, VALIDATION, BIAS_INIT = 1, 2, 3  # the fourth counter word of NumPy's Philox tells its uses apart
 
 
 def philox(seed: int, epoch: int, use: int) -> np.random.Philox:
@@ -36,12 +35,27 @@ def _keys() -> Callable[[int], np.random.bit_generator.ISeedSequence]:
     return Key
 
 
+# The fourth counter word of the order of rows. Dropout's is ``layer << 16 ^ step >> 32``, where a step is below 2**48: the
+# lower half may become this one's, but no network has the 65,536 layers whose last would have the upper half.
+ORDER = 0xFFFFFFFF
+ONE_WORD = 1 << 16  # up to so many rows a draw of 32 bits is biased by 2**-16 at most; above, it has 64
+
+
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
-    """A permutation of 0..n-1, int64. For i = n-1 down to 1: swap i with (word * (i + 1)) >> 64."""
+    """A permutation of 0..n-1, int64. For i = n-1 down to 1: swap i with (word * (i + 1)) >> bits of the word.
+
+    The counter is (block, lower half of the epoch, upper half, `ORDER`). A block gives its four words in turn; above
+    65,536 rows two of them are the halves of a word, the lower one first.
+    """
+    draws, words_of_a_draw = max(n - 1, 0), 1 if n <= ONE_WORD else 2
+    blocks = np.arange(-(-draws * words_of_a_draw // 4))
+    words = np.stack(philox4x32(seed, (blocks, epoch & 0xFFFFFFFF, epoch >> 32, ORDER)), axis=-1)
+    words = words.reshape(-1, words_of_a_draw)[:draws]
+    at = np.zeros(draws, np.uint64)
+    for halves in words.T:
+        at = halves * np.arange(n, 1, -1, dtype=np.uint64) + at >> np.uint64(32)
     order = list(range(n))
-    words = philox(seed, epoch, ORDER).random_raw(max(n - 1, 0)).tolist()
-    for i, word in zip(range(n - 1, 0, -1), words):
-        j = word * (i + 1) >> 64
+    for i, j in zip(range(n - 1, 0, -1), at.tolist()):
         order[i], order[j] = order[j], order[i]
     return np.array(order, dtype=np.int64)
 

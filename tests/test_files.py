@@ -45,12 +45,12 @@ GOLDEN = Path(__file__).with_name("data") / "format_1.safetensors"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks at Linux's files and processes")
 
 
-def trained(**options):
+def trained(shuffle=True, **options):
     """A network with everything that a file holds, in the midst of an epoch; its hidden row is not fastbp's own."""
     net = fastbp.MLP((3, 4, 2), **{"activation": MINE, "dropout": 0.25, "seed": 5, "backend": "reference"} | options)
     net.freeze(1, weight=False)
     X = test_state.DATA[:, :3]
-    net.fit(X, X[:, :2], optimizer=RULE, batch_size=4, steps=11, seed=7)
+    net.fit(X, X[:, :2], optimizer=RULE, batch_size=4, steps=11, seed=7, shuffle=shuffle)
     return net
 
 

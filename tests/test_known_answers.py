@@ -1,5 +1,8 @@
 """Numbers from outside: the original BP demo, Mazur's worked example, the order of rows."""
 
+from functools import cache
+from itertools import permutations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,7 +10,8 @@ from hypothesis import strategies as st
 from tolerance import assert_close
 
 import fastbp
-from fastbp.order import epoch_order, philox
+import fastbp.order
+from fastbp import backends
 
 # ------------------------------------------------------------------ the original BP demo
 
@@ -134,33 +138,135 @@ def test_the_hidden_gradient_goes_through_the_old_output_weights(path, kernels):
 # ------------------------------------------------------------------ the order of rows
 
 
+PHILOX = [  # key, counter, words: the known answers of Salmon et al.'s Random123, philox4x32-10
+    (0, [0] * 4, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    (2**64 - 1, [2**32 - 1] * 4, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+    (0x299F31D0A4093822, [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+     [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]),
+]  # fmt: skip
+
+
+def philox4x32_10(key, counter):
+    """The generator's definition, in Python's integers."""
+    keys, (a, b, c, d) = [key % 2**32, key // 2**32], counter
+    for _ in range(10):
+        first, second = divmod(0xD2511F53 * a, 2**32), divmod(0xCD9E8D57 * c, 2**32)
+        a, b, c, d = second[0] ^ b ^ keys[0], second[1], first[0] ^ d ^ keys[1], first[1]
+        keys = [(keys[0] + 0x9E3779B9) % 2**32, (keys[1] + 0xBB67AE85) % 2**32]
+    return [a, b, c, d]
+
+
+@pytest.mark.parametrize("key, counter, words", PHILOX)
+def test_the_generator_has_its_published_words(key, counter, words):
+    assert philox4x32_10(key, counter) == words
+    assert [int(word) for word in fastbp.order.philox4x32(key, counter)] == words
+
+
+def draws(seed, epoch, n):
+    """Numbers from 0 to 1, as fractions: a word of 32 bits each, or of 64 where there are more than 65,536 rows."""
+    block, bits, left = 0, 32 if n <= 65536 else 64, []
+    while True:
+        if not left:
+            left = philox4x32_10(seed, [block, epoch % 2**32, epoch // 2**32, 2**32 - 1])
+            block += 1
+        yield (left.pop(0) if bits == 32 else left.pop(0) + 2**32 * left.pop(0)), bits
+
+
+@cache
 def shuffled(seed, epoch, n):
-    """Fisher-Yates as `fastbp.order` describes it, over NumPy's own Philox."""
-    rows, generator = np.arange(n), np.random.Philox(key=seed, counter=[0, 0, epoch, 0])
+    """Fisher-Yates as `fastbp.order` describes it."""
+    rows, numbers = list(range(n)), draws(seed, epoch, n)
     for i in range(n - 1, 0, -1):
-        j = (int(generator.random_raw()) * (i + 1)) // 2**64
-        rows[[i, j]] = rows[[j, i]]
-    return rows
+        word, bits = next(numbers)
+        j = word * (i + 1) // 2**bits
+        rows[i], rows[j] = rows[j], rows[i]
+    return np.array(rows)
 
 
 SEEDS = [0, 1, 42, 2**32, 2**63 + 5, 2**64 - 1]
+ORDERS = [  # of `shuffled`, written down: these bits are what a seed promises
+    (0, 0, [3, 11, 6, 8, 7, 1, 5, 4, 2, 0, 10, 9]),
+    (1, 0, [5, 6, 8, 1, 0, 4, 9, 3, 10, 2, 7, 11]),
+    (0, 1, [4, 1, 2, 10, 11, 3, 6, 5, 9, 7, 0, 8]),
+    (2**32, 0, [7, 8, 5, 10, 1, 4, 6, 0, 11, 9, 3, 2]),
+    (0, 2**32, [6, 8, 1, 4, 3, 11, 5, 7, 10, 2, 9, 0]),
+    (2**64 - 1, 2**63 - 1, [10, 9, 4, 6, 1, 8, 2, 11, 7, 0, 3, 5]),
+]
+MAKERS = [fastbp.order.epoch_order, pytest.param(backends.epoch_order, id="compiled")]
 
 
-@given(st.sampled_from(SEEDS) | st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(0, 200))
-def test_the_order_is_fisher_yates_over_philox(seed, epoch, n):
-    order = epoch_order(seed, epoch, n)
-    assert order.tolist() == shuffled(seed, epoch, n).tolist()
-    assert sorted(order) == list(range(n))
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("seed, epoch, rows", ORDERS)
+def test_orders_that_seeds_promise(seed, epoch, rows, make):
+    assert make(seed, epoch, len(rows)).tolist() == shuffled(seed, epoch, len(rows)).tolist() == rows
 
 
-@given(st.sampled_from(SEEDS) | st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(0, 2))
+@pytest.mark.parametrize("make", MAKERS)
+@given(st.sampled_from(SEEDS) | st.integers(0, 2**64 - 1), st.sampled_from([2**32 - 1, 2**32]) | st.integers(0, 2**63),
+       st.integers(0, 200))  # fmt: skip
+def test_the_order_is_fisher_yates_over_philox(make, seed, epoch, n):
+    rows = make(seed, epoch, n)
+    assert rows.tolist() == shuffled(seed, epoch, n).tolist()
+    assert sorted(rows) == list(range(n))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("n", [65_535, 65_536, 65_537, 65_538])
+def test_above_65536_rows_a_draw_has_64_bits(n, make):
+    seed, epoch = 2**40 + 3, 2**33 + 1
+    rows = make(seed, epoch, n)
+    assert np.array_equal(rows, shuffled(seed, epoch, n))
+    assert np.array_equal(np.sort(rows), np.arange(n))
+
+
+def chi_square(counts):
+    """How far counts lie from the same for all, in standard deviations of chi-square (normal for many cells)."""
+    expected, cells = counts.sum() / counts.size, counts.size
+    return (((counts - expected) ** 2 / expected).sum() - (cells - 1)) / (2 * (cells - 1)) ** 0.5
+
+
+@pytest.mark.parametrize("kind", ["epochs", "late epochs", "seeds", "high seeds"])
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_every_permutation_is_as_likely(n, kind):
+    """Alone, and beside that of the next epoch or seed: a chi-square with far more than ten draws a cell."""
+    number = {p: k for k, p in enumerate(permutations(range(n)))}
+    drawn = 20 * len(number) ** 2 if n < 5 else 10_000
+    first = {"epochs": 0, "late epochs": 2**32 - drawn // 2, "seeds": 0, "high seeds": 2**63 - drawn // 2}[kind]
+    keys = range(first, first + drawn)
+    orders = [number[tuple(backends.epoch_order(*((7, k) if "epochs" in kind else (k, 7)), n).tolist())] for k in keys]
+    assert abs(chi_square(np.bincount(orders, minlength=len(number)))) < 4
+    if n < 5:
+        pairs = np.array(orders[:-1]) * len(number) + orders[1:]
+        assert abs(chi_square(np.bincount(pairs, minlength=len(number) ** 2))) < 4
+
+
+@pytest.mark.parametrize("n", [10, 100])
+def test_every_row_is_everywhere_as_often(n):
+    counts = np.zeros((n, n), int)
+    for epoch in range(100 * n):
+        counts[np.arange(n), backends.epoch_order(3, epoch, n)] += 1
+    assert abs(chi_square(counts)) < 4  # sums of rows and columns are fixed: it varies a little less
+
+
+def test_the_order_and_dropout_share_no_counter(monkeypatch):
+    asked, philox4x32 = [], fastbp.order.philox4x32
+    monkeypatch.setattr(fastbp.order, "philox4x32", lambda key, at: asked.append(at) or philox4x32(key, at))
+    fastbp.order.epoch_order(1, 2, 3)
+    for layer in (0, 1, 65_534):
+        for step in (0, 2**32 - 1, 2**48 - 1):
+            fastbp.order.dropout_scales(1, step, layer, 1, 1, 0.5)
+    (_, _, _, of_the_order), *of_dropout = asked
+    assert of_the_order == 2**32 - 1 and all(last < of_the_order for _, _, _, last in of_dropout)
+
+
+@given(st.sampled_from(SEEDS) | st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(1, 3))
 def test_generators_are_those_of_a_key(seed, epoch, use):
     words = np.random.Philox(key=seed, counter=[0, 0, epoch, use]).random_raw(9)
-    assert np.array_equal(philox(seed, epoch, use).random_raw(9), words)
+    assert np.array_equal(fastbp.order.philox(seed, epoch, use).random_raw(9), words)
 
 
 def test_orders_differ_between_epochs_and_seeds():
-    orders = {tuple(epoch_order(seed, epoch, 50)) for seed in SEEDS for epoch in range(20)}
+    orders = {tuple(fastbp.order.epoch_order(seed, epoch, 50)) for seed in SEEDS for epoch in range(20)}
     assert len(orders) == 20 * len(SEEDS)
 
 
@@ -235,6 +341,17 @@ def test_the_seed_of_a_fit_replaces_the_networks(seed, kernels):
     orders = shuffled(other, 0, n), shuffled(seed, 0, n)
     assert seen == [orders[k % 2][k] for k in range(n)]
     assert rows_seen(net, n, [None] * n) == shuffled(seed, 1, n).tolist()
+
+
+def test_the_order_of_many_rows(kernels):
+    """Draws of 64 bits."""
+    n = 65_537
+    net, X, t, _ = order_problem(n, kernels, np.float32, seed=3)
+    peer = order_problem(n, kernels, np.float32, seed=3)[0]
+    rows = shuffled(3, 0, n)
+    net.fit(X, t, batch_size=8192, epochs=1)
+    peer.fit(X[rows], t[rows], batch_size=8192, epochs=1, shuffle=False)
+    assert net.flatten().tobytes() == peer.flatten().tobytes()
 
 
 @pytest.mark.parametrize("epoch", [2**31 - 1, 2**32, 2**53 + 1])

@@ -819,19 +819,6 @@ def test_a_remembered_step_has_the_scalars_of_its_update(rule, dtype):
 # ------------------------------------------------------------------ dropout
 
 
-PHILOX = [  # key, counter, words: the known answers of Salmon et al.'s Random123, philox4x32-10
-    (0, [0] * 4, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
-    (2**64 - 1, [2**32 - 1] * 4, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
-    (0x299F31D0A4093822, [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
-     [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("key, counter, words", PHILOX)
-def test_dropout_words_are_those_of_philox(key, counter, words):
-    assert [int(word) for word in order.philox4x32(key, counter)] == words
-
-
 def words_of(seed, step, layer, row, cols):
     """The words of a row's inputs: blocks of 64, eight counters each, two of their 32-bit words and then the others."""
     counters = np.arange(-(-cols // 64) * 8), row, step % 2**32, layer << 16 ^ step >> 32

@@ -10,10 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba.core import config
 from numba.extending import register_jitable
 
-from fastbp import order as order_of_rows
 from fastbp.backends.numba.lanes import (
     OPTIONS,
     WHERE,
@@ -21,12 +19,12 @@ from fastbp.backends.numba.lanes import (
     lanes_of,
     like,
     load,
-    multiply_high,
     store,
     total,
     transpose,
     wide,
 )
+from fastbp.order import ONE_WORD, ORDER
 
 compiled = register_jitable(**OPTIONS)
 FEW = 4  # below so many rows whole rows of the weight go by, not tiles; twice that for the way back
@@ -297,35 +295,28 @@ def take_order(orders, first, n, order):
 
 @compiled
 def fill_order(seed, epoch, n, order):
-    """As `fastbp.order.epoch_order`: Philox4x64-10, then Fisher-Yates."""
+    """As `fastbp.order.epoch_order`: Philox4x32-10, then Fisher-Yates. Words of 32 bits in integers of 64."""
     for i in range(n):
         order[i] = i
-    one = np.uint64(1)
-    block, left = np.uint64(0), 0
+    half, high = np.uint64(0xFFFFFFFF), np.uint64(32)
+    words_of_a_draw = 1 if n <= ONE_WORD else 2
+    block, left = np.uint64(0), 0  # words of the block that are left
     c0 = c1 = c2 = c3 = np.uint64(0)
     for i in range(n - 1, 0, -1):
-        if left == 0:
-            block, left = block + one, 4
-            c0, c1, c2, c3 = block, np.uint64(0), np.uint64(epoch), np.uint64(0)
-            k0, k1 = np.uint64(seed), np.uint64(0)
-            for _ in range(10):
-                low0 = np.uint64(0xD2E7470EE14C6C93) * c0
-                low1 = np.uint64(0xCA5A826395121157) * c2
-                high0 = multiply_high(np.uint64(0xD2E7470EE14C6C93), c0)
-                high1 = multiply_high(np.uint64(0xCA5A826395121157), c2)
-                c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-                k0 += np.uint64(0x9E3779B97F4A7C15)
-                k1 += np.uint64(0xBB67AE8584CAA73B)
-        word, c0, c1, c2 = c0, c1, c2, c3
-        left -= 1
-        j = np.int64(multiply_high(word, np.uint64(i + 1)))
-        order[i], order[j] = order[j], order[i]
-
-
-if config.DISABLE_JIT:  # Python's integers do not wrap
-
-    def fill_order(seed, epoch, n, order):  # noqa: F811
-        order[:n] = order_of_rows.epoch_order(int(seed), int(epoch), n)
+        j = np.uint64(0)
+        for _ in range(words_of_a_draw):  # the lower half first
+            if left == 0:
+                c0, c1, c2, c3 = block, np.uint64(epoch) & half, np.uint64(epoch) >> high, np.uint64(ORDER)
+                block, left = block + np.uint64(1), 4
+                k0, k1 = np.uint64(seed) & half, np.uint64(seed) >> high
+                for _ in range(10):
+                    p0, p1 = np.uint64(0xD2511F53) * c0, np.uint64(0xCD9E8D57) * c2
+                    c0, c1, c2, c3 = (p1 >> high) ^ c1 ^ k0, p1 & half, (p0 >> high) ^ c3 ^ k1, p0 & half
+                    k0, k1 = (k0 + np.uint64(0x9E3779B9)) & half, (k1 + np.uint64(0xBB67AE85)) & half
+            j = (c0 * np.uint64(i + 1) + j) >> high
+            left, c0, c1, c2 = left - 1, c1, c2, c3
+        at = np.int64(j)
+        order[i], order[at] = order[at], order[i]
 
 
 @compiled

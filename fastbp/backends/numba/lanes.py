@@ -321,19 +321,6 @@ def _(context, builder, sig, args):
     return vectors[0]
 
 
-def multiply_high(a: int, b: int) -> int:
-    """The upper 64 bits of a product of unsigned integers."""
-    return int(a) * int(b) >> 64
-
-
-@_known(multiply_high, types.Integer, types.Integer, gives=lambda a, b: types.uint64)
-def _(context, builder, sig, args):
-    wide = ir.IntType(128)
-    both = (context.cast(builder, value, given, types.uint64) for value, given in zip(args, sig[1:]))
-    product = builder.mul(*(builder.zext(value, wide) for value in both))
-    return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
-
-
 def total(vector: np.ndarray) -> float:
     """The sum over the lanes, of neighbours first, as the C++ kernels add them up."""
     while len(vector) > 1:
