@@ -1,4 +1,4 @@
-"""Speed bars of what waits during a run: callbacks and metrics, progress bars, batches fetched ahead.
+"""Speed bars of what waits during a run: orders of rows, callbacks and metrics, progress bars, batches fetched ahead.
 
 `python -m pytest benchmarks/bench_run.py`. Runs with and without alternate, and the best of each counts.
 """
@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from rounds import best_of
+from rounds import best_of, median_ratio, seconds_of
 
 import fastbp
 from fastbp.bench.contenders import CONTENDERS, WORKLOADS, Problem
@@ -23,6 +23,25 @@ rng = np.random.default_rng(0)
 
 def digits(n):
     return rng.uniform(size=(n, 784)).astype(np.float32), rng.integers(0, 10, n)
+
+
+@pytest.mark.parametrize("sizes, batch_size", [((2, 3, 1), 8), ((4, 8, 1), 32)], ids=str)
+def test_shuffling_takes_six_tenths_of_a_tiny_networks_step(sizes, batch_size, capsys):
+    """1,024 rows, whose order is drawn anew each epoch, and which are gathered in it."""
+    X, y = (rng.uniform(-1, 1, (1024, n)).astype(np.float32) for n in (sizes[0], sizes[-1]))
+    net = fastbp.MLP(sizes, activation="relu", seed=0)
+
+    def fit(shuffle, steps=3_200_000 // batch_size):
+        net.fit(X, y, loss="mse", optimizer=fastbp.SGD(lr=1e-4), batch_size=batch_size, steps=steps, shuffle=shuffle)
+        return steps
+
+    steps = fit(True)
+    times = seconds_of(ROUNDS, {"shuffled": lambda: fit(True), "in order": lambda: fit(False)})
+    ratio = median_ratio(times, "shuffled", "in order")
+    with capsys.disabled():
+        told = ", ".join(f"{name} {min(found) / steps * 1e9:.0f} ns" for name, found in times.items())
+        print(f"\n{'-'.join(map(str, sizes))} b{batch_size}: {told} a step, {ratio:.2f} times", end=" ")
+    assert ratio <= 1.6
 
 
 class Looks(fastbp.Callback):

@@ -24,6 +24,8 @@ cdef extern from "kernels.hpp" namespace "fbp" nogil:
     ctypedef int64_t idx
     cdef struct KernelsOfFloat "fbp::Kernels<float>":
         idx lanes
+        void (*epoch_orders)(const uint64_t* seeds, const uint64_t* epochs, idx count, uint32_t n, uint32_t* orders,
+                             idx ld) noexcept nogil
     cdef struct Isa:
         KernelsOfFloat f32
         const char* name
@@ -59,9 +61,6 @@ cdef extern from "feed.hpp" namespace "fbp" nogil:
 
 cdef extern from "environment.hpp" namespace "fbp":
     uint64_t c_environment_stamp "fbp::environment_stamp"()
-
-cdef extern from "order.hpp" namespace "fbp" nogil:
-    void c_epoch_order "fbp::epoch_order"(uint64_t seed, uint64_t epoch, uint32_t n, uint32_t* order)
 
 cdef extern from "threads.hpp" namespace "fbp" nogil:
     void c_limit_threads "fbp::limit_threads"(int most)
@@ -269,13 +268,17 @@ def read_repeatedly(cnp.ndarray array, idx repeats):
 
 # ------------------------------------------------------------------ the order of rows
 
-def epoch_order(uint64_t seed, uint64_t epoch, uint32_t n):
-    """`fastbp.order.epoch_order`, uint32."""
-    cdef cnp.ndarray order = np.empty(n, np.uint32)
-    cdef uint32_t* to = <uint32_t*> data_of(order)
+def epoch_orders(isa, cnp.ndarray seeds, cnp.ndarray epochs, uint32_t n):
+    """`fastbp.order.epoch_order` for pairs of uint64 numbers, (pairs, n) uint32."""
+    cdef const Isa* kernels = find_isa(isa)
+    cdef idx count = len(seeds)
+    cdef cnp.ndarray orders = np.empty((count, n), np.uint32)
+    cdef const uint64_t* of = <const uint64_t*> data_of(seeds)
+    cdef const uint64_t* at = <const uint64_t*> data_of(epochs)
+    cdef uint32_t* to = <uint32_t*> data_of(orders)
     with nogil:
-        c_epoch_order(seed, epoch, n, to)
-    return order
+        kernels.f32.epoch_orders(of, at, count, n, to, n)
+    return orders
 
 
 # ------------------------------------------------------------------ threads

@@ -25,17 +25,24 @@ template <class T> T convert(Half half) {   // exact: every half is a float
   return static_cast<T>(value);
 }
 
-template <class S, class T, bool swapped> void cast(const char* from, idx stride, T* to, idx n) {
-  if (std::is_same<S, T>::value && !swapped && stride == static_cast<idx>(sizeof(T))) {
-    std::memcpy(to, from, static_cast<size_t>(n) * sizeof(T));
-    return;
-  }
-  for (idx i = 0; i < n; i++, from += stride) {
+template <class S, class T, bool swapped> T number(const char* from) {
+  S value;
+  if (swapped) {
     unsigned char bytes[sizeof(S)];
-    for (size_t b = 0; b < sizeof(S); b++) bytes[b] = static_cast<unsigned char>(from[swapped ? sizeof(S) - 1 - b : b]);
-    S value;
+    for (size_t b = 0; b < sizeof(S); b++) bytes[b] = static_cast<unsigned char>(from[sizeof(S) - 1 - b]);
     std::memcpy(&value, bytes, sizeof value);
-    to[i] = convert<T>(value);
+  } else {
+    std::memcpy(&value, from, sizeof value);
+  }
+  return convert<T>(value);
+}
+template <class S, class T, bool swapped> void cast(const char* from, idx stride, const uint32_t* order, T* to, idx n) {
+  if (order) {
+    for (idx i = 0; i < n; i++) to[i] = number<S, T, swapped>(from + order[i] * stride);
+  } else if (std::is_same<S, T>::value && !swapped && stride == static_cast<idx>(sizeof(T))) {
+    std::memcpy(to, from, static_cast<size_t>(n) * sizeof(T));
+  } else {
+    for (idx i = 0; i < n; i++) to[i] = number<S, T, swapped>(from + i * stride);
   }
 }
 
@@ -78,17 +85,15 @@ template <class T>
 void gather_rows(const Source& from, T* to, idx ld, idx start, const uint32_t* order, idx rows) {
   const CastRow<T> cast = cast_row<T>(from);
   for (idx m = start; m < start + rows; m++, to += ld)
-    cast(from.data + (order ? order[m] : m) * from.row_stride, from.col_stride, to, from.cols);
+    cast(from.data + (order ? order[m] : m) * from.row_stride, from.col_stride, nullptr, to, from.cols);
 }
 
 template <class T>
 void gather_transposed(const Source& from, T* to, idx ld, idx start, const uint32_t* order, idx rows) {
   const CastRow<T> cast = cast_row<T>(from);
-  for (idx n = 0; n < from.cols; n++, to += ld) {
-    const char* column = from.data + n * from.col_stride;
-    if (!order) cast(column + start * from.row_stride, from.row_stride, to, rows);
-    else for (idx m = 0; m < rows; m++) cast(column + order[start + m] * from.row_stride, 0, to + m, 1);
-  }
+  const char* first = from.data + (order ? 0 : start * from.row_stride);
+  for (idx n = 0; n < from.cols; n++, to += ld)
+    cast(first + n * from.col_stride, from.row_stride, order ? order + start : nullptr, to, rows);
 }
 
 // test(numbers, n, whether the row ends): of each row in pieces, or of all rows as one where they follow one another.
@@ -102,7 +107,7 @@ template <class Test> static bool each_piece(const Source& from, bool by_rows, T
   for (idx m = 0; m < rows; m++)
     for (idx n = 0; n < cols; n += PIECE) {
       const idx count = cols - n < PIECE ? cols - n : static_cast<idx>(PIECE);
-      cast(from.data + m * from.row_stride + n * stride, stride, piece, count);
+      cast(from.data + m * from.row_stride + n * stride, stride, nullptr, piece, count);
       if (!test(piece, count, n + count == cols)) return false;
     }
   return true;

@@ -13,8 +13,8 @@ struct Source {
   bool swapped;                 // not the machine's byte order
 };
 
-// Casts n elements, `stride` bytes apart, as a C cast does.
-template <class T> using CastRow = void (*)(const char* from, idx stride, T* to, idx n);
+// Casts n elements, `stride` bytes apart, as a C cast does; where there is an order, those at its places.
+template <class T> using CastRow = void (*)(const char* from, idx stride, const uint32_t* order, T* to, idx n);
 
 // Null where the source's dtype cannot be read. T: float, double, int32_t.
 template <class T> CastRow<T> cast_row(const Source& source);

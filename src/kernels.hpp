@@ -162,6 +162,10 @@ template <class T> struct OptimizerKernels {
 enum { DROP_BLOCK = 64 };
 using DropWords = void (*)(uint64_t seed, uint64_t step, uint64_t layer, uint64_t row, idx blocks, uint16_t* words);
 
+// Orders of the n rows of epochs, permutations of 0..n-1: the k-th, a function of seeds[k], epochs[k] and n alone, at
+// orders + k * ld. See fastbp/order.py.
+using EpochOrders = void (*)(const uint64_t* seeds, const uint64_t* epochs, idx count, uint32_t n, uint32_t* orders, idx ld);
+
 template <class T> struct Kernels {
   idx tile_rows;
   idx panel_columns;                            // of a tile, and of GradInput::panel
@@ -177,6 +181,7 @@ template <class T> struct Kernels {
   void (*limit_norms)(T* weight, idx ldw, idx in, idx out, bool transposed, T most);   // of each output's weights
   DropWords drop_words;
   void (*drop)(const T* x, T* out, idx n, const uint16_t* words, int threshold, T scale);
+  EpochOrders epoch_orders;
   ActivationKernels<T> identity;                // its row functions are null: there is nothing to do
   const ActivationKernels<T>* activation;       // these three are indexed as the tables of fastbp/
   const LossRow<T>* loss;

@@ -7,7 +7,6 @@
 
 #include "layout.hpp"
 #include "memory.hpp"
-#include "order.hpp"
 #include "tiny.hpp"
 
 namespace fbp {
@@ -219,7 +218,8 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
       given = nullptr;
       reordered = true;
     } else if (run.shuffle && !run.orders && (order_epoch_ != epoch || order_seed_ != run.seed)) {
-      epoch_order(run.seed, static_cast<uint64_t>(epoch), static_cast<uint32_t>(n), order_.data());
+      const auto number = static_cast<uint64_t>(epoch);
+      kernels_.epoch_orders(&run.seed, &number, 1, static_cast<uint32_t>(n), order_.data(), 0);
       order_epoch_ = epoch;
       order_seed_ = run.seed;
       reordered = true;

@@ -210,6 +210,21 @@ def test_the_order_is_fisher_yates_over_philox(make, seed, epoch, n):
     assert sorted(rows) == list(range(n))
 
 
+PAIRS = [((k * 0x9E3779B97F4A7C15) % 2**64, k**9) for k in range(17)]  # of seeds and epochs, on both sides of 2**32
+
+
+@pytest.mark.parametrize("sizes", [range(1, 71), range(127, 132), [257, 1000, 65_536, 65_537]], ids=str)
+def test_orders_of_many_seeds_and_epochs_are_those_of_each(sizes, isa):
+    """A pair's order depends on none beside it; each number of rows ends somewhere else in the vectors."""
+    for n in sizes:
+        seeds, epochs = np.array(PAIRS[: 17 if n < 1000 else 2], np.uint64).T.copy()
+        wanted = np.array([shuffled(seed, epoch, n) for seed, epoch in PAIRS[: len(seeds)]])
+        for count in range(1, len(seeds) + 1):
+            orders = backends.engine().epoch_orders(isa, seeds[:count], epochs[:count], n)
+            assert orders.dtype == np.uint32 and np.array_equal(orders, wanted[:count]), (n, count)
+    assert backends.engine().epoch_orders(isa, seeds, epochs, 0).shape == (len(seeds), 0)
+
+
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("n", [65_535, 65_536, 65_537, 65_538])
 def test_above_65536_rows_a_draw_has_64_bits(n, make):

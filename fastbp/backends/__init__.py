@@ -92,7 +92,10 @@ def environment() -> dict[str, str]:
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     """The order of n rows in an epoch: see `fastbp.order.epoch_order`, which the compiled module does faster."""
     compiled = engine()
-    return (order.epoch_order if compiled is None else compiled.epoch_order)(seed, epoch, n)
+    if compiled is None:
+        return order.epoch_order(seed, epoch, n)
+    seeds, epochs = np.array([[seed], [epoch]], np.uint64)
+    return compiled.epoch_orders(compiled.choose_isa(), seeds, epochs, n)[0]
 
 
 def missing(name: str) -> str | None:

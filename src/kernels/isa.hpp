@@ -37,6 +37,7 @@ namespace fbp {
 namespace {
 #include "simd.hpp"
 #include "math.hpp"
+#include "random.hpp"
 #include "rows.hpp"
 #include "gemm.hpp"
 #include "layers.hpp"
@@ -76,6 +77,7 @@ template <class T> constexpr Kernels<T> kernels() {
           limit_norms<T>,
           drop_words,
           drop<T>,
+          epoch_orders,
           {nullptr, nullptr, FBP_ACTIVATION_KERNELS(activation_identity)},
           Tables<T>::activation,
           Tables<T>::loss,

@@ -123,30 +123,6 @@ template <class T> static void limit_norms(T* weight, idx ldw, idx in, idx out, 
   }
 }
 
-// Philox4x32-10 (Salmon et al., 2011), a counter in each 64-bit lane: the multiplications look at lower halves alone, so
-// that the upper ones may hold anything. A block of words is made by 8 counters: words 0 and 1 of all of them, then 2 and 3.
-// fastbp/order.py says the same.
-static void drop_words(uint64_t seed, uint64_t step, uint64_t layer, uint64_t row, idx blocks, uint16_t* words) {
-  typedef Bits<VD> V;
-  typedef uint64_t U __attribute__((vector_size(FBP_VECTOR_BYTES), aligned(2), may_alias));
-  constexpr int counters = DROP_BLOCK / 8, of_two = DROP_BLOCK / counters / 2;
-  for (idx c = 0; c < blocks * counters; c += lanes<double>) {
-    V x0 = (V)lane_index<double>() + (uint64_t)c, x1 = V{} + row, x2 = V{} + step, x3 = V{} + (layer << 16 ^ step >> 32);
-    uint64_t k0 = seed, k1 = seed >> 32;
-    FBP_UNROLL for (int round = 0; round < 10; round++) {
-      const V p0 = multiply_halves(x0, V{} + 0xD2511F53u), p1 = multiply_halves(x2, V{} + 0xCD9E8D57u);
-      x0 = p1 >> 32 ^ x1 ^ k0;
-      x1 = p1;
-      x2 = p0 >> 32 ^ x3 ^ k1;
-      x3 = p0;
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
-    }
-    uint16_t* to = words + c / counters * DROP_BLOCK + c % counters * of_two;
-    *(U*)to = (x0 & 0xffffffff) | x1 << 32;
-    *(U*)(to + DROP_BLOCK / 2) = (x2 & 0xffffffff) | x3 << 32;
-  }
-}
 // Dropout: x * scale where its word is at least `threshold`, else 0, in whole vectors of `out`.
 template <class T> static void drop(const T* x, T* out, idx n, const uint16_t* words, int threshold, T scale) {
   typedef Vec<T> V;
