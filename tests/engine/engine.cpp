@@ -1,5 +1,5 @@
 // The engine without Python: each ISA that was built and found trains networks of every kernel family, and what comes
-// out is compared with plain loops in double. Exit status 1 where anything differs.
+// out is compared with plain loops in double; so are its orders of rows. Exit status 1 where anything differs.
 //
 // tests/test_arm64.py builds this for arm64 and runs it under an emulator; `make tsan` builds it with ThreadSanitizer and
 // asks for threads: `engine 3` trains every network on three of them, twice at once, so that two ask for the pool.
@@ -9,6 +9,7 @@
 #include <limits>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "dispatch.hpp"
@@ -227,14 +228,55 @@ template <class T> bool passes(const Isa& isa, const char* dtype) {
   return all;
 }
 
+// One order, in plain loops over the definition in fastbp/order.py.
+std::vector<uint32_t> plain_order(uint64_t seed, uint64_t epoch, uint32_t n) {
+  std::vector<uint32_t> order, words;
+  for (uint32_t i = 0; i < n; i++) order.push_back(i);
+  const uint32_t of_a_draw = n <= 65536 ? 1 : 2;
+  for (uint32_t block = 0; words.size() < uint64_t{n} * of_a_draw; block++) {
+    uint32_t c[] = {block, static_cast<uint32_t>(epoch), static_cast<uint32_t>(epoch >> 32), 0xFFFFFFFFu};
+    uint32_t k[] = {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+    for (int round = 0; round < 10; round++, k[0] += 0x9E3779B9u, k[1] += 0xBB67AE85u) {
+      const uint64_t first = uint64_t{0xD2511F53u} * c[0], second = uint64_t{0xCD9E8D57u} * c[2];
+      c[0] = static_cast<uint32_t>(second >> 32) ^ c[1] ^ k[0], c[1] = static_cast<uint32_t>(second);
+      c[2] = static_cast<uint32_t>(first >> 32) ^ c[3] ^ k[1], c[3] = static_cast<uint32_t>(first);
+    }
+    words.insert(words.end(), c, c + 4);
+  }
+  const uint32_t* word = words.data();
+  for (uint32_t i = n; i-- > 1; word += of_a_draw) {
+    uint64_t j = 0;
+    for (uint32_t w = 0; w < of_a_draw; w++) j = (word[w] * (uint64_t{i} + 1) + j) >> 32;
+    std::swap(order[i], order[j]);
+  }
+  return order;
+}
+
+bool orders_pass(const Isa& isa) {
+  const uint64_t seeds[] = {1, uint64_t{5} << 33, ~uint64_t{0}}, epochs[] = {0, 7, (uint64_t{1} << 40) + 3};
+  std::vector<uint32_t> sizes{127, 128, 129, 1000, 65536, 65537};
+  for (uint32_t n = 0; n < 80; n++) sizes.push_back(n);
+  for (uint32_t n : sizes) {
+    std::vector<uint32_t> got(3 * size_t{n}), wanted;
+    isa.f64.epoch_orders(seeds, epochs, 3, n, got.data(), n);
+    for (int k = 0; k < 3; k++)
+      for (uint32_t row : plain_order(seeds[k], epochs[k], n)) wanted.push_back(row);
+    if (got != wanted) {
+      std::printf("%s orders of %u rows FAIL\n", isa.name, n);
+      return false;
+    }
+  }
+  return true;
+}
+
 bool all_pass() {
   const Isa* isas[MAX_ISAS];
   bool all = true;
   const int n = built_isas(isas);
   for (int i = 0; i < n; i++)
     if (found(*isas[i])) {
-      const bool right[] = {passes<float>(*isas[i], "float"), passes<double>(*isas[i], "double")};
-      all = all && right[0] && right[1];
+      const bool right[] = {orders_pass(*isas[i]), passes<float>(*isas[i], "float"), passes<double>(*isas[i], "double")};
+      all = all && right[0] && right[1] && right[2];
     }
   return all;
 }
