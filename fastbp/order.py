@@ -35,8 +35,8 @@ def _keys() -> Callable[[int], np.random.bit_generator.ISeedSequence]:
     return Key
 
 
-# The fourth counter word of the order of rows. Dropout's is ``layer << 16 ^ step >> 32``, where a step is below 2**48: the
-# lower half may become this one's, but no network has the 65,536 layers whose last would have the upper half.
+# The fourth counter word of the order of rows. Dropout's is ``layer << 16 ^ step >> 32``, and a step is below 2**48:
+# its lower half may become this one's, but no network has the 65,536 layers whose last would have the upper half.
 ORDER = 0xFFFFFFFF
 ONE_WORD = 1 << 16  # up to so many rows a draw of 32 bits is biased by 2**-16 at most; above, it has 64
 
