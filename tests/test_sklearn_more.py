@@ -13,6 +13,7 @@ from conftest import frozen
 from pairs import (
     FURTHER,
     OURS,
+    THEIRS,
     assert_same_answers,
     assert_same_draws,
     assert_same_state,
@@ -142,7 +143,8 @@ def test_dropout_of_each_layer():
     assert np.array_equal(same[0], same[1]) and np.array_equal(same[0], same[2])
     assert not np.array_equal(same[0], MLPClassifier(**deep, dropout=(0.3, 0)).fit(X, Y).coefs_[0])
     assert np.array_equal(
-        MLPClassifier(**deep, dropout=(0, 0.0)).fit(X, Y).coefs_[0], MLPClassifier(**deep).fit(X, Y).coefs_[0])
+        MLPClassifier(**deep, dropout=(0, 0.0)).fit(X, Y).coefs_[0], MLPClassifier(**deep).fit(X, Y).coefs_[0]
+    )
     for bad in (1, -0.1, 1.5, "half", [0.3], [0.3, 0.3, 0.3], [0.3, 1.0], None):
         refused("dropout", MLPClassifier(**deep, dropout=bad).fit, X, Y, kind=(ValueError, TypeError))
 
@@ -1271,3 +1273,83 @@ def test_a_kept_state_goes_on_with_the_settings_of_the_new_fit(params):
             MLPRegressor(solver=other, max_iter=1).fit(X, T)._optimizer)  # fmt: skip
     else:
         assert one.set_params(optimizer="rmsprop").fit(X, T)._optimizer.rule.row.name == "rmsprop"
+
+
+# ------------------------------------------------------------------ integer labels, which are looked at once
+
+LABELS = {
+    "int64": np.arange(60) % 4 - 1, "uint8": (np.arange(60) % 7).astype(np.uint8),
+    "int32, binary": np.where(np.arange(60) % 3, 5, -2).astype(np.int32),
+    "every other row": np.arange(60)[::-1] % 5, "big-endian": (np.arange(60) % 3).astype(">i4"),
+    "many classes": np.arange(60) // 2 * 3, "more classes than that": np.arange(60) * 2 // 3,
+    "one class": np.zeros(60, int), "a column": np.arange(60)[:, None] % 3, "booleans": np.arange(60) % 2 == 0,
+    "floats": np.arange(60) % 3.0, "list": [0, 1, 2] * 20, "a subclass": np.ma.array(np.arange(60) % 3),
+}  # fmt: skip
+
+
+NAMES_OF_60 = np.array(["a", "b", "c"] * 20)
+
+
+def _recorded(call):
+    """What comes of it: a value or an error, and the warnings before it."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        try:
+            found = call()
+        except (ValueError, TypeError) as error:
+            found = type(error), str(error)
+    return found, [(one.category, str(one.message)) for one in seen]
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_are_binarized_as_by_scikit_learn(name):
+    y = LABELS[name]
+    X = np.random.default_rng(0).normal(size=(60, 5))
+    made = [kind(max_iter=3, random_state=0) for kind in (MLPClassifier, THEIRS[MLPClassifier])]
+    (mine, heard), (theirs, wanted) = (_recorded(lambda net=net: net.fit(X, y)) for net in made)
+    assert heard == wanted
+    found, known = (vars(net._label_binarizer) for net in (mine, theirs))
+    assert found.keys() == known.keys()
+    assert {**found, "classes_": 0} == {**known, "classes_": 0}
+    assert found["classes_"].dtype == known["classes_"].dtype and (found["classes_"] == known["classes_"]).all()
+    assert mine.classes_ is found["classes_"] and mine.n_outputs_ == theirs.n_outputs_
+    np.testing.assert_allclose(mine.coefs_[1], theirs.coefs_[1], rtol=0, atol=1e-12)
+    assert _recorded(lambda: mine.score(X, y)) == _recorded(lambda: theirs.score(X, y))
+    for other in (
+        y[:-1],
+        y[:0],
+        y[:1],
+        np.arange(60) // 2 + 7,
+        np.arange(60),
+        np.linspace(0, 1, 60),
+        NAMES_OF_60,
+        None,
+    ):
+        assert _recorded(lambda y=other: mine.score(X, y)) == _recorded(lambda y=other: theirs.score(X, y))
+    weight = np.arange(60.0)
+    assert mine.score(X, y, weight) == theirs.score(X, y, weight)
+    for other in (y[:-1], y[:0], np.arange(60)):
+        again = (lambda net=net, y=other: net.fit(X, y) and 0 for net in (mine, theirs))
+        (told, heard), (wanted, before) = map(_recorded, again)
+        assert (str(told).replace("fastbp.sklearn", ""), heard) == (str(wanted), before)
+
+
+def test_integer_labels_need_no_scikit_learn_beyond_its_check_of_arrays(monkeypatch):
+    """The time of a search over many small fits: see GridSearchCV in benchmarks/bench_sklearn.py."""
+    from fastbp.sklearn import classifier
+
+    X, y = np.random.default_rng(0).normal(size=(60, 5)), LABELS["int64"]
+    wanted = MLPClassifier(max_iter=2, random_state=0).fit(X, y).score(X, y)
+    monkeypatch.setattr(classifier, "accuracy_score", None)
+    monkeypatch.setattr(classifier.LabelBinarizer, "fit", None)
+    monkeypatch.setattr(classifier.LabelBinarizer, "transform", None)
+    assert MLPClassifier(max_iter=2, random_state=0).fit(X, y).score(X, y) == wanted
+
+
+def test_score_is_of_what_a_user_s_class_predicts():
+    class Shy(MLPClassifier):
+        def predict(self, X):
+            return np.zeros(len(X), int)
+
+    X, y = np.random.default_rng(0).normal(size=(60, 5)), np.arange(60) % 3
+    assert Shy(max_iter=2, random_state=0).fit(X, y).score(X, y) == 1 / 3

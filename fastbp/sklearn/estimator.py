@@ -272,8 +272,13 @@ class Compiled(_Scikits):
     def _check_solver(self) -> bool:
         return self.optimizer is not None or super()._check_solver()
 
+    def _validated(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
+        """What scikit-learn makes of them."""
+        checked: tuple[Any, Any] = super()._validate_input(X, y, incremental, reset)
+        return checked
+
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
-        X, y = super()._validate_input(X, y, incremental, reset)
+        X, y = self._validated(X, y, incremental, reset)
         if self.dtype is None or X.dtype == self.dtype:
             return X, y
         with np.errstate(over="ignore"):

@@ -170,24 +170,36 @@ template <class T> FBP_INLINE Vec<T> weight_of(const Loss<T>& loss, idx m, idx n
 // log(sum(exp())) of that.
 template <class V> struct Shift { V maximum, lse; };
 
-// One sample at a time, its outputs across the lanes.
-template <class T> static Shift<Vec<T>> log_sum_exp(const T* z, idx cols) {
-  T most = z[0];
-  for (idx n = 0; n < cols; n++) most = z[n] > most || z[n] != z[n] ? z[n] : most;   // a NaN stays
-  const Vec<T> maximum = splat<Vec<T>>(most);
-  Vec<T> sum{};
-  for (idx n = 0; n < cols; n += lanes<T>) sum += WHERE(columns_below<T>(n, cols), EXP(load(z + n) - maximum), Vec<T>{});
-  return {maximum, LOG(splat<Vec<T>>(sum_lanes<T>(sum)))};
+// One sample at a time, its outputs across the lanes. A row's statistic comes of lanes<T> samples together, which share
+// what is across lanes and the logarithm; each sample's sum has the order of `sum_lanes`.
+template <class T> static void log_sum_exp(const T* z, idx ld, int samples, idx cols, Shift<Vec<T>>* shifts) {
+  typedef Vec<T> V;
+  V sum[lanes<T>], maximum[lanes<T>];
+  FBP_UNROLL for (int i = 0; i < lanes<T>; i++) sum[i] = maximum[i] = V{};
+  for (int i = 0; i < samples; i++) {
+    const T* const row = z + i * ld;
+    T most = row[0];
+    for (idx n = 0; n < cols; n++) most = row[n] > most || row[n] != row[n] ? row[n] : most;   // a NaN stays
+    maximum[i] = splat<V>(most);
+    for (idx n = 0; n < cols; n += lanes<T>)
+      sum[i] += WHERE(columns_below<T>(n, cols), EXP(load(row + n) - maximum[i]), V{});
+  }
+  const V lse = LOG(sum_each<T>(sum));
+  for (int i = 0; i < samples; i++) shifts[i] = {maximum[i], splat<V>(lse[i])};
 }
 template <class Row, class T> static double loss_by_rows(const Loss<T>& loss) {
   typedef Vec<T> V;
   const Settings<Row, T> setting(loss);
   double total = 0, ones[lanes<T>];
   for (double& one : ones) one = 1;
+  Shift<V> shifts[lanes<T>] = {};
   for (idx m = 0; m < loss.rows; m++) {
     const double share = loss.share[m];
-    Shift<V> shift{};
-    if (Row::uses_lse) shift = log_sum_exp(loss.a + m * loss.ld, loss.cols);
+    if (Row::uses_lse && m % lanes<T> == 0) {
+      const int samples = loss.rows - m < lanes<T> ? (int)(loss.rows - m) : lanes<T>;
+      log_sum_exp(loss.a + m * loss.ld, loss.ld, samples, loss.cols, shifts);
+    }
+    const Shift<V>& shift = shifts[m % lanes<T>];
     const T* const weights = Row::uses_lse || !loss.weight ? nullptr : loss.weight + m * loss.ldw;
     VD sum{};
     for (idx n = 0; n < loss.cols; n += lanes<T>) {
