@@ -417,8 +417,15 @@ class Rule(Frozen):
         `phase` how many batches there have been since; `lr_scale` and `decay_scale` are factors. `dtype` is that of the
         parameters: those `above_zero` are above 0 in it too.
         """
-        lr = rates(self.lr, step, steps) * lr_scale
         updates = step if updates is None else updates
+        if steps == 1 and not self.has_schedule and type(self).__module__ == __name__:  # another class may ask anything
+            return [*_of_one_step(self, self.above_zero, updates, phase, lr_scale, decay_scale, dtype)]
+        return self._scalars(step, steps, updates, phase, lr_scale, decay_scale, dtype)
+
+    def _scalars(
+        self, step: int, steps: int, updates: int, phase: int, lr_scale: float, decay_scale: float, dtype: np.dtype[Any]
+    ) -> list[NDArray[Any]]:
+        lr = rates(self.lr, step, steps) * lr_scale
         at = Steps(step, steps, updates, phase, self.accumulate, lr, self.weight_decay * decay_scale)
         known = {"lr": lr, "weight_decay": at.weight_decay, "kept": 1 - lr * at.weight_decay} | self._values(at)
         scalars = []
@@ -426,6 +433,17 @@ class Rule(Frozen):
             value = known[name] if name in known else getattr(self, name)
             scalars.append(of_steps(_above_zero(value, dtype) if name in self.above_zero else value, steps))
         return scalars
+
+
+@lru_cache(maxsize=256)
+def _of_one_step(
+    rule: Rule, above_zero: tuple[str, ...], updates: int, phase: int, *more: Any
+) -> tuple[NDArray[Any], ...]:
+    """The scalars of a step without a schedule: those of each network, and of each layer, that is at this update."""
+    scalars = rule._scalars(updates, 1, updates, phase, *more)
+    for array in scalars:
+        array.flags.writeable = False
+    return tuple(scalars)
 
 
 def of_steps(value: float | NDArray[Any], steps: int) -> NDArray[Any]:
