@@ -163,16 +163,16 @@ class MLP:
         input_dropout: float = 0.0,
     ) -> None:
         self._spec = spec.make_spec(sizes, activation, output_activation, bias, dtype, dropout, input_dropout)
-        self._trains = ((True, True),) * len(self._spec.layers)
+        self._trains = self._spec.all_train
         self._backend: BackendName = checks.choice("backend", backend, ("auto", *backends.NAMES))
         seed = checks.seed(seed)
         arrays = spec.initial_arrays(self._spec, init, bias_init, seed)
         self._bind(TrainingState(self._spec, seed))
         with np.errstate(all="ignore"):  # the cast may overflow or underflow
-            for k, (weight, initial_bias) in enumerate(arrays):
-                self.weights[k][...] = weight
-                if initial_bias is not None:
-                    self.biases[k][...] = initial_bias
+            for layer, (weight, bias) in zip(self._spec.layers, arrays):
+                layer.weight_in(self._params)[...] = weight
+                if bias is not None and (of_layer := layer.bias_in(self._params)) is not None:
+                    of_layer[...] = bias
 
     def _bind(self, state: TrainingState) -> None:
         """Allocate the buffer and everything that refers to it."""
@@ -185,9 +185,7 @@ class MLP:
         self._run: Run | None = None  # the one that is training, where it calls back
         self._pending: list[tuple[Program, int]] = []  # program and rows of the last `forward`, if it is not void
         self._again = Memory(self._spec, self._programs, state, self._training, self._pending, self._backend)
-        layers = self._spec.layers
-        self._weights = tuple(layer.weight_in(self._params) for layer in layers)
-        self._biases = tuple(bias for layer in layers if (bias := layer.bias_in(self._params)) is not None)
+        self._views: tuple[tuple[NDArray[Any], ...], tuple[NDArray[Any], ...]] | None = None  # `weights`, `biases`
 
     # -------------------------------------------------------------- what it is
 
@@ -214,12 +212,20 @@ class MLP:
     @property
     def weights(self) -> tuple[NDArray[Any], ...]:
         """Writable views of the weights, (in_features, out_features), per layer."""
-        return self._weights
+        return self._views_of_params()[0]
 
     @property
     def biases(self) -> tuple[NDArray[Any], ...]:
         """Writable views of the biases, (out_features,), per layer; none with ``bias=False``."""
-        return self._biases
+        return self._views_of_params()[1]
+
+    def _views_of_params(self) -> tuple[tuple[NDArray[Any], ...], tuple[NDArray[Any], ...]]:
+        """Made when first asked for: they are larger than the parameters of a small network that is idle."""
+        if self._views is None:
+            layers, params = self._spec.layers, self._params
+            biases = tuple(bias for layer in layers if (bias := layer.bias_in(params)) is not None)
+            self._views = tuple(layer.weight_in(params) for layer in layers), biases
+        return self._views
 
     @property
     def params(self) -> NDArray[Any]:

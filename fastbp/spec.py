@@ -79,9 +79,9 @@ class Spec:
     def __deepcopy__(self, memo: dict[int, Any]) -> Spec:
         return self  # it holds nothing that changes
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what follows from it: a pickle is the same whatever has been asked for."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Without what follows from it: a pickle is the same whatever has been asked for, and unpickled specs are shared."""
+        return _shared, tuple(getattr(self, field.name) for field in fields(self))
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -114,6 +114,11 @@ class Spec:
         if last.bias is not None:
             return last.bias + padded(last.out_features, self.dtype.itemsize)
         return last.weight + (last.out_features if last.transposed else last.in_features) * last.ldw
+
+    @cached_property
+    def all_train(self) -> tuple[tuple[bool, bool], ...]:
+        """For each layer whether its weight and its bias train, where nothing is frozen."""
+        return ((True, True),) * len(self.layers)
 
     @cached_property
     def n_params(self) -> int:

@@ -153,6 +153,28 @@ def test_a_network_without_owner_is_freed_with_its_buffers(backend):
         gc.enable()
 
 
+@pytest.mark.noasan
+@pytest.mark.parametrize("made", ["MLP((2, 3, 1), seed=k)", "pickle.loads(stored)"])
+def test_an_idle_network_takes_at_most_2_kB(made):
+    """Of 2-3-1, all of it: parameters, training state, locks. Views of weights are made when they are asked for."""
+    script = """
+        import gc, pickle, sys, tracemalloc
+        from fastbp import MLP
+
+        stored = pickle.dumps(MLP((2, 3, 1), seed=0))
+        make = eval("lambda k: " + sys.argv[1])
+        kept = [make(k) for k in range(100)]
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        nets = [make(k) for k in range(5000)]
+        gc.collect()
+        print((tracemalloc.get_traced_memory()[0] - before) / len(nets))
+        assert nets[7].weights is nets[7].weights and nets[7].weights[0].base is nets[7].params.base
+    """
+    assert 500 < float(python(script, made)) <= 2000
+
+
 # ------------------------------------------------------------------ the engine's allocator
 
 

@@ -72,9 +72,8 @@ def make_plan(
     RuntimeError
         A forced backend or ISA is not there.
     """
-    everything = ((True, True),) * len(spec.layers)
-    trains = trains or everything
-    plain = trains == everything and not spec.dropout
+    trains = trains or spec.all_train
+    plain = trains == spec.all_train and not spec.dropout
     if rule is not None:
         optimizer, plain, fused = rule.row, plain and rule.is_plain, fused and not rule.needs_whole_gradient
     requested, isa, most_threads, gated = wanted or asked(backend, n_threads)
@@ -118,6 +117,7 @@ class Programs:
     A program is out of the pool while it works, so threads that ask for one plan at once get one each.
     """
 
+    __slots__ = ("_idle", "params")
     _KEPT = 16  # plans; the one not used for longest is dropped
 
     def __init__(self, params: np.ndarray) -> None:

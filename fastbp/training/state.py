@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastbp.rows import Loss, Optimizer
 
 
-_NO_PLATEAU = {"scale": 1.0, "best": math.inf, "bad": 0, "wait": 0}
+_NO_PLATEAU = {"scale": 1.0, "best": math.inf, "bad": 0, "wait": 0}  # nobody changes it
 
 
 class _Untold(NamedTuple):
@@ -44,7 +44,6 @@ class TrainingState:
         self.reset()
 
     def reset(self) -> None:
-        plateau = dict(_NO_PLATEAU)  # first: a signal may come after a call, and there is none below
         self.seed = self.initial_seed
         self.count[:] = 0
         self.place[:] = 0
@@ -58,7 +57,7 @@ class TrainingState:
         self.accumulate = 1
         self.accumulated: np.ndarray | None = None  # sum of the gradients since the last update
         self.average: np.ndarray | None = None  # moving average of the parameters
-        self._plateau: dict[str, float] = plateau
+        self._plateau: dict[str, float] = _NO_PLATEAU
         self._untold: _Untold | None = None
 
     @property
@@ -206,7 +205,7 @@ class TrainingState:
         state.link = saved.get("link")  # older pickles have none
         state.family = saved["family"]
         state.updates, state.since, state.accumulate = saved["counted"]
-        state._plateau = dict(saved["plateau"])
+        state._plateau = dict(saved["plateau"]) if saved["plateau"] != _NO_PLATEAU else _NO_PLATEAU
         state.slots = {name: spec.padded(vector) for name, vector in saved["slots"].items()}
         sums = {name: spec.padded(vector) for name, vector in saved["sums"].items()}
         state.accumulated, state.average = sums.get("accumulated"), sums.get("average")
