@@ -15,16 +15,20 @@ if _typing.TYPE_CHECKING:  # as `__getattr__` has it; a test compares the two
     from fastbp.callbacks import Callback, Checkpoint, EarlyStopping, TimeLimit
     from fastbp.gradients import check_gradients
     from fastbp.inspection.trace import LayerStep, ParameterStep, Trace
+    from fastbp.many.ensemble import Ensemble
+    from fastbp.many.predict import predict_many
+    from fastbp.many.stored import load_many, save_many
     from fastbp.own import Activation, Loss, Optimizer, activation, loss
 
     __version__: str
 
 __all__ = [
     "LBFGS", "MLP", "SGD", "Activation", "Adadelta", "Adagrad", "Adam", "AdamW", "Callback", "Checkpoint",
-    "EarlyStopping", "FormatError", "History", "LayerStep", "Lion", "Loss", "NAdam", "NonFiniteError", "Optimizer",
-    "ParameterStep", "RAdam", "RMSprop", "Rprop", "StopTraining", "TimeLimit", "Trace", "activation", "activations",
-    "backend", "check_gradients", "initializers", "load", "loss", "losses", "metrics", "ops", "optimizers", "plot",
-    "rows", "schedules", "set_backend", "show_config", "typing",
+    "EarlyStopping", "Ensemble", "FormatError", "History", "LayerStep", "Lion", "Loss", "NAdam", "NonFiniteError",
+    "Optimizer", "ParameterStep", "RAdam", "RMSprop", "Rprop", "StopTraining", "TimeLimit", "Trace", "activation",
+    "activations", "backend", "check_gradients", "initializers", "load", "load_many", "loss", "losses", "metrics",
+    "ops", "optimizers", "plot", "predict_many", "rows", "save_many", "schedules", "set_backend", "show_config",
+    "typing",
 ]  # fmt: skip
 
 _register()
@@ -58,6 +62,14 @@ if not _typing.TYPE_CHECKING:  # which would take any name for one that is here
                 from fastbp.inspection import trace
 
                 found = getattr(trace, name)
+            case "Ensemble":
+                from fastbp.many.ensemble import Ensemble as found
+            case "predict_many":
+                from fastbp.many.predict import predict_many as found
+            case "load_many" | "save_many":
+                from fastbp.many import stored
+
+                found = getattr(stored, name)
             case "Activation" | "Loss" | "Optimizer" | "activation" | "loss":
                 from fastbp import own
 

@@ -1,7 +1,7 @@
 """Networks in files: one safetensors file with the parameters and the training state; docs/files.md has the layout.
 
-What is saved is what `MLP.__getstate__` gives, what is loaded is what `MLP.__setstate__` takes: `MLP.save` and
-`fastbp.mlp.load` call this module, nobody else. A file at a path is a whole one at any moment, the old or the new; into
+A file holds one network, or many. What is saved is what `MLP.__getstate__` gives, what is loaded is what
+`MLP.__setstate__` takes: `MLP.save`, `fastbp.mlp.load` and `fastbp.many.stored` call this module, nobody else. A file at a path is a whole one at any moment, the old or the new; into
 a file object of the caller's the same bytes are written from front to back. Reading trusts nothing: a header is taken
 only if it is, byte for byte, the one that `save` writes for the network that it names, and data only if the digest over
 the whole file is right. So the layout is written and read here, not by the safetensors package, which knows neither;
@@ -17,9 +17,9 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ VERSION = 1  # of the format: what is in the header, and where
 _START = b'{"__metadata__":{"sha256":"'  # of every header; the digits of the digest follow
 _DIGITS = slice(len(_START), len(_START) + 64)
 _MAX_HEADER = 1 << 18  # bytes; some 1,300 layers. JSON of that size is parsed in some 30 ms, whatever it holds
+_MAX_HEADER_OF_MANY = 1 << 26  # some 30,000 kinds of networks
 _CODES = {  # NumPy's name of a dtype -> safetensors'
     "float16": "F16", "float32": "F32", "float64": "F64", "bool": "BOOL",
     "int8": "I8", "int16": "I16", "int32": "I32", "int64": "I64",
@@ -45,6 +46,8 @@ _FIELDS = {  # what a header says about the network, in this order; `fastbp` is 
     "format": str, "version": int, "fastbp": str, "sizes": list, "activations": list, "rows": list, "bias": bool,
     "dtype": str, "dropout": list, "backend": str, "trains": list, "training": dict,
 }  # fmt: skip
+_FIELDS_OF_MANY = {"format": str, "version": int, "fastbp": str, "kinds": list}
+_FIELDS_OF_KIND = {name: kind for name, kind in _FIELDS.items() if name not in _FIELDS_OF_MANY}
 
 Tensors = dict[str, tuple[np.dtype, tuple[int, ...]]]  # name -> dtype, shape, in the order of their data
 
@@ -56,9 +59,13 @@ def _text(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
-def _header(network: dict, tensors: Tensors) -> bytes:
-    """The header of a file, the digits of its digest zeros; data behind it begin at a multiple of 8 bytes."""
-    entries: dict[str, dict] = {"__metadata__": {"sha256": "0" * 64, "network": _text(network)}}
+def _header(described: dict, tensors: Tensors) -> bytes:
+    """The header of a file, the digits of its digest zeros; data behind it begin at a multiple of 8 bytes.
+
+    `described` is what it says about the network, or the networks.
+    """
+    what = "networks" if "kinds" in described else "network"
+    entries: dict[str, dict] = {"__metadata__": {"sha256": "0" * 64, what: _text(described)}}
     end = 0
     for name, (dtype, shape) in tensors.items():
         begin, end = end, end + dtype.itemsize * math.prod(shape)
@@ -148,20 +155,31 @@ def _place(value: Any, verb: str, nothing: Any) -> Any:
 def save(path: Any, saved: dict) -> None:
     """Write what `MLP.__getstate__` gave. See `MLP.save`."""
     place, spec = _place(path, "write", b""), saved["spec"]
-    if spec.dtype.name not in _CODES:
-        raise ValueError(f"a safetensors file cannot hold {spec.dtype}; float64 is the widest that it can")
     arrays: dict[str, np.ndarray] = {}
-    network = dict(zip(_FIELDS, (
-        "fastbp", VERSION, version(), spec.sizes, [row.name for row in spec.activations], _own_rows(spec),
-        spec.bias, spec.dtype.name, spec.dropout, saved["backend"], saved["trains"], _plain(saved["state"], arrays),
-    )))  # fmt: skip
+    network = {"format": "fastbp", "version": VERSION, "fastbp": version()}
+    network |= _kind(saved, _plain(saved["state"], arrays))
     tensors = _layer_tensors(spec.sizes, spec.bias, spec.dtype)
     tensors |= {name: (array.dtype, array.shape) for name, array in arrays.items()}
     header = _header(network, tensors)
     if len(header) > _MAX_HEADER:
         raise ValueError(f"this network has too many layers for a file: its header would take {len(header)} bytes, "
                          f"{_MAX_HEADER} are allowed")  # fmt: skip
-    data = [_bytes_of(array) for array in (saved["params"], *arrays.values())]
+    _put(place, header, [_bytes_of(array) for array in (saved["params"], *arrays.values())])
+
+
+def _kind(saved: dict, training: Any) -> dict[str, Any]:
+    """What a header says about a network, its training state as JSON has it."""
+    spec = saved["spec"]
+    if spec.dtype.name not in _CODES:
+        raise ValueError(f"a safetensors file cannot hold {spec.dtype}; float64 is the widest that it can")
+    return dict(zip(_FIELDS_OF_KIND, (
+        spec.sizes, [row.name for row in spec.activations], _own_rows(spec), spec.bias, spec.dtype.name, spec.dropout,
+        saved["backend"], saved["trains"], training,
+    )))  # fmt: skip
+
+
+def _put(place: Any, header: bytes, data: list[np.ndarray]) -> None:
+    """Write a file where `_place` has said."""
     if isinstance(place, str):
         _write(os.path.realpath(place), header, data)
     else:
@@ -297,20 +315,35 @@ def _refusing(place: Any) -> Iterator[None]:
 def load(path: Any, rows: Iterable[Activation] = ()) -> dict:
     """Read what `MLP.__setstate__` takes. See `fastbp.load`."""
     place, given = _place(path, "read", 0), _by_name(rows)
+    with _opened(place) as (file, size):
+        header = _read_header(file, size, _MAX_HEADER)
+        network, tensors = _described(header)
+        arrays = _read_data(file, size, header, network, tensors)
+    table = _table(place, network["rows"], given)
+    with _refusing(place):
+        return _network(network, arrays, table)
+
+
+@contextmanager
+def _opened(place: Any) -> Iterator[tuple[Any, float]]:
+    """A file object to read from and the size of the file, infinite if not known; in here all is a FormatError."""
     if isinstance(place, str):
         with open(place, "rb", opener=_open_at_once) as file, _refusing(place):
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError("not a regular file")
-            network, arrays = _read(file, status.st_size)
+            yield file, status.st_size
     else:
         with _refusing(place):
-            network, arrays = _read(place, math.inf)
-    missing = [name for name in network["rows"] if name not in given]
+            yield place, math.inf
+
+
+def _table(place: Any, names: Iterable[str], given: dict[str, Activation]) -> dict[str, Activation]:
+    """The activations by name, those of `names` the caller's."""
+    missing = [name for name in names if name not in given]
     if missing:
         raise ValueError(f"rows: {place!r} needs {', '.join(map(repr, missing))}; give the rows of these names")
-    with _refusing(place):
-        return _network(network, arrays, activations.TABLE | {name: given[name] for name in network["rows"]})
+    return activations.TABLE | {name: given[name] for name in names}
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -330,13 +363,6 @@ def _by_name(rows: Iterable[Activation]) -> dict[str, Activation]:
     return given
 
 
-def _read(file: Any, size: float) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What the header says about the network, and its tensors; `size` is that of the file, infinite if not known."""
-    header = _read_header(file, size)
-    network, tensors = _described(header)
-    return network, _read_data(file, size, header, network, tensors)
-
-
 def _exactly(file: Any, n: int) -> bytearray:
     """The next n bytes. Memory grows with those that have come, however many are asked for."""
     data = bytearray()
@@ -350,10 +376,10 @@ def _exactly(file: Any, n: int) -> bytearray:
     return data
 
 
-def _read_header(file: Any, size: float) -> bytes:
-    """The header's bytes: no more of them than there are in the file, or than any network needs."""
+def _read_header(file: Any, size: float, most: int) -> bytes:
+    """The header's bytes: no more of them than there are in the file, or than are ever needed."""
     length = int.from_bytes(_exactly(file, 8), "little")
-    if not _DIGITS.stop <= length <= min(size - 8, _MAX_HEADER):
+    if not _DIGITS.stop <= length <= min(size - 8, most):
         fits = "is none that fastbp writes" if length <= size - 8 else f"does not fit into a file of {size}"
         raise ValueError(f"a header of {length} bytes {fits}")
     header = bytes(_exactly(file, length))
@@ -364,36 +390,58 @@ def _read_header(file: Any, size: float) -> bytes:
 
 def _described(header: bytes) -> tuple[dict[str, Any], Tensors]:
     """What the header says about the network, of the kinds that `save` writes, and its tensors."""
-    entries = json.loads(header.decode("ascii"))
-    network = json.loads(entries.pop("__metadata__")["network"])
-    if network["format"] != "fastbp" or type(network["version"]) is not int:
-        raise ValueError("it does not say which format it has")
-    if network["version"] != VERSION:
-        raise ValueError(f"it has version {network['version']} of the format, this fastbp reads version {VERSION}")
-    if {name: type(value) for name, value in network.items()} != _FIELDS:
-        raise ValueError("it describes the network in another way")
-    sizes = network["sizes"]
-    if not 2 <= len(sizes) <= len(entries) + 1 or not all(type(n) is int and n >= 1 for n in sizes):
+    network, entries = _metadata(header, "network", _FIELDS)
+    _check_kind(network)
+    if len(network["sizes"]) > len(entries) + 1:
         raise ValueError("its sizes are not those of a network")
-    if not all(type(name) is str for name in network["rows"] + network["activations"]):
+    tensors = _layer_tensors(network["sizes"], network["bias"], _DTYPES[_CODES[network["dtype"]]])
+    return network, tensors | {name: _tensor(name, entry) for name, entry in entries.items() if name not in tensors}
+
+
+_READERS = {"network": "fastbp.load", "networks": "fastbp.load_many"}
+
+
+def _metadata(header: bytes, what: str, fields: dict[str, type]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a header says about the network or the networks, and its entries for tensors."""
+    entries = json.loads(header.decode("ascii"))
+    metadata = entries.pop("__metadata__")
+    for other in _READERS.keys() - {what}:
+        if other in metadata:
+            raise ValueError(f"it holds {'many networks' if other == 'networks' else 'one network'}: "
+                             f"{_READERS[other]} reads it")  # fmt: skip
+    described = json.loads(metadata[what])
+    if described["format"] != "fastbp" or type(described["version"]) is not int:
+        raise ValueError("it does not say which format it has")
+    if described["version"] != VERSION:
+        raise ValueError(f"it has version {described['version']} of the format, this fastbp reads version {VERSION}")
+    if {name: type(value) for name, value in described.items()} != fields:
+        raise ValueError(f"it describes the {what} in another way")
+    return described, entries
+
+
+def _check_kind(kind: dict[str, Any]) -> None:
+    """The names and sizes that a header gives for a network."""
+    if len(kind["sizes"]) < 2 or not all(type(n) is int and n >= 1 for n in kind["sizes"]):
+        raise ValueError("its sizes are not those of a network")
+    if not all(type(name) is str for name in kind["rows"] + kind["activations"]):
         raise ValueError("its rows have no names")
-    tensors = _layer_tensors(sizes, network["bias"], _DTYPES[_CODES[network["dtype"]]])
-    for name, entry in entries.items():
-        if name not in tensors:  # of the training state
-            shape = entry["shape"]
-            if len(shape) > _MAX_AXES or not all(type(n) is int and n >= 0 for n in shape):
-                raise ValueError(f"{name} has a shape that no array has")
-            tensors[name] = _DTYPES[entry["dtype"]], tuple(shape)
-    return network, tensors
+
+
+def _tensor(name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...]]:
+    """Dtype and shape that a header gives for a tensor."""
+    shape = entry["shape"]
+    if len(shape) > _MAX_AXES or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"{name} has a shape that no array has")
+    return _DTYPES[entry["dtype"]], tuple(shape)
 
 
 def _read_data(
-    file: Any, size: float, header: bytes, network: dict[str, Any], tensors: Tensors
+    file: Any, size: float, header: bytes, described: dict[str, Any], tensors: Tensors
 ) -> dict[str, np.ndarray]:
     """The tensors, as views of one array. Memory is asked for when header and size are right."""
-    expected = _header(network, tensors)
+    expected = _header(described, tensors)
     if header[: _DIGITS.start] + b"0" * 64 + header[_DIGITS.stop :] != expected:
-        raise ValueError("its header is not that of the network that it describes")
+        raise ValueError("its header is not that of what it describes")
     n_bytes = [dtype.itemsize * math.prod(shape) for dtype, shape in tensors.values()]
     if size not in (8 + len(header) + sum(n_bytes), math.inf):
         raise ValueError(f"it has {size} bytes, {8 + len(header) + sum(n_bytes)} are described")
@@ -412,6 +460,15 @@ def _read_data(
 
 def _network(network: dict[str, Any], arrays: dict[str, np.ndarray], table: dict[str, Activation]) -> dict:
     """What `MLP.__getstate__` had given for the network."""
+    saved = _of_kind(network, table)
+    spec = saved["spec"]
+    params = [arrays.pop(name).ravel() for name in _layer_tensors(spec.sizes, spec.bias, spec.dtype)]
+    state = _training_state(spec, network["training"], arrays)
+    return saved | {"params": np.concatenate(params), "state": state}
+
+
+def _of_kind(network: dict[str, Any], table: dict[str, Activation]) -> dict:
+    """What `MLP.__getstate__` had given, but for parameters and state."""
     unknown = [name for name in network["activations"] if name not in table]
     if unknown or network["backend"] not in ("auto", *backends.NAMES):
         raise ValueError(f"this fastbp does not know {', '.join(map(repr, unknown or [network['backend']]))}")
@@ -423,10 +480,7 @@ def _network(network: dict[str, Any], arrays: dict[str, np.ndarray], table: dict
         type(flag) is bool for layer in trains for flag in layer
     ):
         raise ValueError("dropout or frozen layers are not written as fastbp writes them")
-    params = [arrays.pop(name).ravel() for name in _layer_tensors(spec.sizes, spec.bias, spec.dtype)]
-    state = _training_state(spec, network["training"], arrays)
-    return {"spec": spec, "backend": network["backend"], "trains": trains, "params": np.concatenate(params),
-            "state": state}  # fmt: skip
+    return {"spec": spec, "backend": network["backend"], "trains": trains}
 
 
 def _training_state(spec: Spec, plain: dict, arrays: dict[str, np.ndarray]) -> dict:
@@ -446,3 +500,222 @@ def _training_state(spec: Spec, plain: dict, arrays: dict[str, np.ndarray]) -> d
 
 def _kinds(arrays: dict[str, np.ndarray]) -> list[tuple]:
     return [(name, array.dtype, array.shape) for name, array in arrays.items()]
+
+
+# ------------------------------------------------------------------ many networks
+
+# Networks of a *kind* are alike but for their numbers: those, parameters and training state, are tensors with a row for
+# each of them. Kinds are numbered as they first come, and so are the networks of a kind: one file for a list.
+
+
+class _Net(Protocol):
+    def __getstate__(self) -> dict[str, Any]: ...
+
+
+_N = TypeVar("_N", bound=_Net)
+
+
+def save_many(path: Any, saved: list[dict], keys: list[Any] | None) -> None:
+    """Write what `MLP.__getstate__` gave for each network. See `fastbp.save_many`."""
+    place = _place(path, "write", b"")
+    described, arrays = _many(saved, keys, version())
+    header = _header(described, {name: (array.dtype, array.shape) for name, array in arrays.items()})
+    if len(header) > _MAX_HEADER_OF_MANY:
+        raise ValueError(f"there are too many kinds of networks for a file: its header would take {len(header)} bytes, "
+                         f"{_MAX_HEADER_OF_MANY} are allowed; write several files")  # fmt: skip
+    _put(place, header, [_bytes_of(array) for array in arrays.values()])
+
+
+def _many(saved: list[dict], keys: list[Any] | None, written_by: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """What a header says about the networks, and the tensors by their names."""
+    kinds: dict[Any, list[tuple[dict, list[Any]]]] = {}
+    of_kind = np.empty(len(saved), np.int64)
+    number: dict[Any, int] = {}
+    for k, one in enumerate(saved):
+        leaves: list[Any] = []
+        key = one["spec"], one["backend"], one["trains"], _shared(one["state"], leaves)
+        of_kind[k] = number.setdefault(key, len(number))
+        kinds.setdefault(key, []).append((one, leaves))
+    described, arrays = [], {"kind": of_kind}
+    for k, members in enumerate(kinds.values()):
+        first, names = members[0][0], []
+        described.append(_kind(first, _marked(first["state"], names)))
+        arrays[f"kinds.{k}.params"] = np.stack([one["params"] for one, _ in members])
+        for name, *column in zip(names, *(leaves for _, leaves in members)):
+            arrays[f"kinds.{k}.{name}"] = _column(column)
+    _check_own_rows([members[0][0]["spec"] for members in kinds.values()])
+    if keys is not None:
+        arrays["keys"] = np.frombuffer(_text_of_keys(keys), np.uint8)
+    return {"format": "fastbp", "version": VERSION, "fastbp": written_by, "kinds": described}, arrays
+
+
+def _check_own_rows(specs: list[Spec]) -> None:
+    """Rows that no table has are known by their names, in all networks of a file."""
+    rows: dict[str, Activation] = {}
+    for spec in specs:
+        for row in spec.activations:
+            if rows.setdefault(row.name, row) != row:
+                raise ValueError(f"two rows of these networks are called {row.name!r}; a file has them by name")
+
+
+def _numbers(value: Any) -> type | None:
+    """int or float where these are numbers of that type and nothing else."""
+    kinds = {*map(type, value)}
+    return kinds.pop() if kinds in ({int}, {float}) else None
+
+
+def _shared(value: Any, leaves: list[Any]) -> Any:
+    """What networks of a kind share of a training state, hashable; their numbers and arrays are added to `leaves`."""
+    if isinstance(value, dict):
+        return "dict", *((key, _shared(item, leaves)) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        kind = _numbers(value)
+        if kind is None:
+            return "list", *(_shared(item, leaves) for item in value)
+        leaves.append(value)
+        return kind, len(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, np.ndarray):
+        leaves.append(value)
+        return value.dtype, value.shape
+    if type(value) in (int, float):
+        leaves.append(value)
+        return type(value)
+    return type(value), value
+
+
+def _marked(value: Any, names: list[str], path: tuple[str, ...] = ()) -> Any:
+    """The same as JSON has it: marks in place of what `_shared` adds to `leaves`, in the same order, by their names."""
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) and key.isidentifier() for key in value):
+            raise TypeError(f"{'.'.join(path)}: only identifiers are keys in a file, got {list(value)}")
+        return {key: _marked(item, names, (*path, key)) for key, item in value.items()}
+    if isinstance(value, (list, tuple)) and _numbers(value) is None:
+        return [_marked(item, names, (*path, str(k))) for k, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    for mark, kinds in _MARKS.items():
+        if isinstance(value, kinds) and not isinstance(value, bool):
+            names.append(".".join(path))
+            return {_MARK: mark}
+    return value
+
+
+_MARKS: dict[str, tuple[type, ...]] = {"tensor": (np.ndarray,), "number": (int, float), "numbers": (list, tuple)}
+_AXES = {"number": 1, "numbers": 2}  # of the tensor of a mark
+
+
+def _column(values: list[Any]) -> np.ndarray:
+    """A row for each network. Integers of which none is negative have no sign: seeds are 64 bits."""
+    first = values[0]
+    if isinstance(first, np.ndarray):
+        return np.stack(values)
+    flat = values if type(first) in (int, float) else [number for numbers in values for number in numbers]
+    if type(flat[0]) is float:
+        return np.array(values, np.float64)
+    return np.array(values, np.int64 if min(flat) < 0 else np.uint64)
+
+
+def _unmarked(plain: Any, leaves: Iterator[Any]) -> Any:
+    """The inverse of `_marked`; lists and tuples come back as tuples."""
+    if isinstance(plain, dict):
+        return next(leaves) if _MARK in plain else {key: _unmarked(item, leaves) for key, item in plain.items()}
+    return tuple(_unmarked(item, leaves) for item in plain) if isinstance(plain, list) else plain
+
+
+def _marks(plain: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Name and mark of each tensor, in order."""
+    if isinstance(plain, dict) and _MARK in plain:
+        yield ".".join(path), plain[_MARK]
+    elif isinstance(plain, (dict, list)):
+        for key, item in plain.items() if isinstance(plain, dict) else enumerate(plain):
+            yield from _marks(item, (*path, str(key)))
+
+
+_KINDS_OF_KEYS = str, int, float, bool
+
+
+def plain_key(key: Any) -> Any:
+    """A key as a file holds it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is neither text nor a number; or NaN, or a number that is too long to be written.
+    """
+    plain = key.item() if isinstance(key, np.generic) else key
+    if type(plain) not in _KINDS_OF_KEYS:
+        raise TypeError(f"nets: keys in a file are str, int, float or bool, got {key!r} of type {type(key).__name__}")
+    if plain != plain or type(plain) is int and plain.bit_length() > 1024:
+        raise ValueError(f"nets: {'NaN' if plain != plain else 'an integer of more than 1024 bits'} is no key in a file")
+    return plain
+
+
+def _text_of_keys(keys: list[Any]) -> bytes:
+    return json.dumps(keys, separators=(",", ":")).encode("ascii")
+
+
+def load_many(path: Any, rows: Iterable[Activation], make: Callable[[dict], _N]) -> tuple[list[_N], list[Any] | None]:
+    """The networks that `make` makes of what `MLP.__setstate__` takes, and their keys. See `fastbp.load_many`."""
+    place, given = _place(path, "read", 0), _by_name(rows)
+    with _opened(place) as (file, size):
+        header = _read_header(file, size, _MAX_HEADER_OF_MANY)
+        described, entries = _metadata(header, "networks", _FIELDS_OF_MANY)
+        for kind in described["kinds"]:
+            if {name: type(value) for name, value in kind.items()} != _FIELDS_OF_KIND:
+                raise ValueError("it describes a network in another way")
+            _check_kind(kind)
+        tensors = {name: _tensor(name, entry) for name, entry in entries.items()}
+        arrays = _read_data(file, size, header, described, tensors)
+    table = _table(place, dict.fromkeys(name for kind in described["kinds"] for name in kind["rows"]), given)
+    with _refusing(place):
+        return _networks(described, arrays, table, make)
+
+
+def _networks(
+    described: dict[str, Any], arrays: dict[str, np.ndarray], table: dict[str, Activation],
+    make: Callable[[dict], _N],
+) -> tuple[list[_N], list[Any] | None]:  # fmt: skip
+    """The networks of a file, once they would be written as the same file: so nothing was cast, lost or left unread."""
+    of_kind, keys = arrays["kind"], None
+    if "keys" in arrays:
+        keys = json.loads(arrays["keys"].tobytes())
+        if len(keys) != of_kind.size or len({*map(plain_key, keys)}) != len(keys):
+            raise ValueError("its keys are not those of its networks")
+    n_kinds = len(described["kinds"])
+    if of_kind.ndim != 1 or of_kind.dtype != np.int64 or not ((of_kind >= 0) & (of_kind < n_kinds)).all():
+        raise ValueError("it does not say of which kinds its networks are")
+    made: list[Any] = [None] * len(of_kind)
+    for k, kind in enumerate(described["kinds"]):
+        members = np.flatnonzero(of_kind == k)
+        for place, saved in zip(members.tolist(), _of_one_kind(f"kinds.{k}", kind, arrays, table, len(members))):
+            made[place] = make(saved)
+    again = [net.__getstate__() for net in made]
+    for number, saved in zip(of_kind.tolist(), again):  # without fields that are younger than the file
+        saved["state"] = {name: saved["state"][name] for name in described["kinds"][number]["training"]}
+    wanted, found = _many(again, keys, described["fastbp"])
+    if _text(wanted) != _text(described) or _kinds(found) != _kinds(arrays) or any(
+        found[name].tobytes() != array.tobytes() for name, array in arrays.items()
+    ):
+        raise ValueError("its networks are not ones that can be, or not written as fastbp writes them")
+    return made, keys
+
+
+def _of_one_kind(
+    name: str, kind: dict[str, Any], arrays: dict[str, np.ndarray], table: dict[str, Activation], n: int
+) -> Iterator[dict]:
+    """What `MLP.__getstate__` had given for each of the n networks of a kind."""
+    saved = _of_kind(kind, table)
+    spec, columns = saved["spec"], []
+    for leaf, mark in (("params", "tensor"), *_marks(kind["training"])):
+        array = arrays[f"{name}.{leaf}"]
+        array = array.astype(array.dtype.newbyteorder("="))
+        if len(array) != n or array.ndim != _AXES.get(mark, array.ndim):
+            raise ValueError(f"{name}.{leaf} has another shape")
+        columns.append(array if mark == "tensor" else array.tolist())
+    if columns[0].shape != (n, spec.n_params):
+        raise ValueError(f"{name}.params has another shape")
+    start = TrainingState(spec, 0).to_dict()
+    for params, *leaves in zip(*columns):
+        yield saved | {"params": params, "state": start | _unmarked(kind["training"], iter(leaves))}

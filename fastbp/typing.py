@@ -99,6 +99,7 @@ SeedLike: TypeAlias = "int | np.random.Generator | np.random.SeedSequence"  # Nu
 Sizes: TypeAlias = Sequence[int] | NDArray[integer[Any]]
 ClassWeight: TypeAlias = Literal["balanced"] | Mapping[Any, float]  # a key is a label, whatever the type of y's
 Batches: TypeAlias = Iterable[Examples]
+Networks: TypeAlias = "Sequence[MLP] | Mapping[Any, MLP]"  # in order, or by key
 File: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | IO[bytes]
 
 
