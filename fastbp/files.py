@@ -566,23 +566,24 @@ def _numbers(value: Any) -> type | None:
 
 def _shared(value: Any, leaves: list[Any]) -> Any:
     """What networks of a kind share of a training state, hashable; their numbers and arrays are added to `leaves`."""
-    if isinstance(value, dict):
-        return "dict", *((key, _shared(item, leaves)) for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        kind = _numbers(value)
-        if kind is None:
-            return "list", *(_shared(item, leaves) for item in value)
+    kind = type(value)
+    if kind is dict:
+        return "dict", *[(key, _shared(item, leaves)) for key, item in value.items()]
+    if kind is list or kind is tuple:
+        of_all = _numbers(value)
+        if of_all is None:
+            return "list", *[_shared(item, leaves) for item in value]
         leaves.append(value)
-        return kind, len(value)
+        return of_all, len(value)
     if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, np.ndarray):
+        return _shared(value.item(), leaves)
+    if kind is np.ndarray:
         leaves.append(value)
         return value.dtype, value.shape
-    if type(value) in (int, float):
+    if kind is int or kind is float:
         leaves.append(value)
-        return type(value)
-    return type(value), value
+        return kind
+    return kind, value
 
 
 def _marked(value: Any, names: list[str], path: tuple[str, ...] = ()) -> Any:

@@ -24,6 +24,7 @@ from fastbp.rows import Activation, Loss, Optimizer
 
 NARROW_OUTPUTS = 4  # an output layer of at most this many is kept transposed; src/kernels.hpp says the same
 LINE = 64  # bytes of a cache line: rows of owned matrices fill whole lines
+_FEW_PARAMS = 1000  # up to so many a copy element by element is the quicker one
 _HUGE_PAGE = 1 << 21  # bytes
 _CACHE_SETS_STRIDE = 1024  # bytes: rows a multiple of this apart meet in the same cache sets
 
@@ -150,8 +151,17 @@ class Spec:
                 layer.bias_in(buffer)[...] = bias
         return buffer
 
+    @cached_property
+    def _places(self) -> np.ndarray | None:
+        """Where the elements of a dense vector lie in a padded buffer; of large ones views are faster, and smaller."""
+        if self.n_params > _FEW_PARAMS:
+            return None
+        return np.concatenate([view.ravel() for view in self.views(np.arange(self.buffer_size))])
+
     def flatten(self, buffer: np.ndarray) -> np.ndarray:
         """The dense vector, (n_params,), of a padded buffer."""
+        if self._places is not None:
+            return buffer[self._places]
         return np.concatenate([view.ravel() for view in self.views(buffer)])
 
     def padded(self, vector: np.ndarray) -> np.ndarray:
@@ -162,8 +172,13 @@ class Spec:
 
     def unflatten_into(self, buffer: np.ndarray, vector: np.ndarray) -> None:
         """Write a dense vector, (n_params,), into a padded buffer; padding is left alone."""
-        ends = np.cumsum([view.size for view in self.views(buffer)])
+        if vector.shape != (self.n_params,):
+            raise ValueError(f"{self.n_params} parameters are wanted, got an array of shape {vector.shape}")
         with np.errstate(all="ignore"):  # a cast may overflow or underflow
+            if self._places is not None:
+                buffer[self._places] = vector
+                return
+            ends = np.cumsum([view.size for view in self.views(buffer)])
             for view, part in zip(self.views(buffer), np.split(vector, ends[:-1])):
                 view[...] = part.reshape(view.shape)
 

@@ -30,20 +30,20 @@ def padded(header):
     return header + b" " * (-len(header) % 8)
 
 
-def described(content):
-    """The entries of a file's header, and what it says about the network."""
+def described(content, what="network"):
+    """The entries of a file's header, and what it says about the network, or the networks."""
     entries = json.loads(split(content)[0])
-    return entries, json.loads(entries.pop("__metadata__")["network"])
+    return entries, json.loads(entries.pop("__metadata__")[what])
 
 
-def forged(content, change=lambda network, entries: None, data=None):
+def forged(content, change=lambda network, entries: None, data=None, what="network"):
     """The file after `change` of its header's contents, in the form in which `save` would write it, and signed.
 
     `change` may return the text of the network itself.
     """
-    entries, network = described(content)
+    entries, network = described(content, what)
     own = change(network, entries)
-    metadata = {"sha256": "0" * 64, "network": text(network) if own is None else own}
+    metadata = {"sha256": "0" * 64, what: text(network) if own is None else own}
     header = padded(text({"__metadata__": metadata, **entries}).encode())
     return signed(header, split(content)[1] if data is None else data)
 

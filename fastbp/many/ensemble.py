@@ -154,7 +154,7 @@ class Ensemble:
                     "probabilities already are averaged by `predict`"
                 )
         with np.errstate(all="ignore"):
-            return self._joined([losses.LINKS[found](of).mean(axis=0, dtype=np.float64)
+            return self._joined([np.mean(list(map(losses.LINKS[found], of)), axis=0, dtype=np.float64)
                                  for of in self._outputs(X, n_threads)])  # fmt: skip
 
     def _link(self) -> str:
