@@ -1,11 +1,11 @@
 """Networks in files: one safetensors file with the parameters and the training state; docs/files.md has the layout.
 
 A file holds one network, or many. What is saved is what `MLP.__getstate__` gives, what is loaded is what
-`MLP.__setstate__` takes: `MLP.save`, `fastbp.mlp.load` and `fastbp.many.stored` call this module, nobody else. A file at a path is a whole one at any moment, the old or the new; into
-a file object of the caller's the same bytes are written from front to back. Reading trusts nothing: a header is taken
-only if it is, byte for byte, the one that `save` writes for the network that it names, and data only if the digest over
-the whole file is right. So the layout is written and read here, not by the safetensors package, which knows neither;
-the tests hold the two against each other.
+`MLP.__setstate__` takes: `MLP.save`, `fastbp.mlp.load` and `fastbp.many.stored` call this module, nobody else. A file
+at a path is a whole one at any moment, the old or the new; into a file object of the caller's the same bytes are
+written from front to back. Reading trusts nothing: a header is taken only if it is, byte for byte, the one that `save`
+writes for the network that it names, and data only if the digest over the whole file is right. So the layout is written
+and read here, not by the safetensors package, which knows neither; the tests hold the two against each other.
 """
 
 from __future__ import annotations
@@ -648,8 +648,10 @@ def plain_key(key: Any) -> Any:
     plain = key.item() if isinstance(key, np.generic) else key
     if type(plain) not in _KINDS_OF_KEYS:
         raise TypeError(f"nets: keys in a file are str, int, float or bool, got {key!r} of type {type(key).__name__}")
-    if plain != plain or type(plain) is int and plain.bit_length() > 1024:
-        raise ValueError(f"nets: {'NaN' if plain != plain else 'an integer of more than 1024 bits'} is no key in a file")
+    if plain != plain:
+        raise ValueError("nets: NaN is no key in a file; it is not equal to itself")
+    if type(plain) is int and plain.bit_length() > 1024:
+        raise ValueError("nets: an integer of more than 1024 bits is no key in a file")
     return plain
 
 

@@ -169,10 +169,10 @@ class MLP:
         arrays = spec.initial_arrays(self._spec, init, bias_init, seed)
         self._bind(TrainingState(self._spec, seed))
         with np.errstate(all="ignore"):  # the cast may overflow or underflow
-            for layer, (weight, bias) in zip(self._spec.layers, arrays):
+            for layer, (weight, initial_bias) in zip(self._spec.layers, arrays):
                 layer.weight_in(self._params)[...] = weight
-                if bias is not None and (of_layer := layer.bias_in(self._params)) is not None:
-                    of_layer[...] = bias
+                if initial_bias is not None and (of_layer := layer.bias_in(self._params)) is not None:
+                    of_layer[...] = initial_bias
 
     def _bind(self, state: TrainingState) -> None:
         """Allocate the buffer and everything that refers to it."""

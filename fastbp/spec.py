@@ -81,7 +81,7 @@ class Spec:
         return self  # it holds nothing that changes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Without what follows from it: a pickle is the same whatever has been asked for, and unpickled specs are shared."""
+        """Without what follows from it: a pickle is the same whatever has been asked for. What it gives is shared."""
         return _shared, tuple(getattr(self, field.name) for field in fields(self))
 
     @cached_property

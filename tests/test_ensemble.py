@@ -137,7 +137,7 @@ def test_by_key_of_a_table_and_of_mixed_dtypes():
 NETS = {"a": fastbp.MLP((5, 1), seed=0), "b": fastbp.MLP((5, 1), seed=1)}
 WRONG = {
     "no network": (([], X), {}, ValueError, "nets is empty; one network at least is wanted"),
-    "one network": ((NETS["a"], X), {}, TypeError, "nets must be a sequence of networks, or a dict of them by key, got"),
+    "one network": ((NETS["a"], X), {}, TypeError, "nets must be a sequence of networks, or a dict of them by key"),
     "something else": (([NETS["a"], "b"], X), {}, TypeError, "nets[1] must be an MLP, got 'b'"),
     "other columns": (([NETS["a"], fastbp.MLP((4, 1))], X), {}, ValueError, "X has 5 column(s), nets[1] has 4"),
     "wrong columns": ((NETS, X[:, 1:]), {}, ValueError, "X has 4 column(s), the network has 5"),

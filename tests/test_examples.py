@@ -167,6 +167,17 @@ def test_a_pole_on_a_cart_is_balanced(example):
         assert float(first) < 40 and float(last) > 80 and 80 < float(balanced) <= 500
 
 
+def test_networks_of_an_ensemble_differ_where_there_are_no_points(example):
+    out = example("ensemble")
+    found = re.findall(rf"^(.*), at +({NUMBER}): +({NUMBER}) \+- ({NUMBER}), the sine is +({NUMBER})$", out, re.M)
+    mean, std, sine = ({row[0]: float(row[k]) for row in found} for k in (2, 3, 4))
+    assert list(std) == ["among the points", "in the gap", "beyond the ends"]
+    assert 2 * std["among the points"] < min(std["in the gap"], std["beyond the ends"])
+    assert abs(mean["among the points"] - sine["among the points"]) < 0.1
+    single, together = re.search(rf"a network ({NUMBER}), the ensemble ({NUMBER})$", out, re.M).groups()
+    assert 3 * float(together) < float(single)
+
+
 @pytest.mark.parametrize(
     "name, words",
     [
@@ -175,6 +186,7 @@ def test_a_pole_on_a_cart_is_balanced(example):
         ("digits", ["loss", "layer 0: 64 -&gt; 128, a picture for each unit"]),
         ("own_gradient", ["Huber's loss", "the clean sine"]),
         ("dqn", ["an episode", "mean of the last 10", "steps until the pole falls"]),
+        ("ensemble", ["one standard deviation", "nine networks of ten", "the sine", "x"]),
         ("own_activation", ["my_mish", "its derivative, made from the expression", "my_log_cosh", "mse"]),
     ],
 )

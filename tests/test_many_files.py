@@ -315,12 +315,16 @@ def reshaped(name, shape=None, dtype=None):
     return edited(change)
 
 
+def written_by(word):
+    return edited(lambda networks, entries: networks.update(fastbp=word))
+
+
 def no_networks(networks, entries):
     networks["kinds"].append(networks["kinds"][0] | {"sizes": [10**5, 10**5]})
 
 
 def huge(networks, entries):
-    for at, name in enumerate(entries):
+    for name in entries:
         if name.startswith("kinds.0."):
             entries[name]["shape"][0] = 0
 
@@ -426,7 +430,7 @@ def test_mutated_files_are_refused_or_are_networks():
             continue
         taken += 1  # other numbers of the same networks, or another word for what wrote them
         word = described(made, "networks")[1]["fastbp"]
-        assert forged(dumped(again), lambda networks, entries: networks.update(fastbp=word), what="networks") == made
+        assert written_by(word)(dumped(again)) == made
     assert 0 < taken < (k + 1) / 2
 
 

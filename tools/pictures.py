@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("docs/looking.md", "docs/own_rows.md")
-EXAMPLES = {"examples/dqn.py": "docs/dqn.svg"}
+EXAMPLES = {"examples/dqn.py": "docs/dqn.svg", "examples/ensemble.py": "docs/ensemble.svg"}
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "fastbp"}  # text stays text; the same file each time
 PART = re.compile(r"^```python\n(?P<code>.*?)^```$|^!\[[^\]]*\]\((?P<image>[^)]+)\)$", re.M | re.S)
 

@@ -150,8 +150,8 @@ class Ensemble:
             output = net._spec.activations[-1]
             if not output.is_identity:
                 raise ValueError(
-                    f"predict_proba needs output_activation='identity'; nets[{k}] has {output.name!r}. Outputs that are "
-                    "probabilities already are averaged by `predict`"
+                    f"predict_proba needs output_activation='identity'; nets[{k}] has {output.name!r}. `predict` "
+                    "averages outputs that are probabilities already"
                 )
         with np.errstate(all="ignore"):
             return self._joined([np.mean(list(map(losses.LINKS[found], of)), axis=0, dtype=np.float64)

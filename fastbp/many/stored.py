@@ -23,8 +23,8 @@ def save_many(nets: Networks, path: File) -> None:
     Parameters
     ----------
     nets : sequence of MLP, or dict of MLP by key
-        Any mix, one at least. Keys are str, int, float or bool, or NumPy's scalars of these, which come back as Python's
-        own.
+        Any mix, one at least. Keys are str, int, float or bool, or NumPy's scalars of these, which come back as
+        Python's own.
     path : str, bytes, path object or binary file object
         As for ``MLP.save``.
 
