@@ -48,4 +48,4 @@ if len(sys.argv) > 1:
     axes.plot(X, y, "o", color="#D55E00", ms=3, label="the points")
     axes.set(xlabel="x", ylabel="y", ylim=(-2.5, 1.8), title="Where there are no points, networks differ")
     axes.legend(frameon=False, ncols=2, loc="lower center")
-    figure.savefig(sys.argv[1])
+    figure.savefig(sys.argv[1], metadata={"Date": None} if sys.argv[1].endswith(".svg") else None)
