@@ -212,20 +212,19 @@ class MLP:
     @property
     def weights(self) -> tuple[NDArray[Any], ...]:
         """Writable views of the weights, (in_features, out_features), per layer."""
-        return self._views_of_params()[0]
+        return (self._views or self._views_of_params())[0]
 
     @property
     def biases(self) -> tuple[NDArray[Any], ...]:
         """Writable views of the biases, (out_features,), per layer; none with ``bias=False``."""
-        return self._views_of_params()[1]
+        return (self._views or self._views_of_params())[1]
 
     def _views_of_params(self) -> tuple[tuple[NDArray[Any], ...], tuple[NDArray[Any], ...]]:
         """Made when first asked for: they are larger than the parameters of a small network that is idle."""
-        if self._views is None:
-            layers, params = self._spec.layers, self._params
-            biases = tuple(bias for layer in layers if (bias := layer.bias_in(params)) is not None)
-            self._views = tuple(layer.weight_in(params) for layer in layers), biases
-        return self._views
+        layers, params = self._spec.layers, self._params
+        biases = tuple(bias for layer in layers if (bias := layer.bias_in(params)) is not None)
+        self._views = views = tuple(layer.weight_in(params) for layer in layers), biases
+        return views
 
     @property
     def params(self) -> NDArray[Any]:

@@ -225,7 +225,7 @@ def test_classes_average_probabilities(loss, dtype):
 
 def test_probabilities_that_are_none_are_refused():
     nets = [fastbp.MLP((5, 3), seed=seed) for seed in range(2)]
-    with pytest.raises(RuntimeError, match="were not all trained from logits of probabilities; say link="):
+    with pytest.raises(RuntimeError, match="were not trained from logits of probabilities; say link="):
         fastbp.Ensemble(nets).predict_proba(X)
     nets[0].fit(X, X[:, :3] > 0, loss="binary_cross_entropy", epochs=1)
     with pytest.raises(RuntimeError, match="predict_proba: the members differ in the loss"):

@@ -280,7 +280,8 @@ def test_the_code_of_the_page_on_files_runs(tmp_path, monkeypatch):
     whole.fit(names["X"], names["y"], optimizer=names["adam"], batch_size=10, epochs=8)
     assert bits(names["net"]) == bits(whole)
     assert names["own"].n_params == 17
-    assert sorted(os.listdir()) == ["net.safetensors", "own.safetensors"]
+    assert sorted(os.listdir()) == ["net.safetensors", "own.safetensors", "shops.safetensors"]
+    assert list(names["shops"]) == ["Bern", "Chur"]
 
 
 # ------------------------------------------------------------------ arguments

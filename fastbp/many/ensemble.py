@@ -159,14 +159,13 @@ class Ensemble:
 
     def _link(self) -> str:
         links = {net._state.link for net in self.nets}
-        if None in links or len(links) > 1:
-            said = "differ in the loss" if len(links) > 1 else "were not all trained from logits of probabilities"
+        link = links.pop()
+        if links or link is None:
+            said = "differ in the loss" if links else "were not trained from logits of probabilities"
             raise RuntimeError(
                 f"predict_proba: the members {said}; say link='softmax' or link='sigmoid', or train them with "
                 "softmax_cross_entropy or binary_cross_entropy"
             )
-        (link,) = links
-        assert link is not None
         return link
 
     def quantiles(self, X: Rows, q: Array, *, n_threads: int | None = None) -> NDArray[Any]:
