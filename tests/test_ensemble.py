@@ -64,12 +64,13 @@ def test_threads_change_no_bit(n_threads, monkeypatch, kernels):
     monkeypatch.setenv("FASTBP_FORCE_THREADS", "1")
     nets = [fastbp.MLP((5, width, 2), seed=width, backend=kernels) for width in (3, 60, 130, 330) for _ in range(5)]
     wanted, others = [net.predict(X) for net in nets], set()
+    monkeypatch.setattr(predict, "_WORTH_THREADS", 0)
     do = predict._Desk.do
     monkeypatch.setattr(predict._Desk, "do", lambda self, job: others.add(threading.get_ident()) or do(self, job))
     assert same(fastbp.predict_many(nets, X, n_threads=n_threads), wanted)
     assert (others == {threading.get_ident()}) == (n_threads == 1)
     others.clear()
-    fastbp.predict_many([fastbp.MLP((5, 1))] * 9, X, n_threads=n_threads)
+    fastbp.predict_many([fastbp.MLP((5, 2, 1))] * 9, X, n_threads=n_threads)
     assert others == {threading.get_ident()}, "threads do not pay"
 
 
@@ -79,6 +80,7 @@ def test_an_error_in_a_thread_is_raised(monkeypatch):
     def fail(self, job):
         raise MemoryError("none left")
 
+    monkeypatch.setattr(predict, "_WORTH_THREADS", 0)
     monkeypatch.setattr(predict._Desk, "do", fail)
     before = threading.active_count()
     with pytest.raises(MemoryError, match="none left"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from fastbp.typing import Array, Networks, Rows
 
 _COPIED_BYTES = 1 << 18  # parameters up to so many stay in the caches when they are copied to a program
-_WORTH_A_THREAD = 2e5  # multiplications and additions of a call; below, threads wait for the interpreter's lock
+_WORTH_A_THREAD = 1e6  # multiplications and additions of a network; below, threads wait for the interpreter's lock
+_WORTH_THREADS = 1e8  # of all networks; below, the threads take longer to start
 
 
 class Job(NamedTuple):
@@ -153,18 +155,20 @@ def forward(work: list[Job], n_threads: int | None) -> None:
     n_threads = threads.requested(n_threads)
     n_networks = sum(len(job.nets) for job in work)
     operations = sum(len(job.nets) * job.operations for job in work)
-    sharing = min(n_threads, n_networks)
-    if sharing < 2 or sharing < n_threads or operations / n_networks < _WORTH_A_THREAD:
-        desk = _Desk(n_threads)
-        for job in work:
-            desk.do(job)
+    few = n_networks < n_threads or operations < max(_WORTH_THREADS, n_networks * _WORTH_A_THREAD)
+    if n_threads == 1 or few:  # then a program shares its layers with as many threads as pay
+        _Desk(n_threads).do_all(deque(work))
         return
     from concurrent.futures import ThreadPoolExecutor
 
-    pieces = [piece for job in work for piece in job.split(max(1, len(job.nets) // (4 * sharing)))]
-    with ThreadPoolExecutor(sharing) as pool:
-        for _ in pool.map(lambda piece: _Desk(1).do(piece), sorted(pieces, key=lambda piece: -piece.operations)):
-            pass  # what went wrong is raised here
+    pieces = [piece for job in work for piece in job.split(max(1, len(job.nets) // (4 * n_threads)))]
+    rest = deque(sorted(pieces, key=lambda piece: piece.operations, reverse=True))
+    with ThreadPoolExecutor(n_threads) as pool:
+        try:
+            for done in [pool.submit(_Desk(1).do_all, rest) for _ in range(n_threads)]:
+                done.result()
+        finally:
+            rest.clear()  # after an error or Ctrl-C the threads end with what they have at hand
 
 
 class _Desk:
@@ -176,6 +180,15 @@ class _Desk:
     def __init__(self, n_threads: int) -> None:
         self._n_threads = n_threads
         self._kept: dict[tuple[Spec, str, int], tuple[Plan, NDArray[Any], Program]] = {}
+
+    def do_all(self, rest: deque[Job]) -> None:
+        """Do jobs until none is left, beside other threads that take from the same ones."""
+        while True:
+            try:
+                job = rest.popleft()
+            except IndexError:
+                return
+            self.do(job)
 
     def do(self, job: Job) -> None:
         rows, spec = job.rows, job.nets[0]._spec
