@@ -690,10 +690,10 @@ def _networks(
     if of_kind.ndim != 1 or of_kind.dtype != np.int64 or not ((of_kind >= 0) & (of_kind < n_kinds)).all():
         raise ValueError("it does not say of which kinds its networks are")
     made: list[Any] = [None] * len(of_kind)
-    for k, kind in enumerate(described["kinds"]):
-        members = np.flatnonzero(of_kind == k)
-        for place, saved in zip(members.tolist(), _of_one_kind(f"kinds.{k}", kind, arrays, table, len(members))):
-            made[place] = make(saved)
+    places = iter(np.argsort(of_kind, kind="stable").tolist())  # kind by kind
+    for k, (kind, n) in enumerate(zip(described["kinds"], np.bincount(of_kind, minlength=n_kinds).tolist())):
+        for saved in _of_one_kind(f"kinds.{k}", kind, arrays, table, n):
+            made[next(places)] = make(saved)
     again = [net.__getstate__() for net in made]
     for number, saved in zip(of_kind.tolist(), again):  # without fields that are younger than the file
         saved["state"] = {name: saved["state"][name] for name in described["kinds"][number]["training"]}

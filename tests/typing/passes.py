@@ -112,6 +112,25 @@ assert_type(fastbp.load("net.safetensors", rows=[fastbp.rows.Activation("swoosh"
             fastbp.MLP)  # fmt: skip
 net.save(io.BytesIO())
 
+# ------------------------------------------------------------------ many networks
+
+nets = [net, fastbp.MLP((2, 5, 1))]
+by_key: dict[str, fastbp.MLP] = {"a": net}
+outputs = fastbp.predict_many(nets, features, n_threads=1)
+assert_type(outputs, NDArray[Any] | list[NDArray[Any]])
+assert_type(fastbp.predict_many(by_key, features, by=["a"] * 20), NDArray[Any])
+fastbp.save_many(by_key, "nets.safetensors")
+loaded: dict[str, fastbp.MLP] = fastbp.load_many("nets.safetensors", rows=())
+fastbp.save_many(nets, io.BytesIO())
+together = fastbp.Ensemble(nets)
+assert_type(together.nets, tuple[fastbp.MLP, ...])
+assert_type(together.predict(features), NDArray[Any])
+assert_type(together.predict(features, return_std=True), tuple[NDArray[Any], NDArray[Any]])
+assert_type(together.quantiles(features, [0.1, 0.9]), NDArray[Any])
+assert_type(together.predict_proba(features, link="sigmoid", n_threads=2), NDArray[Any])
+together.save("ensemble.safetensors")
+assert_type(fastbp.Ensemble.load("ensemble.safetensors"), fastbp.Ensemble)
+
 # ------------------------------------------------------------------ optimizers, schedules, losses
 
 fastbp.Adam(lr=Warmup(Cosine(1e-3, steps=10_000), steps=500), betas=(0.9, 0.99), clip_norm=1.0, lr_scale=[1.0, 0.5])
