@@ -423,6 +423,8 @@ def _check_kind(kind: dict[str, Any]) -> None:
     """The names and sizes that a header gives for a network."""
     if len(kind["sizes"]) < 2 or not all(type(n) is int and n >= 1 for n in kind["sizes"]):
         raise ValueError("its sizes are not those of a network")
+    if kind["dtype"] not in _CODES:
+        raise ValueError(f"there is no dtype {kind['dtype']!r}")
     if not all(type(name) is str for name in kind["rows"] + kind["activations"]):
         raise ValueError("its rows have no names")
 

@@ -366,6 +366,7 @@ FORGED = {
     "sizes that are no numbers": kind(0, sizes=[1, True]),
     "an activation that nobody knows": kind(0, activations=["relux"]),
     "an activation without a name": kind(0, activations=[3]),
+    "a dtype that NumPy warns of": kind(0, dtype="a"),
     "another backend": kind(0, backend="cuda"),
     "frozen layers of another form": kind(0, trains=[[True, 1]]),
     "dropout as it is not written": kind(0, dropout=[0.0]),
@@ -403,6 +404,7 @@ SAID = {  # what some of the errors say
     "a kind below 0": "of which kinds its networks are",
     "seeds in one axis": "kinds.0.seeds has another shape",
     "parameters of two networks": "kinds.0.params has another shape",
+    "a dtype that NumPy warns of": "there is no dtype 'a'",
     "keys that are equal": "its keys are not those of its networks",
     "another version": "it has version 2 of the format, this fastbp reads version 1",
 }
