@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastbp.backends.plan import Programs
-from fastbp.backends.protocol import Course, Plan, Update
+from fastbp.backends.protocol import Course, Member, Plan, Update
 from fastbp.optimizers import Rule
 from fastbp.rows import Loss, Optimizer
 from fastbp.spec import Spec
@@ -100,6 +100,43 @@ class Program:
     def described(self, rows: int) -> list[tuple[int, int, int]]: ...  # fastbp.protocol.LayerPlan; family: its index
     @property
     def workspace_bytes(self) -> int: ...
+
+class Many:
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def members(self) -> list[Member]: ...
+    def __new__(
+        cls,
+        plan: Plan,
+        members: list[Member],
+        isa: str | None,
+        layers: list[_Layer],
+        loss: int,  # these five as for Program; there are no rows of a user's own
+        loss_scale: float,
+        settings: list[float],
+        output_weights: list[float],
+        optimizer_index: dict[Optimizer, int],
+        *,
+        batch_size: int,
+        shuffle: bool,
+        stop_on_non_finite: bool,
+    ) -> Self: ...
+    def train(
+        self,
+        which: NDArray[np.int64],  # (k,), contiguous
+        steps: NDArray[np.int64],  # (k,)
+        updates: list[Update],
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+    def evaluate(
+        self,
+        which: NDArray[np.int64],
+        X: _Callers,
+        y: _Callers,
+        weight: NDArray[np.float64] | None,  # (n,), contiguous
+        total: float,
+    ) -> NDArray[np.float64]: ...
+    def forward(self, which: NDArray[np.int64], X: _Callers, out: _Own) -> None: ...  # out (k, n, out_features)
 
 class Forced:
     def __new__(cls, context: ContextVar[str | None], process: list[str | None]) -> Self: ...

@@ -39,6 +39,17 @@ int built_isas(const Isa* isas[MAX_ISAS]) {
   return n;
 }
 
+int many_of(const Isa& isa, const ManyTable* many[MAX_ISAS]) {
+  int n = 0;
+#if defined(__x86_64__)
+  if (&isa == &isa_avx512) many[n++] = &many_avx512;
+  if (&isa == &isa_avx512 || &isa == &isa_avx2) many[n++] = &many_avx2;
+#else
+  (void)isa, (void)many;
+#endif
+  return n;
+}
+
 bool found(const Isa& isa) {
   for (const Row& row : TABLE)
     if (row.isa == &isa) return row.found();

@@ -7,4 +7,6 @@ enum { MAX_ISAS = 4 };
 // ISAs from the plainest to the widest; returns how many.
 int built_isas(const Isa* isas[MAX_ISAS]);
 bool found(const Isa& isa);
+// Kernels of many networks, from the widest vectors that an ISA has to narrower ones; returns how many.
+int many_of(const Isa& isa, const ManyTable* many[MAX_ISAS]);
 }  // namespace fbp

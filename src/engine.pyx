@@ -146,6 +146,30 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         int64_t workspace_bytes
     CProgram* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params) except +
 
+cdef extern from "many.hpp" namespace "fbp" nogil:
+    cdef struct Member:
+        void* params
+        int64_t* count
+        int64_t* place
+        double* partial
+        double* losses
+        Source x, y
+        cbool y_is_label
+        const double* weight
+        const int64_t* rows
+        idx n
+        uint64_t seed
+    cdef struct Outcome:
+        int64_t status, epochs
+    cdef cppclass CMany "fbp::Many":
+        void train(idx n, const int64_t* which, const int64_t* steps, const Update* updates,
+                   Outcome* outcomes) except +
+        void evaluate(idx n, const int64_t* which, const Source& x, const Source& y, cbool y_is_label,
+                      const double* weight, double total, double* losses) except +
+        void forward(idx n, const int64_t* which, const Source& x, void* out) except +
+    CMany* make_many(const Isa& isa, int itemsize, const Shape& shape, const vector[Member]& members, idx batch_size,
+                     cbool shuffle, cbool stop_on_non_finite) except +
+
 cdef extern from "kernels/rows_generated.hpp" nogil:
     const unsigned int FBP_ROWS
 
@@ -323,6 +347,53 @@ cdef Source source_of(cnp.ndarray a):
     return s
 
 
+cdef Shape shape_of(plan, list layers, vector[LayerShape]* shapes, int loss, double loss_scale,
+                    vector[double]& settings, vector[double]& output_weights, tuple own_loss) except *:
+    """It points to what it was given."""
+    cdef LayerShape one
+    for one.in_, one.out, one.ldw, one.transposed, one.weight, one.bias, one.activation, one.own_forward, \
+            one.own_backward, one.keeps_z, one.skips_zeros, one.trains_weight, one.trains_bias, \
+            one.dropout in layers:
+        shapes.push_back(one)
+    cdef Shape shape
+    shape.layers = shapes.data()
+    shape.n_layers = <int> shapes.size()
+    shape.batch = plan.batch
+    shape.loss = loss
+    shape.own_loss, shape.own_loss_uses_lse, shape.own_loss_pairs = own_loss
+    shape.loss_scale = loss_scale
+    shape.settings, shape.n_settings = settings.data(), <idx> settings.size()
+    shape.output_weights, shape.n_output_weights = output_weights.data(), <idx> output_weights.size()
+    shape.optimizer = -1
+    shape.fused, shape.plain = plan.fused, plan.plain
+    shape.n_threads, shape.gated = plan.n_threads, plan.gated
+    return shape
+
+
+cdef Update update_of(given, dict optimizer_index, own_rows) except *:
+    cdef Update update
+    cdef Scalar scalar
+    cdef cnp.ndarray a
+    cdef int k
+    update.row = optimizer_index.get(given.row, -1)
+    update.own = 0 if update.row >= 0 else own_rows.update(given.row)
+    update.skip_zeros = given.skip_zeros
+    for k in range(len(given.slots)):
+        update.slots[k] = data_of(given.slots[k])
+    update.n_scalars = <int> len(given.row.scalars)
+    for group in given.scalars:
+        for a in group:
+            scalar.data = <const char*> cnp.PyArray_DATA(a)
+            scalar.stride = cnp.PyArray_STRIDE(a, 0)
+            update.scalars.push_back(scalar)
+    update.l1 = given.l1
+    update.clip_value, update.clip_norm, update.max_norm = given.clip_value, given.clip_norm, given.max_norm
+    update.average, update.decay = data_or_null(given.average), given.decay
+    update.accumulate, update.phase = given.accumulate, given.phase
+    update.accumulated = data_or_null(given.accumulated)
+    return update
+
+
 cdef class Program:
     """One network shape bound to its parameter buffer; see `fastbp.backends.Program`.
 
@@ -340,23 +411,7 @@ cdef class Program:
                   vector[double] settings, vector[double] output_weights, dict optimizer_index, own_rows,
                   tuple own_loss):
         cdef vector[LayerShape] shapes
-        cdef LayerShape one
-        for one.in_, one.out, one.ldw, one.transposed, one.weight, one.bias, one.activation, one.own_forward, \
-                one.own_backward, one.keeps_z, one.skips_zeros, one.trains_weight, one.trains_bias, \
-                one.dropout in layers:
-            shapes.push_back(one)
-        cdef Shape shape
-        shape.layers = shapes.data()
-        shape.n_layers = <int> shapes.size()
-        shape.batch = plan.batch
-        shape.loss = loss
-        shape.own_loss, shape.own_loss_uses_lse, shape.own_loss_pairs = own_loss
-        shape.loss_scale = loss_scale
-        shape.settings, shape.n_settings = settings.data(), <idx> settings.size()
-        shape.output_weights, shape.n_output_weights = output_weights.data(), <idx> output_weights.size()
-        shape.optimizer = -1
-        shape.fused, shape.plain = plan.fused, plan.plain
-        shape.n_threads, shape.gated = plan.n_threads, plan.gated
+        cdef Shape shape = shape_of(plan, layers, &shapes, loss, loss_scale, settings, output_weights, own_loss)
         self.plan = plan
         self.params = params
         self.optimizer_index, self.own_rows = optimizer_index, own_rows
@@ -367,27 +422,7 @@ cdef class Program:
         del self.program
 
     cdef Update update_of(self, given) except *:
-        cdef Update update
-        cdef Scalar scalar
-        cdef cnp.ndarray a
-        cdef int k
-        update.row = self.optimizer_index.get(given.row, -1)
-        update.own = 0 if update.row >= 0 else self.own_rows.update(given.row)
-        update.skip_zeros = given.skip_zeros
-        for k in range(len(given.slots)):
-            update.slots[k] = data_of(given.slots[k])
-        update.n_scalars = <int> len(given.row.scalars)
-        for group in given.scalars:
-            for a in group:
-                scalar.data = <const char*> cnp.PyArray_DATA(a)
-                scalar.stride = cnp.PyArray_STRIDE(a, 0)
-                update.scalars.push_back(scalar)
-        update.l1 = given.l1
-        update.clip_value, update.clip_norm, update.max_norm = given.clip_value, given.clip_norm, given.max_norm
-        update.average, update.decay = data_or_null(given.average), given.decay
-        update.accumulate, update.phase = given.accumulate, given.phase
-        update.accumulated = data_or_null(given.accumulated)
-        return update
+        return update_of(given, self.optimizer_index, self.own_rows)
 
     def train(self, cnp.ndarray X, cnp.ndarray y, weight, *, idx batch_size, idx steps, uint64_t seed, bint shuffle,
               cnp.ndarray count, cnp.ndarray place, cnp.ndarray partial, cnp.ndarray losses, update,
@@ -484,6 +519,78 @@ cdef class Program:
     @property
     def workspace_bytes(self):
         return self.program.workspace_bytes
+
+
+cdef class Many:
+    """Many networks of one kind, a network per lane; see `fastbp.backends.Many`.
+
+    Built by `fastbp.backends.cython`; the members' arrays stay alive with it.
+    """
+
+    cdef CMany* many
+    cdef readonly object plan
+    cdef readonly list members
+    cdef dict optimizer_index
+    cdef idx out_features
+
+    def __cinit__(self, plan, list members, isa, list layers, int loss, double loss_scale, vector[double] settings,
+                  vector[double] output_weights, dict optimizer_index, *, idx batch_size, bint shuffle,
+                  bint stop_on_non_finite):
+        cdef vector[LayerShape] shapes
+        cdef Shape shape = shape_of(plan, layers, &shapes, loss, loss_scale, settings, output_weights, (0, False, False))
+        cdef vector[Member] all_
+        cdef Member one
+        for member in members:
+            one.params = data_of(member.params)
+            one.count, one.place = <int64_t*> data_of(member.count), <int64_t*> data_of(member.place)
+            one.partial, one.losses = <double*> data_of(member.partial), <double*> data_of(member.losses)
+            one.x, one.y = source_of(member.X), source_of(member.y)
+            one.y_is_label = cnp.PyArray_NDIM(member.y) == 1
+            one.weight, one.rows = <const double*> data_or_null(member.weight), <const int64_t*> data_or_null(member.rows)
+            one.n = one.x.rows if member.rows is None else cnp.PyArray_DIM(member.rows, 0)
+            one.seed = member.seed
+            all_.push_back(one)
+        self.plan, self.members, self.optimizer_index = plan, members, optimizer_index
+        self.out_features = shapes.back().out
+        self.many = make_many(find_isa(isa)[0], <int> plan.spec.dtype.itemsize, shape, all_, batch_size, shuffle,
+                              stop_on_non_finite)
+
+    def __dealloc__(self):
+        del self.many
+
+    def train(self, cnp.ndarray which, cnp.ndarray steps, list updates):
+        cdef idx n = cnp.PyArray_DIM(which, 0)
+        cdef vector[Update] what
+        cdef cnp.ndarray outcomes = np.zeros((n, 2), np.int64)
+        cdef const int64_t* members = <const int64_t*> data_of(which)
+        cdef const int64_t* of_each = <const int64_t*> data_of(steps)
+        cdef Outcome* to = <Outcome*> data_of(outcomes)
+        what.reserve(n)
+        for update in updates:
+            what.push_back(update_of(update, self.optimizer_index, None))
+        with nogil:
+            self.many.train(n, members, of_each, what.data(), to)
+        return outcomes[:, 0], outcomes[:, 1]
+
+    def evaluate(self, cnp.ndarray which, cnp.ndarray X, cnp.ndarray y, weight, double total):
+        cdef idx n = cnp.PyArray_DIM(which, 0)
+        cdef Source x_source = source_of(X), y_source = source_of(y)
+        cdef cbool y_is_label = cnp.PyArray_NDIM(y) == 1
+        cdef const int64_t* members = <const int64_t*> data_of(which)
+        cdef const double* weights = <const double*> data_or_null(weight)
+        cdef cnp.ndarray losses = np.empty(n)
+        cdef double* to = <double*> data_of(losses)
+        with nogil:
+            self.many.evaluate(n, members, x_source, y_source, y_is_label, weights, total, to)
+        return losses
+
+    def forward(self, cnp.ndarray which, cnp.ndarray X, cnp.ndarray out):
+        cdef idx n = cnp.PyArray_DIM(which, 0)
+        cdef Source source = source_of(X)
+        cdef const int64_t* members = <const int64_t*> data_of(which)
+        cdef void* to = data_of(out)
+        with nogil:
+            self.many.forward(n, members, source, to)
 
 
 include "again.pyx"

@@ -189,10 +189,75 @@ template <class T> struct Kernels {
   ActivationKernels<T> called_activation;       // for a user's own activation, whose row functions are put in
 };
 
+// ------------------------------------------------------------------ many networks of one kind, a network per lane
+// Each parameter, unit and gradient is a vector, [element][lane]; leading dimensions and offsets count such elements.
+enum { MANY_BLOCK = 8 };   // samples whose losses are summed in T, then in double
+template <class T> struct ManyLayer {
+  idx in, out, ld;                              // weight (in, ld); z, a and delta (samples of a block, ld)
+  idx weight, bias;                             // offsets in the parameters; bias -1 where there is none
+  T* z; T* a; T* delta;                         // z == a where z is not kept
+  int row;                                      // of the table of activations; -1: the identity
+  ForwardRow<T> forward; BackwardRow<T> backward;   // null: there is nothing to do
+};
+template <class T> struct ManyLoss {
+  idx rows, cols, ld;                           // a, grad (rows, ld) vectors
+  bool own, own_share;                          // t is a vector too, share is; else all lanes have the same numbers
+  const T* a;
+  const T* t; idx ldt;                          // (rows, ldt); a label where y_is_label
+  bool y_is_label;
+  const T* share;                               // (rows,)
+  const T* setting;
+  const T* weight;                              // of each target of a sample, or null
+  T* grad;
+};
+// Adds each lane's sum of share * loss to `totals`, (lanes,).
+template <class T> using ManyLossRow = void (*)(const ManyLoss<T>& loss, double* totals);
+template <class T> using ManyUpdateRow = void (*)(T* p, T* const* slots, const T* g, idx n, const T* scalars);
+template <class T> struct ManyRun {             // `steps` batches, one after the other
+  const ManyLayer<T>* layers;
+  int n_layers;
+  idx n_params, block;                          // block: samples that go through the network at once
+  T* params; T* const* slots; T* gradient;
+  int rule;                                     // row of the table of optimizers
+  ManyUpdateRow<T> update;
+  const T* scalars[MAX_SCALARS];                // vectors, of the first step ...
+  idx scalar_stride[MAX_SCALARS];               // ... and elements to the next one's: 0 where each step has the same
+  idx steps, step_rows;                         // step_rows: from one step's rows to the next's
+  const idx* rows;                              // of each step; those after them have a share of 0
+  bool own, own_share;                          // as in ManyLoss, for x too
+  const T* x;                                   // (step_rows, in) for each step
+  const T* t; idx ldt;
+  bool y_is_label;
+  const T* share;                               // (step_rows,) for each step
+  bool masked;                                  // there may be a NaN among the numbers of a row of share 0
+  int loss_row;
+  ManyLossRow<T> loss;
+  const T* setting;
+  const T* weight;
+};
+template <class T> using ManyKernel = void (*)(const ManyRun<T>& run, double* losses);   // losses (steps, lanes)
+template <class T> struct ManyKernels {
+  idx lanes;
+  ManyKernel<T> layers;
+  ManyKernel<T> (*hidden)(const ManyRun<T>& run);   // one hidden layer and one output, all in one; or null
+  void (*forward)(const ManyRun<T>& run, const T* x, idx rows);   // of one block
+  // Rows of each lane side by side: to[row][column][lane] = from[lane][index[lane * rows + row] * ld + column]
+  void (*gather)(const T* const* from, idx ld, idx cols, const uint32_t* index, idx rows, T* to);
+  // totals += weights * losses: a weight for each step, or for each step and lane
+  void (*sum)(const double* losses, const double* weights, bool own, idx steps, double* totals);
+  const ManyLossRow<T>* loss;                   // as the tables
+  const ManyUpdateRow<T>* update;
+};
 struct Isa {
   const char* name;
   Kernels<float> f32;
   Kernels<double> f64;
+};
+
+struct ManyTable {
+  const Isa* isa;                               // with vectors as wide
+  ManyKernels<float> f32;
+  ManyKernels<double> f64;
 };
 
 #if defined(__aarch64__)
@@ -202,5 +267,6 @@ extern const Isa isa_generic;
 #endif
 #if defined(__x86_64__)
 extern const Isa isa_avx2, isa_avx512;
+extern const ManyTable many_avx2, many_avx512;
 #endif
 }  // namespace fbp

@@ -12,7 +12,7 @@ from fastbp.backends.protocol import Family, LayerPlan, Trained
 from fastbp.rows import digest
 
 if TYPE_CHECKING:
-    from fastbp.backends.protocol import Plan
+    from fastbp.backends.protocol import Member, Plan
     from fastbp.rows import Loss
     from fastbp.spec import Spec
 
@@ -120,3 +120,28 @@ class Program(_engine.Program):
 
     def describe(self, rows: int) -> list[LayerPlan]:
         return [LayerPlan(FAMILIES[index], *threads) for index, *threads in self.described(rows)]
+
+
+class Many(_engine.Many):
+    """See `fastbp.backends.protocol.Many`."""
+
+    def __new__(
+        cls, plan: Plan, members: list[Member], *, batch_size: int, shuffle: bool, stop_on_non_finite: bool
+    ) -> Many:
+        _, layers = _layers(plan.spec, plan.trains, plan.isa)
+        return super().__new__(
+            cls,
+            plan,
+            members,
+            plan.isa,
+            layers,
+            _LOSS[plan.loss.plain],
+            *_numbers(plan.loss, plan.spec.out_features),
+            _OPTIMIZER,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            stop_on_non_finite=stop_on_non_finite,
+        )
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        pass

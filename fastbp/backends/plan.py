@@ -6,13 +6,13 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from functools import lru_cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastbp import activations, backends, losses, optimizers
 from fastbp.backends import config, threads
-from fastbp.backends.protocol import Plan, Program
+from fastbp.backends.protocol import Many, Member, Plan, Program
 from fastbp.optimizers import Rule
 from fastbp.rows import Activation, Loss, Optimizer
 from fastbp.spec import Spec
@@ -111,6 +111,50 @@ def program(plan: Plan, params: np.ndarray) -> Program:
     return backends.program(plan.backend)(plan, params)
 
 
+def many(plan: Plan, members: list[Member], **more: Any) -> Many:
+    """Networks of this plan that train side by side: see `fastbp.backends.protocol.Many`."""
+    from fastbp.backends.cython import Many
+
+    return Many(plan, members, **more)
+
+
+# Most multiplications of a row going forward with which a full group of lanes gains at least 4 times, for batches of at
+# most 8 rows, of at most 32, and of more, by (lanes, whether one kernel makes the whole step, whether the rule is SGD).
+# Measured with one hidden layer or several of 2 to 32 units; what is not here gains less: docs/internals.md.
+_GAINS_BY_LANES = {
+    (16, True, True): (128, 64, 48),
+    (16, True, False): (96, 48, 36),
+    (16, False, True): (64, 20, 20),
+    (16, False, False): (20, 20, 20),
+    (8, True, True): (32, 24, 24),
+    (8, True, False): (16, 16, 16),
+}
+_LANE_BYTES = {"avx2": 32, "avx512": 64}  # of the vectors that hold a network per lane
+
+
+def serves_lanes(plan: Plan, batch_size: int, lanes: str | bool) -> bool:
+    """Whether networks of this plan train side by side, a network per lane; `lanes` is "auto", True or False.
+
+    "auto" takes lanes where a full group gains at least four times over one by one on the rows of one order: a network
+    that is alone in its group pays for all of it. How many networks there are has no say: bits depend on this.
+    Weights of single targets are not served, whoever asks knows whether there are some.
+    """
+    if not lanes or plan.backend != "cython" or plan.isa not in _LANE_BYTES or not plan.plain:
+        return False
+    if plan.loss is None or plan.optimizer is None or own_rows([*plan.spec.activations, plan.loss, plan.optimizer]):
+        return False
+    return lanes is True or _gains_by_lanes(plan, batch_size)
+
+
+def _gains_by_lanes(plan: Plan, batch_size: int) -> bool:
+    layers, rule, width = plan.spec.layers, plan.optimizer, _LANE_BYTES[plan.isa] // plan.spec.dtype.itemsize
+    hidden = layers[0].activation.name in ("identity", "relu", "tanh") and layers[-1].activation.is_identity
+    at_once = len(layers) == 2 and hidden and plan.spec.out_features == 1 and rule.name in ("sgd", "adam")
+    few, some, many = _GAINS_BY_LANES.get((width, at_once, rule.name == "sgd"), (0, 0, 0))
+    products = sum(layer.in_features * layer.out_features for layer in layers)
+    return products <= (few if batch_size <= 8 else some if batch_size <= 32 else many)
+
+
 class Programs:
     """The programs of one parameter buffer, made when first needed and kept for the next call.
 
@@ -148,6 +192,16 @@ class Programs:
                 self._idle.popitem(last=False)
         except KeyError:  # another thread dropped it meanwhile
             pass
+
+    def drop_all_but(self, plans: set[Plan]) -> None:
+        """Forget the idle programs of other plans than these."""
+        for plan in self.plans - plans:
+            self._idle.pop(plan, None)
+
+    @property
+    def plans(self) -> set[Plan]:
+        """Those whose programs are kept."""
+        return set(self._idle)
 
     def lent(self, plan: Plan) -> _Lent:
         """For `with`: a program of the plan."""

@@ -233,6 +233,54 @@ class Program(Protocol):
         """Memory laid out beside the parameters before the first step; 0 where each step allocates its own."""
 
 
+class Member(NamedTuple):
+    """A network among `Many`: what these read and move on. Arrays are contiguous, X and y as for `Program.train`."""
+
+    params: np.ndarray  # padded, as the rule's slots are
+    count: np.ndarray  # int64 (1,): ``net.step``
+    place: np.ndarray  # int64 (2,): [epoch, first row of the next batch]
+    partial: np.ndarray  # float64 (2,): [sum of loss * rows, rows] of the epoch begun
+    losses: np.ndarray  # float64: takes the mean loss of each epoch that ends, one after the other over all calls
+    X: np.ndarray
+    y: np.ndarray
+    weight: np.ndarray | None  # float64 (rows of X,)
+    rows: np.ndarray | None  # int64: the rows of X, y and weight that it trains on, in this order; None: all
+    seed: int  # of the order of rows
+
+
+class Many(Protocol):
+    """Networks of one kind that train side by side, a network per lane of a vector.
+
+    What a member ends with does not depend on the others, nor on their order. It is not to the last bit what `Program`
+    gives: sums go another way.
+    """
+
+    @property
+    def plan(self) -> Plan: ...
+
+    def __init__(
+        self, plan: Plan, members: list[Member], *, batch_size: int, shuffle: bool, stop_on_non_finite: bool
+    ) -> None: ...
+
+    def train(
+        self, which: np.ndarray, steps: np.ndarray, updates: list[Update]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`steps[k]` steps of member ``which[k]`` (both int64, contiguous), made with ``updates[k]``, plain ones.
+
+        Gives the status and the number of epochs finished of each, int64. With LOSS_NOT_FINITE or PARAMS_NOT_FINITE a
+        member stays as it was after its last finite step; the others have done all their steps.
+        Members that do equally many steps are best neighbours in `which`, and those at one place of the same rows too.
+        """
+
+    def evaluate(
+        self, which: np.ndarray, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, total: float
+    ) -> np.ndarray:
+        """sum(w l) / total of each member ``which[k]`` on all rows, float64; `weight` is None or float64 (n,)."""
+
+    def forward(self, which: np.ndarray, X: np.ndarray, out: np.ndarray) -> None:
+        """The outputs of each member ``which[k]`` for all rows into `out`, (k, n, out_features)."""
+
+
 def assign(arrays: list[np.ndarray], values: list[Any], owner: object = None, **attributes: Any) -> None:
     """``array[...] = value`` for each, and attributes of `owner`, in one call of C code.
 

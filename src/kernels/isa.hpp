@@ -2,6 +2,7 @@
 //   FBP_ISA             name of the namespace and of the exported table
 //   FBP_VECTOR_BYTES    16, 32 or 64
 //   FBP_TILE_ROWS, FBP_TILE_VECTORS   the GEMM's register tile
+//   FBP_MANY            defined: the kernels of many networks alone, else all but these
 //   FBP_TARGET          what the compiler may use beyond the baseline, or nothing
 // Everything but the table has internal linkage, and no C++ standard header is included: what the linker may merge
 // across files must not have been compiled for a wider ISA.
@@ -30,6 +31,8 @@ FBP_ATTRIBUTE(FBP_TARGET)
 #define FBP_INLINE_MEMBER inline __attribute__((always_inline))
 #define FBP_NAME_(isa) isa_##isa
 #define FBP_NAME(isa) FBP_NAME_(isa)
+#define FBP_MANY_NAME_(isa) many_##isa
+#define FBP_MANY_NAME(isa) FBP_MANY_NAME_(isa)
 #define FBP_STRING_(x) #x
 #define FBP_STRING(x) FBP_STRING_(x)
 
@@ -37,8 +40,14 @@ namespace fbp {
 namespace {
 #include "simd.hpp"
 #include "math.hpp"
-#include "random.hpp"
 #include "rows.hpp"
+#ifdef FBP_MANY   // a source of its own: it compiles beside the other
+#include "many.hpp"
+}  // namespace
+extern const ManyTable FBP_MANY_NAME(FBP_ISA);
+const ManyTable FBP_MANY_NAME(FBP_ISA) = {&FBP_NAME(FBP_ISA), many_kernels<float>(), many_kernels<double>()};
+#else
+#include "random.hpp"
 #include "gemm.hpp"
 #include "layers.hpp"
 #include "tiny.hpp"
@@ -88,6 +97,7 @@ template <class T> constexpr Kernels<T> kernels() {
 
 extern const Isa FBP_NAME(FBP_ISA);
 const Isa FBP_NAME(FBP_ISA) = {FBP_STRING(FBP_ISA), kernels<float>(), kernels<double>()};
+#endif
 }  // namespace fbp
 
 #if defined(FBP_TARGET) && defined(__clang__)
