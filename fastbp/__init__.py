@@ -6,7 +6,7 @@ from fastbp import activations, initializers, losses, optimizers, rows, schedule
 from fastbp.backends.config import backend, set_backend, show_config
 from fastbp.backends.threads import register as _register
 from fastbp.errors import FormatError, NonFiniteError, StopTraining
-from fastbp.history import History
+from fastbp.history import History, ManyHistory
 from fastbp.mlp import MLP, load
 from fastbp.optimizers import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
 
@@ -16,6 +16,7 @@ if _typing.TYPE_CHECKING:  # as `__getattr__` has it; a test compares the two
     from fastbp.gradients import check_gradients
     from fastbp.inspection.trace import LayerStep, ParameterStep, Trace
     from fastbp.many.ensemble import Ensemble
+    from fastbp.many.fit import fit_many
     from fastbp.many.predict import predict_many
     from fastbp.many.stored import load_many, save_many
     from fastbp.own import Activation, Loss, Optimizer, activation, loss
@@ -24,11 +25,11 @@ if _typing.TYPE_CHECKING:  # as `__getattr__` has it; a test compares the two
 
 __all__ = [
     "LBFGS", "MLP", "SGD", "Activation", "Adadelta", "Adagrad", "Adam", "AdamW", "Callback", "Checkpoint",
-    "EarlyStopping", "Ensemble", "FormatError", "History", "LayerStep", "Lion", "Loss", "NAdam", "NonFiniteError",
-    "Optimizer", "ParameterStep", "RAdam", "RMSprop", "Rprop", "StopTraining", "TimeLimit", "Trace", "activation",
-    "activations", "backend", "check_gradients", "initializers", "load", "load_many", "loss", "losses", "metrics",
-    "ops", "optimizers", "plot", "predict_many", "rows", "save_many", "schedules", "set_backend", "show_config",
-    "typing",
+    "EarlyStopping", "Ensemble", "FormatError", "History", "LayerStep", "Lion", "Loss", "ManyHistory", "NAdam",
+    "NonFiniteError", "Optimizer", "ParameterStep", "RAdam", "RMSprop", "Rprop", "StopTraining", "TimeLimit", "Trace",
+    "activation", "activations", "backend", "check_gradients", "fit_many", "initializers", "load", "load_many", "loss",
+    "losses", "metrics", "ops", "optimizers", "plot", "predict_many", "rows", "save_many", "schedules", "set_backend",
+    "show_config", "typing",
 ]  # fmt: skip
 
 _register()
@@ -58,6 +59,8 @@ if not _typing.TYPE_CHECKING:  # which would take any name for one that is here
                 found = getattr(callbacks, name)
             case "check_gradients":
                 from fastbp.gradients import check_gradients as found
+            case "fit_many":
+                from fastbp.many.fit import fit_many as found
             case "LayerStep" | "ParameterStep" | "Trace":
                 from fastbp.inspection import trace
 

@@ -7,7 +7,7 @@ import operator
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
@@ -19,6 +19,7 @@ from fastbp.backends.again import Memory
 from fastbp.backends.plan import BLOCK_ROWS, Programs, make_plan, room
 from fastbp.backends.protocol import DONE, Plan, Program, total_weight
 from fastbp.data import arguments
+from fastbp.data.examples import Examples as CheckedExamples
 from fastbp.data.examples import examples as make_examples
 from fastbp.data.samples import Samples
 from fastbp.errors import NonFiniteError
@@ -594,36 +595,48 @@ class MLP:
                 self, examples, run_loss, evaluate, metrics, callbacks, progress, verbose, eval_every, stop
             )
         if by_lbfgs:
-            if watch is not None and not watch.only_evaluates:
-                raise ValueError("optimizer: LBFGS takes no validation, metrics, callbacks, progress or verbose")
-            return self._fit_by_lbfgs(rule, *examples.rows, run_loss, examples.steps, eval_every, n_threads)
-
-        plan = self._plan(examples.batch_size, loss=run_loss, rule=rule, n_threads=n_threads)
+            self._check_lbfgs(watch is not None and not watch.only_evaluates)
         with self._exclusive():
-            try:
-                self._trainer = threading.get_ident()
-                with self._programs.lent(plan) as program, self._state.unless_no_step(), ExitStack() as stack:
-                    self._state.seed = new_seed
-                    self._state.trains_with(run_loss)
-                    make_run = partial(Run, given=examples.given, row_numbers=examples.inside)
-                    if not examples.is_array:
-                        from fastbp.training.feeds import run_on
+            history = self._fit_checked(
+                examples, run_loss, rule, shuffle, stop, new_seed, n_threads, watch, eval_every=eval_every
+            )
+        return history  # not from within the block: a signal could come in between its end and the lock's release
 
-                        def lend(plan: Plan) -> Program:
-                            return stack.enter_context(self._programs.lent(plan))
+    def _fit_checked(
+        self, examples: CheckedExamples, loss: Any, rule: Any, shuffle: bool, stop: bool, seed: int,
+        n_threads: int | None, watch: Any, *, eval_every: int | None = None,
+        why_stop: Callable[[], str | None] | None = None,
+    ) -> History:  # fmt: skip
+        """`fit` from arguments that are checked, for whoever holds the lock of `_exclusive`.
 
-                        make_run = partial(run_on, examples, stack, lend, partial(self._again.batches, run_loss))
-                    run = make_run(
-                        program, self._params, self._state, *examples.rows, examples.batch_size, rule, shuffle, stop,
-                        watch,
-                    )  # fmt: skip
-                    if watch is not None:
-                        stack.callback(watch.close)
-                        self._run = run  # which calls back
-                    history = run.go(examples.steps)
-                self._state.seed = new_seed  # also of no steps
-            finally:
-                self._trainer = self._run = None
+        `why_stop` says why L-BFGS is to stop, or None; other rules have `watch` for that.
+        """
+        if isinstance(rule, LBFGS):
+            return self._fit_by_lbfgs(rule, *examples.rows, loss, examples.steps, eval_every, n_threads, why_stop)
+        plan = self._plan(examples.batch_size, loss=loss, rule=rule, n_threads=n_threads)
+        try:
+            self._trainer = threading.get_ident()
+            with self._programs.lent(plan) as program, self._state.unless_no_step(), ExitStack() as stack:
+                self._state.seed = seed
+                self._state.trains_with(loss)
+                make_run = partial(Run, given=examples.given, row_numbers=examples.inside)
+                if not examples.is_array:
+                    from fastbp.training.feeds import run_on
+
+                    def lend(plan: Plan) -> Program:
+                        return stack.enter_context(self._programs.lent(plan))
+
+                    make_run = partial(run_on, examples, stack, lend, partial(self._again.batches, loss))
+                run = make_run(
+                    program, self._params, self._state, *examples.rows, examples.batch_size, rule, shuffle, stop, watch,
+                )  # fmt: skip
+                if watch is not None:
+                    stack.callback(watch.close)
+                    self._run = run  # which calls back
+                history = run.go(examples.steps)
+            self._state.seed = seed  # also of no steps
+        finally:
+            self._trainer = self._run = None
         return history
 
     def _fit_again(self, X: Any, y: Any, loss: Any, optimizer: Any, *more: Any) -> History | None:
@@ -635,20 +648,25 @@ class MLP:
         losses, step, n_steps, rule = made
         return History(losses, step, time.perf_counter() - began, n_steps, {"lr": rates_at(rule.lr, step - 1.0)})
 
+    def _check_lbfgs(self, waits: bool) -> None:
+        """Make sure that L-BFGS can train this network, where something `waits` during the run or not."""
+        if waits:
+            raise ValueError("optimizer: LBFGS takes no validation, metrics, callbacks, progress or verbose")
+        if self._spec.dropout:
+            raise ValueError("optimizer: LBFGS needs the same loss at each step, and this network has dropout")
+
     def _fit_by_lbfgs(
         self, rule: LBFGS, rows: Any, targets: Any, weight: Any, loss: Any, steps: int, eval_every: int | None,
-        n_threads: int | None,
+        n_threads: int | None, why_stop: Callable[[], str | None] | None,
     ) -> History:  # fmt: skip
         from fastbp.training import lbfgs
 
-        if self._spec.dropout:
-            raise ValueError("optimizer: LBFGS needs the same loss at each step, and this network has dropout")
         trained = self._spec.flatten(self._spec.mask(self._trains)).astype(bool)
-        with self._exclusive(), self._state.unless_no_step():
+        with self._state.unless_no_step():
             self._state.trains_with(loss)
             return lbfgs.fit(
                 rule, self._params, self._state, trained, steps, eval_every,
-                lambda: self._loss_and_grad(rows, targets, weight, loss, n_threads),
+                lambda: self._loss_and_grad(rows, targets, weight, loss, n_threads), why_stop,
             )  # fmt: skip
 
     def train_step(
@@ -1185,9 +1203,10 @@ class MLP:
         return out
 
     def _drop_pending(self) -> None:
-        with suppress(IndexError):  # another thread drops them too
-            while self._pending:
-                self._programs.give_back(self._pending.pop()[0])
+        if self._pending:
+            with suppress(IndexError):  # another thread drops them too
+                while self._pending:
+                    self._programs.give_back(self._pending.pop()[0])
 
     def _pending_forward(
         self, taken: list[tuple[Program, int]], grad_output: Any

@@ -234,6 +234,14 @@ def _above_zero(value: Any, dtype: np.dtype) -> Any:
     return np.where((0 <= value) & (value <= lost), normal, value)
 
 
+@lru_cache(maxsize=4)  # many networks ask for the same
+def _corrections(beta: float, updates: int, phase: int, every: int, count: int) -> NDArray[Any]:
+    """`Steps.correction` of several steps."""
+    made: NDArray[Any] = 1 - np.power(beta, Steps.numbers(updates, phase, every, count))
+    made.flags.writeable = False
+    return made
+
+
 @dataclass(eq=False)
 class Steps:
     """Steps that a rule is asked about: their numbers, rates and decay."""
@@ -259,16 +267,21 @@ class Steps:
             if self.count == 1:
                 self._t = np.array([self.updates + 1 + self.phase // self.every], np.float64)
             else:
-                batches = self.phase + np.arange(self.count, dtype=np.float64)
-                self._t = self.updates + 1 + batches // self.every
+                self._t = self.numbers(self.updates, self.phase, self.every, self.count)
         return self._t
+
+    @staticmethod
+    def numbers(updates: int, phase: int, every: int, count: int) -> NDArray[Any]:
+        batches = phase + np.arange(count, dtype=np.float64)
+        return updates + 1 + batches // every
 
     def correction(self, beta: float) -> float | NDArray[Any]:
         """1 - beta^t, which becomes 1."""
         if beta ** (self.updates + 1) < 2**-54:
             return 1.0
-        power = np.power(beta, self.t)  # of arrays alone: scalars have other bits, one in ten thousand
-        return 1 - float(power[0]) if self.count == 1 else 1 - power
+        if self.count == 1:
+            return 1 - float(np.power(beta, self.t)[0])  # of arrays alone: scalars have other bits, one in ten thousand
+        return _corrections(beta, self.updates, self.phase, self.every, self.count)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -21,7 +21,7 @@ from fastbp.data import arguments
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from fastbp.history import History
+    from fastbp.history import History, ManyHistory
     from fastbp.mlp import MLP
     from fastbp.typing import Array, LossLike, Rows
 
@@ -89,6 +89,67 @@ def history(history: History, ax: Axes | None = None, *, log: bool | None = None
         axes[0].legend(handles=roles.values(), frameon=False)
     _steps(axes[-1])
     return axes[0]
+
+
+_MOST_CURVES = 500  # of more networks every so many is drawn
+
+
+def many_history(history: ManyHistory, ax: Axes | None = None, *, k: int = 5, log: bool | None = None) -> Axes:
+    """Draw what each of many networks recorded over its steps: all in grey, the best `k` on top, in colours.
+
+    The curves are those of `val_loss` where there were validation rows, else of `loss`. Of more than 500 networks some
+    are drawn, at even distances in the order of their last value, and the best.
+
+    Parameters
+    ----------
+    history : ManyHistory
+        What `fit_many` returned.
+    ax : Axes, optional
+    k : int, default 5
+        Best networks, named in the legend by their key or number.
+    log : bool, optional
+        Whether the loss has a logarithmic scale; unless told, where its values are positive and far apart.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        The history has no entry.
+    """
+    _check("history", history, "what fit_many returned", "best", "n_entries", "keys")
+    log = None if log is None else checks.boolean("log", log)
+    best = history.best(checks.integer("k", k, 1))
+    validation = "val_loss" in history.columns
+    values = history.val_loss if validation else history.loss
+    shown = np.flatnonzero((np.isfinite(values) & (history.step >= 0)).any(axis=1))
+    if not len(shown):
+        raise ValueError("this history has no entry: there is nothing to draw")
+    last = history._last(values)[shown]
+    shown = shown[np.argsort(last, kind="stable")]
+    shown = shown[np.linspace(0, len(shown) - 1, min(len(shown), _MOST_CURVES)).astype(int)]
+    ax = _axes(ax, 6.4, 4)
+
+    def curve(number: int, **more: Any) -> None:
+        known = np.isfinite(values[number]) & (history.step[number] >= 0)
+        few = "o" if known.sum() <= 1 else ""
+        ax.plot(history.step[number][known], values[number][known], marker=few, ms=3.5, **more)
+
+    for number in shown:
+        curve(number, color=FRAME, alpha=0.35, lw=0.8, zorder=1)
+    for rank, number in enumerate(best):
+        name = number if history.keys is None else history.keys[number]
+        curve(number, color=COLOURS[rank % len(COLOURS)], lw=1.6, zorder=3, label=str(name))
+    ax.set_ylabel("validation loss" if validation else "training loss")
+    ax.grid(color=GRID)
+    _log_scale(ax, values[shown], log)
+    _steps(ax)
+    if len(best):
+        title = f"best of {len(history):,}"
+        ax.legend(title=title, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
 
 
 def _curve(ax: Axes, step: np.ndarray, values: np.ndarray, *, validation: bool) -> Any:

@@ -198,7 +198,7 @@ def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
     n_bytes = size * dtype.itemsize
     alignment = _HUGE_PAGE if n_bytes >= _HUGE_PAGE else LINE
     raw = np.zeros(n_bytes + alignment, dtype=np.uint8)
-    start = -raw.__array_interface__["data"][0] % alignment
+    start = -raw.__array_interface__["data"][0] % alignment  # ctypes' `from_buffer` would leave 100 bytes in the array
     return raw[start : start + n_bytes].view(dtype)
 
 

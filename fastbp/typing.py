@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, SupportsFloat, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, Protocol, SupportsFloat, TypeAlias, TypeVar
 
 from numpy import integer
 from numpy.typing import ArrayLike, NDArray
@@ -100,6 +100,8 @@ Sizes: TypeAlias = Sequence[int] | NDArray[integer[Any]]
 ClassWeight: TypeAlias = Literal["balanced"] | Mapping[Any, float]  # a key is a label, whatever the type of y's
 Batches: TypeAlias = Iterable[Examples]
 Networks: TypeAlias = "Sequence[MLP] | Mapping[Any, MLP]"  # in order, or by key
+_T = TypeVar("_T")
+Each: TypeAlias = Sequence[_T] | Mapping[Any, _T]  # of `fit_many`: one for each network, by key where they have keys
 File: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | IO[bytes]
 
 

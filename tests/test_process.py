@@ -831,6 +831,23 @@ def test_wherever_a_signal_interrupts_a_verb_the_network_is_not_locked(backend, 
     wait_until(lambda: not any(thread.name == "fastbp batches" for thread in threading.enumerate()))
 
 
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_wherever_a_signal_interrupts_fit_many_all_networks_are_whole_and_nothing_is_left(n_threads, monkeypatch):
+    monkeypatch.setenv("FASTBP_FORCE_THREADS", "1")
+    X = np.random.default_rng(0).normal(size=(10, 2)).astype(np.float32)
+    nets = [fastbp.MLP((2, 3, 1), seed=seed) for seed in range(3)]
+    call = lambda: fastbp.fit_many(nets, X, X[:, 0], steps=1, n_threads=n_threads)  # noqa: E731
+    call()
+    moment = 0
+    for moment in interrupted(call):
+        assert not any(net._training.locked() for net in nets), f"interrupted at moment {moment}"
+        assert not [thread for thread in threading.enumerate() if thread.name == "fastbp fit_many"]
+    assert moment > 50
+    before = [net.step for net in nets]
+    call()
+    assert [net.step for net in nets] == [step + 1 for step in before]
+
+
 def on_plateau(net, X, y):
     rule = fastbp.SGD(schedules.ReduceOnPlateau(0.1, patience=0), momentum=0.5)
     net.fit(X, y, batch_size=10, steps=1, optimizer=rule)

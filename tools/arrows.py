@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LAYERS = (  # from the bottom up; a folder of `fastbp/` is one name
-    "errors order history initializers arrays",
+    "errors order initializers arrays",
     "checks rows",
-    "schedules activations losses callbacks",
+    "schedules activations losses callbacks history",
     "optimizers",
     "own spec typing",
     "data backends",
@@ -35,7 +35,7 @@ ENTERED_BY = {  # what ordinary use does without, and the rooms that may import 
     "bench": {"__main__", "plot"},
     "plot": {"__init__", "history"},
     "gradients": {"__init__"},
-    "many": {"__init__"},
+    "many": {"__init__", "bench", "sklearn"},
     "own": {"__init__"},
     "sklearn": set(),
     "_engine": {"backends"},

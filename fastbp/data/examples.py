@@ -73,6 +73,17 @@ def examples(
         )
     X = arguments.features(X, network, lazy=True)
     rows = Samples(*map(apart, arguments.samples(X, y, sample_weight, loss, network, missing=missing)))
+    return examples_of(
+        network, loss, rows, class_weight, validation, validation_split,
+        batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle, seed=seed,
+    )  # fmt: skip
+
+
+def examples_of(
+    network: Spec, loss: Loss, rows: Samples, class_weight: Any, validation: Samples | None, validation_split: Any, *,
+    batch_size: int, epochs: Any, steps: Any, shuffle: bool, seed: int,
+) -> Examples:  # fmt: skip
+    """The same from rows, and rows for validation, that are checked already."""
     n_classes = max(network.out_features, 2)
     kinds = inside = outside = None
     if class_weight is not None or validation_split is not None:

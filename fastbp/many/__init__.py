@@ -1,1 +1,1 @@
-"""Many networks at once."""
+"""Many networks at once; loaded on first use."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fastbp.backends.protocol import assign
-from fastbp.errors import NonFiniteError
+from fastbp.errors import NonFiniteError, StopTraining
 from fastbp.history import History
 from fastbp.optimizers import LBFGS
 from fastbp.training.state import TrainingState
@@ -22,6 +22,7 @@ def fit(
     steps: int,
     eval_every: int | None,
     loss_and_grad: Callable[[], tuple[float, np.ndarray]],
+    why_stop: Callable[[], str | None] | None = None,
 ) -> History:
     """At most `steps` iterations, each a step and an epoch; where there are fewer the history has SciPy's reason.
 
@@ -33,6 +34,8 @@ def fit(
         Not those that are frozen.
     loss_and_grad : callable
         For the parameters that the buffer holds.
+    why_stop : callable, optional
+        Asked before each evaluation: why the run is to end at its last finished iteration, or None.
 
     Raises
     ------
@@ -50,6 +53,9 @@ def fit(
     loss, step, stopped = [], [], None
 
     def evaluate(x: np.ndarray) -> tuple[float, np.ndarray]:
+        reason = None if why_stop is None else why_stop()
+        if reason is not None:
+            raise StopTraining(reason)
         spec.unflatten_into(params, x)
         value, gradient = loss_and_grad()
         if not before:
@@ -79,6 +85,8 @@ def fit(
                 options=options,
             )  # fmt: skip
             stopped = str(found.message) if state.step < first + steps else None
+    except StopTraining as stop:
+        stopped = stop.reason
     finally:
         params[...] = kept
     seconds = time.perf_counter() - began

@@ -51,6 +51,23 @@ def culprit(X: Any, params: np.ndarray, spec: Spec, row_numbers: np.ndarray | No
     return f"; {found}"
 
 
+def diverged(state: TrainingState, overflow: bool, culprit: str) -> NonFiniteError:
+    """The error of a run that stands at its last finite step; `overflow`: of a parameter, not of the loss."""
+    what = "a parameter" if overflow else "the loss"
+    return NonFiniteError(
+        f"{what} became non-finite in the step after net.step == {state.step} (epoch {state.epoch}); "
+        f"the network holds the parameters of that step{culprit}",
+        state.step,
+        state.epoch,
+    )
+
+
+def was_not_finite(state: TrainingState) -> NonFiniteError:
+    """The error of a run that began with parameters that are not finite."""
+    message = f"a parameter is not finite at net.step == {state.step}, and no step of this run made it so"
+    return NonFiniteError(message, state.step, state.epoch)
+
+
 def _joined(pieces: list[np.ndarray], dtype: type = np.float64) -> np.ndarray:
     return pieces[0] if len(pieces) == 1 else np.concatenate(pieces) if pieces else np.empty(0, dtype)
 
@@ -81,7 +98,7 @@ class Run:
         NonFiniteError
             With the parameters of the last finite step in place.
         """
-        began, state = time.perf_counter(), self.state
+        self._began, state = time.perf_counter(), self.state
         state.prepare(self.optimizer, self.params, self.optimizer.accumulate)  # buffers, which snapshots hold
         self._varies = False  # of the updates made so far
         state.enter(len(self.X), self.batch_size)
@@ -90,7 +107,7 @@ class Run:
         self._step: list[np.ndarray] = []
         self._lr: list[np.ndarray] = []
         watch, epochs_are_entries = self.watch, self.watch is None or not self.watch.eval_every
-        begin, end, chunk = state.step, state.step + steps, self._first_chunk()
+        self._begin, end, chunk = state.step, state.step + steps, self._first_chunk()
         snapshot, stopped = None, None
         try:
             if watch is not None:
@@ -135,14 +152,24 @@ class Run:
         unfinished = epochs_are_entries and bool(self._partial[1])
         if unfinished:
             self.record(self.mean_loss, state.step)
-        n_steps = state.step - begin
+        n_steps = state.step - self._begin
         if watch is not None:
             watch.finish(unfinished)
+        return self._told(n_steps, stopped)
+
+    def broken(self) -> History:
+        """What is known of a run that failed: the entries up to the step that the network holds."""
+        told = self._told(self.state.step - self._begin, None)
+        n = min(int(np.count_nonzero(told.step <= self.state.step)), *map(len, told.columns.values()))
+        columns = {name: column[:n] for name, column in told.columns.items()}
+        return replace(told, loss=told.loss[:n], step=told.step[:n], columns=columns)
+
+    def _told(self, n_steps: int, stopped: str | None) -> History:
         columns = {"lr": _joined(self._lr)}
-        if watch is not None:
-            columns |= {name: np.array(column, np.float64) for name, column in watch.columns.items()}
+        if self.watch is not None:
+            columns |= {name: np.array(column, np.float64) for name, column in self.watch.columns.items()}
         loss, step = _joined(self._loss), _joined(self._step, np.int64)
-        return History(loss, step, time.perf_counter() - began, n_steps, columns, stopped)
+        return History(loss, step, time.perf_counter() - self._began, n_steps, columns, stopped)
 
     # -------------------------------------------------------------- what `Watch` asks
 
@@ -226,8 +253,7 @@ class Run:
             failed, overflow = state.step, True
             snapshot.restore()
             if not self.program.finite():
-                message = f"a parameter is not finite at net.step == {state.step}, and no step of this run made it so"
-                raise NonFiniteError(message, state.step, state.epoch)
+                raise was_not_finite(state)
             # Where the data were changed meanwhile the replay may end otherwise, after a finite step too.
             if self._replay(failed - snapshot.step, stop_on_params=True) == PARAMS_NOT_FINITE:
                 bad = state.step
@@ -235,13 +261,7 @@ class Run:
                 self._replay(bad - 1 - snapshot.step, stop_on_params=False)
         else:
             overflow = False
-        what = "a parameter" if overflow else "the loss"
-        raise NonFiniteError(
-            f"{what} became non-finite in the step after net.step == {state.step} (epoch {state.epoch}); "
-            f"the network holds the parameters of that step{self._culprit()}",
-            state.step,
-            state.epoch,
-        )
+        raise diverged(state, overflow, self._culprit())
 
     def _culprit(self) -> str:
         return culprit(self.X if self.given is None else self.given, self.params, self.state.spec, self.row_numbers)

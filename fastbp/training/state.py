@@ -121,8 +121,10 @@ class TrainingState:
         self.enter_family(row.family)
         missing = [name for name in row.state if name not in self.slots]
         if missing:
-            zeros = {name: aligned_zeros(self.spec.buffer_size, self.spec.dtype) for name in missing}
-            self.slots = self.slots | zeros
+            size = self.spec.buffer_size  # whole lines
+            room = aligned_zeros(len(missing) * size, self.spec.dtype)
+            made = {name: room[k * size : (k + 1) * size] for k, name in enumerate(missing)}
+            self.slots = self.slots | made if self.slots else made
         return [self.slots[name] for name in row.state]
 
     def prepare(self, optimizer: optimizers.Rule, params: np.ndarray, accumulate: int = 1) -> list[np.ndarray]:

@@ -12,15 +12,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from fastbp import checks
 from fastbp.callbacks import FAR, HOOKS, Callback, Clock, EarlyStopping, Lines
+from fastbp.checks import where_non_finite
 from fastbp.data.examples import Examples
+from fastbp.data.samples import Samples
 from fastbp.errors import NonFiniteError, StopTraining, instance_hint
-from fastbp.metrics import find_all, measure
+from fastbp.metrics import Metric, find_all, measure
 from fastbp.rows import Loss
 
 if TYPE_CHECKING:
@@ -32,30 +34,34 @@ _UPDATE_SECONDS = 0.1  # between two updates of the progress bar
 
 
 class Progress:
-    """``progress=True``: a bar of tqdm with steps a second, the epoch's mean loss so far, and the time left."""
+    """``progress=True``: a bar of tqdm with steps a second, the epoch's mean loss so far, and the time left.
 
-    def __init__(self) -> None:
+    Or with other things that are counted: `unit`.
+    """
+
+    def __init__(self, unit: str = "steps") -> None:
         try:
             from tqdm.auto import tqdm
         except ImportError as error:
             raise ImportError("progress=True needs tqdm: pip install 'fastbp[progress]'") from error
-        self._make, self._bar = tqdm, None
+        self._make, self._bar, self._unit = tqdm, None, f" {unit}"
         self._next = 0.0
 
     def begin(self, steps: int | None) -> None:
         # in thousands and millions only where there are so many; `show` says when to draw
         large = steps is None or steps >= 10_000
         self._bar = self._make(
-            total=steps, unit=" steps", unit_scale=large, mininterval=0, miniters=1, disable=sys.stderr is None
+            total=steps, unit=self._unit, unit_scale=large, mininterval=0, miniters=1, disable=sys.stderr is None
         )
 
-    def show(self, steps: int, loss: float, *, last: bool = False) -> None:
+    def show(self, steps: int, loss: float | None = None, *, last: bool = False) -> None:
         """Show that so many steps are done, unless that was done a moment ago."""
         now = time.monotonic()
         if now < self._next and not last:
             return
         self._next = now + _UPDATE_SECONDS
-        self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
+        if loss is not None:
+            self._bar.set_postfix_str(f"loss {loss:.4g}", refresh=False)
         self._bar.update(steps - self._bar.n)
 
     def write(self, line: str) -> None:
@@ -246,6 +252,38 @@ class Watch:
             raise stop
 
 
+class Part(NamedTuple):
+    """Rows to measure on, at each entry of the history: the loss, and metrics."""
+
+    prefix: str  # of their names
+    rows: Samples
+    metrics: tuple[Metric, ...]
+
+
+def measured_on(
+    n_outputs: int, examples: Examples, loss: Loss, metrics: Any, eval_every: int | None
+) -> tuple[list[Part], dict[str, str | None]]:
+    """What is measured at each entry; and all that the history has of one, with the side that is better."""
+    training, validation = examples.training, examples.validation
+    on, prefix = (training, "") if validation is None else (validation, "val_")
+    if on is None and metrics:
+        raise ValueError("metrics need validation_data where X gives batches")
+    wanted = () if on is None else find_all(metrics, loss, on.y, n_outputs, on.weight)
+    parts = [Part(prefix, on, wanted)] if wanted or validation is not None else []
+    if eval_every and training is not None and not any(part.rows is training for part in parts):
+        parts.append(Part("", training, ()))
+    better: dict[str, str | None] = {"loss": "min"} | ({} if validation is None else {"val_loss": "min"})
+    return parts, better | {prefix + metric.name: metric.better for metric in wanted}
+
+
+def refuse_non_finite(X: Any, dtype: np.dtype, row_numbers: np.ndarray | None, step: int, epoch: int) -> None:
+    """Where the loss on validation rows is not finite, make sure that these rows are not the reason."""
+    found = where_non_finite(X, dtype, row_numbers)
+    if found is not None:  # else the network's outputs are too large there, which passes for a bad result
+        of = "" if row_numbers is not None else "validation_data: "
+        raise NonFiniteError(f"val_loss after net.step == {step} is not finite; {of}{found}", step, epoch)
+
+
 def make_watch(
     net: MLP, examples: Examples, loss: Loss, evaluate: Callable[..., float], metrics: Any, callbacks: Any,
     progress: Any, verbose: Any, eval_every: int | None, stop_on_non_finite: bool,
@@ -254,16 +292,8 @@ def make_watch(
 
     ``evaluate(X, y, weight, out=)`` gives the loss on rows, and their outputs.
     """
-    training, validation = examples.training, examples.validation
-    on, prefix = (training, "") if validation is None else (validation, "val_")
-    if on is None and metrics:
-        raise ValueError("metrics need validation_data where X gives batches")
-    wanted = () if on is None else find_all(metrics, loss, on.y, net.sizes[-1], on.weight)
-    parts = [(prefix, on, wanted)] if wanted or validation is not None else []
-    if eval_every and training is not None and not any(rows is training for _, rows, _ in parts):
-        parts.append(("", training, ()))
-    better = {"loss": "min"} | ({} if validation is None else {"val_loss": "min"})
-    better |= {prefix + metric.name: metric.better for metric in wanted}
+    parts, better = measured_on(net.sizes[-1], examples, loss, metrics, eval_every)
+    validation = examples.validation
     found = check(callbacks, better)
     every_epochs = int(verbose) if isinstance(verbose, bool) else checks.integer("verbose", verbose, 0)
     bar = Progress() if checks.boolean("progress", progress) else None
@@ -272,20 +302,13 @@ def make_watch(
     if not (parts or found or eval_every or bar):
         return None
 
-    def refuse_non_finite(X: Any) -> None:
-        found = checks.where_non_finite(X, net.dtype, examples.outside)
-        if found is not None:  # else the network's outputs are too large there, which passes for a bad result
-            of = "" if examples.outside is not None else "validation_data: "
-            message = f"val_loss after net.step == {net.step} is not finite; {of}{found}"
-            raise NonFiniteError(message, net.step, net.epoch)
-
     def measured() -> dict[str, float]:
         values = {}
         for prefix, rows, metrics in parts:
             out = np.empty((len(rows.X), net.sizes[-1]), net.dtype) if metrics else None
             value = evaluate(*rows, out=out)
             if rows is validation and stop_on_non_finite and not math.isfinite(value):
-                refuse_non_finite(rows.X)
+                refuse_non_finite(rows.X, net.dtype, examples.outside, net.step, net.epoch)
             if prefix or eval_every:
                 values[f"{prefix}loss"] = value
             if metrics:

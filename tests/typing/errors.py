@@ -71,3 +71,11 @@ fastbp.Loss("mine", value="z - t", outputs="average")  # error
 net.step = 3  # error
 net.weights = ()  # error
 net.save(3)  # error
+
+# many networks
+fastbp.fit_many(net, rows, targets, epochs=1)  # error
+fastbp.fit_many([net], rows, targets, loss="mze", epochs=1)  # error
+fastbp.fit_many([net], rows, targets, optimizer=[0.1], epochs=1)  # error
+fastbp.fit_many([net], rows, targets, nonfinite="raise", epochs=1)  # error
+fastbp.fit_many([net], rows, targets, lanes="yes", epochs=1)  # error
+fastbp.fit_many([net], rows, targets, callbacks=[], epochs=1)  # error

@@ -244,3 +244,17 @@ names: list[LossName] = ["mse", "mae"]
 for name in names:
     trained(name)
 trained(fastbp.losses.quantile(quantile=0.9), fastbp.Adam(1e-3))
+
+
+# ------------------------------------------------------------------ many networks
+
+nets = [fastbp.MLP((2, 3, 1), seed=k) for k in range(2)]
+told: fastbp.ManyHistory = fastbp.fit_many(nets, features, targets, epochs=1)
+told = fastbp.fit_many(
+    {"a": nets[0], "b": nets[1]}, features, targets, by=["a", "b"] * 10, loss={"a": "mse", "b": "mae"}, steps=[1, 2],
+    optimizer=[fastbp.SGD(0.1), "adam"], seed=[None, 3], early_stopping=None, lanes=True,
+)  # fmt: skip
+fastbp.fit_many(nets, [features, features], [targets, targets], sample_weight=None, epochs=1, time_limit=1.5)
+fastbp.fit_many(nets, features, targets, rows=[np.array([0]), np.array([1])], validation_rows=[[2], [3]], epochs=1)
+numbers: list[int] = told.best(1).tolist()
+curves: dict[str, NDArray[np.float64]] = told.metrics

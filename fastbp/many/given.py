@@ -1,0 +1,222 @@
+"""The arguments of `fit_many`: networks, a value for each of them, and the rows that each is trained on."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fastbp.checks import refuse
+from fastbp.mlp import MLP
+
+if TYPE_CHECKING:
+    from fastbp.data.samples import Samples
+    from fastbp.rows import Loss
+    from fastbp.spec import Spec
+
+
+class Networks:
+    """What `nets` are: a list, or a dict by key."""
+
+    def __init__(self, nets: Any) -> None:
+        self.keys: list[Any] | None = None
+        if isinstance(nets, Mapping):
+            self.keys, nets = list(nets), list(nets.values())
+        if isinstance(nets, (MLP, str, bytes)) or not isinstance(nets, Iterable):
+            one = "; [net] is a list of one" if isinstance(nets, MLP) else ""
+            raise TypeError(f"nets must be a list of networks, or a dict of them by key, got {nets!r}{one}")
+        self.nets: list[MLP] = list(nets)
+        if not self.nets:
+            raise ValueError("nets holds no network")
+        seen: dict[int, int] = {}
+        for k, net in enumerate(self.nets):
+            if not isinstance(net, MLP):
+                raise TypeError(f"{self.name(k)} must be an MLP, got {net!r}")
+            first = seen.setdefault(id(net), k)
+            if first != k:
+                raise ValueError(f"{self.name(k)} is the same network as {self.name(first)}; copy.deepcopy(net) makes "
+                                 "another one")  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.nets)
+
+    def name(self, k: int) -> str:
+        """What an error calls a network."""
+        return f"nets[{k if self.keys is None else self.keys[k]!r}]"
+
+    def each(self, argument: str, value: Any) -> list[Any]:
+        """`value`, which has one entry for each network, as a list."""
+        if isinstance(value, Mapping):
+            if self.keys is None:
+                raise TypeError(f"{argument} is a dict, and nets is a list: give a list, an entry for each network")
+            unknown = next((key for key in value if key not in set(self.keys)), None)
+            if len(value) > len(self.keys) or unknown is not None:
+                raise ValueError(f"{argument} holds the key {unknown!r}, which nets does not have")
+            for key in self.keys:
+                if key not in value:
+                    raise ValueError(f"{argument} has no entry for the key {key!r} of nets")
+            return [value[key] for key in self.keys]
+        values = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else list(value)
+        if len(values) != len(self.nets):
+            raise ValueError(f"{argument}: {len(values)} values for {len(self.nets)} network(s)")
+        return values
+
+    def one_or_each(self, argument: str, value: Any) -> list[Any]:
+        """`value` for each network: a list, tuple, array (n_networks,) or dict by key has theirs, else all have it."""
+        if isinstance(value, (list, tuple, range, Mapping)) or getattr(value, "ndim", 0) == 1:
+            return self.each(argument, value)
+        return [value] * len(self.nets)
+
+
+class Apart:
+    """Copies what lies in the parameters of one of the networks, which are about to change."""
+
+    def __init__(self, nets: Iterable[MLP]) -> None:
+        self._nets = nets
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+
+    def _look(self) -> None:
+        """Find where all parameters lie, which takes a microsecond for each network."""
+        at = sorted((net._params.__array_interface__["data"][0], net._params.nbytes) for net in self._nets)
+        self._starts, self._ends = [start for start, _ in at], [start + size for start, size in at]
+
+    def __call__(self, data: Any) -> Any:
+        owner = data
+        while isinstance(owner, np.ndarray) and owner.base is not None:
+            owner = owner.base
+        if not isinstance(data, np.ndarray) or isinstance(owner, np.ndarray) and owner.dtype != np.uint8:
+            return data  # parameters are views of bytes: see `fastbp.spec.aligned_zeros`
+        if not self._ends:
+            self._look()
+        low = data.__array_interface__["data"][0]
+        high = low + data.itemsize
+        for n, stride in zip(data.shape, data.strides):
+            if stride < 0:
+                low += (n - 1) * stride
+            else:
+                high += (n - 1) * stride
+        k = bisect_right(self._ends, low)
+        return data.copy() if k < len(self._starts) and self._starts[k] < high else data
+
+
+class Source:
+    """Rows as they were given, checked once for each kind of network: by features, outputs, dtype and loss."""
+
+    def __init__(self, check: Callable[[Loss, Spec], Samples], n_rows: int = 0) -> None:
+        self.n_rows = n_rows
+        self._check = check
+        self._known: dict[Any, Samples] = {}
+
+    def __call__(self, loss: Loss, spec: Spec) -> Samples:
+        kind = spec.in_features, spec.out_features, spec.dtype, loss
+        made: Samples | None = self._known.get(kind)
+        if made is None:
+            made = self._known[kind] = self._check(loss, spec)
+        return made
+
+
+def _depth(value: Any) -> int:
+    """Dimensions of an array, of a matrix or data frame, or of nested lists."""
+    shape = getattr(value, "shape", None)
+    return len(shape) if isinstance(shape, tuple) else np.ndim(value)
+
+
+def has_each(value: Any, dimensions: int) -> bool:
+    """Whether `value` holds an array for each network, of so many dimensions at least, and is not one array for all."""
+    if isinstance(value, Mapping):
+        return True
+    if isinstance(value, (list, tuple)):
+        first = next((one for one in value if one is not None), None)
+        return first is not None and _depth(first) >= dimensions
+    return getattr(value, "ndim", 0) > dimensions
+
+
+# ------------------------------------------------------------------ which rows
+
+
+class Grouped(NamedTuple):
+    """Rows by key."""
+
+    keys: list[Any]  # of each network
+    rows: list[np.ndarray]  # int64, ascending: of each network
+
+
+def group(by: Any, n: int, networks: Networks) -> Grouped:
+    """The rows of each key in `by`, a key for each of n rows: of the sorted keys, or of those of the networks."""
+    keys = np.asarray(by)
+    if keys.ndim != 1 or len(keys) != n:
+        raise ValueError(f"by must hold a key for each of the {n} rows of X, got shape {keys.shape}")
+    refuse_missing("by", keys)
+    try:
+        found, which = np.unique(keys, return_inverse=True)
+    except TypeError:
+        raise TypeError(f"by must hold keys that can be sorted, got several kinds: {_kinds(keys)}") from None
+    order = np.argsort(which, kind="stable")
+    ends = np.cumsum(np.bincount(which, minlength=len(found)))
+    parts = [order[a:b] for a, b in zip((0, *ends[:-1].tolist()), ends.tolist())]
+    names = found.tolist()
+    if networks.keys is None:
+        if len(names) != len(networks):
+            raise ValueError(f"by holds {len(names)} different keys for {len(networks)} network(s); nets must have one "
+                             "for each key, in the order of the sorted keys, or be a dict by key")  # fmt: skip
+        return Grouped(names, parts)
+    place = {name: k for k, name in enumerate(names)} | {name: k for k, name in enumerate(found)}
+    for key in networks.keys:
+        if key not in place:
+            raise ValueError(f"by holds no row of the key {key!r} of nets: that network would have nothing to train on")
+    wanted = {place[key] for key in networks.keys}
+    if len(wanted) < len(names):
+        unknown = next(name for k, name in enumerate(names) if k not in wanted)
+        raise ValueError(f"by holds the key {unknown!r}, for which nets has no network")
+    return Grouped(networks.keys, [parts[place[key]] for key in networks.keys])
+
+
+def refuse_missing(argument: str, keys: np.ndarray) -> None:
+    """Make sure that no key is None, NaN, NaT or pandas' NA: none of them is a name, nor equal to itself."""
+    if keys.dtype.kind in "fcmM":
+        missing = keys != keys
+    elif keys.dtype.kind == "O":
+        missing = np.array([key is None or not _equals_itself(key) for key in keys.tolist()], bool)
+    else:
+        return
+    if missing.any():
+        at = int(np.argmax(missing))
+        raise ValueError(f"{argument} has no key at row {at}, got {keys[at]!r}; leave the row out, or give it a key")
+
+
+def _equals_itself(key: Any) -> bool:
+    try:
+        return bool(key == key)
+    except TypeError:  # as pandas' NA says
+        return False
+
+
+def _kinds(keys: np.ndarray) -> str:
+    return ", ".join(sorted({type(key).__name__ for key in keys.tolist()}))
+
+
+def indices(argument: str, value: Any, n: int) -> np.ndarray:
+    """Numbers of rows, from 0 to n - 1; one at least. Contiguous int64."""
+    array = np.asarray(value)
+    if array.ndim == 1 and not array.size:
+        raise ValueError(f"{argument} is empty")
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        hint = "; np.flatnonzero(mask) makes them" if array.dtype.kind == "b" else ""
+        raise TypeError(f"{argument} must be an array of numbers of rows (n,), got {array.dtype} of shape {array.shape}"
+                        f"{hint}")  # fmt: skip
+    refuse(argument, array, lambda block: (block < 0) | (block >= n), f"from 0 to {n - 1}, the rows of X")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def without(rows: np.ndarray | None, held: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of `rows`, or of all n, those that are not among `held`, and those that are."""
+    mask = np.zeros(n, bool)
+    mask[held] = True
+    rows = np.arange(n) if rows is None else rows
+    inside = mask[rows]
+    return rows[~inside], rows[inside]
+
+

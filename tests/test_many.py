@@ -1,0 +1,767 @@
+"""fit_many: what it is given, that each network is trained as `fit` would, and how networks end."""
+
+import copy
+import gc
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+from conftest import frozen, need_extension
+from side_by_side import instead_of_lanes
+
+import fastbp
+from fastbp import EarlyStopping, fit_many
+from fastbp.history import ManyHistory
+
+N = 60
+RNG = np.random.default_rng(5)
+X = RNG.normal(size=(N, 3)).astype(np.float32)
+Y = np.tanh(X.sum(axis=1))
+BY = np.array(["b", "a", "c"])[RNG.integers(0, 3, N)]
+SHAPES = (3, 1), (3, 5, 1), (3, 20, 4, 1)
+
+
+@pytest.fixture(autouse=True, params=["one by one", "side by side"])
+def way(request, monkeypatch):
+    """The two ways of `fit_many`; where networks are side by side they are trained by a stand-in with the same bits."""
+    if request.param == "one by one":
+        from fastbp.many import cohorts
+
+        monkeypatch.setattr(cohorts, "serves_lanes", lambda *arguments: False)
+    else:
+        need_extension()
+        instead_of_lanes(monkeypatch)
+    return request.param
+
+
+def made(shapes=SHAPES, **more):
+    return [fastbp.MLP(shape, seed=k, **more) for k, shape in enumerate(shapes)]
+
+
+def state(net):
+    """All that training moves on, as one value to compare bit for bit."""
+    return frozen(net.__getstate__())
+
+
+def same(nets, others):
+    return [state(net) for net in nets] == [state(net) for net in others]
+
+
+def assert_as_fit(history, k, told):
+    """Row k of a ManyHistory is what `fit` told."""
+    n = len(told.loss)
+    assert history.n_entries[k] == n and np.isnan(history.loss[k, n:]).all() and (history.step[k, n:] == -1).all()
+    assert frozen(history.loss[k, :n]) == frozen(told.loss) and frozen(history.step[k, :n]) == frozen(told.step)
+    assert history.n_steps[k] == told.n_steps
+    for name in told.columns.keys() - {"lr"}:
+        assert frozen(history.columns[name][k, :n]) == frozen(told.columns[name])
+
+
+# ------------------------------------------------------------------ as fit
+
+EACH = {  # of three networks
+    "loss": ["mse", fastbp.losses.huber(delta=0.5), "log_cosh"],
+    "optimizer": [fastbp.SGD(0.1), fastbp.Adam(0.01), "rmsprop"],
+    "batch_size": [7, 16, 100],
+    "epochs": [3, 1, 4],
+    "seed": [3, None, 2**64 - 1],
+    "early_stopping": [EarlyStopping("loss", patience=1, min_delta=1.0), None, EarlyStopping("loss", patience=2)],
+}
+
+
+@pytest.mark.parametrize("names", [[], *([name] for name in EACH), list(EACH)], ids=lambda names: "+".join(names))
+@pytest.mark.parametrize("kind", [list, tuple, lambda values: np.array(values, object), "dict"])
+def test_each_argument_is_one_for_all_or_one_for_each(names, kind):
+    nets, alone = made(), made()
+    of = [{"epochs": 2, **{name: EACH[name][k] for name in names}} for k in range(3)]
+    if kind == "dict":
+        given = {name: dict(zip("zyx", EACH[name])) for name in names}
+        history = fit_many(dict(zip("zyx", nets)), X, Y, **{"epochs": 2, **given})
+        assert history.keys == ["z", "y", "x"]
+    else:
+        history = fit_many(nets, X, Y, **{"epochs": 2, **{name: kind(EACH[name]) for name in names}})
+        assert history.keys is None
+    for k, (net, more) in enumerate(zip(alone, of)):
+        stopping = copy.copy(more.pop("early_stopping", None))
+        told = net.fit(X, Y, callbacks=[stopping] if stopping else None, **more)
+        assert_as_fit(history, k, told)
+        assert history.status[k] == ("done" if told.stopped is None else "stopped")
+    assert same(nets, alone)
+    for net, other in zip(nets, alone):  # and a later fit goes on
+        net.fit(X, Y, steps=5)
+        other.fit(X, Y, steps=5)
+    assert same(nets, alone)
+
+
+def test_entries_from_the_middle_of_an_epoch_on_and_to_the_middle_of_another():
+    stopping = EarlyStopping(patience=2, restore_best=False)
+    more = {"batch_size": 8, "validation_data": (X[:9], Y[:9]), "optimizer": "adam"}
+    nets, alone = made(), made()
+    for net in (*nets, *alone):
+        net.fit(X, Y, steps=net.seed + 2, batch_size=8, optimizer="sgd")  # another family: updates are counted anew
+    for steps in (9, [12, 20, 21]):
+        history = fit_many(nets, X, Y, steps=steps, early_stopping=stopping, **more)
+        for k, net in enumerate(alone):
+            own = EarlyStopping(patience=2, restore_best=False)
+            own_steps = steps if isinstance(steps, int) else steps[k]
+            assert_as_fit(history, k, net.fit(X, Y, steps=own_steps, callbacks=[own], **more))
+            assert (history.best_value[k], history.best_step[k]) == (own.best, own.best_step)
+        assert same(nets, alone)
+    history = fit_many(nets, X, Y, steps=[3, 8, 11], batch_size=8)
+    for k, net in enumerate(alone):
+        assert_as_fit(history, k, net.fit(X, Y, steps=[3, 8, 11][k], batch_size=8))
+    assert same(nets, alone)
+
+
+def test_the_best_entry_may_be_that_of_an_unfinished_epoch():
+    nets, alone = made(), made()
+    own = [EarlyStopping("loss", patience=9) for _ in nets]
+    history = fit_many(nets, X, Y, steps=20, batch_size=8, early_stopping=own[0], optimizer=fastbp.SGD(0.01))
+    for k, net in enumerate(alone):
+        net.fit(X, Y, steps=20, batch_size=8, callbacks=[own[k]], optimizer=fastbp.SGD(0.01))
+        assert history.best_step[k] == own[k].best_step and history.best_value[k] == own[k].best
+    assert same(nets, alone) and 20 in history.best_step
+
+
+def test_steps_and_a_place_within_an_epoch():
+    nets, alone = made(), made()
+    for _ in range(2):
+        fit_many(nets, X, Y, steps=[3, 7, 0], batch_size=16)
+        for net, steps in zip(alone, (3, 7, 0)):
+            net.fit(X, Y, steps=steps, batch_size=16)
+        assert same(nets, alone)
+    assert [net.step for net in nets] == [6, 14, 0]
+
+
+def weights(n):
+    return np.linspace(0.1, 2, n)
+
+
+FORMS = {  # what fit_many gets -> (X, y, more) of `fit` for network k
+    "shared": ({}, lambda k: (X, Y, {})),
+    "lists of lists": ({"X": X.tolist(), "y": Y.tolist()}, lambda k: (X, Y, {})),
+    "own": ({"X": [X[k::3] for k in range(3)], "y": [Y[k::3] for k in range(3)]}, lambda k: (X[k::3], Y[k::3], {})),
+    "own, one array": ({"X": X.reshape(3, 20, 3), "y": Y.reshape(3, 20)},
+                       lambda k: (X[20 * k : 20 * k + 20], Y[20 * k : 20 * k + 20], {})),
+    "by": ({"by": BY}, lambda k: (X[BY == "abc"[k]], Y[BY == "abc"[k]], {})),
+    "rows": ({"rows": [np.arange(9), [3, 3, 50], np.arange(N)[::-1]]},
+             lambda k: ([X[:9], X[[3, 3, 50]], X[::-1]][k], [Y[:9], Y[[3, 3, 50]], Y[::-1]][k], {})),
+    "weights": ({"sample_weight": weights(N)}, lambda k: (X, Y, {"sample_weight": weights(N)})),
+    "weights of each": ({"sample_weight": [weights(N), None, np.ones(N)]},
+                        lambda k: (X, Y, {"sample_weight": [weights(N), None, np.ones(N)][k]})),
+    "by, weights": ({"by": BY, "sample_weight": weights(N)},
+                    lambda k: (X[BY == "abc"[k]], Y[BY == "abc"[k]], {"sample_weight": weights(N)[BY == "abc"[k]]})),
+    "validation": ({"validation_data": (X[:9], Y[:9])}, lambda k: (X, Y, {"validation_data": (X[:9], Y[:9])})),
+    "validation of each": ({"validation_data": [(X[k : k + 9], Y[k : k + 9]) for k in range(3)]},
+                           lambda k: (X, Y, {"validation_data": (X[k : k + 9], Y[k : k + 9])})),
+    "validation rows": ({"validation_rows": np.arange(5, 15)},
+                        lambda k: (np.delete(X, np.s_[5:15], 0), np.delete(Y, np.s_[5:15]),
+                                   {"validation_data": (X[5:15], Y[5:15])})),
+    "folds": ({"rows": [np.delete(np.arange(N), np.s_[k::3]) for k in range(3)],
+               "validation_rows": [np.arange(k, N, 3) for k in range(3)]},
+              lambda k: (np.delete(X, np.s_[k::3], 0), np.delete(Y, np.s_[k::3]),
+                         {"validation_data": (X[k::3], Y[k::3])})),
+    "validation split": ({"validation_split": 0.25, "seed": 4},
+                         lambda k: (X, Y, {"validation_split": 0.25, "seed": 4})),
+    "by, validation split": ({"by": BY, "validation_split": 0.25, "seed": 4},
+                             lambda k: (X[BY == "abc"[k]], Y[BY == "abc"[k]], {"validation_split": 0.25, "seed": 4})),
+    "every": ({"eval_every": 3}, lambda k: (X, Y, {"eval_every": 3})),
+    "in order": ({"shuffle": False}, lambda k: (X, Y, {"shuffle": False})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("n_threads, metrics", [(1, ()), (1, ["r2"]), (2, ["r2"])])
+def test_every_form_of_data_is_that_of_fit(form, n_threads, metrics, monkeypatch, way):
+    monkeypatch.setenv("FASTBP_FORCE_THREADS", "1")
+    given, of_fit = FORMS[form]
+    nets, alone = made(), made()
+    common = {"epochs": 3, "batch_size": 8, "metrics": metrics}
+    history = fit_many(nets, given.get("X", X), given.get("y", Y), n_threads=n_threads, **common,
+                       **{name: value for name, value in given.items() if name not in "Xy"})  # fmt: skip
+    for k, net in enumerate(alone):
+        rows, targets, more = of_fit(k)
+        assert_as_fit(history, k, net.fit(rows, targets, **common, **more))
+    assert same(nets, alone)
+    assert history.keys == (["a", "b", "c"] if "by" in given else None)
+    assert set(history.status) == {"done"} and not history.errors and history.seconds > 0
+    assert set(history.kernel) == {"one by one" if way == "one by one" else "lanes"}
+
+
+def test_a_kind_of_network_of_its_own(way):
+    """What no lane serves."""
+    def kinds():
+        frozen_one = fastbp.MLP((3, 4, 1), seed=1)
+        frozen_one.freeze(0)
+        return [
+            frozen_one, fastbp.MLP((3, 4, 1), seed=2, dropout=0.2), fastbp.MLP((3, 4, 1), seed=3, dtype="float64"),
+            fastbp.MLP((3, 4, 1), seed=4, backend="reference", dtype="float16"), fastbp.MLP((3, 1), seed=5, bias=False),
+            *made(),
+        ]  # fmt: skip
+
+    plateau = fastbp.SGD(fastbp.schedules.ReduceOnPlateau(0.1, patience=0, threshold=0.5))
+    rules = [
+        "adam", fastbp.SGD(0.1, momentum=0.9), fastbp.Adam(clip_norm=0.1), "sgd", fastbp.Adam(average=0.9),
+        fastbp.SGD(0.1, accumulate=3), plateau, fastbp.Adam(fastbp.schedules.Cosine(0.1, 30)),
+    ]  # fmt: skip
+    nets, alone = kinds(), kinds()
+    history = fit_many(nets, X, Y, optimizer=rules, epochs=6, batch_size=16)
+    for k, (net, rule) in enumerate(zip(alone, rules)):
+        assert_as_fit(history, k, net.fit(X, Y, optimizer=rule, epochs=6, batch_size=16))
+    assert same(nets, alone)
+    assert history.kernel.tolist() == [*["one by one"] * 7, "one by one" if way == "one by one" else "lanes"]
+
+
+def test_sparse_rows_classes_and_their_weights():
+    scipy = pytest.importorskip("scipy.sparse")
+    labels = (Y > 0).astype(int)
+    sparse = scipy.csr_array(np.where(abs(X) > 1, X, 0))
+    nets, alone = made(((3, 2), (3, 6, 2))), made(((3, 2), (3, 6, 2)))
+    more = {"loss": "softmax_cross_entropy", "class_weight": "balanced", "epochs": 3, "metrics": ["accuracy"]}
+    history = fit_many(nets, sparse, labels, validation_split=0.2, seed=0, **more)
+    for k, net in enumerate(alone):
+        assert_as_fit(history, k, net.fit(sparse, labels, validation_split=0.2, seed=0, **more))
+    assert same(nets, alone)
+
+
+def test_by_lbfgs():
+    pytest.importorskip("scipy")
+    nets, alone = made(), made()
+    history = fit_many(nets, X, Y, optimizer=["lbfgs", "adam", fastbp.LBFGS()], epochs=[4, 4, 400])
+    for k, (net, rule, epochs) in enumerate(zip(alone, ["lbfgs", "adam", "lbfgs"], [4, 4, 400])):
+        told = net.fit(X, Y, optimizer=rule, epochs=epochs)
+        n = history.n_entries[k]
+        assert frozen(history.loss[k, :n]) == frozen(told.loss) and history.status[k] == "done"
+    assert same(nets, alone)
+
+
+def test_a_time_limit_ends_lbfgs():
+    pytest.importorskip("scipy")
+    net, rows = fastbp.MLP((3, 40, 40, 1), seed=0), RNG.normal(size=(8000, 3))
+    began = time.perf_counter()
+    history = fit_many([net], rows, np.sin(9 * rows[:, 0]), optimizer="lbfgs", epochs=10**5, time_limit=0.2)
+    assert time.perf_counter() - began < 3 and history.status.tolist() == ["stopped"]
+    assert history.n_steps.tolist() == [net.step] and np.isfinite(net.flatten()).all()
+
+
+def test_split_rows_do_not_depend_on_a_networks_seed():
+    nets = [fastbp.MLP((3, 1), seed=seed, init="zeros") for seed in (1, 2)]
+    history = fit_many(nets, X, Y, epochs=1, validation_split=0.3, optimizer=fastbp.SGD(0.0))
+    assert history.val_loss[0] == history.val_loss[1]  # of the same rows
+    told = fastbp.MLP((3, 1), seed=0, init="zeros").fit(X, Y, epochs=1, validation_split=0.3, optimizer=fastbp.SGD(0.0))
+    assert history.val_loss[0] == told.val_loss
+    other = fit_many(made(), X, Y, epochs=1, validation_split=0.3, seed=[5, 6, 7])
+    more = fit_many(made(), X, Y, epochs=1, validation_split=0.3, seed=[5, 1, 2])
+    assert other.val_loss[0] == more.val_loss[0]
+
+
+def test_one_seed_is_one_order_for_all():
+    pair = [copy.deepcopy(fastbp.MLP((3, 5, 1), seed=1)) for _ in range(2)]
+    pair[1]._state.initial_seed = pair[1]._state.seed = 9
+    fit_many(pair, X, Y, epochs=2)
+    assert (pair[0].params != pair[1].params).any()
+    pair = [copy.deepcopy(fastbp.MLP((3, 5, 1), seed=1)) for _ in range(2)]
+    pair[1]._state.initial_seed = pair[1]._state.seed = 9
+    fit_many(pair, X, Y, epochs=2, seed=np.random.default_rng(0))
+    assert (pair[0].params == pair[1].params).all() and pair[0].seed == pair[1].seed
+
+
+def test_each_network_is_what_it_is_whoever_is_beside_it():
+    def trained(order, broken=()):
+        nets = [fastbp.MLP(SHAPES[k % 3], seed=k) for k in range(6)]
+        rules = [fastbp.SGD(1e30 if k in broken else 0.01) for k in range(6)]
+        fit_many([nets[k] for k in order], X, Y, optimizer=[rules[k] for k in order], epochs=3, n_threads=2)
+        return {k: state(nets[k]) for k in order if k not in broken}
+
+    whole = trained(range(6))
+    assert trained([5, 0, 3]).items() <= whole.items()
+    assert trained(range(6)[::-1]) == whole
+    assert trained(range(6), broken=(1, 4)).items() <= whole.items()
+
+
+def test_rows_and_keys_from_a_frame():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=["a", "b", "c"]).astype({"a": "float64"})
+    frame = frame.assign(y=Y, key=pandas.Categorical(BY))
+    for column in (frame.key, frame.key.astype("string"), frame.key.astype(object)):
+        nets, others = made(), made()
+        history = fit_many(nets, frame[["a", "b", "c"]], frame.y, by=column, epochs=2)
+        assert history.keys == ["a", "b", "c"]
+        fit_many(others, X, Y, by=BY, epochs=2)
+        assert same(nets, others)
+    frame["key"] = frame.key.astype("string").where(frame.index != 4)  # NA
+    with pytest.raises(ValueError, match="by has no key at row 4, got <NA>"):
+        fit_many(made(), X, Y, by=frame.key, epochs=1)
+
+
+def test_rows_of_a_large_array_are_not_copied_as_a_whole():
+    import tracemalloc
+
+    rows = np.zeros((100_000, 40), np.float32)
+    keys = np.arange(len(rows)) % 50
+    nets = [fastbp.MLP((40, 1), seed=k) for k in range(50)]
+    tracemalloc.start()
+    try:
+        fit_many(nets, rows, rows[:, 0], by=keys, steps=1, n_threads=1)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < rows.nbytes / 2  # to sort the keys takes some memory, too
+
+
+def test_no_circle_keeps_the_rows():
+    nets = made()
+    fit_many(nets, X, Y, epochs=1)
+    gc.collect()
+    gc.disable()
+    try:
+        rows, by = X.copy(), BY.copy()
+        gone = weakref.ref(rows)
+        fit_many(nets, rows, Y, by=by, epochs=2, validation_split=0.3, metrics=["r2"],
+                 early_stopping=EarlyStopping(patience=1))  # fmt: skip
+        fit_many(nets, rows, Y, optimizer=fastbp.SGD(1e30), epochs=2)
+        del rows
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_no_program_is_kept_for_a_network():
+    nets = made()
+    nets[0].fit(X, Y, steps=600)
+    kept = set(nets[0]._programs._idle)
+    assert kept
+    fit_many(nets, X, Y, epochs=2, batch_size=7, validation_data=(X, Y), metrics=["r2"])
+    assert set(nets[0]._programs._idle) == kept and not nets[1]._programs._idle and not nets[2]._programs._idle
+
+
+def test_rows_that_lie_in_a_networks_parameters_are_copied():
+    nets, alone = made(((5, 5, 1), (5, 5, 1))), made(((5, 5, 1), (5, 5, 1)))
+    inside = nets[1].weights[0]
+    given = inside.copy()
+    fit_many(nets, inside, [1, 2, 3, 4, 5], epochs=4, batch_size=2)
+    for net in alone:
+        net.fit(given, [1, 2, 3, 4, 5], epochs=4, batch_size=2)
+    assert same(nets, alone)
+
+
+@pytest.mark.parametrize("keys", [
+    [3, 1, 2], [1.5, -2.0, 0.0], ["x", "yy", ""], [True, False, True],
+    np.array(["2024-01-02", "2023-01-01", "2025-05-05"], "M8[D]"), np.array(["b", "a", "b"], object),
+])  # fmt: skip
+def test_keys_of_every_kind(keys):
+    keys = np.asarray(keys)
+    by = keys[np.arange(N) % 3]
+    unique = sorted(set(keys.tolist()))
+    nets = [fastbp.MLP((3, 1), seed=k) for k in range(len(unique))]
+    history = fit_many(nets, X, Y, by=by, steps=1)
+    assert history.keys == unique
+    named = {key: fastbp.MLP((3, 1), seed=unique.index(key)) for key in unique[::-1]}
+    other = fit_many(named, X, Y, by=list(by), steps=1)
+    assert other.keys == unique[::-1]
+    assert [state(named[key]) for key in unique] == [state(net) for net in nets]
+
+
+# ------------------------------------------------------------------ how networks end
+
+
+def test_early_stopping_is_only_read():
+    stopping = EarlyStopping(patience=2, min_delta=0.05)
+    nets, alone = made(), made()
+    more = {"epochs": 40, "validation_split": 0.3, "optimizer": fastbp.Adam(0.05), "seed": 0}
+    history = fit_many(nets, X, Y, early_stopping=stopping, **more)
+    assert np.isnan(stopping.best) and stopping.best_step is None and stopping._snapshot is None
+    for k, net in enumerate(alone):
+        own = EarlyStopping(patience=2, min_delta=0.05)
+        assert_as_fit(history, k, net.fit(X, Y, callbacks=[own], **more))
+        assert (history.best_value[k], history.best_step[k]) == (own.best, own.best_step)
+    assert same(nets, alone)
+    assert "stopped" in history.status and len(set(history.n_entries)) > 1
+    assert (history.step[np.arange(3), history.n_entries - 1] > history.best_step).any()
+
+
+def test_a_network_that_diverges_ends_alone():
+    nets, alone = made(), made()
+    rules = [fastbp.SGD(0.01), fastbp.SGD(1e15), fastbp.SGD(0.02)]
+    history = fit_many(nets, X, Y, optimizer=rules, epochs=3)
+    assert history.status.tolist() == ["done", "nonfinite", "done"]
+    with pytest.raises(fastbp.NonFiniteError) as caught:
+        alone[1].fit(X, Y, optimizer=rules[1], epochs=3)
+    assert list(history.errors) == [1] and str(history.errors[1]) == str(caught.value)
+    assert history.errors[1].step == nets[1].step == history.n_steps[1]
+    assert history.errors[1].__traceback__ is None
+    alone[0].fit(X, Y, optimizer=rules[0], epochs=3)
+    alone[2].fit(X, Y, optimizer=rules[2], epochs=3)
+    assert same(nets, alone)
+    assert history.best(3).tolist() == sorted((0, 2), key=lambda k: history.loss[k, -1])
+
+
+def test_a_network_that_diverges_late_keeps_its_entries():
+    net = fastbp.MLP((3, 5, 1), seed=0)
+    rate = lambda step: 0.01 if step < 40 else 1e30  # noqa: E731
+    history = fit_many([net], X, Y, optimizer=fastbp.SGD(rate), batch_size=6, epochs=20, validation_data=(X, Y))
+    assert history.status.tolist() == ["nonfinite"] and 40 <= net.step <= 42
+    assert history.n_entries.tolist() == [4] and np.isfinite(history.loss).all() and np.isfinite(history.val_loss).all()
+    assert history.step.tolist() == [[10, 20, 30, 40]]
+
+
+def test_an_error_names_rows_of_the_callers_x():
+    wrong = X.copy()
+    wrong[37, 1] = np.inf
+    rows = [np.arange(9), np.arange(30, 50), np.arange(9)]
+    for more in ({}, {"validation_split": 0.2, "seed": 3}, {"sample_weight": np.ones(N)}):
+        nets = made(SHAPES, activation="identity")
+        history = fit_many(nets, wrong, Y, rows=rows, epochs=2, **more)
+        assert history.status.tolist() == ["done", "nonfinite", "done"]
+        assert "X holds inf at row 37, column 1" in str(history.errors[1])
+    nets = made(SHAPES, activation="identity")
+    history = fit_many(nets, wrong, Y, rows=rows[:1] * 3, validation_rows=[[1], [36, 37], [2]], epochs=2)
+    assert history.status.tolist() == ["done", "nonfinite", "done"]
+    assert "val_loss" in str(history.errors[1]) and "X holds inf at row 37, column 1" in str(history.errors[1])
+
+
+def test_nonfinite_ignore():
+    nets = made()
+    history = fit_many(nets, X, Y, optimizer=fastbp.SGD(1e15), epochs=3, nonfinite="ignore")
+    assert set(history.status) == {"done"} and not np.isfinite(history.loss[:, -1]).any()
+    assert history.best().tolist() == []
+
+
+def test_a_network_that_fails_ends_alone():
+    def picky(y_true, y_pred):
+        if len(y_true) == 7:
+            raise KeyError("seven rows")
+        return 0.5
+
+    sizes = (5, 7, 9)
+    nets, alone = made(), made()
+    history = fit_many(nets, [X[:n] for n in sizes], [Y[:n] for n in sizes], epochs=3, metrics=[picky])
+    assert history.status.tolist() == ["done", "failed", "done"]
+    assert list(history.errors) == [1] and isinstance(history.errors[1], KeyError)
+    assert any("picky" in note for note in history.errors[1].__notes__) and history.errors[1].__traceback__ is None
+    assert history.n_entries.tolist() == [3, 0, 3]  # nothing was measured at the one where it failed
+    assert history.columns["picky"][:, -1].tolist()[::2] == [0.5, 0.5]
+    for k in (0, 2):
+        alone[k].fit(X[: sizes[k]], Y[: sizes[k]], epochs=3)
+    assert same(nets[::2], alone[::2])
+    again = pickle.loads(pickle.dumps(history))
+    assert again.errors[1].args == ("seven rows",) and frozen(again.loss) == frozen(history.loss)
+
+
+def trains(net):
+    return net._training.locked()
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("fastbp")]
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_time_limit_ends_all_at_a_finished_step(n_threads):
+    nets = made(SHAPES * 2)
+    began = time.perf_counter()
+    history = fit_many(nets, X, Y, epochs=10**9, batch_size=16, time_limit=0.15, n_threads=n_threads)
+    assert time.perf_counter() - began < 2
+    assert set(history.status) == {"stopped"} and history.n_steps.tolist() == [net.step for net in nets]
+    assert not threads() and not any(map(trains, nets))
+    for net, other in zip(nets, made(SHAPES * 2)):
+        if net.step:
+            other.fit(X, Y, steps=net.step, batch_size=16)
+            assert (net.params == other.params).all()
+    assert nets[1].fit(X, Y, steps=1).n_steps == 1
+
+
+def test_no_time_at_all():
+    nets, alone = made(), made()
+    history = fit_many(nets, X, Y, epochs=3, time_limit=0)
+    assert history.loss.shape == (3, 0) and set(history.status) == {"stopped"} and same(nets, alone)
+    assert history.best().tolist() == [] and "3 stopped" in repr(history)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no os.kill of SIGINT")
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 0.2])
+@pytest.mark.parametrize("rule", ["adam", "lbfgs"])
+def test_ctrl_c_leaves_each_network_at_a_finished_step(seconds, rule):
+    if rule == "lbfgs":
+        pytest.importorskip("scipy")
+    nets = made(SHAPES + ((3, 30, 30, 1),))
+    rules = [rule, *["adam"] * 3]
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        timer.start()
+        fit_many(nets, X, Y, optimizer=rules, epochs=10**9, batch_size=16)
+        timer.join()
+        time.sleep(1)
+    timer.join()
+    assert not threads() and not any(map(trains, nets))
+    history = getattr(caught.value, "history", None)
+    if history is None:  # before any work
+        assert seconds < 0.2 and not any(net.step for net in nets)
+        return
+    assert set(history.status) <= {"interrupted", "done"} and history.n_steps.tolist() == [net.step for net in nets]
+    for net, other in zip(nets[1:], made(SHAPES + ((3, 30, 30, 1),))[1:]):
+        if net.step:
+            other.fit(X, Y, steps=net.step, batch_size=16)
+            assert (net.params == other.params).all()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no os.kill of SIGINT")
+def test_ctrl_c_in_a_hurry():
+    nets = [fastbp.MLP((3, 64, 64, 1), seed=k) for k in range(4)]
+    took = []
+
+    def interrupt():
+        took.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Timer(0.3, interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(nets, X, Y, epochs=10**9)
+    assert time.perf_counter() - took[0] < 0.25 + 0.5  # a busy machine
+    assert not threads()
+
+
+def test_an_error_that_is_no_exception_comes_out():
+    class Oops(BaseException):
+        pass
+
+    def wrong(y_true, y_pred):
+        raise Oops
+
+    nets = made()
+    with pytest.raises(Oops):
+        fit_many(nets, X, Y, epochs=10**8, metrics=[wrong], n_threads=2)
+    assert not threads() and not any(map(trains, nets))
+
+
+def test_progress_counts_networks(capsys):
+    pytest.importorskip("tqdm")
+    fit_many(made(), X, Y, epochs=1, progress=True)
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_the_context_of_the_caller_holds_in_the_threads(monkeypatch):
+    need_extension()
+    nets, alone = made(), made()
+    with fastbp.backend("reference"):
+        fit_many(nets, X, Y, epochs=2)
+        for net in alone:
+            net.fit(X, Y, epochs=2)
+    assert same(nets, alone)
+    fit_many(made(), X, Y, epochs=2)
+    plain = made()
+    for net in plain:
+        net.fit(X, Y, epochs=2)
+    assert not same(plain, alone)
+
+
+# ------------------------------------------------------------------ what is refused, before any work
+
+NET = fastbp.MLP((3, 1), seed=0)
+WRONG = {
+    "none": ({"nets": []}, ValueError, "nets holds no network"),
+    "one": ({"nets": NET}, TypeError, r"nets must be a list of networks.*\[net\] is a list of one"),
+    "no network": ({"nets": [NET, 3]}, TypeError, r"nets\[1\] must be an MLP, got 3"),
+    "twice": ({"nets": [*made(), NET, NET]}, ValueError, r"nets\[4\] is the same network as nets\[3\]"),
+    "by key, twice": ({"nets": {"a": NET, "b": NET}}, ValueError, r"nets\['b'\] is the same network as nets\['a'\]"),
+    "5 optimizers": ({"optimizer": ["adam"] * 5}, ValueError, r"optimizer: 5 values for 3 network"),
+    "5 of y": ({"X": [X] * 3, "y": [Y] * 5}, ValueError, r"y: 5 values for 3 network"),
+    "5 rows": ({"rows": [[1]] * 5}, ValueError, r"rows: 5 values for 3 network"),
+    "2 weights": ({"sample_weight": [weights(N)] * 2}, ValueError, r"sample_weight: 2 values for 3"),
+    "columns": ({"nets": [*made(), fastbp.MLP((4, 1))]},
+                ValueError, r"nets\[3\]: X has 3 column\(s\), the network has 4"),
+    "a loss": ({"loss": ["mse", "mse", "mze"]}, ValueError, r"nets\[2\]: loss: unknown name 'mze'; did you mean 'mse'"),
+    "a batch size": ({"batch_size": [1, 0, 1]}, ValueError, r"nets\[1\]: batch_size must be at least 1, got 0"),
+    "a seed": ({"seed": [1, -1, 2]}, ValueError, r"nets\[1\]: seed must be from 0"),
+    "no length": ({"epochs": None}, ValueError, r"nets\[0\]: give exactly one of epochs and steps"),
+    "two lengths": ({"steps": [None, 3, None]}, ValueError, r"nets\[1\]: give exactly one of epochs and steps"),
+    "an optimizer": ({"optimizer": ["adam", 0.1, "sgd"]}, TypeError, r"nets\[1\]: optimizer must be a name or one of"),
+    "rprop": ({"optimizer": "rprop"}, ValueError, r"nets\[0\]: Rprop needs all rows in a batch"),
+    "a class": ({"early_stopping": EarlyStopping}, TypeError, r"early_stopping must be .*EarlyStopping\(\) makes one"),
+    "no validation": ({"early_stopping": EarlyStopping()},
+                      ValueError, r"nets\[0\]: EarlyStopping: monitor: unknown name"),
+    "a metric": ({"metrics": ["acuracy"]}, ValueError, r"metrics: unknown name 'acuracy'"),
+    "NaN in y": ({"y": np.where(np.arange(N) == 7, np.nan, Y)}, ValueError, r"y\[7, 0\] = nan"),
+    "an iterator": ({"X": iter([(X, Y)])}, TypeError, r"fit_many trains on arrays X and y"),
+    "callbacks": ({"callbacks": []}, TypeError, r"early_stopping=fastbp.EarlyStopping\(\) stops each network early"),
+    "n_jobs": ({"n_jobs": 2}, TypeError, "did you mean 'n_threads'"),
+    "nonfinite": ({"nonfinite": "raise"}, ValueError, "nonfinite: unknown name 'raise'.*'ignore', 'stop'"),
+    "lanes": ({"lanes": "yes"}, ValueError, "lanes: unknown name 'yes'"),
+    "a limit": ({"time_limit": -1}, ValueError, "time_limit must be finite and at least 0, got -1"),
+    "keys": ({"by": BY[:5]}, ValueError, r"by must hold a key for each of the 60 rows of X, got shape \(5,\)"),
+    "2 keys": ({"by": np.where(BY == "a", "b", BY)}, ValueError, r"by holds 2 different keys for 3 network\(s\)"),
+    "no key": ({"by": np.where(np.arange(N) == 9, None, BY)}, ValueError, r"by has no key at row 9, got None"),
+    "NaN": ({"by": np.where(np.arange(N) == 9, np.nan, np.arange(N) % 3)},
+            ValueError, r"by has no key at row 9, got .*nan"),
+    "NaN among objects": ({"by": np.array(["a", np.nan, "c"] * 20, object)}, ValueError, "by has no key at row 1"),
+    "NaT": ({"by": np.array(["2024", "NaT"] * 30, "M8[D]")}, ValueError, r"by has no key at row 1"),
+    "mixed keys": ({"by": np.array(["a", 1, 2.5] * 20, object)},
+                   TypeError, "by must hold keys that can be sorted.*int, str"),
+    "an unknown key": ({"nets": dict(zip("ab", made())), "by": BY},
+                       ValueError, r"by holds the key 'c', for which nets"),
+    "an empty group": ({"nets": dict(zip("abcd", made(SHAPES[:1] * 4))), "by": BY},
+                       ValueError, r"no row of the key 'd'"),
+    "a key of rows": ({"nets": dict(zip("abc", made())), "rows": {"a": [1], "b": [2]}},
+                      ValueError, "rows has no entry for the key 'c'"),
+    "more keys": ({"nets": dict(zip("abc", made())), "epochs": dict.fromkeys("abcd", 1)},
+                  ValueError, "epochs holds the key 'd'"),
+    "a dict": ({"epochs": {0: 1}}, TypeError, "epochs is a dict, and nets is a list"),
+    "no rows": ({"rows": [[1], [], [2]]}, ValueError, r"rows of nets\[1\] is empty"),
+    "a mask": ({"rows": [np.ones(N, bool)] * 3},
+               TypeError, r"rows of nets\[0\] must be an array of numbers.*np.flatnonzero"),
+    "beyond": ({"rows": [[1], [2], [N]]},
+               ValueError, r"rows of nets\[2\] must be from 0 to 59, the rows of X, got .*\[0\] = 60"),
+    "by and rows": ({"rows": [[1]] * 3, "by": BY}, ValueError, "at most one of by and rows"),
+    "by of lists": ({"X": [X] * 3, "y": [Y] * 3, "by": BY}, ValueError, "by: X is a list"),
+    "nothing left": ({"validation_rows": np.arange(N)},
+                     ValueError, r"validation_rows leaves nothing to train on of nets\[0\]"),
+    "none of a key": ({"by": BY, "validation_rows": np.flatnonzero(BY == "b")[:1]},
+                      ValueError, r"validation_rows holds no row of nets\[0\]"),
+    "two validations": ({"validation_rows": [1, 2], "validation_data": (X, Y)},
+                        ValueError, "at most one of validation_data and validation_rows"),
+    "a split of one": ({"rows": [[1, 2], [3], [4, 5]], "validation_split": 0.5},
+                       ValueError, r"nets\[1\]: validation_split needs at least 2 rows"),
+    "zero weights": ({"by": BY, "sample_weight": (BY != "b").astype(float)},
+                     ValueError, r"nets\[1\]: sample_weight is zero for every row"),
+    "dropout": ({"nets": [fastbp.MLP((3, 1), input_dropout=0.1)], "optimizer": "lbfgs"},
+                ValueError, r"nets\[0\]: optimizer: LBFGS needs the same loss"),
+    "validation of LBFGS": ({"optimizer": "lbfgs", "validation_split": 0.2},
+                            ValueError, r"nets\[0\]: optimizer: LBFGS takes no validation"),
+    "no such backend": ({"nets": [*made(), fastbp.MLP((3, 1), backend="cython", dtype="float16")]},
+                        RuntimeError, r"nets\[3\]: backend 'cython'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_cannot_be_is_said_before_any_work(what):
+    need_extension()
+    change, kind, message = WRONG[what]
+    arguments = {"nets": made(), "X": X, "y": Y, "epochs": 1, **change}
+    nets = arguments["nets"]
+    nets = list(nets.values()) if isinstance(nets, dict) else nets if isinstance(nets, list) else [nets]
+    nets = [net for net in nets if isinstance(net, fastbp.MLP)]
+    before = [state(net) for net in nets]
+    with pytest.raises(kind, match=message):
+        fit_many(**arguments)
+    assert [state(net) for net in nets] == before and not any(map(trains, nets))
+
+
+def test_a_network_that_trains_elsewhere():
+    nets = made()
+    before = [state(net) for net in nets]
+    with nets[1]._training, pytest.raises(RuntimeError, match=r"nets\[1\]: this network is training already"):
+        fit_many(nets, X, Y, epochs=1)
+    assert [state(net) for net in nets] == before and not any(map(trains, nets))
+
+    class Inside(fastbp.Callback):
+        def on_epoch_end(self, net, logs):
+            with pytest.raises(RuntimeError, match=r"nets\['me'\]: this network is training already"):
+                fit_many({"me": net}, X, Y, epochs=1)
+            self.others = fit_many(nets[1:], X, Y, epochs=1)
+
+    inside = Inside()
+    nets[0].fit(X, Y, epochs=1, callbacks=[inside])
+    assert set(inside.others.status) == {"done"}
+
+
+def test_networks_are_locked_for_the_whole_call():
+    nets, found = made(), []
+
+    def look(y_true, y_pred):
+        for net in nets:
+            with pytest.raises(RuntimeError, match="training already"):
+                net.fit(X, Y, epochs=1)
+            found.append(net.predict(X).shape)
+        return 0.0
+
+    history = fit_many(nets, X, Y, epochs=1, metrics=[look])
+    assert not history.errors and len(found) == 9 and not any(map(trains, nets))
+
+
+def test_a_forward_that_is_pending_is_void():
+    nets = made()
+    nets[2].forward(X)
+    fit_many(nets, X, Y, epochs=1)
+    with pytest.raises(RuntimeError, match="no forward is pending"):
+        nets[2].backward(np.ones((N, 1)))
+
+
+# ------------------------------------------------------------------ the history
+
+
+def told(**more):
+    loss = np.array([[3.0, 2.0, 1.0], [2.0, 0.5, np.nan], [5.0, 4.0, 3.5]])
+    step = np.array([[10, 20, 30], [10, 20, -1], [10, 20, 30]])
+    given = {"status": np.array(["done", "stopped", "failed"]), "kernel": np.full(3, "one by one"), "seconds": 0.5,
+             "n_steps": np.array([30, 20, 30]), "errors": {2: KeyError("x")}, "best_value": np.full(3, np.nan),
+             "best_step": np.full(3, -1)}  # fmt: skip
+    return ManyHistory(loss, step, **{**given, **more})
+
+
+def test_a_history_says_which_are_best():
+    history = told()
+    assert history.best(5).tolist() == [1, 0] and history.best().tolist() == [1]
+    validation = np.array([[0.1, 9.0, 9.0], [0.2, 0.2, np.nan], [0.0, 0.0, 0.0]])
+    assert told(columns={"val_loss": validation}).best(2).tolist() == [0, 1]
+    assert told(columns={"val_loss": np.full((3, 3), np.nan)}).best(2).tolist() == []
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        history.best(0)
+    assert len(history) == 3 and history.n_entries.tolist() == [3, 2, 3]
+    assert repr(history) == "ManyHistory(3 networks, 80 steps in 0.5 s: 1 done, 1 stopped, 1 failed)"
+    assert np.isnan(history.val_loss).all() and history.metrics == {}
+
+
+def test_a_history_is_a_frame():
+    pandas = pytest.importorskip("pandas")
+    history = told(columns={"val_r2": np.arange(9.0).reshape(3, 3)}, keys=["a", "b", "c"])
+    frame = history.to_frame()
+    assert frame.index.name == "key" and list(frame.index) == ["a", "b", "c"]
+    assert list(frame.columns) == ["status", "kernel", "n_steps", "loss", "val_r2"]
+    assert frame.loss.tolist() == [1.0, 0.5, 3.5] and frame.val_r2.tolist() == [2, 4, 8]
+    entries = history.to_frame(entries=True)
+    assert isinstance(entries.index, pandas.MultiIndex) and entries.index.names == ["key", "step"]
+    assert entries.loc["b"].loss.tolist() == [2.0, 0.5] and entries.loc["b"].index.tolist() == [10, 20]
+    assert told(best_value=np.array([1.0, np.nan, 2.0])).to_frame().best_value[0] == 1
+    assert told().to_frame().index.name == "network"
+
+
+def test_a_history_pickles_and_copies():
+    history = told(columns={"val_loss": np.ones((3, 3))}, keys=[1, 2, 3])
+    for again in (pickle.loads(pickle.dumps(history)), copy.deepcopy(history)):
+        assert frozen(again.loss) == frozen(history.loss) and again.keys == [1, 2, 3]
+        assert repr(again) == repr(history) and again.errors[2].args == ("x",)
+
+
+def test_a_history_is_a_picture():
+    pytest.importorskip("matplotlib")
+    from matplotlib import pyplot
+
+    try:
+        history = told(keys=["one", "two", "three"])
+        ax = history.plot(k=2)
+        assert len(ax.lines) == 5 and ax.get_xlabel() == "training step" and ax.get_ylabel() == "training loss"
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["two", "one"]
+        best = ax.lines[3]
+        assert best.get_xdata().tolist() == [10, 20] and best.get_ydata().tolist() == [2.0, 0.5]
+        assert best.get_zorder() > ax.lines[0].get_zorder()
+        assert ax.get_yscale() == "linear" and history.plot(log=True).get_yscale() == "log"
+        ax = told(columns={"val_loss": np.ones((3, 3))}).plot(pyplot.figure().add_subplot())
+        assert ax.get_ylabel() == "validation loss" and ax.get_legend().get_title().get_text() == "best of 3"
+        for number in pyplot.get_fignums():
+            pyplot.figure(number).canvas.draw()
+        empty = fit_many(made(), X, Y, steps=0)
+        with pytest.raises(ValueError, match="nothing to draw"):
+            empty.plot()
+        with pytest.raises(TypeError, match="history must be what fit_many returned"):
+            fastbp.plot.many_history(fastbp.MLP((2, 1)))
+        many = ManyHistory(np.ones((2000, 2)), np.tile([1, 2], (2000, 1)), np.full(2000, 2), np.full(2000, "done"),
+                           np.full(2000, "lanes"), 1.0)  # fmt: skip
+        assert len(many.plot().lines) == 505
+    finally:
+        pyplot.close("all")
