@@ -43,7 +43,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler, scale
 
 from fastbp import backends
 from fastbp import sklearn as front
-from fastbp.bench.figures import INK, OURS, PEERS, geometric_mean
+from fastbp.bench.figures import INK, OURS, PEERS, aligned, geometric_mean, write_into
 from fastbp.bench.measure import machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -453,7 +453,7 @@ class Measured(NamedTuple):
         adams = [f"adam, {data}, batch {batch}" for data in ADAM for batch in BATCHES]
         means = [geometric_mean(self.over(line, who) for line in adams if line in self.times) for who in (F64, F32)]
         text = f"{self.how()} The geometric mean of the fits with Adam is {means[0]:.1f}x, in float32 {means[1]:.1f}x."
-        return f"{_aligned(rows)}\n\n{textwrap.fill(text, 120, break_on_hyphens=False)}"
+        return f"{aligned(rows)}\n\n{textwrap.fill(text, 120, break_on_hyphens=False)}"
 
     def others(self) -> str:
         """What is no whole fit until its end."""
@@ -464,7 +464,7 @@ class Measured(NamedTuple):
                 name = line.name.replace("GridSearchCV", "GridSearchCV of 24 settings, 5 folds, digits")
                 name += ", `n_jobs=2`, by the clock" if line.wall else ""
                 rows.append([name, _time(best[THEIRS]), _time(best[F64]), f"{self.over(line.name):#.3g}x"])
-        return _aligned(rows)
+        return aligned(rows)
 
     def told(self) -> str:
         """What the estimators score, how many epochs they make, and how far their coefficients are off."""
@@ -477,7 +477,7 @@ class Measured(NamedTuple):
             means[0] += f" ± {error:.4f}"
             epochs = [f"{statistics.fmean(made['epochs'][who]):.1f}" for who in (THEIRS, F32)]
             rows.append([name, *means, *epochs, *(_power(made["off"][who]) for who in (F64, F32))])
-        return _aligned(rows)
+        return aligned(rows)
 
     def headline(self) -> str:
         """For README.md."""
@@ -502,13 +502,7 @@ class Measured(NamedTuple):
 
     def write_into(self, page: Path) -> None:
         """Replace what stands between ``<!-- sklearn: NAME -->`` and the comment that ends it."""
-        marks = re.compile("(<!-- sklearn: (.*?) -->\n).*?(<!-- end of sklearn -->)", re.S)
-        text = page.read_text()
-        names = [name for _, name, _ in marks.findall(text)]
-        if not names or not {*names} <= {*self.texts}:
-            raise ValueError(f"{page} must say where figures go: <!-- sklearn: NAME --> ... <!-- end of sklearn -->, "
-                             f"NAME of {', '.join(self.texts)}; it has {', '.join(names) or 'none'}")  # fmt: skip
-        page.write_text(marks.sub(lambda found: f"{found[1]}{self.texts[found[2]]()}\n{found[3]}", text))
+        write_into(str(page), "sklearn", self.texts, "measure all lines")
 
     # -------------------------------------------------------------- as a picture
 
@@ -574,12 +568,6 @@ def _time(seconds: float) -> str:
 def _power(values: list[float]) -> str:
     """The median and the largest."""
     return f"{statistics.median(values):.0e}, at most {max(values):.0e}"
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    rows = [rows[0], ["-" * width for width in widths], *rows[1:]]
-    return "\n".join(f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows)
 
 
 def main(*arguments: str) -> None:

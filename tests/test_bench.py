@@ -414,7 +414,7 @@ def test_published_figures_of_the_estimators_are_those_of_their_record(estimator
     estimators.Measured(**json.loads(OF_ESTIMATORS.read_text())).write_into(copy)
     assert copy.read_text() == text, "run `make figures`"
     copy.write_text("<!-- sklearn: nonsense -->\n<!-- end of sklearn -->")
-    with pytest.raises(ValueError, match="NAME of example, fits, others, scores; it has nonsense"):
+    with pytest.raises(ValueError, match="NAME of example, fits, others, scores; it asks for nonsense"):
         estimators.Measured({}, {}, {}, {}).write_into(copy)
 
 

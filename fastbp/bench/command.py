@@ -18,9 +18,12 @@ from fastbp.bench.figures import Record
 
 def bench(*arguments: str) -> None:
     """Time a training step of each workload, on one core, beside what is installed of its peers."""
+    if "--many" in arguments:
+        return _many([word for word in arguments if word != "--many"])
     cells = ", ".join(f"{k} is {workload.name}" for k, workload in enumerate(contenders.WORKLOADS))
     parser = argparse.ArgumentParser(prog="python -m fastbp bench", description=bench.__doc__)
     record, out = _told(Record.load), _told(_in_a_folder)
+    parser.add_argument("--many", action="store_true", help="many networks at once instead: --many --help tells more")
     parser.add_argument("--full", action="store_true", help="every cell and every peer, more rounds")
     parser.add_argument("--cells", type=_told(contenders.cells), help=f"numbers of cells, as 0,3,5: {cells}")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
@@ -54,11 +57,48 @@ def bench(*arguments: str) -> None:
         parser.error(str(error))
 
 
-def _measure(options: argparse.Namespace) -> Record:
-    if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > options.threads:
-        # A core for each thread, from the start: BLAS counted the cores when it was loaded.
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-options.threads :])
+def _many(arguments: list[str]) -> None:
+    """``--many``: networks trained in a second, many at once."""
+    from fastbp.bench import many
+
+    parser = argparse.ArgumentParser(prog="python -m fastbp bench --many", description=_many.__doc__)
+    out = _told(_in_a_folder)
+    parser.add_argument("--full", action="store_true", help="more rounds")
+    parser.add_argument("--widths", type=_told(_widths), default=many.WIDTHS, help="of the hidden layer, as 4,8,16")
+    known = ", ".join(many.CONTENDERS)
+    parser.add_argument("--contenders", type=_told(many.contenders), help=f"some of {known}; separated by semicolons")
+    parser.add_argument("--rounds", type=_told(_rounds), help="interleaved rounds")
+    parser.add_argument("--json", metavar="FILE", type=out, help="write all figures")
+    parser.add_argument("--from", metavar="FILE", type=_told(many.Record.load), dest="saved", help="do not measure")
+    parser.add_argument("--markdown", metavar="FILE", type=out, nargs="+", help="replace the figures in texts")
+    parser.add_argument("--picture", metavar="FILE", type=out, help="draw it; needs matplotlib")
+    options = parser.parse_args(arguments)
+    try:
+        measured = options.saved
+        if not measured:
+            _on_cores(1)
+            rounds = options.rounds or (7 if options.full else 3)
+            measured = many.run(options.widths, options.contenders or tuple(many.CONTENDERS), rounds, _report)
+        print(measured.markdown())
+        if options.json:
+            measured.save(options.json)
+        for page in options.markdown or ():
+            measured.write_into(page)
+        if options.picture:
+            measured.picture(options.picture)
+    except (OSError, ValueError, ImportError) as error:
+        parser.error(str(error))
+
+
+def _on_cores(n: int) -> None:
+    """A core for each thread, from the start: BLAS counted the cores when it was loaded."""
+    if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > n:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-n:])
         os.execv(sys.executable, sys.orig_argv)
+
+
+def _measure(options: argparse.Namespace) -> Record:
+    _on_cores(options.threads)
     workloads = options.cells or (contenders.WORKLOADS if options.full else contenders.WORKLOADS[:8])
     workloads = [replace(workload, optimizer=options.optimizer) for workload in workloads]
     names = options.contenders or (tuple(contenders.CONTENDERS) if options.full else measure.QUICK)
@@ -87,6 +127,10 @@ def _threads(text: str) -> int:
     if wanted > cpus:
         raise ValueError(f"threads={wanted}: this process may use {cpus} CPUs")
     return wanted
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    return tuple(checks.integer("widths", int(width), 1) for width in text.split(","))
 
 
 def _rounds(text: str) -> int:

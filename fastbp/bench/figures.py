@@ -77,7 +77,7 @@ class Cell:
         return self.flops / self.best["fastbp"] / 1e9 / self.peak / self.n_threads
 
 
-def _aligned(lines: list[list[str]]) -> str:
+def aligned(lines: list[list[str]]) -> str:
     """A table in Markdown; the first line is its head."""
     widths = [max(map(len, column)) for column in zip(*lines)]
     lines = [lines[0], ["-" * width for width in widths], *lines[1:]]
@@ -91,6 +91,32 @@ def geometric_mean(values: Iterable[float]) -> float:
 def _microseconds(seconds: float) -> str:
     value = seconds * 1e6
     return f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
+
+
+def write_into(path: str, kind: str, texts: dict[str, Callable[[], str]], cure: str) -> None:
+    """Replace the figures in a Markdown file: from each ``<!-- KIND: NAME -->`` to ``<!-- end of KIND -->``.
+
+    Raises
+    ------
+    ValueError
+        The file has no such comments, or asks for a text that there is not, or that the record cannot give: `cure` then
+        says what to do.
+    """
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    marks = re.compile(f"(<!-- {kind}: (.*?) -->\n)(?:(?!<!-- {kind}: ).)*?(<!-- end of {kind} -->)", re.S)
+    names = [name for _, name, _ in marks.findall(text)]
+    if not names or not set(names) <= set(texts) or len(names) != text.count(f"<!-- {kind}: "):
+        known = ", ".join(texts)
+        raise ValueError(f"{path} must say where figures go: <!-- {kind}: NAME --> ... <!-- end of {kind} -->, with a "
+                         f"NAME of {known}; it asks for {', '.join(names) or 'none'}")  # fmt: skip
+    try:
+        new = marks.sub(lambda found: f"{found[1]}{texts[found[2]]()}\n{found[3]}", text)
+    except (LookupError, ValueError):  # no cells, or no facts, to tell of
+        raise ValueError(f"{path} asks for {', '.join(names)}, and this record lacks cells or facts for one of "
+                         f"these: {cure}") from None  # fmt: skip
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(new)
 
 
 @dataclass
@@ -176,7 +202,7 @@ class Record:
                 best = f"{_microseconds(cell.best[cell.best_peer])} ({PEERS[cell.best_peer].label})"
                 over = f"{cell.over(cell.best_peer):.2f}x"
             lines.append([cell.name, cell.mathematics, f"{cell.n_threads}", *times, best, over, f"{cell.of_peak:.0%}"])
-        return _aligned(lines)
+        return aligned(lines)
 
     def short(self) -> str:
         """For README.md: some cells with one thread beside the best-known peers, and what they were measured on."""
@@ -187,7 +213,7 @@ class Record:
         for cell in cells:
             times = [_microseconds(cell.best[name]) if name in cell.best else "-" for name in ("fastbp", *FOUR)]
             lines.append([cell.name, *times, f"{cell.over(cell.best_peer):.2f}x" if cell.best_peer else "-"])
-        return "\n\n".join([_aligned(lines), textwrap.fill(one.how(), 120)])
+        return "\n\n".join([aligned(lines), textwrap.fill(one.how(), 120)])
 
     def headline(self) -> str:
         """For README.md: one sentence."""
@@ -233,7 +259,7 @@ class Record:
         for cell in one.cells:
             ours, theirs = cell.best["fastbp"], cell.best["fastbp numba"]
             lines.append([cell.name, _microseconds(ours), _microseconds(theirs), f"{ours / theirs:.2f}"])
-        return "\n\n".join([textwrap.fill(one.how(), 120), _aligned(lines)])
+        return "\n\n".join([textwrap.fill(one.how(), 120), aligned(lines)])
 
     def meeting(self) -> str:
         """What two threads cost where they do nothing."""
@@ -263,28 +289,8 @@ class Record:
         }
 
     def write_into(self, path: str) -> None:
-        """Replace the figures in a Markdown file: from each ``<!-- figures: NAME -->`` to the comment that ends it.
-
-        Raises
-        ------
-        ValueError
-            The file has no such comments, or asks for a text that there is not.
-        """
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-        marks = re.compile("(<!-- figures: (.*?) -->\n)(?:(?!<!-- figures: ).)*?(<!-- end of figures -->)", re.S)
-        names = [name for _, name, _ in marks.findall(text)]
-        if not names or not set(names) <= set(self.texts) or len(names) != text.count("<!-- figures: "):
-            known = ", ".join(self.texts)
-            raise ValueError(f"{path} must say where figures go: <!-- figures: NAME --> ... <!-- end of figures -->, "
-                             f"with a NAME of {known}; it asks for {', '.join(names) or 'none'}")  # fmt: skip
-        try:
-            new = marks.sub(lambda found: f"{found[1]}{self.texts[found[2]]()}\n{found[3]}", text)
-        except (LookupError, ValueError):  # no cells, or no facts, to tell of
-            raise ValueError(f"{path} asks for {', '.join(names)}, and this record lacks cells or facts for one of "
-                             "these: measure with one thread and with two, beside peers") from None  # fmt: skip
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(new)
+        """`write_into` a page what it asks of `texts`."""
+        write_into(path, "figures", self.texts, "measure with one thread and with two, beside peers")
 
     def against(self, earlier: Record) -> str:
         """Times as parts of an earlier run's. Where the peers' have moved too, it was the machine."""
@@ -332,7 +338,7 @@ class Record:
             raise ValueError("this record holds no cell with one thread and with more: join two, by --from ONE TWO")
         n_threads = speedups[0][0].n_threads
         label = f"speed with {n_threads} threads, as a multiple of the speed with one (log scale)"
-        with _page(path, len(speedups)) as axes:
+        with page(path, len(speedups)) as axes:
             for name, peer in {**PEERS, "fastbp": OURS}.items():
                 _scatter(axes, peer, [(faster.get(name), y) for y, (_, faster) in enumerate(speedups)])
             for y, (_, faster) in enumerate(speedups):
@@ -349,7 +355,7 @@ class Record:
             The ending says the format: .svg, .png, .pdf.
         """
         one = self.fewest
-        with _page(path, len(one.cells)) as axes:
+        with page(path, len(one.cells)) as axes:
             one.draw(axes)
 
     def draw(self, axes: Any) -> None:
@@ -379,7 +385,7 @@ def size(n_lines: int) -> tuple[float, float]:
 
 
 @contextmanager
-def _page(path: str, n_lines: int) -> Iterator[Any]:
+def page(path: str, n_lines: int) -> Iterator[Any]:
     """Axes in a figure with a legend, written to `path` in the end."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -390,6 +396,24 @@ def _page(path: str, n_lines: int) -> Iterator[Any]:
         yield figure.add_subplot()
         figure.legend(loc="outside upper center", ncols=len(PEERS) + 1, frameon=False)
         figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None, transparent=True)
+
+
+def curves(path: str, lines: Iterable[tuple[Peer, list[tuple[float, float]]]], xlabel: str, ylabel: str) -> None:
+    """Draw a curve for each contender, both axes logarithmic, with a tick at each x that there is."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    with page(path, 9) as axes:
+        ticks: set[float] = set()
+        for peer, points in lines:
+            axes.plot(*zip(*points), color=peer.colour, marker=peer.marker, label=peer.label, lw=1.5)
+            ticks |= {x for x, _ in points}
+        axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+        axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.grid(color=INK, alpha=0.25)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
 
 
 def _dress(axes: Any, cells: list[Cell], xlabel: str, side: str, ticks: list[float] | None = None) -> None:
