@@ -1,6 +1,7 @@
 """scikit-learn's multilayer perceptrons with fastbp's kernels: change one import line.
 
 ``from fastbp.sklearn import MLPClassifier, MLPRegressor`` in place of ``from sklearn.neural_network import ...``.
+Beside them estimators of many networks, which are trained together: ensembles, and a network for each group of rows.
 """
 
 try:
@@ -14,6 +15,11 @@ if tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 7):
     )
 
 from fastbp.sklearn.classifier import MLPClassifier  # noqa: E402
+from fastbp.sklearn.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor  # noqa: E402
+from fastbp.sklearn.grouped import GroupedMLPClassifier, GroupedMLPRegressor  # noqa: E402
 from fastbp.sklearn.regressor import MLPRegressor  # noqa: E402
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = [
+    "GroupedMLPClassifier", "GroupedMLPRegressor", "MLPClassifier", "MLPEnsembleClassifier", "MLPEnsembleRegressor",
+    "MLPRegressor",
+]  # fmt: skip

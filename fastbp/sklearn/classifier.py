@@ -151,6 +151,7 @@ class MLPClassifier(Compiled, _MLPClassifier):
 
     __module__ = "fastbp.sklearn"
 
+    classes_: Any  # as in scikit-learn: an array, or for multilabel tasks several
     _classifies = True
     _scikit = _MLPClassifier
     _scikit_losses = ("log_loss",)
