@@ -181,7 +181,7 @@ def optimizers_page() -> str:
     kinds = [kind for kind in optimizers.BY_NAME.values() if kind is not optimizers.LBFGS]
     seen: set[str] = set()
     table_of = lambda all_of: [[defaults(kind), described(kind)[0]] for kind in all_of]  # noqa: E731
-    plans = schedules.Schedule.__subclasses__()
+    plans = [kind for kind in schedules.Schedule.__subclasses__() if kind.__module__ == schedules.__name__]
     return paragraphs(
         "# Optimizers and schedules",
         "`optimizer=` takes a name in small letters, which stands for the defaults, or an object:"
