@@ -95,6 +95,7 @@ bench: $(VENV)/installed $(VENV)/bench-tools
 	@mkdir -p build
 	@$(PY) -m fastbp bench --full --json build/bench.json $(BENCH)
 	$(if $(TWO_CORES),@$(PY) -m fastbp bench --full --threads 2 --json build/threads.json $(BENCH))
+	@$(PY) -m fastbp bench --many --full --json build/many.json
 	@$(PYTEST) benchmarks --benchmark-columns=min,median,rounds
 
 # What was measured joins the record of this kind of machine, and the pages take their figures from that.
@@ -104,10 +105,12 @@ figures: $(VENV)/installed $(VENV)/bench-tools
 	@mkdir -p benchmarks/records
 	@$(PY) -m fastbp bench --from $(wildcard $(RECORD) build/bench.json build/threads.json) --json $(RECORD) \
 		--markdown README.md docs/benchmark.md docs/numba.md docs/threads.md --picture docs/benchmark.svg --scaling docs/threads.svg
+	@$(PY) -m fastbp bench --many --from $(firstword $(wildcard build/many.json) benchmarks/records/many.json) \
+		--json benchmarks/records/many.json --markdown docs/many.md --picture docs/many.svg
 	@$(PY) benchmarks/bench_sklearn.py --from benchmarks/records/sklearn.json --markdown README.md docs/sklearn.md \
 		--picture docs/sklearn.svg
 
-pictures: $(VENV)/installed $(VENV)/plot-tools
+pictures: $(VENV)/installed $(VENV)/bench-tools
 	@$(PY) tools/pictures.py
 
 # Needs no compiled module: its output is compiled.

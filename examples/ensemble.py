@@ -17,9 +17,8 @@ X = np.concatenate([rng.uniform(-4, -1, 60), rng.uniform(1.5, 4, 60)])[:, None]
 y = np.sin(X) + 0.1 * rng.standard_normal(X.shape)
 
 nets = [fastbp.MLP((1, 16, 16, 1), activation="tanh", init="torch", seed=seed) for seed in range(40)]
-for net in nets:
-    rows = rng.integers(0, len(X), len(X))
-    net.fit(X[rows], y[rows], optimizer=fastbp.Adam(lr=0.01), batch_size=30, epochs=400)
+rows = [rng.integers(0, len(X), len(X)) for _ in nets]
+fastbp.fit_many(nets, X, y, rows=rows, optimizer=fastbp.Adam(lr=0.01), batch_size=30, epochs=400)
 
 ensemble = fastbp.Ensemble(nets)
 places = {"among the points": -2.5, "in the gap": 0.25, "beyond the ends": 5.0}

@@ -213,7 +213,8 @@ def test_the_texts_of_readme(record):
 
 PAGES = ("README.md", "docs/benchmark.md", "docs/numba.md", "docs/threads.md")
 OF_ESTIMATORS = ROOT / "benchmarks" / "records" / "sklearn.json"  # of bench_sklearn.py
-RECORDS = sorted({*(ROOT / "benchmarks" / "records").glob("*.json")} - {OF_ESTIMATORS})
+OF_MANY = ROOT / "benchmarks" / "records" / "many.json"  # of `python -m fastbp bench --many`
+RECORDS = sorted({*(ROOT / "benchmarks" / "records").glob("*.json")} - {OF_ESTIMATORS, OF_MANY})
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -332,6 +333,72 @@ def test_wrong_words_are_told_before_anything_is_measured(run_bench, arguments, 
     assert stopped.value.code == 2
     err = capsys.readouterr().err
     assert err.startswith("usage: python -m fastbp bench") and re.search(message, err.splitlines()[-1])
+
+
+# ------------------------------------------------------------------ the command: many networks
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """The benchmark of many networks, with few of them."""
+    from fastbp.bench import many
+
+    for name, value in {"NETWORKS": 5, "EPOCHS": 3, "CALL_SECONDS": 0.001}.items():
+        monkeypatch.setattr(many, name, value)
+    return many
+
+
+def test_contenders_of_many_networks_train_the_same_and_one_that_does_not_is_not_timed(few, monkeypatch):
+    many = few
+    problem, lines = many.Problem(many.Workload(3)), []
+    names = ["fit_many", "fit_many, lanes=True", "loop of fit"]
+    contenders, loss = many.check(problem, names, lines.append)
+    assert [*contenders] == names and not lines and 0.1 < loss < 2
+    first, alone = (contenders[name].weights() for name in ("fit_many", "loop of fit"))
+    assert first.shape == alone.shape == (many.NETWORKS, problem.networks()[0].n_params)
+
+    def wrong(problem):  # rates in another order
+        problem.rates = problem.rates[::-1]
+        return many.fastbp_loop(problem)
+
+    monkeypatch.setitem(many.CONTENDERS, "loop of fit", wrong)
+    with pytest.raises(ArithmeticError, match="loop of fit: parameters are off by"):
+        many.check(many.Problem(many.Workload(3)), names, lines.append)
+
+
+@pytest.mark.parametrize("name", ["scikit-learn, joblib", "torch.func", "JAX vmap"])
+def test_peers_of_many_networks_train_the_same(few, name):
+    pytest.importorskip({"scikit-learn, joblib": "sklearn", "torch.func": "torch", "JAX vmap": "jax"}[name])
+    assert [*few.check(few.Problem(few.Workload(3)), [name], print)[0]] == [name]
+
+
+def test_the_command_measures_many_networks_and_writes_what_it_measured(few, run_bench, tmp_path, capsys):
+    many = few
+    pytest.importorskip("matplotlib")
+    saved, page, picture = tmp_path / "many.json", tmp_path / "page.md", tmp_path / "many.svg"
+    page.write_text("<!-- many: table -->\n<!-- end of many -->\n<!-- many: million -->\n<!-- end of many -->\n")
+    chosen = "--widths", "2,8", "--rounds", 1, "--contenders", "loop of fit", "--json", saved
+    assert run_bench("--many", *chosen) == 0
+    assert "a loop of fit" in capsys.readouterr().out
+    assert run_bench("--many", "--from", saved, "--markdown", page, "--picture", picture) == 0
+    record = many.Record.load(str(saved))
+    assert [cell.width for cell in record.cells] == [2, 8] and record.names == ["fit_many", "loop of fit"]
+    assert all(cell.best[name] >= cell.median[name] > 0 for cell in record.cells for name in record.names)
+    text = page.read_text()
+    assert "10-8-1 b32 relu, Adam" in text and "computed from the table" in text
+    assert "units of the hidden layer" in picture.read_text()
+    with pytest.raises(SystemExit):
+        run_bench("--many", "--contenders", "nobody")
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_published_figures_of_many_networks_are_those_of_their_record(tmp_path):
+    from fastbp.bench import many
+
+    text, copy = (ROOT / "docs" / "many.md").read_text(), tmp_path / "page.md"
+    copy.write_text(re.sub("(<!-- many: .*? -->).*?(<!-- end of many -->)", r"\1\n\2", text, flags=re.S))
+    many.Record.load(str(OF_MANY)).write_into(str(copy))
+    assert copy.read_text() == text, "run `make figures`"
 
 
 # ------------------------------------------------------------------ benchmarks/: single calls

@@ -178,9 +178,19 @@ def test_networks_of_an_ensemble_differ_where_there_are_no_points(example):
     assert 3 * float(together) < float(single)
 
 
+def test_groups_of_a_table_have_a_network_each(example):
+    pytest.importorskip("plotnine")
+    out = example("groups")
+    found = re.findall(rf": (?:prices are off by )?({NUMBER}) %$", out, re.M)
+    of_groups, alone, told = map(float, found)
+    assert out.startswith("56 networks of 1-8-1, 37 to 1973 rows each\n")
+    assert 2 * of_groups < alone and of_groups < 1.1 * told
+
+
 @pytest.mark.parametrize(
     "name, words",
     [
+        ("groups", ["colour D, clarity IF", "price in dollars", "how far prices are off, per cent"]),
         ("bp_demo", ["loss", "training step", "3,000"]),
         ("xor", ["label 0", "label 1", "output; the line is at 0"]),
         ("digits", ["loss", "layer 0: 64 -&gt; 128, a picture for each unit"]),
@@ -192,8 +202,7 @@ def test_networks_of_an_ensemble_differ_where_there_are_no_points(example):
 )
 def test_examples_save_a_picture_where_they_are_told(example, tmp_path, monkeypatch, name, words):
     pytest.importorskip("matplotlib")
-    if name == "digits":
-        pytest.importorskip("sklearn")
+    pytest.importorskip({"digits": "sklearn", "groups": "plotnine"}.get(name, "numpy"))
     settings = tmp_path.with_name(f"{tmp_path.name}-settings")
     settings.mkdir()
     (settings / "matplotlibrc").write_text("svg.fonttype: none")  # words stay words

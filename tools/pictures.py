@@ -1,7 +1,7 @@
 """Makes the pictures of the pages: `python tools/pictures.py`, or `make pictures`.
 
 A page's Python blocks run from top to bottom. Where an image follows a block that has set `ax`, that is what the image
-shows. Pictures of examples are those that the examples save. Needs matplotlib.
+shows. Pictures of examples are those that the examples save. Needs matplotlib, and plotnine for its diamonds.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("docs/looking.md", "docs/own_rows.md")
-EXAMPLES = {"examples/dqn.py": "docs/dqn.svg", "examples/ensemble.py": "docs/ensemble.svg"}
+EXAMPLES = {f"examples/{name}.py": f"docs/{name}.svg" for name in ("dqn", "ensemble", "groups")}
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "fastbp"}  # text stays text; the same file each time
 PART = re.compile(r"^```python\n(?P<code>.*?)^```$|^!\[[^\]]*\]\((?P<image>[^)]+)\)$", re.M | re.S)
 
