@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 
 class Peer(NamedTuple):
@@ -120,19 +120,20 @@ def write_into(path: str, kind: str, texts: dict[str, Callable[[], str]], cure: 
 
 
 @dataclass
-class Record:
-    """A run of the benchmark."""
+class Saved:
+    """Figures in a file."""
 
+    cell: ClassVar[type]  # of the cells
     machine: dict[str, Any]
     rounds: int
-    cells: list[Cell]
+    cells: list[Any]
 
     def save(self, path: str) -> None:
         with open(path, "w") as file:
             json.dump(asdict(self), file, indent=1)
 
     @classmethod
-    def load(cls, path: str) -> Record:
+    def load(cls, path: str) -> Self:
         """A record that `save` wrote.
 
         Raises
@@ -143,9 +144,17 @@ class Record:
         with open(path) as file:
             try:
                 saved = json.load(file)
-                return cls(**saved | {"cells": [Cell(**cell) for cell in saved["cells"]]})
+                return cls(**saved | {"cells": [cls.cell(**cell) for cell in saved["cells"]]})
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(f"{path} is no record of this benchmark: {error}") from None
+
+
+@dataclass
+class Record(Saved):
+    """A run of the benchmark."""
+
+    cell = Cell
+    cells: list[Cell]
 
     def with_threads(self, n_threads: int) -> Record:
         """The cells in which each contender might use so many threads."""

@@ -7,19 +7,18 @@ order of the rows; ``weights()`` are all parameters then, (networks, parameters 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import textwrap
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastbp import checks
-from fastbp.bench.figures import INK, OURS, PACKAGES, PEERS, Peer, aligned, curves, write_into
+from fastbp.bench.figures import INK, OURS, PACKAGES, PEERS, Peer, Saved, aligned, curves, write_into
 from fastbp.bench.measure import machine
 from fastbp.many.fit import fit_many
 from fastbp.mlp import MLP
@@ -350,32 +349,11 @@ SHOWN = {  # the contenders, as PEERS has those of the other benchmark
 
 
 @dataclass
-class Record:
+class Record(Saved):
     """A run of this benchmark."""
 
-    machine: dict[str, Any]
-    rounds: int
+    cell = Cell
     cells: list[Cell]
-
-    def save(self, path: str) -> None:
-        with open(path, "w") as file:
-            json.dump(asdict(self), file, indent=1)
-
-    @classmethod
-    def load(cls, path: str) -> Record:
-        """A record that `save` wrote.
-
-        Raises
-        ------
-        ValueError
-            The file holds something else.
-        """
-        with open(path) as file:
-            try:
-                saved = json.load(file)
-                return cls(**saved | {"cells": [Cell(**cell) for cell in saved["cells"]]})
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f"{path} is no record of this benchmark: {error}") from None
 
     @property
     def names(self) -> list[str]:
