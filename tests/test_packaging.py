@@ -353,7 +353,7 @@ def test_the_baseline_holds_no_avx(built):
     for path in built.objects:
         code = binutils("objdump", "-d", "--no-show-raw-insn", path)
         found = re.findall(r"^ *[0-9a-f]+:\tv\w+ .*", code, re.M)[:5]
-        assert (found != []) == path.name.startswith("isa_avx"), (path.name, found)  # those show what it looks like
+        assert (found != []) == ("_avx" in path.name), (path.name, found)  # those show what it looks like
 
 
 # --- the tools of the Makefile ---
