@@ -1542,3 +1542,28 @@ def test_threads_find_the_numbers_of_steps_at_the_same_time():
     go_on.set()
     first.join()
     assert arrived == [[1.0]]
+
+
+@pytest.mark.parametrize("name", sorted({*optimizers.BY_NAME} - {"lbfgs"}))
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scalars_of_one_step_are_made_once_and_are_those_of_several(name, dtype):
+    rule, how = optimizers.BY_NAME[name](lr=0.01), dict(updates=6, phase=0, lr_scale=0.5, dtype=np.dtype(dtype))
+    one, again, several = (rule.scalars(9, steps, **how) for steps in (1, 1, 3))
+    assert [of.tobytes() for of in one] == [of[:1].tobytes() for of in several]
+    assert all(a is b and not a.flags.writeable for a, b in zip(one, again, strict=True))
+    other = rule.scalars(9, 1, **how | {"lr_scale": 1.0})
+    assert [of.tobytes() for of in other] != [of.tobytes() for of in one]
+
+
+def test_a_class_of_a_users_own_is_asked_for_each_step():
+    class Mine(optimizers.SGD):
+        asked = 0
+
+        def _values(self, at):
+            type(self).asked += 1
+            return super()._values(at)
+
+    rule = Mine(lr=0.1)
+    for _ in range(2):
+        rule.scalars(0, 1, dtype=np.dtype(np.float32))
+    assert Mine.asked == 2

@@ -47,12 +47,7 @@ def bench(*arguments: str) -> None:
             print(measured.against(options.against))
         if options.scaling:
             measured.scaling(options.scaling)
-        if options.json:
-            measured.save(options.json)
-        for page in options.markdown or ():
-            measured.write_into(page)
-        if options.picture:
-            measured.picture(options.picture)
+        _write(measured, options)
     except (OSError, ValueError, ImportError) as error:
         parser.error(str(error))
 
@@ -80,14 +75,19 @@ def _many(arguments: list[str]) -> None:
             rounds = options.rounds or (7 if options.full else 3)
             measured = many.run(options.widths, options.contenders or tuple(many.CONTENDERS), rounds, _report)
         print(measured.markdown())
-        if options.json:
-            measured.save(options.json)
-        for page in options.markdown or ():
-            measured.write_into(page)
-        if options.picture:
-            measured.picture(options.picture)
+        _write(measured, options)
     except (OSError, ValueError, ImportError) as error:
         parser.error(str(error))
+
+
+def _write(measured: Any, options: argparse.Namespace) -> None:
+    """A record of either benchmark into the files that it was asked for."""
+    if options.json:
+        measured.save(options.json)
+    for page in options.markdown or ():
+        measured.write_into(page)
+    if options.picture:
+        measured.picture(options.picture)
 
 
 def _on_cores(n: int) -> None:
