@@ -61,6 +61,7 @@ class Program:
         optimizer_index: dict[Optimizer, int],
         own_rows: object,  # gives the address of an own rule's function: `update(row)`
         own_loss: tuple[int, bool, bool],  # function of an own loss or 0, whether it uses lse, has pairs
+        like: Program | None = None,  # shares its workspace: of the same params, and never at work at the same time
     ) -> Self: ...
     def train(
         self,

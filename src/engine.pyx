@@ -144,7 +144,7 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         cbool finite()
         void describe(idx rows, LayerPlan* plans)
         int64_t workspace_bytes
-    CProgram* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params) except +
+    CProgram* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params, const CProgram* like) except +
 
 cdef extern from "many.hpp" namespace "fbp" nogil:
     cdef struct Member:
@@ -409,14 +409,17 @@ cdef class Program:
 
     def __cinit__(self, plan, cnp.ndarray params, isa, list layers, int loss, double loss_scale,
                   vector[double] settings, vector[double] output_weights, dict optimizer_index, own_rows,
-                  tuple own_loss):
+                  tuple own_loss, Program like=None):
         cdef vector[LayerShape] shapes
         cdef Shape shape = shape_of(plan, layers, &shapes, loss, loss_scale, settings, output_weights, own_loss)
+        if like is not None and (like.params is not params or like.n_layers != shapes.size()):
+            raise ValueError("like must be a program of the same network")
         self.plan = plan
         self.params = params
         self.optimizer_index, self.own_rows = optimizer_index, own_rows
         self.n_layers = shapes.size()
-        self.program = make_program(find_isa(isa)[0], <int> cnp.PyArray_ITEMSIZE(params), shape, data_of(params))
+        self.program = make_program(find_isa(isa)[0], <int> cnp.PyArray_ITEMSIZE(params), shape, data_of(params),
+                                    like.program if like is not None else <CProgram*> NULL)
 
     def __dealloc__(self):
         del self.program

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 namespace fbp {
 
@@ -36,5 +37,18 @@ template <class T> class Buffer {
  private:
   size_t size_;
   T* data_;
+};
+
+// A buffer that several owners work in, one at a time; it lives as long as any of them.
+template <class T> class Shared {
+ public:
+  explicit Shared(size_t size = 0) : buffer_(size ? std::make_shared<Buffer<T>>(size) : nullptr) {}
+  // The other's where that has the size that is wanted, else one of its own.
+  Shared(size_t size, const Shared* other) : Shared(other && other->size() == size ? *other : Shared(size)) {}
+  T* data() const { return buffer_ ? buffer_->data() : nullptr; }
+  size_t size() const { return buffer_ ? buffer_->size() : 0; }
+
+ private:
+  std::shared_ptr<Buffer<T>> buffer_;
 };
 }  // namespace fbp

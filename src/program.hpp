@@ -114,9 +114,10 @@ class Program {
   virtual bool finite() const = 0;
   // How `train` computes each layer of a batch of `rows`, on how many threads forward and back.
   virtual void describe(idx rows, LayerPlan* plans) const = 0;
-  int64_t workspace_bytes = 0;   // made with it; an order of rows and a caller's grad_input come when first asked for
+  int64_t workspace_bytes = 0;   // made with it, none that it shares; an order of rows and a caller's grad_input come when first asked for
 };
 
-// Throws std::bad_alloc. `params` outlives the program.
-Program* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params);
+// Throws std::bad_alloc. `params` outlives the program. `like`: null, or another program of the same layers and itemsize
+// that never works at the same time and keeps nothing from call to call: they share what they work in.
+Program* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params, const Program* like = nullptr);
 }  // namespace fbp

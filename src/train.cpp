@@ -25,18 +25,20 @@ template <class T> Buffer<T> copied(const double* from, idx n) {
   return to;
 }
 
+inline idx drop_blocks(const LayerShape& s) { return (s.in + DROP_BLOCK - 1) / DROP_BLOCK; }   // of words, a row
+
 template <class T> struct Layer {
   LayerShape shape;
   T* weight;
   T* bias;                          // or null
   ActivationKernels<T> activation;
   idx ld;                           // leading dimension of z, a and delta
-  Buffer<T> kept_z;                 // (batch, ld) where the way back needs it; transposed layers (out, ld)
-  Buffer<T> a, delta;               // in the same shape
-  Buffer<T> dropped;                // (batch, ld of the inputs): what the inputs are in training, with dropout
-  Buffer<uint16_t> words;           // (batch, whole blocks of inputs): which of them are dropped
-  Buffer<int32_t> used;             // SINGLE: the inputs looked at
-  Buffer<T> partial;                // SINGLE: sums over blocks of them
+  Shared<T> kept_z;                 // (batch, ld) where the way back needs it; transposed layers (out, ld)
+  Shared<T> a, delta;               // in the same shape
+  Shared<T> dropped;                // (batch, ld of the inputs): what the inputs are in training, with dropout
+  Shared<uint16_t> words;           // (batch, whole blocks of inputs): which of them are dropped
+  Shared<int32_t> used;             // SINGLE: the inputs looked at
+  Shared<T> partial;                // SINGLE: sums over blocks of them
   // What the kernels are called with, and which; bound for a number of rows and a use of the gradient.
   Family family;
   Forward<T> forward;
@@ -50,7 +52,6 @@ template <class T> struct Layer {
   Split forward_split, backward_split;
 
   T* z() const { return shape.keeps_z ? kept_z.data() : a.data(); }
-  idx blocks() const { return (shape.in + DROP_BLOCK - 1) / DROP_BLOCK; }   // of words, a row
   int threshold() const { return static_cast<int>(std::lround(shape.dropout * 65536)); }   // of 16 bits
   T kept_scale() const { return static_cast<T>(1 / (1 - threshold() / 65536.0)); }
 };
@@ -61,7 +62,7 @@ template <class T> Family family_of(const Layer<T>& layer, idx rows, idx lanes) 
 
 template <class T> class Network final : public Program {
  public:
-  Network(const Isa& isa, const Shape& shape, T* params);
+  Network(const Isa& isa, const Shape& shape, T* params, const Network* like);
   Trained train(const Data& data, const Run& run, const Update& update) override;
   void forward(const Source& x, void* out, bool keep) override;
   void restore(const Source& x, const Source& a, const Source* z) override;
@@ -112,12 +113,13 @@ template <class T> class Network final : public Program {
   const int n_threads_;
   std::vector<Layer<T>> layers_;
   const idx ld_input_;
-  Buffer<T> gathered_;              // (batch, ld_input_)
-  Buffer<T> target_;                // (batch, ld of the output)
+  Shared<T> gathered_;              // (batch, ld_input_)
+  Shared<T> target_;                // (batch, ld of the output)
   Buffer<int32_t> label_;
   const Buffer<T> setting_, output_weight_;   // of the loss
   Shares<T> shares_;
-  Buffer<T> panels_, grad_input_, grads_;
+  Shared<T> panels_, grads_;
+  Buffer<T> grad_input_;
   Buffer<T> scalars_, l1_;          // of the step at hand: (groups, MAX_SCALARS), or (steps, MAX_SCALARS); (groups)
   Buffer<double> squares_;          // sums over blocks of rows of a matrix
   bool drops_ = false;              // the batch at hand is trained on, with dropout
@@ -132,7 +134,7 @@ template <class T> class Network final : public Program {
 };
 
 template <class T>
-Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
+Network<T>::Network(const Isa& isa, const Shape& shape, T* params, const Network* like)
     : kernels_(kernels_of<T>(isa)), params_(params),
       own_loss_scratch_(shape.own_loss ? OWN_LOSS_PARTS * own_loss_part(shape.batch, shape.layers[shape.n_layers - 1].out)
                                        : 0),
@@ -142,7 +144,7 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
       fused_(shape.fused), gated_(shape.gated),
       n_threads_(std::min<int>(shape.n_threads, MAX_THREADS)),
       ld_input_(padded<T>(shape.layers[0].in)),
-      gathered_(shape.batch * ld_input_), setting_(copied<T>(shape.settings, shape.n_settings)),
+      gathered_(shape.batch * ld_input_, like ? &like->gathered_ : nullptr), setting_(copied<T>(shape.settings, shape.n_settings)),
       output_weight_(copied<T>(shape.output_weights, shape.n_output_weights)),
       shares_(shape.batch, shape.loss_scale, ld_of<T>(shape.layers[shape.n_layers - 1], shape.batch),
               shape.layers[shape.n_layers - 1].transposed, output_weight_.data()) {
@@ -152,25 +154,30 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params)
     const LayerShape& s = shape.layers[l];
     const idx ld = ld_of<T>(s, shape.batch);
     const size_t size = static_cast<size_t>(s.transposed ? s.out : shape.batch) * ld;
+    const Layer<T>* const other = like ? &like->layers_[static_cast<size_t>(l)] : nullptr;
+    const auto room = [other](auto Layer<T>::*which, size_t n) {
+      return std::decay_t<decltype(other->*which)>(n, other ? &(other->*which) : nullptr);
+    };
     layers_.push_back({s, params + s.weight, s.bias < 0 ? nullptr : params + s.bias,
                        activation_of(kernels_, s),
-                       ld, Buffer<T>(s.keeps_z ? size : 0), Buffer<T>(size), Buffer<T>(size),
-                       Buffer<T>(s.dropout > 0 ? shape.batch * padded<T>(s.in) : 0), Buffer<uint16_t>(),
-                       Buffer<int32_t>(s.in),
-                       Buffer<T>(s.transposed ? 0 : (s.in + SINGLE_INPUTS - 1) / SINGLE_INPUTS * ld),
+                       ld, room(&Layer<T>::kept_z, s.keeps_z ? size : 0), room(&Layer<T>::a, size),
+                       room(&Layer<T>::delta, size),
+                       room(&Layer<T>::dropped, s.dropout > 0 ? shape.batch * padded<T>(s.in) : 0),
+                       room(&Layer<T>::words, s.dropout > 0 ? shape.batch * drop_blocks(s) * DROP_BLOCK : 0),
+                       room(&Layer<T>::used, s.in),
+                       room(&Layer<T>::partial, s.transposed ? 0 : (s.in + SINGLE_INPUTS - 1) / SINGLE_INPUTS * ld),
                        DIRECT, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}});
-    if (s.dropout > 0) layers_.back().words = Buffer<uint16_t>(shape.batch * layers_.back().blocks() * DROP_BLOCK);
     most_out = s.out > most_out ? s.out : most_out;
     n_params = s.weight + (s.transposed ? s.out : s.in) * s.ldw + (s.bias < 0 ? 0 : padded<T>(s.out));
   }
   for (const Layer<T>& l : layers_) most_parts = std::max(most_parts, share_backward(l, DIRECT, shape.batch, n_threads_).parts);
   ld_panel_ = most_out * kernels_.panel_columns;
-  panels_ = Buffer<T>(most_parts * ld_panel_);
+  panels_ = {static_cast<size_t>(most_parts * ld_panel_), like ? &like->panels_ : nullptr};
   if (loss_row_) {
-    target_ = Buffer<T>(layers_.back().a.size());
+    target_ = {layers_.back().a.size(), like ? &like->target_ : nullptr};
     label_ = Buffer<int32_t>(shape.batch);
   }
-  if (!shape.fused) grads_ = Buffer<T>(n_params);
+  if (!shape.fused) grads_ = {static_cast<size_t>(n_params), like ? &like->grads_ : nullptr};
   scalars_ = Buffer<T>(std::max<idx>(MAX_STRETCH, 2 * shape.n_layers) * MAX_SCALARS);
   l1_ = Buffer<T>(2 * shape.n_layers);
   if (Tiny<T>::suits(shape))
@@ -467,7 +474,7 @@ template <class T> template <class F> void Network<T>::each_part(const Split& sp
 
 // The layer's inputs as training has them in one step: which are dropped is a function of (seed, step, layer, place).
 template <class T> void Network<T>::drop_inputs(Layer<T>& layer, uint64_t seed, int64_t step) {
-  const idx n = layer.shape.in, blocks = layer.blocks(), ld = padded<T>(n);
+  const idx n = layer.shape.in, blocks = drop_blocks(layer.shape), ld = padded<T>(n);
   const auto l = &layer - layers_.data();
   const T* x = l ? layers_[l - 1].a.data() : x_;
   const idx ldx = l ? layers_[l - 1].ld : ldx_;
@@ -532,7 +539,7 @@ template <class T> void Network<T>::run_backward() {
       if (drops && grad_input.grad_input)
         for (idx m = 0; m < rows_; m++) {   // derivatives of activations are factors: dropped before or after them
           T* const g = grad_input.grad_input + m * grad_input.ldg + begin;
-          kernels_.drop(g, g, end - begin, layer.words.data() + m * layer.blocks() * DROP_BLOCK + begin,
+          kernels_.drop(g, g, end - begin, layer.words.data() + m * drop_blocks(layer.shape) * DROP_BLOCK + begin,
                         layer.threshold(), layer.kept_scale());
         }
       if (end == layer.shape.in && layer.run_grad_bias) layer.run_grad_bias(layer.grad_bias);
@@ -742,14 +749,14 @@ template <class T> void Network<T>::describe(idx rows, LayerPlan* plans) const {
 }
 }  // namespace
 
-Program* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params) {
+Program* make_program(const Isa& isa, int itemsize, const Shape& shape, void* params, const Program* like) {
   idx widest = 0;
   for (int l = 0; l < shape.n_layers; l++) widest = std::max({widest, shape.layers[l].in, shape.layers[l].out});
   if (shape.batch > (static_cast<idx>(1) << 56) / (widest + LINE)) throw std::bad_alloc();   // sizes would wrap around
   const int64_t before = allocation_counts().here;
   Program* program;
-  if (itemsize == 4) program = new Network<float>(isa, shape, static_cast<float*>(params));
-  else program = new Network<double>(isa, shape, static_cast<double*>(params));
+  if (itemsize == 4) program = new Network<float>(isa, shape, static_cast<float*>(params), static_cast<const Network<float>*>(like));
+  else program = new Network<double>(isa, shape, static_cast<double*>(params), static_cast<const Network<double>*>(like));
   program->workspace_bytes = allocation_counts().here - before;
   return program;
 }

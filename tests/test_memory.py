@@ -214,6 +214,75 @@ def test_a_fit_of_10_steps_allocates_as_often_as_one_of_10_000(allocations, dtyp
     assert allocations() == before  # the program is kept for the next fit
 
 
+# Steps of one network that differ in loss, rule, rows, what is frozen, or whether they fail.
+STEPS = (
+    {"loss": "mse", "optimizer": RULE},
+    {"loss": "huber", "optimizer": "adam"},
+    {"loss": "mse", "optimizer": RULE, "rows": 33},
+    {"loss": "log_cosh", "optimizer": "adam"},
+    {"loss": "mse", "optimizer": "adam", "fails": True},
+    {"loss": "huber", "optimizer": SGD(lr=0.01, clip_norm=0.1), "rows": 40},
+    {"loss": "huber", "optimizer": "adam", "rows": 35, "frozen": True},
+    {"loss": "mse", "optimizer": RULE, "frozen": True},
+)
+
+
+@pytest.mark.parametrize("sizes", [(6, 9, 3), (17, 33, 20, 5), (40, 64, 1)])
+@pytest.mark.parametrize("dropout", [0, 0.3])
+def test_steps_with_several_losses_and_rules_share_a_workspace_and_nothing_else(allocations, dtype, sizes, dropout):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, sizes[0])).astype(dtype), rng.normal(size=(64, sizes[-1])).astype(dtype)
+    ended, taken, huge = [], [], np.finfo(dtype).max / 8
+    for shares in (True, False):
+        net = fastbp.MLP(sizes, activation=["gelu", *["tanh"] * (len(sizes) - 3)], dropout=dropout,
+                         dtype=dtype, seed=1, backend="cython")  # fmt: skip
+        before = allocations()[1]
+        for options in (*STEPS, *STEPS):
+            step = dict(options)
+            rows = slice(step.pop("rows", 64))
+            is_frozen = step.pop("frozen", False)
+            net.freeze(0, weight=is_frozen, bias=is_frozen)
+            if not shares:
+                net._programs._trainer = None
+            if step.pop("fails", False):
+                with pytest.raises(fastbp.NonFiniteError):
+                    net.train_step(x[rows] * huge, y[rows] * huge, **step)
+            else:
+                net.forward(x[:20])
+                net.train_step(x[rows], y[rows], **step)
+        ended.append(net.params.copy())
+        taken.append(allocations()[1] - before)
+    assert np.array_equal(*ended) and np.isfinite(ended[0]).all()
+    assert taken[0] < 0.6 * taken[1]
+
+
+def test_only_what_trains_shares_a_workspace():
+    need_extension()
+    net = build("cython")
+    net.train_step(X, Y, loss="mse", optimizer=RULE)
+    alone = backends.engine().allocations()[1]
+    net.evaluate(X, Y, loss="mse")
+    net.forward(X)
+    for program in [*net._pending[0][:1], *(one for idle in net._programs._idle.values() for one in idle)]:
+        assert program.workspace_bytes > 0
+    assert backends.engine().allocations()[1] - alone > 2 * 64 * (16 + 16) * 4  # activations and deltas of each
+    grad_x = net.backward(Y)
+    net.train_step(X, Y, loss="huber", optimizer="adam")
+    with pytest.raises(RuntimeError, match="no forward is pending"):
+        net.backward(Y)
+    assert grad_x.shape == X.shape
+
+
+def test_a_program_is_like_one_of_its_own_network_alone():
+    need_extension()
+    net, other = build("cython"), build("cython")
+    for one in (net, other):
+        one.train_step(X, Y, loss="mse", optimizer=RULE)
+    program = net._programs._trainer
+    with pytest.raises(ValueError, match="same network"):
+        plan.program(program.plan, other.params, program)
+
+
 def test_repeated_calls_allocate_nothing_new(allocations):
     net = build("cython")
 

@@ -264,7 +264,7 @@ def test_a_plan_that_differs_in_any_field_has_programs_of_its_own():
         "plain": not first.plain, "fused": not first.fused, "n_threads": 2, "gated": not first.gated,
     }  # fmt: skip
     assert others.keys() == set(Plan._fields)
-    with mock.patch("fastbp.backends.plan.program", lambda plan, params: mock.Mock(plan=plan)):
+    with mock.patch("fastbp.backends.plan.program", lambda plan, params, like=None: mock.Mock(plan=plan)):
         for name, other in others.items():
             pool, second = Programs(np.zeros(1)), first._replace(**{name: other})
             programs = [pool.take(plan) for plan in (first, second)]

@@ -86,7 +86,7 @@ def _numbers(loss: Loss, out_features: int) -> tuple[float, list[float], list[fl
 class Program(_engine.Program):
     """See `fastbp.backends.protocol.Program`."""
 
-    def __new__(cls, plan: Plan, params: np.ndarray) -> Program:
+    def __new__(cls, plan: Plan, params: np.ndarray, like: Program | None = None) -> Program:
         spec, loss = plan.spec, plan.loss
         row = loss and loss.plain
         own, layers = _layers(spec, plan.trains, plan.isa)
@@ -104,9 +104,10 @@ class Program(_engine.Program):
             _OPTIMIZER,
             own,
             own_loss,
+            like,
         )
 
-    def __init__(self, plan: Plan, params: np.ndarray) -> None:
+    def __init__(self, plan: Plan, params: np.ndarray, like: Program | None = None) -> None:
         pass
 
     def train(self, *args, **kwargs) -> Trained:

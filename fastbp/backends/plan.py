@@ -106,9 +106,14 @@ def room(n: int) -> int:
     return n if n > BLOCK_ROWS else 1 << max(n - 1, 0).bit_length()
 
 
-def program(plan: Plan, params: np.ndarray) -> Program:
-    """A program for the plan, bound to a parameter buffer."""
-    return backends.program(plan.backend)(plan, params)
+def program(plan: Plan, params: np.ndarray, like: Program | None = None) -> Program:
+    """A program for the plan, bound to a parameter buffer.
+
+    `like`, of the compiled backend, is another one of the same buffer that never works at the same time: the two share
+    their workspace where its parts have one size.
+    """
+    make = backends.program(plan.backend)
+    return make(plan, params) if like is None else make(plan, params, like)
 
 
 def many(plan: Plan, members: list[Member], **more: Any) -> Many:
@@ -161,12 +166,13 @@ class Programs:
     A program is out of the pool while it works, so threads that ask for one plan at once get one each.
     """
 
-    __slots__ = ("_idle", "params")
+    __slots__ = ("_idle", "_trainer", "params")
     _KEPT = 16  # plans; the one not used for longest is dropped
 
     def __init__(self, params: np.ndarray) -> None:
         self.params = params
         self._idle: OrderedDict[Plan, list[Program]] = OrderedDict()
+        self._trainer: Program | None = None  # the last one made that trains
 
     def idle(self, plan: Plan) -> list[Program]:
         return self._idle.setdefault(plan, [])
@@ -175,14 +181,22 @@ class Programs:
         """The idle programs of a plan, one at least: it is made where there is none."""
         idle = self.idle(plan)
         if not idle:
-            self.give_back(program(plan, self.params))
+            self.give_back(self._made(plan))
         return idle
 
     def take(self, plan: Plan) -> Program:
         try:
             return self._idle[plan].pop()
         except (KeyError, IndexError):
+            return self._made(plan)
+
+    def _made(self, plan: Plan) -> Program:
+        """A new one. Those that train hold the network's lock, so they share a workspace: fresh memory costs a step."""
+        if plan.optimizer is None or plan.backend != "cython":
             return program(plan, self.params)
+        like = self._trainer if self._trainer is not None and self._trainer.plan.batch == plan.batch else None
+        self._trainer = program(plan, self.params, like)
+        return self._trainer
 
     def give_back(self, program: Program) -> None:
         self.idle(program.plan).append(program)
@@ -197,6 +211,7 @@ class Programs:
         """Forget the idle programs of other plans than these."""
         for plan in self.plans - plans:
             self._idle.pop(plan, None)
+        self._trainer = None
 
     @property
     def plans(self) -> set[Plan]:

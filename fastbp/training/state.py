@@ -121,9 +121,8 @@ class TrainingState:
         self.enter_family(row.family)
         missing = [name for name in row.state if name not in self.slots]
         if missing:
-            size = self.spec.buffer_size  # whole lines
-            room = aligned_zeros(len(missing) * size, self.spec.dtype)
-            made = {name: room[k * size : (k + 1) * size] for k, name in enumerate(missing)}
+            room = aligned_zeros(len(missing) * self.spec.buffer_size, self.spec.dtype)  # each of whole lines
+            made = dict(zip(missing, room.reshape(len(missing), -1)))
             self.slots = self.slots | made if self.slots else made
         return [self.slots[name] for name in row.state]
 
