@@ -10,11 +10,11 @@ template <class T, bool own> FBP_INLINE Vec<T> many_input(const T* from, idx at)
 }
 
 // ------------------------------------------------------------------ losses and rules
-FBP_INLINE void many_add(double* totals, VD v) { store(totals, load(totals) + v); }
-FBP_INLINE void many_add(double* totals, VF v) {
+FBP_INLINE void many_sum_up(double* totals, VD v, bool adds) { store(totals, adds ? load(totals) + v : v); }
+FBP_INLINE void many_sum_up(double* totals, VF v, bool adds) {
   typename MakeIndices<lanes<double>>::type index;
-  store(totals, load(totals) + to_doubles(half(v, 0, index)));
-  store(totals + lanes<double>, load(totals + lanes<double>) + to_doubles(half(v, 1, index)));
+  many_sum_up(totals, to_doubles(half(v, 0, index)), adds);
+  many_sum_up(totals + lanes<double>, to_doubles(half(v, 1, index)), adds);
 }
 
 // The same number, of which the compiler knows nothing: which products it fuses with which sums must not depend on what
@@ -65,7 +65,7 @@ template <class Row, class T, bool own> static void many_loss_of(const ManyLoss<
       }
       total += WHERE(real, apart(sum * share), V{});
     }
-    many_add(totals, total);
+    many_sum_up(totals, total, true);
   }
 }
 template <class Row, class T> static void many_loss(const ManyLoss<T>& loss, double* totals) {
