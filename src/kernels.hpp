@@ -241,8 +241,9 @@ template <class T> struct ManyKernels {
   ManyKernel<T> layers;
   ManyKernel<T> (*hidden)(const ManyRun<T>& run);   // one hidden layer and one output, all in one; or null
   void (*forward)(const ManyRun<T>& run, const T* x, idx rows);   // of one block
-  // Rows of each lane side by side: to[row][column][lane] = from[lane][index[lane * rows + row] * ld + column]
-  void (*gather)(const T* const* from, idx ld, idx cols, const uint32_t* index, idx rows, T* to);
+  // Rows of each lane side by side: x[row][column][lane] = from[lane][index[lane * rows + row] * ld + column], and what
+  // stands after the `in` columns of x, to `cols`, to t. `rows` is a multiple of MANY_BLOCK; ld is in whole 16 bytes.
+  void (*gather)(const T* const* from, idx ld, idx in, idx cols, const uint32_t* index, idx rows, T* x, T* t);
   // totals += weights * losses: a weight for each step, or for each step and lane
   void (*sum)(const double* losses, const double* weights, bool own, idx steps, double* totals);
   const ManyLossRow<T>* loss;                   // as the tables

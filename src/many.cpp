@@ -16,6 +16,8 @@ constexpr idx MAX_LANES = 16;
 constexpr idx MAX_STRETCH = 128;         // steps of a call of a kernel
 constexpr idx BLOCK = 32;                // samples that go through a network at once; its bits depend on it
 constexpr idx ROWS_BYTES = 32 << 10;     // of the rows gathered for a stretch, unless a step has more
+constexpr idx RECORDS_BYTES = 4 << 20;   // of all rows of a group's lanes, which are copied where they are read often
+constexpr idx PREFETCH_ROWS = 16;        // so long before they are copied
 constexpr idx COMPANY_BYTES = 512 << 10; // of parameters and slots of the groups that share them
 constexpr idx COMPANY_GROUPS = 64;
 constexpr idx MOST_ORDERS = 16, ORDER_ROWS = 1 << 15;   // epochs whose orders are made at once, unless they are long
@@ -40,6 +42,35 @@ idx most_rows(const std::vector<Member>& members) {
   idx most = 1;
   for (const Member& member : members) most = std::max(most, member.n);
   return most;
+}
+
+bool same_rows(const Member& a, const Member& b) {
+  return a.x.data == b.x.data && same_source(a.x, b.x) && same_source(a.y, b.y) && a.y_is_label == b.y_is_label &&
+         a.rows == b.rows && a.n == b.n;
+}
+
+// Rows `index` of a member's x and y, or the first ones: x[row * ldx + column], t[row * ldt + column].
+template <class T> void copy_rows(const Member& m, const uint32_t* index, idx count, T* to_x, idx ldx, T* to_t, idx ldt) {
+  const Source &x = m.x, &y = m.y;
+  if (!is_plain<T>(x) || !is_plain<T>(y)) {
+    gather_rows(x, to_x, ldx, 0, index, count);
+    return gather_rows(y, to_t, ldt, 0, index, count);
+  }
+  const idx in = x.cols, out = y.cols, x_bytes = in * static_cast<idx>(sizeof(T));
+  for (idx i = 0; i < count; i++, to_x += ldx, to_t += ldt) {
+    if (index && i + PREFETCH_ROWS < count) {
+      const idx row = index[i + PREFETCH_ROWS];
+      const char* const next = x.data + row * x.row_stride;
+      for (idx at = 0; at < x_bytes; at += 64) __builtin_prefetch(next + at);
+      __builtin_prefetch(next + x_bytes - 1);
+      __builtin_prefetch(y.data + row * y.row_stride);
+    }
+    const idx row = index ? index[i] : i;
+    const T* const of_x = reinterpret_cast<const T*>(x.data + row * x.row_stride);
+    const T* const of_y = reinterpret_cast<const T*>(y.data + row * y.row_stride);
+    for (idx n = 0; n < in; n++) to_x[n] = of_x[n];
+    for (idx n = 0; n < out; n++) to_t[n] = of_y[n];
+  }
 }
 
 template <class E> void at_least(Buffer<E>* buffer, idx size) {
@@ -90,8 +121,7 @@ struct Lane {
 // Whether two lanes are at one place of the same rows in the same order.
 bool in_step(const Lane& one, const Lane& other, bool shuffle) {
   const Member &a = *one.member, &b = *other.member;
-  return a.x.data == b.x.data && same_source(a.x, b.x) && same_source(a.y, b.y) && a.y_is_label == b.y_is_label &&
-         a.weight == b.weight && a.rows == b.rows && a.n == b.n && one.start == other.start &&
+  return same_rows(a, b) && a.weight == b.weight && one.start == other.start &&
          (!shuffle || (a.seed == b.seed && one.epoch == other.epoch));
 }
 
@@ -127,8 +157,7 @@ template <class T> class Networks final : public Many {
   void gather(const Group<T>& group, idx steps, bool own, bool own_share);
   void fill_index(const Lane& lane, Orders* orders, idx steps, uint32_t* to) const;
   void fill_share(const Lane& lane, idx steps, const uint32_t* index, T* to, idx width) const;
-  void gather_shared(const Source& from, idx count, Buffer<T>* to);
-  void gather_own(const Group<T>& group, Source Member::* source, idx count, Buffer<T>* to);
+  void make_records(const Group<T>& group);
   void set_scalars(const Group<T>& group, idx steps, ManyRun<T>* run);
   void account(Group<T>* group, const ManyKernels<T>& kernels, idx steps, bool uniform);
 
@@ -148,8 +177,14 @@ template <class T> class Networks final : public Many {
   Buffer<T> units_, gradient_;
   Buffer<T> params_, slots_[MAX_SLOTS], scalars_;   // of all groups of a company
   // of a stretch
-  Buffer<T> x_, t_, share_, dense_;
-  Buffer<uint32_t> index_, dense_index_;
+  Buffer<T> x_, t_, share_;
+  Buffer<uint32_t> index_;                    // of each lane
+  // of lanes with rows of their own: x and y of a row side by side, in whole 16 bytes
+  Buffer<T> records_;
+  idx record_ = 0;                            // elements of one
+  const T* records_of_[MAX_LANES];            // of a lane: of all its rows, or of a stretch's
+  bool all_records_ = false;                  // which of the two
+  Buffer<uint32_t> sequence_;                 // 0, 1, 2, ...
   std::vector<idx> rows_;
   idx step_rows_ = 0;
   Buffer<double> losses_, weights_;           // weights of the losses in an epoch's mean
@@ -328,6 +363,7 @@ template <class T> void Networks<T>::train_company(Group<T>* groups, idx n_group
     }
   }
   if (!left) return;
+  if (own) make_records(groups[0]);
   step_rows_ = (std::min(batch_size_, most_rows) + MANY_BLOCK - 1) / MANY_BLOCK * MANY_BLOCK;
   const bool own_share = own && (masked || !uniform);
   const idx bytes = step_rows_ * (in + ldt) * (own ? MAX_LANES : 1) * static_cast<idx>(sizeof(T));
@@ -500,54 +536,100 @@ template <class T> void Networks<T>::set_scalars(const Group<T>& group, idx step
 
 // What a stretch of steps is made with. A step has step_rows_ rows, of which those past its batch have a share of 0.
 template <class T> void Networks<T>::gather(const Group<T>& group, idx steps, bool own, bool own_share) {
-  const idx count = steps * step_rows_;
+  const idx count = steps * step_rows_, in = group.lanes[0].member->x.cols, out = group.lanes[0].member->y.cols;
+  at_least(&x_, count * in * (own ? lanes_ : 1));
+  at_least(&t_, count * out * (own ? lanes_ : 1));
   at_least(&index_, count * (own ? lanes_ : 1));
   at_least(&share_, count * (own_share ? lanes_ : 1));
+  const bool stretch = own && !all_records_;
+  if (stretch) at_least(&records_, count * record_ * lanes_);
   bool first = true;
   for (size_t l = 0; l < static_cast<size_t>(lanes_); l++) {
-    uint32_t* const index = index_.data() + (own ? static_cast<idx>(l) * count : 0);
+    const idx at = static_cast<idx>(l);
+    uint32_t* const index = index_.data() + (own ? at * count : 0);
+    if (stretch) records_of_[l] = records_.data() + at * count * record_;
     if (l >= group.lanes.size() || !group.lanes[l].active) {   // idle
       if (own) std::fill_n(index, count, 0);
+      if (stretch) std::fill_n(records_.data() + at * count * record_, record_, T{});
       continue;
     }
+    const Member& m = *group.lanes[l].member;
     if (first || own) fill_index(group.lanes[l], &orders_[l], steps, index);
-    if (first || own_share) fill_share(group.lanes[l], steps, index, share_.data() + (own_share ? l : 0), own_share ? lanes_ : 1);
+    if (first || own_share) fill_share(group.lanes[l], steps, index, share_.data() + (own_share ? at : 0), own_share ? lanes_ : 1);
+    if ((first && !own) || stretch) {
+      if (m.rows)
+        for (idx i = 0; i < count; i++) index[i] = static_cast<uint32_t>(m.rows[index[i]]);
+      T* const record = records_.data() + at * count * record_;
+      if (own) copy_rows(m, index, count, record, record_, record + in, record_);
+      else copy_rows(m, index, count, x_.data(), in, t_.data(), out);
+      if (own) std::iota(index, index + count, 0);
+    }
     first = false;
   }
-  if (own) {
-    gather_own(group, &Member::x, count, &x_);
-    gather_own(group, &Member::y, count, &t_);
-  } else {
-    const Member& data = *group.lanes[0].member;
-    gather_shared(data.x, count, &x_);
-    gather_shared(data.y, count, &t_);
+  const auto gather = many_kernels_of<T>(*group.table).gather;
+  if (own) gather(records_of_, record_, in, in + out, index_.data(), count, x_.data(), t_.data());
+}
+
+// All rows of a group's lanes as records, if they are read more than once and are not many; lanes of the same rows share
+// theirs. Else `gather` makes those of each stretch.
+template <class T> void Networks<T>::make_records(const Group<T>& group) {
+  const Member& any = *group.lanes[0].member;
+  const idx whole = 16 / static_cast<idx>(sizeof(T));
+  record_ = (any.x.cols + any.y.cols + whole - 1) / whole * whole;
+  const idx apart = 64 / (record_ * static_cast<idx>(sizeof(T))) + 1;   // not all in the same sets of the L1 cache
+  idx reads = 0, rows = 0, most = 0, first[MAX_LANES];   // first: of each lane's records
+  for (size_t l = 0; l < group.lanes.size(); l++) {
+    const Lane& lane = group.lanes[l];
+    first[l] = -1;
+    if (!lane.active) continue;
+    reads += std::min(lane.steps, 2 * lane.member->n) * batch_size_;
+    most = std::max(most, lane.member->n);
+    for (size_t k = 0; k < l && first[l] < 0; k++)
+      if (first[k] >= 0 && same_rows(*group.lanes[k].member, *lane.member)) first[l] = first[k];
+    if (first[l] >= 0) continue;
+    first[l] = rows;
+    rows += lane.member->n + apart;
+  }
+  all_records_ = reads >= rows && rows * record_ * static_cast<idx>(sizeof(T)) <= RECORDS_BYTES;
+  if (!all_records_) return;
+  at_least(&records_, rows * record_);
+  if (static_cast<idx>(sequence_.size()) < most) {
+    at_least(&sequence_, most);
+    std::iota(sequence_.data(), sequence_.data() + most, 0);
+  }
+  idx made = 0;
+  for (size_t l = 0; l < MAX_LANES; l++) {
+    const bool active = l < group.lanes.size() && group.lanes[l].active;
+    records_of_[l] = records_.data() + (active ? first[l] : 0) * record_;
+    if (!active || first[l] < made) continue;
+    const Member& m = *group.lanes[l].member;
+    if (m.rows) {
+      at_least(&index_, m.n);
+      for (idx i = 0; i < m.n; i++) index_.data()[i] = static_cast<uint32_t>(m.rows[i]);
+    }
+    T* const record = records_.data() + first[l] * record_;
+    copy_rows(m, m.rows ? index_.data() : nullptr, m.n, record, record_, record + m.x.cols, record_);
+    made = first[l] + m.n;
   }
 }
 
-// Which rows, step after step; those past a batch are its first.
+// Which of the member's rows, step after step; those past a batch are its first.
 template <class T>
 void Networks<T>::fill_index(const Lane& lane, Orders* orders, idx steps, uint32_t* to) const {
   const Member& m = *lane.member;
-  const int64_t* const rows_of = m.rows;
   idx start = lane.start, epoch = lane.epoch, left = lane.left();
-  const uint32_t* order = nullptr;
+  const uint32_t* order = static_cast<idx>(sequence_.size()) >= m.n ? sequence_.data() : nullptr;
   for (idx step = 0, some; step < steps; step += some, left -= some) {
     some = 1;
-    if (shuffle_ && (start == 0 || !order))
+    if (shuffle_ && (start == 0 || step == 0))
       order = orders->of(epoch_orders_, m.seed, epoch, m.n, (start + left * batch_size_ + m.n - 1) / m.n);
     idx rows = std::min(batch_size_, m.n - start);
     if (batch_size_ == step_rows_) {   // whole batches follow one another
       some = std::max<idx>(1, std::min(steps - step, (m.n - start) / batch_size_));
       rows *= some;
     }
-    const uint32_t* const from = order + start;
-    const auto put = [&](auto row) {
-      for (idx i = 0; i < rows; i++) to[i] = static_cast<uint32_t>(row(i));
-    };
-    if (rows_of && order) put([=](idx i) { return rows_of[from[i]]; });
-    else if (rows_of) put([=](idx i) { return rows_of[start + i]; });
-    else if (order) put([=](idx i) { return from[i]; });
-    else put([=](idx i) { return start + i; });
+    if (order) std::copy_n(order + start, rows, to);
+    else std::iota(to, to + rows, static_cast<uint32_t>(start));
     for (idx i = rows; i < some * step_rows_; i++) to[i] = to[0];
     to += some * step_rows_;
     start += rows;
@@ -562,59 +644,17 @@ void Networks<T>::fill_share(const Lane& lane, idx steps, const uint32_t* index,
   for (idx step = 0; step < steps; step++, index += step_rows_) {
     const idx rows = std::min(batch_size_, m.n - start);
     double total = static_cast<double>(rows);
+    const auto weight = [&](idx i) { return m.weight[m.rows ? m.rows[index[i]] : index[i]]; };
     if (m.weight) {
       total = 0;
-      for (idx i = 0; i < rows; i++) total += m.weight[index[i]];
+      for (idx i = 0; i < rows; i++) total += weight(i);
     }
     const double scale = total > 0 ? loss_scale_ / total : 0;
     const T same = static_cast<T>(scale);
-    for (idx i = 0; i < rows; i++, to += width) *to = m.weight ? static_cast<T>(m.weight[index[i]] * scale) : same;
+    for (idx i = 0; i < rows; i++, to += width) *to = m.weight ? static_cast<T>(weight(i) * scale) : same;
     for (idx i = rows; i < step_rows_; i++, to += width) *to = 0;
     start = start + rows == m.n ? 0 : start + rows;
   }
-}
-
-template <class T> void Networks<T>::gather_shared(const Source& from, idx count, Buffer<T>* to) {
-  const idx cols = from.cols;
-  at_least(to, count * cols);
-  const uint32_t* const index = index_.data();
-  if (!is_plain<T>(from)) return gather_rows(from, to->data(), cols, 0, index, count);
-  const T* const data = reinterpret_cast<const T*>(from.data);
-  const idx ld = from.row_stride / static_cast<idx>(sizeof(T));
-  T* at = to->data();
-  for (idx m = 0; m < count; m++) {
-    const T* const row = data + index[m] * ld;
-    for (idx n = 0; n < cols; n++) *at++ = row[n];
-  }
-}
-
-template <class T>
-void Networks<T>::gather_own(const Group<T>& group, Source Member::* source, idx count, Buffer<T>* to) {
-  const Source& any = group.lanes[0].member->*source;
-  const idx cols = any.cols;
-  at_least(to, count * cols * lanes_);
-  const auto gather = many_kernels_of<T>(*group.table).gather;
-  bool plain = true;
-  for (const Lane& lane : group.lanes) {
-    const Source& s = lane.member->*source;
-    plain = plain && is_plain<T>(s) && s.row_stride == any.row_stride;
-  }
-  const T* from[MAX_LANES];
-  if (plain) {
-    for (idx l = 0; l < lanes_; l++)
-      from[l] = reinterpret_cast<const T*>(
-          (l < static_cast<idx>(group.lanes.size()) ? group.lanes[l].member->*source : any).data);
-    return gather(from, any.row_stride / static_cast<idx>(sizeof(T)), cols, index_.data(), count, to->data());
-  }
-  at_least(&dense_, lanes_ * count * cols);
-  at_least(&dense_index_, count * lanes_);
-  for (idx l = 0; l < lanes_; l++) {
-    from[l] = dense_.data() + l * count * cols;
-    std::iota(dense_index_.data() + l * count, dense_index_.data() + (l + 1) * count, 0);
-    if (l < static_cast<idx>(group.lanes.size()) && group.lanes[l].active)
-      gather_rows(group.lanes[l].member->*source, dense_.data() + l * count * cols, cols, 0, index_.data() + l * count, count);
-  }
-  gather(from, cols, cols, dense_index_.data(), count, to->data());
 }
 
 // ------------------------------------------------------------------ looking

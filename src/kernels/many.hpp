@@ -10,11 +10,11 @@ template <class T, bool own> FBP_INLINE Vec<T> many_input(const T* from, idx at)
 }
 
 // ------------------------------------------------------------------ losses and rules
-FBP_INLINE void many_add(double* totals, VD v) { store(totals, load(totals) + v); }
-FBP_INLINE void many_add(double* totals, VF v) {
+FBP_INLINE void many_sum_up(double* totals, VD v, bool adds) { store(totals, adds ? load(totals) + v : v); }
+FBP_INLINE void many_sum_up(double* totals, VF v, bool adds) {
   typename MakeIndices<lanes<double>>::type index;
-  store(totals, load(totals) + to_doubles(half(v, 0, index)));
-  store(totals + lanes<double>, load(totals + lanes<double>) + to_doubles(half(v, 1, index)));
+  many_sum_up(totals, to_doubles(half(v, 0, index)), adds);
+  many_sum_up(totals + lanes<double>, to_doubles(half(v, 1, index)), adds);
 }
 
 // The same number, of which the compiler knows nothing: which products it fuses with which sums must not depend on what
@@ -65,7 +65,7 @@ template <class Row, class T, bool own> static void many_loss_of(const ManyLoss<
       }
       total += WHERE(real, apart(sum * share), V{});
     }
-    many_add(totals, total);
+    many_sum_up(totals, total, true);
   }
 }
 template <class Row, class T> static void many_loss(const ManyLoss<T>& loss, double* totals) {
@@ -328,54 +328,50 @@ template <class T> static void many_layers(const ManyRun<T>& run, double* losses
 }
 
 // ------------------------------------------------------------------ rows and losses of lanes
-// n elements, at most 16 bytes, in the lowest lanes.
-template <int n> FBP_INLINE __m128 load_some(const float* p) {
-  if constexpr (n == 1) return _mm_load_ss(p);
-  if constexpr (n == 2) return _mm_castpd_ps(_mm_load_sd((const double*)p));
-  if constexpr (n == 3) return _mm_maskload_ps(p, _mm_setr_epi32(-1, -1, -1, 0));
-  return _mm_loadu_ps(p);
-}
-template <int n> FBP_INLINE __m128 load_some(const double* p) {
-  return _mm_castpd_ps(n == 1 ? _mm_load_sd(p) : _mm_loadu_pd(p));
-}
-// Columns 0..n-1 of the rows of all lanes, n at most 16 bytes: to[column][lane].
-template <class T, int n> FBP_INLINE void many_columns(const T* const* row, T* to) {
-  typedef Vec<T> V;
-  V rows[in_quarter<T>];   // whose quarters are of lanes q, q + in_quarter, ...
-  FBP_UNROLL for (int q = 0; q < in_quarter<T>; q++) {
+FBP_INLINE __m128 load_quarter(const float* p) { return _mm_loadu_ps(p); }
+FBP_INLINE __m128 load_quarter(const double* p) { return _mm_castpd_ps(_mm_loadu_pd(p)); }
+// Where 8 rows of a lane begin: addresses, found by vectors of them.
+template <class T> FBP_INLINE void many_places(const T* from, idx ld, const uint32_t* index, const T** to) {
+  typedef uint64_t U __attribute__((vector_size(FBP_VECTOR_BYTES), aligned(8), may_alias));
+  FBP_UNROLL for (int m = 0; m < MANY_BLOCK; m += lanes<double>) {
 #if FBP_VECTOR_BYTES == 64
-    __m512 v = _mm512_castps128_ps512(load_some<n>(row[q]));
-    v = _mm512_insertf32x4(v, load_some<n>(row[q + in_quarter<T>]), 1);
-    v = _mm512_insertf32x4(v, load_some<n>(row[q + 2 * in_quarter<T>]), 2);
-    rows[q] = (V)_mm512_insertf32x4(v, load_some<n>(row[q + 3 * in_quarter<T>]), 3);
+    const Bits<VD> row = (Bits<VD>)_mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i*)(index + m)));
 #else
-    const __m256 v = _mm256_castps128_ps256(load_some<n>(row[q]));
-    rows[q] = (V)_mm256_insertf128_ps(v, load_some<n>(row[q + in_quarter<T>]), 1);
+    const Bits<VD> row = (Bits<VD>)_mm256_cvtepu32_epi64(_mm_loadu_si128((const __m128i*)(index + m)));
 #endif
-  }
-  FBP_UNROLL for (int column = 0; column < n; column++) {
-    const auto pick = [&](V a, V b, int odd) { return odd ? odds<T>(a, b, 0) : evens<T>(a, b, 0); };
-    if constexpr (in_quarter<T> == 2) store(to + column * lanes<T>, pick(rows[0], rows[1], column));
-    else store(to + column * lanes<T>, pick(pick(rows[0], rows[1], column & 1),
-                                            pick(rows[in_quarter<T> - 2], rows[in_quarter<T> - 1], column & 1), column >> 1));
+    *(U*)(to + m) = (uint64_t)from + multiply_halves(row, Bits<VD>{} + (uint64_t)ld * sizeof(T));
   }
 }
 template <class T>
-static void many_gather(const T* const* from, idx ld, idx cols, const uint32_t* index, idx rows, T* to) {
-  for (idx m = 0; m < rows; m++, index++) {
-    const T* row[lanes<T>];
-    FBP_UNROLL for (int l = 0; l < lanes<T>; l++) row[l] = from[l] + index[l * rows] * ld;
-    idx n = cols;
-    for (; n >= in_quarter<T>; n -= in_quarter<T>, to += in_quarter<T> * lanes<T>) {
-      many_columns<T, in_quarter<T>>(row, to);
-      FBP_UNROLL for (int l = 0; l < lanes<T>; l++) row[l] += in_quarter<T>;
-    }
-    if (n == 1) many_columns<T, 1>(row, to);
-    if constexpr (in_quarter<T> > 2) {
-      if (n == 2) many_columns<T, 2>(row, to);
-      if (n == 3) many_columns<T, 3>(row, to);
-    }
-    to += n * lanes<T>;
+static void many_gather(const T* const* from, idx ld, idx in, idx cols, const uint32_t* index, idx rows, T* x, T* t) {
+  typedef Vec<T> V;
+  constexpr int n = in_quarter<T>;
+  const T* row[lanes<T>][MANY_BLOCK];
+  for (idx begin = 0; begin < rows; begin += MANY_BLOCK) {
+    for (int l = 0; l < lanes<T>; l++) many_places(from[l], ld, index + l * rows + begin, row[l]);
+    for (int m = 0; m < MANY_BLOCK; m++)
+      for (idx column = 0; column < cols; column += n) {
+        V part[n];   // whose quarters are of lanes q, q + n, ...
+        FBP_UNROLL for (int q = 0; q < n; q++) {
+          const auto quarter = [&](int k) { return load_quarter(row[q + k * n][m] + column); };
+#if FBP_VECTOR_BYTES == 64
+          __m512 v = _mm512_castps128_ps512(quarter(0));
+          v = _mm512_insertf32x4(v, quarter(1), 1);
+          v = _mm512_insertf32x4(v, quarter(2), 2);
+          part[q] = (V)_mm512_insertf32x4(v, quarter(3), 3);
+#else
+          part[q] = (V)_mm256_insertf128_ps(_mm256_castps128_ps256(quarter(0)), quarter(1), 1);
+#endif
+        }
+        const auto pick = [&](V a, V b, int odd) { return odd ? odds<T>(a, b, 0) : evens<T>(a, b, 0); };
+        FBP_UNROLL for (int k = 0; k < n; k++) {
+          if (column + k == cols) break;
+          T*& to = column + k < in ? x : t;
+          if constexpr (n == 2) store(to, pick(part[0], part[1], k));
+          else store(to, pick(pick(part[0], part[1], k & 1), pick(part[n - 2], part[n - 1], k & 1), k >> 1));
+          to += lanes<T>;
+        }
+      }
   }
 }
 

@@ -4,7 +4,7 @@
 template <class T, class Activation, class Rule, bool own> struct ManyHidden {
   typedef Vec<T> V;
   enum { S = MANY_BLOCK };
-  const ManyLayer<T>&first, &last;
+  const ManyLayer<T> first, last;   // copies, which no store can be thought to change
   const ManyPut<T> put;
   const V* const scalar;
   const T* const x;   // of the block, (S, in)
@@ -77,11 +77,12 @@ template <class T, class Activation, class Rule, bool own> static void many_hidd
   // two units at a time where what they share, inputs or the latency of the rule, is what takes long
   constexpr int J = FBP_VECTOR_BYTES == 64 && (own || Rule::states > 0) ? 2 : 1;
   const idx width = own ? lanes<T> : 1, share_width = run.own_share ? lanes<T> : 1;
-  const ManyLayer<T>&first = run.layers[0], &last = run.layers[1];
+  const ManyLayer<T> first = run.layers[0], last = run.layers[1];
   const bool mse = run.loss_row == many_loss_mse && !run.weight && !run.masked;
   ManyLoss<T> loss{S, 1, 1, own, run.own_share, last.a, nullptr, run.ldt, run.y_is_label, nullptr, run.setting, run.weight, last.delta};
   for (idx step = 0; step < run.steps; step++, losses += lanes<T>) {
-    for (int i = 0; i < lanes<T>; i++) losses[i] = 0;
+    if (!mse)
+      for (int i = 0; i < lanes<T>; i++) losses[i] = 0;
     V scalar[Rule::scalars];
     many_scalars(run, step, Rule::scalars, scalar);
     for (idx at = 0, rows = run.rows[step]; at < rows; at += S) {
@@ -98,13 +99,18 @@ template <class T, class Activation, class Rule, bool own> static void many_hidd
       for (; j + J <= first.out; j += J) net.template forward<J>(j, z);
       if (J > 1 && j < first.out) net.template forward<1>(j, z);
       if (mse) {
+        // all rows of a lane's batch have the share of the first one here, or 0 after the batch's end
+        const V of_row = run.own_share ? many_input<T, true>(share, 0) : many_input<T, false>(share, 0);
         V total{};
+        FBP_UNROLL for (int s = 0; s < S; s++) z[s] -= many_input<T, own>(t, s);
+        if (run.own_share || rows - at < S)
+          FBP_UNROLL for (int s = 0; s < S; s++)
+            z[s] = WHERE((run.own_share ? many_input<T, true>(share, s) : many_input<T, false>(share, s)) != V{}, z[s], V{});
         FBP_UNROLL for (int s = 0; s < S; s++) {
-          const V of_row = run.own_share ? many_input<T, true>(share, s) : many_input<T, false>(share, s), e = z[s] - many_input<T, own>(t, s);
-          total += e * e * of_row;
-          z[s] = e * (of_row + of_row);
+          total += z[s] * z[s];
+          z[s] *= of_row + of_row;
         }
-        many_add(losses, total);
+        many_sum_up(losses, apart(total * of_row), at > 0);
       } else {
         FBP_UNROLL for (int s = 0; s < S; s++) store(last.a + s * lanes<T>, z[s]);
         loss.t = t;
