@@ -194,6 +194,59 @@ def test_every_form_of_data_is_that_of_fit(form, n_threads, metrics, monkeypatch
     assert set(history.kernel) == {"one by one" if way == "one by one" else "lanes"}
 
 
+def test_networks_of_one_kind_differ_in_what_was_asked_for_each():
+    """What is checked once for all that ask for the same is not taken for what another asks for."""
+    more = {
+        "sample_weight": [None, weights(N), None, weights(N)[::-1]], "loss": ["mse", "mse", "huber", "huber"],
+        "batch_size": [8, np.int64(8), 16, 8], "seed": [None, 3, 3, 4],
+        "optimizer": [fastbp.Adam(0.01), fastbp.Adam(0.02), "adam", fastbp.Adam(0.01, betas=(0.5, 0.9))],
+        "validation_data": [None, (X[:9], Y[:9]), (X[9:], Y[9:]), None],
+        "early_stopping": [None, EarlyStopping(patience=1), EarlyStopping("loss", patience=1, min_delta=1.0), None],
+    }  # fmt: skip
+    for names in (*([name] for name in more), list(more)):
+        nets, alone = made(SHAPES[1:2] * 4), made(SHAPES[1:2] * 4)
+        if names == ["early_stopping"]:
+            names = ["early_stopping", "validation_data"]
+        given = {name: more[name] for name in names}
+        history = fit_many(nets, X, Y, epochs=4, **given)
+        for k, net in enumerate(alone):
+            own = {name: values[k] for name, values in given.items()}
+            stopping = copy.copy(own.pop("early_stopping", None))
+            assert_as_fit(history, k, net.fit(X, Y, epochs=4, callbacks=[stopping] if stopping else None, **own))
+        assert same(nets, alone)
+
+
+def test_a_rate_for_each_of_many_networks():
+    rates = [0.5 ** (k % 7) / 10 for k in range(20)]
+    rules = {
+        "sgd": [fastbp.SGD(rate, weight_decay=rate / 9) for rate in rates],
+        "adam": [fastbp.Adam(rate) if k % 3 else fastbp.AdamW(rate, weight_decay=rate) for k, rate in enumerate(rates)],
+    }
+    for of_each in rules.values():
+        nets, alone = made(SHAPES[:2] * 10), made(SHAPES[:2] * 10)
+        for epochs in (3, 2):
+            history = fit_many(nets, X, Y, optimizer=of_each, epochs=epochs)
+            for k, (net, rule) in enumerate(zip(alone, of_each)):
+                assert_as_fit(history, k, net.fit(X, Y, optimizer=rule, epochs=epochs))
+        assert same(nets, alone)
+
+
+def test_what_is_wrong_with_one_of_many_rules_is_said_of_its_network():
+    rules = [fastbp.Adam(0.1), fastbp.Adam(0.2), fastbp.Adam(0.3, lr_scale=(1, 2, 3)), fastbp.Adam(0.4)]
+    with pytest.raises(ValueError, match=r"nets\[2\]: Adam: lr_scale holds 3 factors for 2 layer"):
+        fit_many(made(SHAPES[1:2] * 4), X, Y, optimizer=rules, epochs=1)
+
+
+def test_slots_of_small_networks_share_memory_of_a_few():
+    nets = made(SHAPES[1:2] * 300)
+    fit_many(nets, X, Y, steps=1)
+    slots = [slot for net in nets for slot in net._state.slots.values()]
+    at = sorted((slot.__array_interface__["data"][0], slot.nbytes) for slot in slots)
+    assert len(at) == 600 and all(start % 64 == 0 for start, _ in at)
+    assert all(start + size <= other for (start, size), (other, _) in zip(at, at[1:]))
+    assert all(slot.base is None or slot.base.nbytes < 20_000 for slot in slots)
+
+
 def test_a_kind_of_network_of_its_own(way):
     """What no lane serves."""
     def kinds():

@@ -44,12 +44,12 @@ def train(asked: Asked, k: int, member: Member, crew: Crew, n_threads: int) -> B
     """Train member k, and tell of it."""
     net, work, before = member.net, member.work, member.net.step
     plans = net._programs.plans
-    early, clock, by_lbfgs = copy.copy(work.early), _Stop(crew.why_stop), isinstance(work.rule, LBFGS)
+    early, clock, by_lbfgs = copy.copy(work.early), _Stop(crew.why_stop), isinstance(member.rule, LBFGS)
     try:
         examples = asked.examples_of(member)
         watch = None if by_lbfgs else asked.watch(member, examples, early, clock, n_threads=n_threads)
         history = net._fit_checked(
-            examples, work.loss, work.rule, asked.shuffle, asked.stop, member.seed, n_threads, watch,
+            examples, work.loss, member.rule, asked.shuffle, asked.stop, member.seed, n_threads, watch,
             eval_every=asked.eval_every, why_stop=crew.why_stop,
         )  # fmt: skip
     except Exception as error:
