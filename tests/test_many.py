@@ -455,6 +455,32 @@ def test_a_network_that_diverges_ends_alone():
     assert history.best(3).tolist() == sorted((0, 2), key=lambda k: history.loss[k, -1])
 
 
+def test_a_rate_that_fails_ends_its_network_alone():
+    def fails(step):
+        if step >= at["step"]:
+            raise KeyError("no rate")
+        return 0.01
+
+    at = {}
+    for at["step"] in (0, 25):  # rates are asked for before the steps that they are for
+        nets, alone = made(), made()
+        history = fit_many(nets, X, Y, optimizer=["adam", fastbp.SGD(fails), "adam"], epochs=4, batch_size=6)
+        assert history.status.tolist() == ["done", "failed", "done"] and isinstance(history.errors[1], KeyError)
+        assert history.n_entries.tolist() == [4, 0, 4] and history.n_steps[1] == nets[1].step == 0
+        for k in (0, 2):
+            alone[k].fit(X, Y, epochs=4, batch_size=6)
+        assert same(nets, alone)
+
+
+def test_rules_of_one_row_that_need_other_plans():
+    rules = [fastbp.Adam(0.01, l1=0.1), fastbp.Adam(0.01, clip_norm=0.1), fastbp.Adam(0.01), fastbp.Adam(0.02, l1=0.1)]
+    nets, alone = made(SHAPES[2:] * 4), made(SHAPES[2:] * 4)
+    fit_many(nets, X, Y, optimizer=rules, epochs=2, n_threads=1)
+    for net, rule in zip(alone, rules):
+        net.fit(X, Y, optimizer=rule, epochs=2, n_threads=1)
+    assert same(nets, alone)
+
+
 def test_a_network_that_diverges_late_keeps_its_entries():
     net = fastbp.MLP((3, 5, 1), seed=0)
     rate = lambda step: 0.01 if step < 40 else 1e30  # noqa: E731

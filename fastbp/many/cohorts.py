@@ -65,7 +65,7 @@ def _kind_of(asked: Asked, member: Wanted, lanes: Any) -> Any:
         return False
     if type(work.early) not in (EarlyStopping, type(None)) or not work.is_plain or not work.n_steps:
         return False
-    plan = asked.plan_of(net, work)
+    plan = work.plan
     if id(plan) not in asked.served:
         asked.served[id(plan)] = serves_lanes(plan, work.batch, lanes)
     if not asked.served[id(plan)]:

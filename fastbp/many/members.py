@@ -13,6 +13,7 @@ import numpy as np
 
 from fastbp import checks, spec
 from fastbp.arrays import is_sparse, is_stored, real_array
+from fastbp.backends import plan
 from fastbp.callbacks import EarlyStopping
 from fastbp.data import arguments
 from fastbp.data.examples import Examples, examples_of
@@ -20,13 +21,13 @@ from fastbp.data.samples import Samples
 from fastbp.errors import instance_hint
 from fastbp.many.given import Apart, Networks, Source, group, has_each, indices, without
 from fastbp.optimizers import LBFGS, Rule
-from fastbp.training.watch import Part, Watch, make_watch, measured_on
+from fastbp.training.watch import Part, make_watch, measured_on
 
 if TYPE_CHECKING:
     from fastbp.backends.protocol import Plan
-    from fastbp.callbacks import Callback
     from fastbp.mlp import MLP
     from fastbp.rows import Loss
+    from fastbp.training.watch import Watch
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +56,7 @@ class Work:
     cost: float = 0.0  # in multiplications of all steps, more or less
     kind: Any = None  # of the cohorts that it may be in, see `fastbp.many.cohorts`
     alike: int = 0  # the number of its rule's likeness
+    plan: Plan | None = None  # of its steps by one thread; L-BFGS makes none
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +92,7 @@ class Asked:
         self._works: dict[Any, Work] = {}
         self._alike: dict[Any, int] = {}  # numbers of likenesses
         self._plans: dict[Any, Plan] = {}
+        self._wanted: dict[str, plan.Asked] = {}  # of plans, by the network's backend
         self.served: dict[int, bool] = {}  # by the id of a plan: whether there are lanes for it
         self._parts: dict[int, list[Part]] = {}  # of shared examples, by their id
         self.sign_of: dict[tuple[str, str], int] = {}  # 1 where more is better: of what is monitored, and the mode
@@ -243,17 +246,21 @@ class Asked:
             waits = work.held, work.validation, work.early, self.split
             net._check_lbfgs(bool(self.metrics) or any(one is not None for one in waits))
         else:
-            self.plan_of(net, work)  # its backend may not be there
+            work.plan = self._plan_of(net, work)  # its backend may not be there
         work.cost = float(work.n_steps) * work.batch * network.n_params
 
-    def plan_of(self, net: MLP, work: Work) -> Plan:
+    def _plan_of(self, net: MLP, work: Work) -> Plan:
         """The plan of a network's steps; of those that have the same it is made once."""
         rule: Any = work.rule
-        what = net._spec, net._backend, net._trains, work.loss, rule.row, rule.is_plain, work.batch
-        plan = self._plans.get(what)
-        if plan is None:
-            plan = self._plans[what] = net._plan(work.batch, loss=work.loss, rule=rule, n_threads=1)
-        return plan
+        what = (net._spec, net._backend, net._trains, work.loss, rule.row, rule.is_plain,
+                rule.needs_whole_gradient, work.batch)  # fmt: skip
+        made = self._plans.get(what)
+        if made is None:
+            wanted = self._wanted.get(net._backend)
+            if wanted is None:
+                wanted = self._wanted[net._backend] = plan.asked(net._backend, n_threads=1)
+            made = self._plans[what] = net._plan(work.batch, loss=work.loss, rule=rule, wanted=wanted)
+        return made
 
     def _check_examples(self, member: Member) -> None:
         """Rows, batches, steps, and what waits meanwhile."""
@@ -330,23 +337,21 @@ class Asked:
         return not (isinstance(self.metrics, tuple) and not self.metrics) or any(one is not None for one in waits)
 
     def watch(
-        self, member: Member, examples: Examples, early: EarlyStopping | None = None, *more: Callback,
-        n_threads: int = 1,
-    ) -> Watch:  # fmt: skip
+        self, member: Member, examples: Examples, early: EarlyStopping | None = None, n_threads: int = 1
+    ) -> Watch | None:
         """What waits during the run of a member, whose own early stopping is only read; `early` is a copy of it.
 
         To make it is to see that all of it is in order.
         """
         net = member.net
         if not self._waits(member.work, examples):
-            return Watch(net, more, None, (), None, None)
+            return None
         early = early or copy.copy(member.work.early)
-        callbacks = [one for one in (early, *more) if one is not None]
+        callbacks = () if early is None else (early,)
         evaluate = partial(net._evaluate, loss=member.work.loss, n_threads=n_threads)
-        made = make_watch(
+        return make_watch(
             net, examples, member.work.loss, evaluate, self.metrics, callbacks, False, 0, self.eval_every, self.stop
         )
-        return made or Watch(net, more, None, (), None, None)
 
 
 def _ids(column: list[Any]) -> list[int] | None:
