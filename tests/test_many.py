@@ -771,6 +771,69 @@ def test_a_forward_that_is_pending_is_void():
         nets[2].backward(np.ones((N, 1)))
 
 
+# ------------------------------------------------------------------ keys, for whoever takes them
+
+
+def by_fit(nets, by):
+    fit_many(nets, X[: len(by)], Y[: len(by)], by=by, epochs=1)
+
+
+def by_predict(nets, by):
+    fastbp.predict_many(nets, X[: len(by)], by=by)
+
+
+NO_KEY = {  # what stands for a key that is missing; None: among what else
+    "None": (None, "ab"), "None among numbers": (None, (1, 2)), "NaN": (np.nan, (1.0, 2.0)),
+    "NaN among text": (np.nan, "ab"),
+    "NaT": (np.datetime64("NaT"), (np.datetime64("2024-01-01"), np.datetime64("2025-01-01"))),
+    "pandas' NA": ("NA", "ab"), "pandas' NA among numbers": ("NA", (1, 2)), "pandas' NaT": ("NaT", "ab"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NO_KEY)
+@pytest.mark.parametrize("call", [by_fit, by_predict])
+@pytest.mark.parametrize("kind", ["object", "as it is", "series"])
+def test_a_key_that_is_missing_is_named_by_its_row(what, call, kind):
+    missing, (a, b) = NO_KEY[what]
+    pandas = pytest.importorskip("pandas") if isinstance(missing, str) or kind == "series" else None
+    missing = getattr(pandas, missing) if isinstance(missing, str) else missing
+    keys = [a, b, a, b, missing, a]
+    by = np.array(keys, object) if kind == "object" else keys if kind == "as it is" else pandas.Series(keys)
+    nets = made(SHAPES[:1] * 2)
+    for networks in (nets, {a: nets[0], b: nets[1]}, {a: nets[0], b: nets[1], missing: made(SHAPES[:1])[0]}):
+        with pytest.raises(ValueError, match=r"by has no key at row 4, got .*; leave the row out, or give it a key"):
+            call(networks, by)
+
+
+@pytest.mark.parametrize("call", [by_fit, by_predict])
+def test_keys_that_are_there(call):
+    for a, b in [("a", "b"), ("", "A"), (1, 2), (-1.5, np.inf), (False, True), ("1", "2")]:
+        by = np.array([a, b, a, b, a, a], object)
+        for wanted in (by, by.tolist(), np.array(by.tolist())):
+            call(made(SHAPES[:1] * 2), wanted)
+            call(dict(zip((b, a), made(SHAPES[:1] * 2))), wanted)
+    for keys, kinds in ((["a", 1], "int, str"), ([1.5, "x"], "float, str"), (["a", b"a"], "bytes, str")):
+        by = np.empty(2, object)
+        by[:] = keys
+        with pytest.raises(TypeError, match=f"by must hold keys that can be sorted, got several kinds: {kinds}"):
+            call(made(SHAPES[:1] * 2), by)
+        with pytest.raises(TypeError, match="by must hold keys that can be sorted"):
+            call(made(SHAPES[:1] * 2), keys)
+    with pytest.raises(ValueError, match="by holds the key 'b', for which nets has no network, at row 1"):
+        call({"a": fastbp.MLP((3, 1))}, ["a", "b", "b"])
+    with pytest.raises(ValueError, match="by must hold a key for each of the 2 rows of X, got shape \\(2, 1\\)"):
+        call({"a": fastbp.MLP((3, 1))}, [["a"], ["a"]])
+
+
+def test_networks_that_are_written_alike_are_two():
+    class Key:
+        def __repr__(self):
+            return "key"
+
+    nets = {Key(): fastbp.MLP((3, 1), seed=0), Key(): fastbp.MLP((3, 1), seed=1)}
+    assert fastbp.predict_many(nets, X).shape == (2, N, 1) and len(fastbp.Ensemble(nets)) == 2
+
+
 # ------------------------------------------------------------------ the history
 
 
