@@ -604,22 +604,23 @@ class MLP:
 
     def _fit_checked(
         self, examples: CheckedExamples, loss: Any, rule: Any, shuffle: bool, stop: bool, seed: int,
-        n_threads: int | None, watch: Any, *, eval_every: int | None = None,
-        why_stop: Callable[[], str | None] | None = None,
+        n_threads: int | None, watch: Any, *, eval_every: int | None = None, plan: Plan | None = None,
+        why_stop: Callable[[], str | None] | None = None, runs: list[Run] | None = None,
     ) -> History:  # fmt: skip
         """`fit` from arguments that are checked, for whoever holds the lock of `_exclusive`.
 
-        `why_stop` says why L-BFGS is to stop, or None; other rules have `watch` for that.
+        `plan` is that of its steps, where it is known. `why_stop` says why the run is to stop, or None. `runs` gets the
+        run before it begins; L-BFGS has none.
         """
         if isinstance(rule, LBFGS):
             return self._fit_by_lbfgs(rule, *examples.rows, loss, examples.steps, eval_every, n_threads, why_stop)
-        plan = self._plan(examples.batch_size, loss=loss, rule=rule, n_threads=n_threads)
+        plan = plan or self._plan(examples.batch_size, loss=loss, rule=rule, n_threads=n_threads)
         try:
             self._trainer = threading.get_ident()
             with self._programs.lent(plan) as program, self._state.unless_no_step(), ExitStack() as stack:
                 self._state.seed = seed
                 self._state.trains_with(loss)
-                make_run = partial(Run, given=examples.given, row_numbers=examples.inside)
+                make_run = partial(Run, given=examples.given, row_numbers=examples.inside, why_stop=why_stop)
                 if not examples.is_array:
                     from fastbp.training.feeds import run_on
 
@@ -633,6 +634,8 @@ class MLP:
                 if watch is not None:
                     stack.callback(watch.close)
                     self._run = run  # which calls back
+                if runs is not None:
+                    runs.append(run)
                 history = run.go(examples.steps)
             self._state.seed = seed  # also of no steps
         finally:

@@ -9,9 +9,10 @@ parameter by itself, as `AdamW` and `Lion` do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -251,8 +252,8 @@ class Steps:
     updates: int  # made before the first with these slots
     phase: int  # batches since the last of them
     every: int  # batches to an update
-    lr: float | NDArray[Any]
-    weight_decay: float
+    lr: float | NDArray[Any]  # (count,) of a schedule; (rules, 1) of many rules, as the decay
+    weight_decay: float | NDArray[Any]
 
     _t: NDArray[Any] | None = None
 
@@ -440,12 +441,43 @@ class Rule(Frozen):
     ) -> list[NDArray[Any]]:
         lr = rates(self.lr, step, steps) * lr_scale
         at = Steps(step, steps, updates, phase, self.accumulate, lr, self.weight_decay * decay_scale)
-        known = {"lr": lr, "weight_decay": at.weight_decay, "kept": 1 - lr * at.weight_decay} | self._values(at)
-        scalars = []
+        return [of_steps(value, steps) for value in self._numbers(at, dtype)]
+
+    def _numbers(self, at: Steps, dtype: np.dtype[Any]) -> Iterator[float | NDArray[Any]]:
+        """The row's scalars, one after the other."""
+        known = {"lr": at.lr, "weight_decay": at.weight_decay, "kept": 1 - at.lr * at.weight_decay} | self._values(at)
         for name in self.row.scalars:
             value = known[name] if name in known else getattr(self, name)
-            scalars.append(of_steps(_above_zero(value, dtype) if name in self.above_zero else value, steps))
-        return scalars
+            yield _above_zero(value, dtype) if name in self.above_zero else value
+
+    @property
+    def likeness(self) -> Any:
+        """Equal for rules that differ in their numbers for `lr` and `weight_decay` alone, and have one row."""
+        kind = type(self)
+        if type(self.lr) is not float or kind.__module__ != __name__:  # another class may do anything
+            return id(self)
+        return kind, self.weight_decay == 0, *_rest_of(kind)(self)
+
+
+@lru_cache(maxsize=16)
+def _rest_of(kind: type) -> attrgetter[tuple[Any, ...]]:
+    return attrgetter(*(field.name for field in fields(kind) if field.name not in ("lr", "weight_decay")))
+
+
+def scalars_of_each(
+    rules: Sequence[Rule], step: int, steps: int, *, updates: int, dtype: np.dtype[Any]
+) -> list[list[NDArray[Any]]]:
+    """`Rule.scalars` of rules of one `Rule.likeness`: what they have in common is made once."""
+    first, n = rules[0], len(rules)
+    if all(rule is first for rule in rules):
+        return [first.scalars(step, steps, updates=updates, dtype=dtype)] * n
+    lr, weight_decay = (np.array([getattr(rule, name) for rule in rules])[:, None] for name in ("lr", "weight_decay"))
+    at = Steps(step, steps, updates, 0, first.accumulate, lr, weight_decay)
+    columns = []
+    for value in first._numbers(at, dtype):
+        own = np.ndim(value) == 2  # (n, 1), or (n, steps)
+        columns.append(list(np.broadcast_to(value, (n, steps))) if own else [of_steps(value, steps)] * n)
+    return list(map(list, zip(*columns)))
 
 
 @lru_cache(maxsize=256)

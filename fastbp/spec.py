@@ -202,6 +202,11 @@ def aligned_zeros(size: int, dtype: np.dtype) -> np.ndarray:
     return raw[start : start + n_bytes].view(dtype)
 
 
+def aligned_rows(n: int, size: int, dtype: np.dtype) -> list[np.ndarray]:
+    """n zeroed arrays of whole cache lines, as by `aligned_zeros`, in one piece of memory: it lasts as long as any."""
+    return list(aligned_zeros(n * size, dtype).reshape(n, size))
+
+
 # ------------------------------------------------------------------ activations, losses, optimizers
 
 

@@ -123,6 +123,7 @@ def test_by_key_each_row_goes_through_its_network(kind, kernels):
     some = of_rows != keys[0]
     assert frozen(fastbp.predict_many(nets, X[some], by=of_rows[some])) == frozen(found[some])
     assert fastbp.predict_many(nets, X[:0], by=of_rows[:0]).shape == (0, 2)
+    assert frozen(fastbp.predict_many({**nets, "another": nets[keys[0]]}, X, by=by)) == frozen(found)
 
 
 def test_by_key_of_a_table_and_of_mixed_dtypes():
@@ -138,21 +139,21 @@ def test_by_key_of_a_table_and_of_mixed_dtypes():
 
 NETS = {"a": fastbp.MLP((5, 1), seed=0), "b": fastbp.MLP((5, 1), seed=1)}
 WRONG = {
-    "no network": (([], X), {}, ValueError, "nets is empty; one network at least is wanted"),
-    "one network": ((NETS["a"], X), {}, TypeError, "nets must be a sequence of networks, or a dict of them by key"),
+    "no network": (([], X), {}, ValueError, "nets holds no network"),
+    "one network": ((NETS["a"], X), {}, TypeError, "nets must be a list of networks, or a dict of them by key"),
     "something else": (([NETS["a"], "b"], X), {}, TypeError, "nets[1] must be an MLP, got 'b'"),
     "other columns": (([NETS["a"], fastbp.MLP((4, 1))], X), {}, ValueError, "X has 5 column(s), nets[1] has 4"),
     "wrong columns": ((NETS, X[:, 1:]), {}, ValueError, "X has 4 column(s), the network has 5"),
     "threads": ((NETS, X), {"n_threads": 0}, ValueError, "n_threads must be at least 1, got 0"),
-    "keys for other rows": ((NETS, X), {"by": ["a"]}, ValueError, "by must hold a key for each row of X, with shape "
-                                                                  "(700,); got shape (1,)"),
-    "an unseen key": ((NETS, X[:3]), {"by": ["a", "x", "y"]}, ValueError, "by: there is no network with the key 'x', "
-                                                                          "which row 1 has"),
-    "NaN": ((NETS, X[:3]), {"by": [1.0, np.nan, 2.0]}, ValueError, "by: the key of row 1 is missing, np.float64(nan)"),
-    "None": ((NETS, X[:3]), {"by": ["a", "b", None]}, ValueError, "by: the key of row 2 is missing, None"),
-    "mixed keys": ((NETS, X[:2]), {"by": np.array(["a", 1], object)}, TypeError, "by: its keys cannot be compared"),
-    "fewer keys than networks": ((list(NETS.values()), X[:2]), {"by": ["a", "a"]}, ValueError, "nets is a sequence of "
-                                 "2 networks and by holds 1 keys; where some keys may be left out, give a dict"),
+    "keys for other rows": ((NETS, X), {"by": ["a"]}, ValueError, "by must hold a key for each of the 700 rows of "
+                                                                  "X, got shape (1,)"),
+    "an unseen key": ((NETS, X[:3]), {"by": ["a", "x", "y"]}, ValueError, "by holds the key 'x', for which nets has no "
+                                                                          "network, at row 1"),
+    "NaN": ((NETS, X[:3]), {"by": [1.0, np.nan, 2.0]}, ValueError, "by has no key at row 1, got np.float64(nan)"),
+    "None": ((NETS, X[:3]), {"by": ["a", "b", None]}, ValueError, "by has no key at row 2, got None"),
+    "mixed keys": ((NETS, X[:2]), {"by": np.array(["a", 1], object)}, TypeError, "by must hold keys that can be "),
+    "fewer keys than networks": ((list(NETS.values()), X[:2]), {"by": ["a", "a"]}, ValueError, "by holds 1 different "
+                                 "keys for 2 network(s); nets must have one for each key"),
     "outputs that differ": ((NETS | {"c": fastbp.MLP((5, 2))}, X[:2]), {"by": ["a", "a"]}, ValueError, "with `by` all "
                             "networks need the same number of outputs; nets['b'] has 1, nets['c'] has 2"),
 }  # fmt: skip
@@ -247,7 +248,7 @@ def test_probabilities_that_are_none_are_refused():
 def test_members_that_do_not_fit_are_named(other, message):
     with pytest.raises(ValueError, match=message):
         fastbp.Ensemble([fastbp.MLP((5, 3, 2)), other])
-    with pytest.raises(ValueError, match="nets is empty"):
+    with pytest.raises(ValueError, match="nets holds no network"):
         fastbp.Ensemble([])
     stored = io.BytesIO()
     fastbp.save_many([fastbp.MLP((5, 3, 2)), other], stored)

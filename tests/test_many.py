@@ -194,6 +194,59 @@ def test_every_form_of_data_is_that_of_fit(form, n_threads, metrics, monkeypatch
     assert set(history.kernel) == {"one by one" if way == "one by one" else "lanes"}
 
 
+def test_networks_of_one_kind_differ_in_what_was_asked_for_each():
+    """What is checked once for all that ask for the same is not taken for what another asks for."""
+    more = {
+        "sample_weight": [None, weights(N), None, weights(N)[::-1]], "loss": ["mse", "mse", "huber", "huber"],
+        "batch_size": [8, np.int64(8), 16, 8], "seed": [None, 3, 3, 4],
+        "optimizer": [fastbp.Adam(0.01), fastbp.Adam(0.02), "adam", fastbp.Adam(0.01, betas=(0.5, 0.9))],
+        "validation_data": [None, (X[:9], Y[:9]), (X[9:], Y[9:]), None],
+        "early_stopping": [None, EarlyStopping(patience=1), EarlyStopping("loss", patience=1, min_delta=1.0), None],
+    }  # fmt: skip
+    for names in (*([name] for name in more), list(more)):
+        nets, alone = made(SHAPES[1:2] * 4), made(SHAPES[1:2] * 4)
+        if names == ["early_stopping"]:
+            names = ["early_stopping", "validation_data"]
+        given = {name: more[name] for name in names}
+        history = fit_many(nets, X, Y, epochs=4, **given)
+        for k, net in enumerate(alone):
+            own = {name: values[k] for name, values in given.items()}
+            stopping = copy.copy(own.pop("early_stopping", None))
+            assert_as_fit(history, k, net.fit(X, Y, epochs=4, callbacks=[stopping] if stopping else None, **own))
+        assert same(nets, alone)
+
+
+def test_a_rate_for_each_of_many_networks():
+    rates = [0.5 ** (k % 7) / 10 for k in range(20)]
+    rules = {
+        "sgd": [fastbp.SGD(rate, weight_decay=rate / 9) for rate in rates],
+        "adam": [fastbp.Adam(rate) if k % 3 else fastbp.AdamW(rate, weight_decay=rate) for k, rate in enumerate(rates)],
+    }
+    for of_each in rules.values():
+        nets, alone = made(SHAPES[:2] * 10), made(SHAPES[:2] * 10)
+        for epochs in (3, 2):
+            history = fit_many(nets, X, Y, optimizer=of_each, epochs=epochs)
+            for k, (net, rule) in enumerate(zip(alone, of_each)):
+                assert_as_fit(history, k, net.fit(X, Y, optimizer=rule, epochs=epochs))
+        assert same(nets, alone)
+
+
+def test_what_is_wrong_with_one_of_many_rules_is_said_of_its_network():
+    rules = [fastbp.Adam(0.1), fastbp.Adam(0.2), fastbp.Adam(0.3, lr_scale=(1, 2, 3)), fastbp.Adam(0.4)]
+    with pytest.raises(ValueError, match=r"nets\[2\]: Adam: lr_scale holds 3 factors for 2 layer"):
+        fit_many(made(SHAPES[1:2] * 4), X, Y, optimizer=rules, epochs=1)
+
+
+def test_slots_of_small_networks_share_memory_of_a_few():
+    nets = made(SHAPES[1:2] * 300)
+    fit_many(nets, X, Y, steps=1)
+    slots = [slot for net in nets for slot in net._state.slots.values()]
+    at = sorted((slot.__array_interface__["data"][0], slot.nbytes) for slot in slots)
+    assert len(at) == 600 and all(start % 64 == 0 for start, _ in at)
+    assert all(start + size <= other for (start, size), (other, _) in zip(at, at[1:]))
+    assert all(slot.base is None or slot.base.nbytes < 20_000 for slot in slots)
+
+
 def test_a_kind_of_network_of_its_own(way):
     """What no lane serves."""
     def kinds():
@@ -400,6 +453,32 @@ def test_a_network_that_diverges_ends_alone():
     alone[2].fit(X, Y, optimizer=rules[2], epochs=3)
     assert same(nets, alone)
     assert history.best(3).tolist() == sorted((0, 2), key=lambda k: history.loss[k, -1])
+
+
+def test_a_rate_that_fails_ends_its_network_alone():
+    def fails(step):
+        if step >= at["step"]:
+            raise KeyError("no rate")
+        return 0.01
+
+    at = {}
+    for at["step"] in (0, 25):  # rates are asked for before the steps that they are for
+        nets, alone = made(), made()
+        history = fit_many(nets, X, Y, optimizer=["adam", fastbp.SGD(fails), "adam"], epochs=4, batch_size=6)
+        assert history.status.tolist() == ["done", "failed", "done"] and isinstance(history.errors[1], KeyError)
+        assert history.n_entries.tolist() == [4, 0, 4] and history.n_steps[1] == nets[1].step == 0
+        for k in (0, 2):
+            alone[k].fit(X, Y, epochs=4, batch_size=6)
+        assert same(nets, alone)
+
+
+def test_rules_of_one_row_that_need_other_plans():
+    rules = [fastbp.Adam(0.01, l1=0.1), fastbp.Adam(0.01, clip_norm=0.1), fastbp.Adam(0.01), fastbp.Adam(0.02, l1=0.1)]
+    nets, alone = made(SHAPES[2:] * 4), made(SHAPES[2:] * 4)
+    fit_many(nets, X, Y, optimizer=rules, epochs=2, n_threads=1)
+    for net, rule in zip(alone, rules):
+        net.fit(X, Y, optimizer=rule, epochs=2, n_threads=1)
+    assert same(nets, alone)
 
 
 def test_a_network_that_diverges_late_keeps_its_entries():
@@ -690,6 +769,69 @@ def test_a_forward_that_is_pending_is_void():
     fit_many(nets, X, Y, epochs=1)
     with pytest.raises(RuntimeError, match="no forward is pending"):
         nets[2].backward(np.ones((N, 1)))
+
+
+# ------------------------------------------------------------------ keys, for whoever takes them
+
+
+def by_fit(nets, by):
+    fit_many(nets, X[: len(by)], Y[: len(by)], by=by, epochs=1)
+
+
+def by_predict(nets, by):
+    fastbp.predict_many(nets, X[: len(by)], by=by)
+
+
+NO_KEY = {  # what stands for a key that is missing; None: among what else
+    "None": (None, "ab"), "None among numbers": (None, (1, 2)), "NaN": (np.nan, (1.0, 2.0)),
+    "NaN among text": (np.nan, "ab"),
+    "NaT": (np.datetime64("NaT"), (np.datetime64("2024-01-01"), np.datetime64("2025-01-01"))),
+    "pandas' NA": ("NA", "ab"), "pandas' NA among numbers": ("NA", (1, 2)), "pandas' NaT": ("NaT", "ab"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", NO_KEY)
+@pytest.mark.parametrize("call", [by_fit, by_predict])
+@pytest.mark.parametrize("kind", ["object", "as it is", "series"])
+def test_a_key_that_is_missing_is_named_by_its_row(what, call, kind):
+    missing, (a, b) = NO_KEY[what]
+    pandas = pytest.importorskip("pandas") if isinstance(missing, str) or kind == "series" else None
+    missing = getattr(pandas, missing) if isinstance(missing, str) else missing
+    keys = [a, b, a, b, missing, a]
+    by = np.array(keys, object) if kind == "object" else keys if kind == "as it is" else pandas.Series(keys)
+    nets = made(SHAPES[:1] * 2)
+    for networks in (nets, {a: nets[0], b: nets[1]}, {a: nets[0], b: nets[1], missing: made(SHAPES[:1])[0]}):
+        with pytest.raises(ValueError, match=r"by has no key at row 4, got .*; leave the row out, or give it a key"):
+            call(networks, by)
+
+
+@pytest.mark.parametrize("call", [by_fit, by_predict])
+def test_keys_that_are_there(call):
+    for a, b in [("a", "b"), ("", "A"), (1, 2), (-1.5, np.inf), (False, True), ("1", "2")]:
+        by = np.array([a, b, a, b, a, a], object)
+        for wanted in (by, by.tolist(), np.array(by.tolist())):
+            call(made(SHAPES[:1] * 2), wanted)
+            call(dict(zip((b, a), made(SHAPES[:1] * 2))), wanted)
+    for keys, kinds in ((["a", 1], "int, str"), ([1.5, "x"], "float, str"), (["a", b"a"], "bytes, str")):
+        by = np.empty(2, object)
+        by[:] = keys
+        with pytest.raises(TypeError, match=f"by must hold keys that can be sorted, got several kinds: {kinds}"):
+            call(made(SHAPES[:1] * 2), by)
+        with pytest.raises(TypeError, match="by must hold keys that can be sorted"):
+            call(made(SHAPES[:1] * 2), keys)
+    with pytest.raises(ValueError, match="by holds the key 'b', for which nets has no network, at row 1"):
+        call({"a": fastbp.MLP((3, 1))}, ["a", "b", "b"])
+    with pytest.raises(ValueError, match="by must hold a key for each of the 2 rows of X, got shape \\(2, 1\\)"):
+        call({"a": fastbp.MLP((3, 1))}, [["a"], ["a"]])
+
+
+def test_networks_that_are_written_alike_are_two():
+    class Key:
+        def __repr__(self):
+            return "key"
+
+    nets = {Key(): fastbp.MLP((3, 1), seed=0), Key(): fastbp.MLP((3, 1), seed=1)}
+    assert fastbp.predict_many(nets, X).shape == (2, N, 1) and len(fastbp.Ensemble(nets)) == 2
 
 
 # ------------------------------------------------------------------ the history

@@ -129,8 +129,8 @@ def test_keys_of_other_kinds_are_refused(key, tmp_path):
 
 @pytest.mark.parametrize(
     "wrong, error, message",
-    [([], ValueError, "nets is empty"), ({}, ValueError, "nets is empty"),
-     (fastbp.MLP((1, 1)), TypeError, "nets must be a sequence of networks"), ("ab", TypeError, "nets must be"),
+    [([], ValueError, "nets holds no network"), ({}, ValueError, "nets holds no network"),
+     (fastbp.MLP((1, 1)), TypeError, "nets must be a list of networks"), ("ab", TypeError, "nets must be"),
      ([fastbp.MLP((1, 1)), 3], TypeError, r"nets\[1\] must be an MLP, got 3"),
      ({"a": None}, TypeError, r"nets\['a'\] must be an MLP, got None"),
      ([fastbp.MLP((1, 1), dtype=np.longdouble)], ValueError, "float64 is the widest"),

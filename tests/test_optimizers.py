@@ -1555,6 +1555,38 @@ def test_scalars_of_one_step_are_made_once_and_are_those_of_several(name, dtype)
     assert [of.tobytes() for of in other] != [of.tobytes() for of in one]
 
 
+@pytest.mark.parametrize("name, settings", CASES)
+@pytest.mark.parametrize("updates, steps", [(0, 1), (3, 5), (100_000, 7)])
+def test_scalars_of_rules_that_are_alike_are_those_of_each(name, settings, updates, steps):
+    decays = [{"weight_decay": decay} for decay in (0.2, 0.1, 0.3)] if settings.get("weight_decay") else [{}] * 3
+    rates = (0.3, 0.017, 1e-3)
+    rules = [getattr(fastbp, name)(lr=lr, **{**settings, **decay}) for lr, decay in zip(rates, decays)]
+    assert len({rule.likeness for rule in rules}) == 1 and len({rule.row for rule in rules}) == 1
+    for dtype in map(np.dtype, (np.float16, np.float32, np.float64)):
+        each = optimizers.scalars_of_each(rules, 9, steps, updates=updates, dtype=dtype)
+        for rule, made in zip(rules, each, strict=True):
+            wanted = rule.scalars(9, steps, updates=updates, dtype=dtype)
+            assert [(of.shape, of.tobytes()) for of in made] == [(of.shape, of.tobytes()) for of in wanted]
+            if steps > 1:  # a constant is stored once
+                assert [of.strides[0] for of in made] == [of.strides[0] for of in wanted]
+
+
+def test_rules_that_are_not_alike():
+    class Mine(optimizers.Adam):
+        pass
+
+    falling = schedules.Cosine(0.1, 9)
+    rules = [
+        fastbp.Adam(0.1), fastbp.AdamW(0.1), fastbp.Adam(0.1, betas=(0.8, 0.9)), fastbp.Adam(0.1, amsgrad=True),
+        fastbp.Adam(0.1, weight_decay=0.1), fastbp.Adam(falling), fastbp.Adam(lambda step: 0.1), Mine(0.1), Mine(0.2),
+        fastbp.Adam(0.1, l1=0.1), fastbp.Adam(0.1, accumulate=2), fastbp.Adam(0.1, lr_scale=(1, 2)), fastbp.SGD(0.1),
+        fastbp.SGD(0.1, weight_decay=0.1), fastbp.SGD(0.1, momentum=0.1),
+    ]  # fmt: skip
+    assert len({rule.likeness for rule in rules}) == len(rules)
+    assert fastbp.Adam(0.2).likeness == rules[0].likeness
+    assert fastbp.Adam(0.3, weight_decay=9.0).likeness == rules[4].likeness
+
+
 def test_a_class_of_a_users_own_is_asked_for_each_step():
     class Mine(optimizers.SGD):
         asked = 0

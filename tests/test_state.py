@@ -20,6 +20,7 @@ import fastbp
 from fastbp import SGD
 from fastbp.backends.plan import Programs, make_plan
 from fastbp.backends.protocol import Plan
+from fastbp.training.state import _OF_A_RUN, EachUnlessNoStep
 
 N = 29
 RNG = np.random.default_rng(11)
@@ -874,3 +875,28 @@ def test_a_backward_update_that_is_refused_leaves_its_forward_pending(backend):
         net.backward_update(Y, RULE)
     assert frozen(net.backward_update(Y, RULE)) == frozen(twin.backward_update(Y, RULE))
     assert bits(net) == bits(twin)
+
+
+def test_a_call_that_makes_no_step_knows_all_that_a_run_may_set():
+    state = build()._state
+    assert {*vars(state)} - {"spec", "initial_seed", "count", "place"} == {*_OF_A_RUN}
+
+
+def test_of_many_states_those_without_a_step_are_what_they_were():
+    nets, twins = ([build() for _ in range(3)] for _ in range(2))
+    for net in (*nets, *twins):
+        net.fit(DATA[:, :5], DATA[:, :3], steps=2, batch_size=8)
+    before = EachUnlessNoStep([net._state for net in nets])
+    assert before.step.tolist() == [2, 2, 2]
+    for net in nets:
+        state = net._state
+        state.seed = 9
+        state.trains_with(fastbp.losses.TABLE["huber"])
+        state.prepare(fastbp.Adam(), net._params)
+        state.enter(11, 3)
+        state.place[0] += 4
+    nets[1]._state.count += 1
+    before.leave()
+    same = [frozen(net.__getstate__()) == frozen(twin.__getstate__()) for net, twin in zip(nets, twins)]
+    assert same == [True, False, True]
+    assert [net._state.loss.name for net in nets] == ["mse", "huber", "mse"] and nets[1].seed == 9

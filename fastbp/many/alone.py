@@ -3,68 +3,47 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from fastbp.callbacks import Clock
-from fastbp.errors import NonFiniteError, StopTraining
+from fastbp.errors import NonFiniteError
 from fastbp.many.told import Block, kept, status_of
 from fastbp.optimizers import LBFGS
 
 if TYPE_CHECKING:
     from fastbp.many.crew import Crew
     from fastbp.many.members import Asked, Member
-    from fastbp.mlp import MLP
     from fastbp.training.run import Run
-
-
-class _Stop(Clock):
-    """Looks between chunks whether the call is to end."""
-
-    writes = False
-    looks = False
-
-    def __init__(self, why: Callable[[], str | None]) -> None:
-        self._why = why
-        self.reason: str | None = None
-        self.run: Run | None = None
-
-    def on_train_begin(self, net: MLP) -> None:
-        self.run = net._running()
-
-    def due(self, step: int) -> bool:
-        self.reason = self._why()
-        return self.reason is not None
-
-    def act(self, net: MLP) -> None:
-        raise StopTraining(self.reason)
 
 
 def train(asked: Asked, k: int, member: Member, crew: Crew, n_threads: int) -> Block:
     """Train member k, and tell of it."""
     net, work, before = member.net, member.work, member.net.step
     plans = net._programs.plans
-    early, clock, by_lbfgs = copy.copy(work.early), _Stop(crew.why_stop), isinstance(work.rule, LBFGS)
+    runs: list[Run] = []
+    early, by_lbfgs = copy.copy(work.early), isinstance(member.rule, LBFGS)
+    error = None
     try:
         examples = asked.examples_of(member)
-        watch = None if by_lbfgs else asked.watch(member, examples, early, clock, n_threads=n_threads)
+        watch = None if by_lbfgs else asked.watch(member, examples, early, n_threads)
         history = net._fit_checked(
-            examples, work.loss, work.rule, asked.shuffle, asked.stop, member.seed, n_threads, watch,
-            eval_every=asked.eval_every, why_stop=crew.why_stop,
+            examples, work.loss, member.rule, asked.shuffle, asked.stop, member.seed, n_threads, watch,
+            eval_every=asked.eval_every, plan=work.plan if n_threads == 1 else None, why_stop=crew.why_stop, runs=runs,
         )  # fmt: skip
-    except Exception as error:
-        nonfinite = isinstance(error, NonFiniteError)
-        history = None if clock.run is None else clock.run.broken()
-        block = Block.of_one(k, history, "nonfinite" if nonfinite else "failed", net.step - before)
-        block.errors[k] = kept(error, traced=not nonfinite)
+    except Exception as raised:
+        nonfinite = isinstance(raised, NonFiniteError)
+        history, n_steps = runs[0].broken() if runs else None, net.step - before
+        status = "nonfinite" if nonfinite else "failed"
+        error = kept(raised, traced=not nonfinite)
     else:
-        stopped = history.stopped
+        stopped, n_steps = history.stopped, history.n_steps
         if by_lbfgs and stopped not in crew.reasons:  # SciPy has found the minimum
             stopped = None
-        block = Block.of_one(k, history, status_of(stopped, crew), history.n_steps)
+        status = status_of(stopped, crew)
     finally:
-        clock.run = None  # no circle that keeps the rows
+        runs.clear()  # no circle that keeps the rows
         net._programs.drop_all_but(plans)  # there may be many networks
-    if early is not None and early.best_step is not None:
-        block.best_value[0], block.best_step[0] = early.best, early.best_step
+    best = None if early is None or early.best_step is None else (early.best, early.best_step)
+    block = Block.of_one(k, history, status, n_steps, best)
+    if error is not None:
+        block.errors[k] = error
     return block

@@ -21,9 +21,11 @@ from fastbp.data.examples import Examples
 from fastbp.errors import NonFiniteError
 from fastbp.many.told import Block, kept, status_of
 from fastbp.metrics import measure
-from fastbp.optimizers import LBFGS
+from fastbp.optimizers import LBFGS, scalars_of_each
 from fastbp.schedules import ReduceOnPlateau
+from fastbp.spec import aligned_rows
 from fastbp.training.run import culprit, diverged, next_chunk, was_not_finite
+from fastbp.training.state import EachUnlessNoStep
 from fastbp.training.watch import Part, refuse_non_finite
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ _MOST = 256  # networks of a cohort
 _GROUP = 16  # networks that go into the lanes together, at most
 _FIRST_SECONDS = 0.005  # of the first call, by a guess of 1e9 multiplications a second and network
 _EPOCHS = 1024  # at most that `Many` has room for: then the cohort goes on with a new one
+_PIECE_BYTES = 1 << 14  # of the memory that slots of several networks lie in, which lasts as long as any of them
 _OUTPUTS_BYTES = 1 << 26  # of networks that are measured in one go
 _ENDED = "nonfinite", "failed"  # by an error
 _SCALARS = 1 << 16  # of a call, where they differ from step to step: they are tables
@@ -62,7 +65,7 @@ def _kind_of(asked: Asked, member: Wanted, lanes: Any) -> Any:
         return False
     if type(work.early) not in (EarlyStopping, type(None)) or not work.is_plain or not work.n_steps:
         return False
-    plan = asked.plan_of(net, work)
+    plan = work.plan
     if id(plan) not in asked.served:
         asked.served[id(plan)] = serves_lanes(plan, work.batch, lanes)
     if not asked.served[id(plan)]:
@@ -101,7 +104,9 @@ class Cohort:
         self.parts: list[list[Part]] = [[] for _ in range(n)]
         self.examples: list[Examples | None] = [None] * n
         self.entries = Entries(n)
-        self.guards: list[Any] = [None] * n
+        self.states = [member.net._state for member in self.members]
+        self.before: EachUnlessNoStep | None = None
+        self._zeroed: list[np.ndarray] = []  # for slots
         self._known: dict[int, Any] = {}  # of members that share their rows, by what was asked for them
         self.batch = max(member.work.batch for member in self.members)
         self.early = Stops(asked, self.members, self.slots, self.step, self.entries)
@@ -126,45 +131,56 @@ class Cohort:
         self.errors[self.numbers[j]] = kept(error, traced=not nonfinite)
         self.active[j] = False
 
-    def _enter(self, j: int) -> None:
-        """A network begins, as in `MLP._fit_checked` and `Run.go`."""
-        member = self.members[j]
-        net, work = member.net, member.work
-        state = net._state
-        self.guards[j] = guard = state.unless_no_step()
-        guard.__enter__()
+    def _enter(self) -> None:
+        """The networks begin, as in `MLP._fit_checked` and `Run.go`."""
+        self.before = EachUnlessNoStep(self.states)
+        self._each(range(len(self.members)), self._begin)
+        self.begin[:] = self.step[:] = self.before.step
+        batches = [member.work.batch for member in self.members]
+        self.done[:] = np.array([state.place[1] for state in self.states]) // batches
+        self.updates[:] = [state.updates - state.since for state in self.states]
+        self.end = self.begin + [member.work.n_steps for member in self.members]
+        self.waits = self.early.there | [bool(parts) or bool(self.asked.eval_every) for parts in self.parts]
+
+    def _begin(self, j: int) -> None:
+        """A network does."""
+        member, state = self.members[j], self.states[j]
+        work = member.work
+        state.settle()
         state.seed = member.seed
         state.trains_with(work.loss)
-        self.slots[j] = state.prepare(work.rule, net._params)
+        self.slots[j] = state.prepare(member.rule, member.net._params, made=self._zeros)
         state.enter(work.n_rows, work.batch)
-        if guard.step:
-            self.begin[j] = self.step[j] = guard.step
-            self.done[j] = int(state.place[1]) // work.batch
-        self.updates[j] = state.updates - state.since
         found = self._known.get(id(work))
         if found is None:
             found = self.asked.lane_rows(member)
-            if work.shared is not None:
+            if work.is_simple or work.shared is not None:
                 self._known[id(work)] = found
-        self.rows[j], self.examples[j], self.parts[j] = found
+        rows, self.examples[j], self.parts[j] = found
+        self.rows[j] = (*rows[:-1], member.rows) if work.is_simple else rows
 
-    def _leave(self, j: int) -> None:
-        """A network ends, as there."""
-        guard = self.guards[j]
-        if guard is not None:
-            guard.__exit__()
-            if self.status[j] not in _ENDED:
-                self.members[j].net._state.seed = self.members[j].seed  # also of no steps
+    def _zeros(self, n: int, size: int, dtype: np.dtype) -> list[np.ndarray]:
+        """`aligned_rows`, of small ones for several networks at once."""
+        left = self._zeroed
+        if len(left) < n:
+            self._zeroed = left = aligned_rows(max(n, _PIECE_BYTES // (size * dtype.itemsize)), size, dtype)
+        taken = left[-n:]
+        del left[-n:]
+        return taken
+
+    def _leave(self) -> None:
+        """The networks end, as there."""
+        if self.before is not None:
+            self.before.leave()
+            for j in self._sound():
+                self.states[j].seed = self.members[j].seed  # also of no steps
 
     # -------------------------------------------------------------- the run
 
     def train(self) -> Block:
         """All steps of all members, or as many as there is time for."""
-        everyone = range(len(self.members))
         try:
-            self._each(everyone, self._enter)
-            self.end = self.begin + [member.work.n_steps for member in self.members]
-            self.waits = self.early.there | [bool(parts) or bool(self.asked.eval_every) for parts in self.parts]
+            self._enter()
             stopped = self._go()
             for j in np.flatnonzero(self.active).tolist():
                 self.status[j] = status_of(None if self.step[j] == self.end[j] else stopped, self.crew)
@@ -178,8 +194,7 @@ class Cohort:
                 self.errors[self.numbers[j]] = error
             kept(error, traced=True)
         finally:
-            for j in everyone:
-                self._leave(j)
+            self._leave()
         return Block(
             np.array(self.numbers), "lanes", *self.entries.told(), np.array(self.status), self.step - self.begin,
             self.early.best, self.early.best_step, self.errors,
@@ -222,12 +237,10 @@ class Cohort:
                 self._arrive(lanes, lane_of, going, wanted, status, epochs, losses, used)
 
     def _many(self, which: np.ndarray, losses: np.ndarray) -> Many:
+        each = list(zip(self.members, self.states, self.partial, losses, self.rows))
         members = []
-        for j in which.tolist():
-            net = self.members[j].net
-            state = net._state
-            members.append(Member(net._params, state.count, state.place, self.partial[j], losses[j], *self.rows[j],
-                                  self.members[j].seed))  # fmt: skip
+        for member, state, partly, means, rows in map(each.__getitem__, which.tolist()):
+            members.append(Member(member.net._params, state.count, state.place, partly, means, *rows, member.seed))
         first = self.members[0]
         plan = first.net._plan(self.batch, loss=first.work.loss, rule=first.work.rule, n_threads=1)
         return many(
@@ -236,26 +249,27 @@ class Cohort:
 
     def _updates(self, which: np.ndarray, wanted: np.ndarray) -> list[Update]:
         """What each makes its next steps with; equal rules at equal steps share their numbers."""
-        known: dict[Any, tuple[Any, ...]] = {}
-        made = []
-        self._most = 1 << 30
-        dtype = self.members[0].net.dtype
-        for j, steps, step in zip(which.tolist(), wanted.tolist(), self.step[which].tolist()):
-            rule: Any = self.members[j].work.rule
-            offset = int(self.updates[j])
-            what = id(rule), step, steps, offset
-            rest = known.get(what)
-            if rest is None:
-                try:
-                    scalars = rule.scalars(step, steps, updates=step + offset, dtype=dtype)
-                except Exception as error:  # of a schedule
+        alike: dict[Any, list[int]] = {}
+        at = wanted.tolist(), self.step[which].tolist(), self.updates[which].tolist()
+        for j, *what in zip(which.tolist(), *at):
+            member = self.members[j]
+            alike.setdefault((member.work.alike, *what), []).append(j)
+        made, tables = {}, 0
+        for (_, steps, step, offset), members in alike.items():
+            rules: list[Any] = [self.members[j].rule for j in members]
+            try:
+                each = scalars_of_each(rules, step, steps, updates=step + offset, dtype=self.members[0].net.dtype)
+            except Exception as error:  # of a schedule
+                for j in members:
                     self._fail(j, error)
-                    continue
-                rest = known[what] = [scalars], [0.0], rule.skips_zero_gradient
-                if any(scalar.strides[0] for scalar in scalars):
-                    self._most = max(64, _SCALARS // len(known))
-            made.append(Update(rule.row, self.slots[j], *rest))
-        return made
+                continue
+            if any(scalar.strides[0] for scalar in each[0]):
+                tables += len({*map(id, each)})
+            row, l1, skips = rules[0].row, [0.0], rules[0].skips_zero_gradient
+            for j, scalars in zip(members, each):
+                made[j] = Update(row, self.slots[j], [scalars], l1, skips)
+        self._most = max(64, _SCALARS // tables) if tables else 1 << 30
+        return [made[j] for j in which.tolist() if j in made]
 
     def _arrive(
         self, lanes: Many, lane_of: np.ndarray, which: np.ndarray, wanted: np.ndarray, status: np.ndarray,

@@ -9,7 +9,8 @@ import numpy as np
 
 from fastbp import checks, losses
 from fastbp.arrays import real_array
-from fastbp.many.predict import forward, jobs, named, rows_for
+from fastbp.many import given
+from fastbp.many.predict import forward, jobs, rows_for
 from fastbp.mlp import MLP
 
 if TYPE_CHECKING:
@@ -65,14 +66,13 @@ class Ensemble:
     __module__ = "fastbp"
 
     def __init__(self, nets: Networks) -> None:
-        names = named(nets)
-        (first, one), *others = names.items()
-        for name, net in others:
-            for what, n, of_first in zip(("features", "outputs"), _ends(net), _ends(one)):
+        networks = given.Networks(nets)
+        for k, net in enumerate(networks.nets):
+            for what, n, of_first in zip(("features", "outputs"), _ends(net), _ends(networks.nets[0])):
                 if n != of_first:
-                    raise ValueError(f"all members need the same number of {what}; {first} has {of_first}, "
-                                     f"{name} has {n}")  # fmt: skip
-        self.nets: tuple[MLP, ...] = tuple(names.values())
+                    raise ValueError(f"all members need the same number of {what}; {networks.name(0)} has {of_first}, "
+                                     f"{networks.name(k)} has {n}")  # fmt: skip
+        self.nets: tuple[MLP, ...] = tuple(networks.nets)
 
     def __len__(self) -> int:
         """How many members there are."""
@@ -194,8 +194,7 @@ class Ensemble:
 
     def _outputs(self, X: Any, n_threads: int | None) -> Iterator[NDArray[Any]]:
         """Of all members, (n_members, rows of a block, out_features), block by block; of no rows an empty one."""
-        names = {f"nets[{k}]": net for k, net in enumerate(self.nets)}
-        rows, (_, n_outputs) = rows_for(names, X), _ends(self.nets[0])
+        rows, (_, n_outputs) = rows_for(given.Networks(self.nets), X), _ends(self.nets[0])
         dtypes = [net.dtype for net in self.nets]
         n_bytes = sum(dtype.itemsize for dtype in dtypes) * n_outputs
         height = max(256, _BLOCK_BYTES // n_bytes // 256 * 256)

@@ -144,7 +144,7 @@ def fit_many(
     >>> history.loss.shape, history.status.tolist()
     ((4, 20), ['done', 'done', 'done', 'done'])
     """
-    began, given = time.perf_counter(), Networks(nets)
+    began, given = time.perf_counter(), Networks(nets, apart=True)
     asked = Asked(given, shuffle, class_weight, validation_split, missing, metrics, eval_every, nonfinite)
     time_limit = None if time_limit is None else checks.number("time_limit", time_limit, 0)
     n_threads = threads.requested(n_threads)

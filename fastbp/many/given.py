@@ -1,4 +1,4 @@
-"""The arguments of `fit_many`: networks, a value for each of them, and the rows that each is trained on."""
+"""Arguments of whatever takes many networks: the networks, a value for each of them, and the rows of each."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 
 class Networks:
-    """What `nets` are: a list, or a dict by key."""
+    """What `nets` are: a list, or a dict by key; `apart`: no network twice."""
 
-    def __init__(self, nets: Any) -> None:
+    def __init__(self, nets: Any, *, apart: bool = False) -> None:
         self.keys: list[Any] | None = None
         if isinstance(nets, Mapping):
             self.keys, nets = list(nets), list(nets.values())
         if isinstance(nets, (MLP, str, bytes)) or not isinstance(nets, Iterable):
             one = "; [net] is a list of one" if isinstance(nets, MLP) else ""
-            raise TypeError(f"nets must be a list of networks, or a dict of them by key, got {nets!r}{one}")
+            raise TypeError(f"nets must be a list of networks, or a dict of them by key, got {nets!r:.200}{one}")
         self.nets: list[MLP] = list(nets)
         if not self.nets:
             raise ValueError("nets holds no network")
         seen: dict[int, int] = {}
         for k, net in enumerate(self.nets):
             if not isinstance(net, MLP):
-                raise TypeError(f"{self.name(k)} must be an MLP, got {net!r}")
+                raise TypeError(f"{self.name(k)} must be an MLP, got {net!r:.200}")
             first = seen.setdefault(id(net), k)
-            if first != k:
+            if first != k and apart:
                 raise ValueError(f"{self.name(k)} is the same network as {self.name(first)}; copy.deepcopy(net) makes "
                                  "another one")  # fmt: skip
 
@@ -144,10 +144,15 @@ class Grouped(NamedTuple):
     rows: list[np.ndarray]  # int64, ascending: of each network
 
 
-def group(by: Any, n: int, networks: Networks) -> Grouped:
-    """The rows of each key in `by`, a key for each of n rows: of the sorted keys, or of those of the networks."""
+def group(by: Any, n: int, networks: Networks, *, every: bool = True) -> Grouped:
+    """The rows of each key in `by`, a key for each of n rows: of the sorted keys, or of those of the networks.
+
+    Each network of a dict must have some, unless `every` is False; those of a list must have.
+    """
     keys = np.asarray(by)
-    if keys.ndim != 1 or len(keys) != n:
+    if keys.dtype.kind in "US" and isinstance(by, (list, tuple)) and len({*map(type, by)}) > 1:
+        keys = np.array(by, object)  # NumPy would write out numbers, and NaN
+    if keys.shape != (n,):
         raise ValueError(f"by must hold a key for each of the {n} rows of X, got shape {keys.shape}")
     refuse_missing("by", keys)
     try:
@@ -164,14 +169,15 @@ def group(by: Any, n: int, networks: Networks) -> Grouped:
                              "for each key, in the order of the sorted keys, or be a dict by key")  # fmt: skip
         return Grouped(names, parts)
     place = {name: k for k, name in enumerate(names)} | {name: k for k, name in enumerate(found)}
-    for key in networks.keys:
-        if key not in place:
-            raise ValueError(f"by holds no row of the key {key!r} of nets: that network would have nothing to train on")
-    wanted = {place[key] for key in networks.keys}
-    if len(wanted) < len(names):
-        unknown = next(name for k, name in enumerate(names) if k not in wanted)
-        raise ValueError(f"by holds the key {unknown!r}, for which nets has no network")
-    return Grouped(networks.keys, [parts[place[key]] for key in networks.keys])
+    numbers = [place.get(key) for key in networks.keys]
+    if every and None in numbers:
+        key = networks.keys[numbers.index(None)]
+        raise ValueError(f"by holds no row of the key {key!r} of nets: that network would have nothing to train on")
+    unknown = {*range(len(names))} - {*numbers}
+    if unknown:
+        k = min(unknown)
+        raise ValueError(f"by holds the key {names[k]!r}, for which nets has no network, at row {parts[k][0]}")
+    return Grouped(networks.keys, [order[:0] if k is None else parts[k] for k in numbers])
 
 
 def refuse_missing(argument: str, keys: np.ndarray) -> None:
@@ -218,5 +224,3 @@ def without(rows: np.ndarray | None, held: np.ndarray, n: int) -> tuple[np.ndarr
     rows = np.arange(n) if rows is None else rows
     inside = mask[rows]
     return rows[~inside], rows[inside]
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,36 +13,36 @@ import numpy as np
 
 from fastbp import checks, spec
 from fastbp.arrays import is_sparse, is_stored, real_array
+from fastbp.backends import plan
 from fastbp.callbacks import EarlyStopping
 from fastbp.data import arguments
 from fastbp.data.examples import Examples, examples_of
 from fastbp.data.samples import Samples
 from fastbp.errors import instance_hint
 from fastbp.many.given import Apart, Networks, Source, group, has_each, indices, without
-from fastbp.optimizers import LBFGS
-from fastbp.training.watch import Part, Watch, make_watch, measured_on
+from fastbp.optimizers import LBFGS, Rule
+from fastbp.training.watch import Part, make_watch, measured_on
 
 if TYPE_CHECKING:
     from fastbp.backends.protocol import Plan
-    from fastbp.callbacks import Callback
     from fastbp.mlp import MLP
-    from fastbp.optimizers import Rule
     from fastbp.rows import Loss
-
-
-_NUMBERS = {int, type(None)}  # equal ones are the same: True and 1.0 are equal to 1
+    from fastbp.training.watch import Watch
 
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """What was asked for a network, but for its rows and its seed; one object for all that ask for the same."""
+    """What was asked for a network, but for its rows, its seed and its rule; one object for all that ask for the same.
+
+    Their rules are of one `Rule.likeness`: what is checked of one of them, and follows from it, holds for all.
+    """
 
     source: Source
     held: np.ndarray | None  # numbers of the rows to measure on
     weight: Any  # sample_weight of its own
     validation: Source | None
     loss: Loss
-    rule: Rule | LBFGS
+    rule: Rule | LBFGS  # of one of them
     batch_size: Any
     epochs: Any
     steps: Any
@@ -55,6 +55,8 @@ class Work:
     n_steps: int = 0
     cost: float = 0.0  # in multiplications of all steps, more or less
     kind: Any = None  # of the cohorts that it may be in, see `fastbp.many.cohorts`
+    alike: int = 0  # the number of its rule's likeness
+    plan: Plan | None = None  # of its steps by one thread; L-BFGS makes none
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +66,7 @@ class Member:
     net: MLP
     rows: np.ndarray | None  # numbers of those trained on; None: all
     seed: int
+    rule: Rule | LBFGS
     work: Work
 
 
@@ -87,7 +90,9 @@ class Asked:
         self._apart = Apart(given.nets)
         self._examples: dict[Any, Examples] = {}  # of members that share their rows
         self._works: dict[Any, Work] = {}
+        self._alike: dict[Any, int] = {}  # numbers of likenesses
         self._plans: dict[Any, Plan] = {}
+        self._wanted: dict[str, plan.Asked] = {}  # of plans, by the network's backend
         self.served: dict[int, bool] = {}  # by the id of a plan: whether there are lanes for it
         self._parts: dict[int, list[Part]] = {}  # of shared examples, by their id
         self.sign_of: dict[tuple[str, str], int] = {}  # 1 where more is better: of what is monitored, and the mode
@@ -112,19 +117,24 @@ class Asked:
         sources = self._sources(X, y, None if own_weights else sample_weight)
         rows, held = self._rows_of(sources, by, rows, validation_rows)
         validation = self._validation(validation_data)
-        works = zip(
-            sources, held, weights, validation,
-            *(given.one_or_each(name, value) for name, value in (
-                ("loss", loss), ("optimizer", optimizer), ("batch_size", batch_size), ("epochs", epochs),
-                ("steps", steps), ("early_stopping", early_stopping),
-            )),
-            strict=True,
-        )  # fmt: skip
-        members = []
-        for k, (net, of_net, seed, work) in enumerate(zip(given.nets, rows, seeds, works)):
+        columns = [sources, held, weights, validation]
+        columns += [given.one_or_each(name, value) for name, value in (
+            ("loss", loss), ("optimizer", optimizer), ("batch_size", batch_size), ("epochs", epochs), ("steps", steps),
+            ("early_stopping", early_stopping),
+        )]  # fmt: skip
+        members, rules, known = [], columns[5], self._works
+        for k, (net, of_net, seed, rule, what) in enumerate(
+            zip(given.nets, rows, seeds, rules, self._told_apart(rows, columns), strict=True)
+        ):
             try:
-                seed = net.seed if seed is None else checks.seed(seed)
-                members.append(Member(net, of_net, seed, self._work_of(net, of_net, *work)))
+                seed = net._state.seed if seed is None else checks.seed(seed)
+                work = known.get(what)
+                if work is None:
+                    work = Work(*(column[k] for column in columns))
+                    self._check(net, of_net, work)
+                    if work.is_simple or work.shared is not None:
+                        known[what] = work
+                members.append(Member(net, of_net, seed, work.rule if isinstance(rule, str) else rule, work))
             except (TypeError, ValueError, RuntimeError, ImportError) as error:
                 kinds = (TypeError, ValueError, RuntimeError, ImportError)
                 kind = next(kind for kind in kinds if isinstance(error, kind))
@@ -197,25 +207,19 @@ class Asked:
                 raise ValueError(f"validation_rows {what} of {given.name(k)}")
         return [left for left, _ in parted], wanted if own_held else [out for _, out in parted]
 
-    def _work_of(
-        self, net: MLP, rows: np.ndarray | None, source: Source, held: Any, weight: Any, validation: Any, loss: Any,
-        rule: Any, batch_size: Any, epochs: Any, steps: Any, early: Any,
-    ) -> Work:  # fmt: skip
-        """What was asked for a network, sure to suit it; what is known already where another network asked the same."""
-        known = None
-        if {type(batch_size), type(epochs), type(steps)} <= _NUMBERS:
-            # Objects are known by their ids as long as the call holds them.
-            own = id(rows) if self._one_set or rows is None else len(rows)
-            known = (net._spec, net._backend, net._trains, own, id(source), id(held), id(validation), id(loss),
-                     id(rule), id(early), batch_size, epochs, steps)  # fmt: skip
-            made = self._works.get(known)
-            if made is not None:
-                return made
-        work = Work(source, held, weight, validation, loss, rule, batch_size, epochs, steps, early)
-        self._check(net, rows, work)
-        if known is not None and (work.is_simple or work.shared is not None):
-            self._works[known] = work
-        return work
+    def _told_apart(self, rows: list[Any], columns: list[list[Any]]) -> Iterator[tuple[Any, ...]]:
+        """For each network what tells its `Work` from others, whose fields `columns` are: equal where it is the same.
+
+        Objects are known by their ids as long as the call holds them. What all have in common is left out.
+        """
+        nets = self.given.nets
+        self._held = [net._trains for net in nets]
+        parts = [[id(net._spec) for net in nets], _ids(self._held) or [], [net._backend for net in nets]]
+        parts.append([] if self._one_set else [None if one is None else len(one) for one in rows])
+        for column, apart in zip(columns, (*[id] * 5, _likeness, *[_number] * 3, id), strict=True):
+            ids = _ids(column)
+            parts.append([] if ids is None else ids if apart is id else list(map(apart, column)))
+        return zip(*filter(None, parts))
 
     def _check(self, net: MLP, rows: np.ndarray | None, work: Work) -> None:
         """Make sure that what was asked for suits the network, and complete it."""
@@ -227,6 +231,7 @@ class Asked:
             raise TypeError(f"early_stopping must be a fastbp.EarlyStopping or None, got {work.early!r}"
                             f"{instance_hint(work.early, EarlyStopping)}")  # fmt: skip
         own = rows is not None and not self._one_set
+        work.alike = self._alike.setdefault(_likeness(work.rule), len(self._alike))
         more = work.held, work.weight, work.validation, work.early, self.split, self.class_weight, self.eval_every
         samples = work.source(work.loss, network)
         work.is_simple = own and all(one is None for one in more) and not self.metrics and samples.weight is None
@@ -235,23 +240,27 @@ class Asked:
             work.batch = min(checks.integer("batch_size", work.batch_size, 1), work.n_rows)
             work.n_steps = checks.run_length(work.epochs, work.steps, -(-work.n_rows // work.batch))
         else:
-            self._check_examples(Member(net, rows, 0, work))
+            self._check_examples(Member(net, rows, 0, work.rule, work))
         work.rule = spec.optimizer(work.rule, network, work.n_rows, work.batch)
         if isinstance(work.rule, LBFGS):
             waits = work.held, work.validation, work.early, self.split
             net._check_lbfgs(bool(self.metrics) or any(one is not None for one in waits))
         else:
-            self.plan_of(net, work)  # its backend may not be there
+            work.plan = self._plan_of(net, work)  # its backend may not be there
         work.cost = float(work.n_steps) * work.batch * network.n_params
 
-    def plan_of(self, net: MLP, work: Work) -> Plan:
+    def _plan_of(self, net: MLP, work: Work) -> Plan:
         """The plan of a network's steps; of those that have the same it is made once."""
         rule: Any = work.rule
-        what = net._spec, net._backend, net._trains, work.loss, rule.row, rule.is_plain, work.batch
-        plan = self._plans.get(what)
-        if plan is None:
-            plan = self._plans[what] = net._plan(work.batch, loss=work.loss, rule=rule, n_threads=1)
-        return plan
+        what = (net._spec, net._backend, net._trains, work.loss, rule.row, rule.is_plain,
+                rule.needs_whole_gradient, work.batch)  # fmt: skip
+        made = self._plans.get(what)
+        if made is None:
+            wanted = self._wanted.get(net._backend)
+            if wanted is None:
+                wanted = self._wanted[net._backend] = plan.asked(net._backend, n_threads=1)
+            made = self._plans[what] = net._plan(work.batch, loss=work.loss, rule=rule, wanted=wanted)
+        return made
 
     def _check_examples(self, member: Member) -> None:
         """Rows, batches, steps, and what waits meanwhile."""
@@ -328,23 +337,37 @@ class Asked:
         return not (isinstance(self.metrics, tuple) and not self.metrics) or any(one is not None for one in waits)
 
     def watch(
-        self, member: Member, examples: Examples, early: EarlyStopping | None = None, *more: Callback,
-        n_threads: int = 1,
-    ) -> Watch:  # fmt: skip
+        self, member: Member, examples: Examples, early: EarlyStopping | None = None, n_threads: int = 1
+    ) -> Watch | None:
         """What waits during the run of a member, whose own early stopping is only read; `early` is a copy of it.
 
         To make it is to see that all of it is in order.
         """
         net = member.net
         if not self._waits(member.work, examples):
-            return Watch(net, more, None, (), None, None)
+            return None
         early = early or copy.copy(member.work.early)
-        callbacks = [one for one in (early, *more) if one is not None]
+        callbacks = () if early is None else (early,)
         evaluate = partial(net._evaluate, loss=member.work.loss, n_threads=n_threads)
-        made = make_watch(
+        return make_watch(
             net, examples, member.work.loss, evaluate, self.metrics, callbacks, False, 0, self.eval_every, self.stop
         )
-        return made or Watch(net, more, None, (), None, None)
+
+
+def _ids(column: list[Any]) -> list[int] | None:
+    """The ids of objects, or None where all are one."""
+    ids = list(map(id, column))
+    return None if ids.count(ids[0]) == len(ids) else ids
+
+
+def _number(value: Any) -> Any:
+    """A number by itself, unless it may be equal to one that is no number: True and 1.0 are equal to 1."""
+    return value if type(value) is int or value is None else (id(value),)
+
+
+def _likeness(rule: Any) -> Any:
+    """A rule as what it has in common with others, and anything else by itself."""
+    return rule.likeness if isinstance(rule, Rule) else rule if type(rule) is str else id(rule)
 
 
 def _length(X: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -13,13 +13,14 @@ from fastbp.backends import threads
 from fastbp.backends.plan import BLOCK_ROWS, room
 from fastbp.data import arguments
 from fastbp.data.samples import Picked
-from fastbp.mlp import MLP
+from fastbp.many import given
 from fastbp.spec import Spec, aligned_zeros
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastbp.backends.protocol import Plan, Program
+    from fastbp.mlp import MLP
     from fastbp.typing import Array, Networks, Rows
 
 _COPIED_BYTES = 1 << 18  # parameters up to so many stay in the caches when they are copied to a program
@@ -97,10 +98,10 @@ def predict_many(
     >>> fastbp.predict_many(nets, X, by=["Chur", "Bern", "Bern", "Chur"]).shape
     (4, 1)
     """
-    names = named(nets)
+    networks = given.Networks(nets)
     if by is not None:
-        return _by_key(nets, names, X, by, n_threads)
-    rows, members = rows_for(names, X), list(names.values())
+        return _by_key(networks, X, by, n_threads)
+    rows, members = rows_for(networks, X), networks.nets
     shapes = {(net._spec.out_features, net.dtype) for net in members}
     if len(shapes) == 1:
         ((n_outputs, dtype),) = shapes
@@ -112,28 +113,12 @@ def predict_many(
     return outs
 
 
-def named(nets: Any) -> dict[str, MLP]:
-    """The networks of a sequence or dict, by what errors call them."""
-    if isinstance(nets, Mapping):
-        names = {f"nets[{key!r}]": net for key, net in nets.items()}
-    elif isinstance(nets, (MLP, str, bytes)) or not isinstance(nets, (Sequence, np.ndarray)):
-        raise TypeError(f"nets must be a sequence of networks, or a dict of them by key, got {nets!r:.200}")
-    else:
-        names = {f"nets[{k}]": net for k, net in enumerate(nets)}
-    if not names:
-        raise ValueError("nets is empty; one network at least is wanted")
-    for name, net in names.items():
-        if not isinstance(net, MLP):
-            raise TypeError(f"{name} must be an MLP, got {net!r:.200}")
-    return names
-
-
-def rows_for(names: dict[str, MLP], X: Any) -> Any:
+def rows_for(networks: given.Networks, X: Any) -> Any:
     """X as checked rows, which all networks take."""
-    rows = arguments.features(X, next(iter(names.values()))._spec, empty=True, lazy=True)
-    for name, net in names.items():
+    rows = arguments.features(X, networks.nets[0]._spec, empty=True, lazy=True)
+    for k, net in enumerate(networks.nets):
         if net._spec.in_features != rows.shape[1]:
-            raise ValueError(f"X has {rows.shape[1]} column(s), {name} has {net._spec.in_features}")
+            raise ValueError(f"X has {rows.shape[1]} column(s), {networks.name(k)} has {net._spec.in_features}")
     return rows
 
 
@@ -215,53 +200,19 @@ class _Desk:
         return self._kept[key]
 
 
-def _by_key(nets: Any, names: dict[str, MLP], X: Any, by: Any, n_threads: int | None) -> NDArray[Any]:
-    members = list(names.values())
-    widths = {net._spec.out_features: name for name, net in names.items()}
+def _by_key(networks: given.Networks, X: Any, by: Any, n_threads: int | None) -> NDArray[Any]:
+    nets = networks.nets
+    widths = {net._spec.out_features: k for k, net in enumerate(nets)}
     if len(widths) > 1:
-        (n, name), (m, other), *_ = widths.items()
-        raise ValueError(f"with `by` all networks need the same number of outputs; {name} has {n}, {other} has {m}")
-    rows = rows_for(names, X)
-    keys, of_row = _keys(by, len(rows))
-    out = np.empty((len(rows), *widths), np.result_type(*(net.dtype for net in members)))
-    order = np.argsort(of_row, kind="stable")
-    groups = np.split(order, np.cumsum(np.bincount(of_row, minlength=len(keys)))[:-1])
-    found = _networks_of(nets, names, keys, groups)
-    work = []
-    for net, group in zip(found, groups):
-        work.append(Job([net], Picked(rows, group), [np.empty((len(group), *widths), net.dtype)]))
-    forward(work, n_threads)
-    for job, group in zip(work, groups):
+        (n, k), (m, other), *_ = widths.items()
+        raise ValueError(f"with `by` all networks need the same number of outputs; {networks.name(k)} has {n}, "
+                         f"{networks.name(other)} has {m}")  # fmt: skip
+    rows = rows_for(networks, X)
+    groups = given.group(by, len(rows), networks, every=False).rows
+    out = np.empty((len(rows), *widths), np.result_type(*(net.dtype for net in nets)))
+    work = [(group, Job([net], Picked(rows, group), [np.empty((len(group), *widths), net.dtype)]))
+            for net, group in zip(nets, groups) if len(group)]  # fmt: skip
+    forward([job for _, job in work], n_threads)
+    for group, job in work:
         out[group] = job.outs[0]
     return out
-
-
-def _keys(by: Any, n: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The different keys in order, and for each row the number of its key."""
-    given = np.asarray(by)
-    if given.shape != (n,):
-        raise ValueError(f"by must hold a key for each row of X, with shape ({n},); got shape {given.shape}")
-    try:
-        missing = np.flatnonzero([key is None or key != key for key in given] if given.dtype == object
-                                 else given != given)  # fmt: skip
-        if len(missing):
-            raise ValueError(f"by: the key of row {missing[0]} is missing, {given[missing[0]]!r}")
-        return np.unique(given, return_inverse=True)
-    except TypeError as error:
-        raise TypeError(f"by: its keys cannot be compared with each other: {error}") from None
-
-
-def _networks_of(nets: Any, names: dict[str, MLP], keys: NDArray[Any], groups: list[NDArray[Any]]) -> list[MLP]:
-    """The network of each key."""
-    if not isinstance(nets, Mapping):
-        if len(keys) != len(names):
-            raise ValueError(f"nets is a sequence of {len(names)} networks and by holds {len(keys)} keys; where some "
-                             "keys may be left out, give a dict of the networks by key")  # fmt: skip
-        return list(names.values())
-    found = []
-    for key, plain, group in zip(keys, keys.tolist(), groups):
-        net = nets.get(plain, nets.get(key))
-        if net is None:
-            raise ValueError(f"by: there is no network with the key {plain!r}, which row {group[0]} has")
-        found.append(net)
-    return found

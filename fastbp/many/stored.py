@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from fastbp import files
-from fastbp.many.predict import named
+from fastbp.many import given
 from fastbp.mlp import MLP
 
 if TYPE_CHECKING:
@@ -46,15 +46,15 @@ def save_many(nets: Networks, path: File) -> None:
     >>> list(fastbp.load_many(io.BytesIO(stored.getvalue())))
     ['Bern', 'Chur']
     """
-    names = named(nets)
-    keys = [files.plain_key(key) for key in nets] if isinstance(nets, Mapping) else None
+    networks = given.Networks(nets)
+    keys = None if networks.keys is None else [files.plain_key(key) for key in networks.keys]
     saved = []
-    for name, net in names.items():
+    for k, net in enumerate(networks.nets):
         try:
             with net._still():
                 saved.append(net.__getstate__())
         except RuntimeError as error:
-            raise RuntimeError(f"{name}: {error}") from None
+            raise RuntimeError(f"{networks.name(k)}: {error}") from None
     files.save_many(path, saved, keys)
 
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from fastbp.many.crew import Crew
 
 
+_STATUS = {name: np.array([name]) for name in ("done", "stopped", "nonfinite", "failed", "interrupted")}
+_NO_BEST = np.array([np.nan]), np.array([-1])
+
+
 @dataclass(slots=True, eq=False)
 class Block:
     """What became of some networks that were trained together: rows of a `ManyHistory`."""
@@ -31,13 +35,16 @@ class Block:
     errors: dict[int, Exception] = field(default_factory=dict)
 
     @classmethod
-    def of_one(cls, k: int, history: History | None, status: str, n_steps: int) -> Block:
-        """Of network k by itself; without a history where there is none."""
+    def of_one(
+        cls, k: int, history: History | None, status: str, n_steps: int, best: tuple[float, int] | None = None
+    ) -> Block:
+        """Of network k by itself; without a history where there is none, `best` is (value, step)."""
         if history is None:
             history = History(np.empty(0), np.empty(0, np.int64), 0.0, 0)
         columns = {name: column[None] for name, column in history.columns.items() if name != "lr"}
-        return cls(np.array([k]), "one by one", history.loss[None], history.step[None], columns, np.array([status]),
-                   np.array([n_steps]), np.array([np.nan]), np.array([-1]))  # fmt: skip
+        value, step = _NO_BEST if best is None else map(np.atleast_1d, best)
+        return cls(np.array([k]), "one by one", history.loss[None], history.step[None], columns, _STATUS[status],
+                   np.array([n_steps]), value, step)  # fmt: skip
 
 
 def status_of(stopped: str | None, crew: Crew) -> str:
@@ -70,6 +77,8 @@ def together(
     errors: dict[int, Exception] = {}
     for block in blocks:
         at, width = block.numbers, block.loss.shape[1]
+        if len(at) == 1:
+            at = slice(at[0], at[0] + 1)  # in a third of the time
         loss[at, :width], step[at, :width] = block.loss, block.step
         for name, column in block.columns.items():
             columns[name][at, : column.shape[1]] = column

@@ -8,6 +8,7 @@ that signals are served, and at steps where something waits. Between calls every
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,7 @@ class Run:
     watch: Watch | None  # None: nothing waits
     given: Any = field(default=None, kw_only=True)  # what X is a copy of, where it is one
     row_numbers: np.ndarray | None = field(default=None, kw_only=True)  # in the caller's X, where X holds some of it
+    why_stop: Callable[[], str | None] | None = field(default=None, kw_only=True)  # asked after each chunk
 
     def go(self, steps: int) -> History:
         """Train for `steps` steps, or until something stops the run.
@@ -99,15 +101,15 @@ class Run:
             With the parameters of the last finite step in place.
         """
         self._began, state = time.perf_counter(), self.state
-        state.prepare(self.optimizer, self.params, self.optimizer.accumulate)  # buffers, which snapshots hold
-        self._varies = False  # of the updates made so far
-        state.enter(len(self.X), self.batch_size)
-        self._partial = np.zeros(2)
+        self._begin, end, chunk = state.step, state.step + steps, self._first_chunk()
         self._loss: list[np.ndarray] = []  # of `History`, in pieces
         self._step: list[np.ndarray] = []
         self._lr: list[np.ndarray] = []
+        self._partial = np.zeros(2)
+        self._varies = False  # of the updates made so far
+        state.prepare(self.optimizer, self.params, self.optimizer.accumulate)  # buffers, which snapshots hold
+        state.enter(len(self.X), self.batch_size)
         watch, epochs_are_entries = self.watch, self.watch is None or not self.watch.eval_every
-        self._begin, end, chunk = state.step, state.step + steps, self._first_chunk()
         snapshot, stopped = None, None
         try:
             if watch is not None:
@@ -145,6 +147,8 @@ class Run:
                     watch.tell()
                     if self.optimizer is not optimizer:
                         snapshot = None  # a replay has one rate
+                if self.why_stop is not None and (reason := self.why_stop()) is not None:
+                    raise StopTraining(reason)
         except StopTraining as stop:
             stopped = stop.reason if state.step < end else None
         if snapshot is not None and not self.program.finite():

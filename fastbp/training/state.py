@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from collections import deque
+from collections.abc import Callable
+from itertools import repeat
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +16,7 @@ from fastbp.backends.protocol import Update, assign
 from fastbp.checks import integer, number
 from fastbp.losses import LINKS
 from fastbp.schedules import ReduceOnPlateau
-from fastbp.spec import Spec, aligned_zeros
+from fastbp.spec import Spec, aligned_rows, aligned_zeros
 
 if TYPE_CHECKING:
     from fastbp import optimizers
@@ -20,6 +24,11 @@ if TYPE_CHECKING:
 
 
 _NO_PLATEAU = {"scale": 1.0, "best": math.inf, "bad": 0, "wait": 0}  # nobody changes it
+_OF_A_RUN = (  # attributes of a state that a run may set; arrays of the state it moves on as they are
+    "seed", "data_shape", "loss", "link", "family", "slots", "updates", "since", "accumulate", "accumulated", "average",
+    "_plateau", "_untold",
+)  # fmt: skip
+_attributes_of = attrgetter(*_OF_A_RUN)  # to ask an object for its `__dict__` makes one, which stays
 
 
 class _Untold(NamedTuple):
@@ -74,6 +83,12 @@ class TrainingState:
         self._settle()
         return self._plateau
 
+    def settle(self) -> None:
+        """A run is about to begin: what an earlier one has told is over."""
+        if self._untold is not None:
+            self._settle()
+            self._untold = None
+
     def _settle(self) -> None:
         untold, seen = self._untold, self._plateau
         if untold is None:
@@ -116,21 +131,26 @@ class TrainingState:
         if self.family != family:
             self.family, self.slots, self.updates, self.since = family, {}, 0, self.step
 
-    def slots_of(self, row: Optimizer) -> list[np.ndarray]:
-        """The row's slots, padded as the parameters; another family's are dropped, missing ones start at zero."""
+    def slots_of(self, row: Optimizer, made: Callable[..., list[np.ndarray]] = aligned_rows) -> list[np.ndarray]:
+        """The row's slots, padded as the parameters; another family's are dropped, missing ones start at zero.
+
+        `made` gives so many zeroed arrays, as `fastbp.spec.aligned_rows` does.
+        """
         self.enter_family(row.family)
         missing = [name for name in row.state if name not in self.slots]
         if missing:
-            room = aligned_zeros(len(missing) * self.spec.buffer_size, self.spec.dtype)  # each of whole lines
-            made = dict(zip(missing, room.reshape(len(missing), -1)))
-            self.slots = self.slots | made if self.slots else made
+            new = dict(zip(missing, made(len(missing), self.spec.buffer_size, self.spec.dtype)))
+            self.slots = self.slots | new if self.slots else new
         return [self.slots[name] for name in row.state]
 
-    def prepare(self, optimizer: optimizers.Rule, params: np.ndarray, accumulate: int = 1) -> list[np.ndarray]:
+    def prepare(
+        self, optimizer: optimizers.Rule, params: np.ndarray, accumulate: int = 1,
+        made: Callable[..., list[np.ndarray]] = aligned_rows,
+    ) -> list[np.ndarray]:  # fmt: skip
         """Enter the optimizer's family: its slots. There is everything then that steps change, for snapshots."""
         if callable(optimizer.lr) or not optimizer.is_foreseeable:
             optimizer.rate(self.step)  # may raise, before anything has changed
-        slots = self.slots_of(optimizer.row)
+        slots = self.slots_of(optimizer.row, made)
         if accumulate != self.accumulate:  # gradients that wait for an update wait in vain
             self.updates += (self.step - self.since) // self.accumulate
             self.since, self.accumulate, self.accumulated = self.step, accumulate, None
@@ -252,15 +272,41 @@ class _UnlessNoStep:  # a generator takes several times as long
 
     def __enter__(self) -> None:
         state = self.state
-        state._settle()
-        state._untold = None  # of a run that is over
-        self.before, self.place, self.step = state.__dict__.copy(), state.place.copy(), state.step
+        state.settle()
+        self.before, self.place, self.step = _attributes_of(state), state.place.copy(), state.step
 
     def __exit__(self, *error: object) -> None:
         state = self.state
         if state.count[0] == self.step:
             state.place[:] = self.place
-            state.__dict__.update(self.before)
+            _put_back(state, self.before)
+
+
+def _put_back(state: TrainingState, attributes: tuple[Any, ...]) -> None:
+    deque(map(setattr, repeat(state), _OF_A_RUN, attributes), maxlen=0)  # in C: no signal comes in between
+
+
+class EachUnlessNoStep:
+    """`TrainingState.unless_no_step` of many states, for whoever is met by no signal.
+
+    Attributes
+    ----------
+    step : ndarray of int64, (states,)
+        ``net.step`` of each as it was.
+    """
+
+    def __init__(self, states: list[TrainingState]) -> None:
+        self._states, self._before = states, list(map(_attributes_of, states))
+        self._place, self.step = np.array([state.place for state in states]), self._steps()
+
+    def _steps(self) -> np.ndarray:
+        return np.concatenate([state.count for state in self._states])
+
+    def leave(self) -> None:
+        """Each that has made no step is what it was."""
+        for j in np.flatnonzero(self._steps() == self.step).tolist():
+            self._states[j].place[:] = self._place[j]
+            _put_back(self._states[j], self._before[j])
 
 
 class Snapshot:

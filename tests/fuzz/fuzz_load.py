@@ -79,29 +79,39 @@ def one(data):
         try_to_load(file)
 
 
-def main():
-    corpus = FOLDER / "corpus"
+def seeds_of(content, what, data=None):
+    """A file as an input, its header as one, and what that says, with this data behind it."""
+    header, whole = split(content)
+    words = json.loads(header)["__metadata__"][what].encode()
+    return [content, header.rstrip()[len(START) + 64 :] + SEPARATOR + whole,
+            words + SEPARATOR + (whole if data is None else data)]  # fmt: skip
+
+
+def fuzz(folder, one, seeds, words):
+    """Try `one` with inputs that begin with the seeds; words are the dictionary."""
+    corpus = folder / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
-    seeds = [GOLDEN.read_bytes()]
-    for options in ({}, {"bias": False, "dtype": "float64"}, {"activation": "tanh"}):
-        trained(**options).save(FILE)
-        seeds.append(FILE.read_bytes())
-    for k, content in enumerate(seeds):
-        header, data = split(content)
-        words = json.loads(header)["__metadata__"]["network"].encode()
-        (corpus / f"seed-{k}").write_bytes(content)
-        (corpus / f"seed-{k}-header").write_bytes(header.rstrip()[len(START) + 64 :] + SEPARATOR + data)
-        (corpus / f"seed-{k}-network").write_bytes(words + SEPARATOR + data)
-    words = ["__metadata__", "sha256", "network", "data_offsets", "dtype", "shape", "layers.0.weight",
-             *files._FIELDS, *files._CODES.values(), *files._CODES, *fastbp.activations.TABLE,
-             *trained()._state.to_dict(), *fastbp.training.state._NO_PLATEAU, "velocity", "accumulated", "average",
-             "inf", "nan", "tensor", "null", "1e400", "18446744073709551616"]  # fmt: skip
-    (FOLDER / "words").write_text("".join(f'"{word}"\n' for word in words))
-    options = ["-max_len=4096", "-timeout=1", "-rss_limit_mb=1024", f"-dict={FOLDER / 'words'}",
-               f"-artifact_prefix={FOLDER}/found-"]  # fmt: skip
+    for k, seed in enumerate(seeds):
+        (corpus / f"seed-{k}").write_bytes(seed)
+    words = ["__metadata__", "sha256", "data_offsets", "dtype", "shape", *words, *files._CODES.values(), *files._CODES,
+             *fastbp.activations.TABLE, *trained()._state.to_dict(), *fastbp.training.state._NO_PLATEAU, "velocity",
+             "accumulated", "average", "inf", "nan", "tensor", "null", "1e400", "18446744073709551616"]  # fmt: skip
+    (folder / "words").write_text("".join(f'"{word}"\n' for word in words))
+    options = ["-max_len=4096", "-timeout=1", "-rss_limit_mb=1024", f"-dict={folder / 'words'}",
+               f"-artifact_prefix={folder}/found-"]  # fmt: skip
     os.fsync = lambda _: None  # what is on the disk is no matter here
     atheris.Setup([sys.argv[0], *options, *sys.argv[1:], str(corpus)], one)
     atheris.Fuzz()
+
+
+def main():
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    contents = [GOLDEN.read_bytes()]
+    for options in ({}, {"bias": False, "dtype": "float64"}, {"activation": "tanh"}):
+        trained(**options).save(FILE)
+        contents.append(FILE.read_bytes())
+    seeds = [seed for content in contents for seed in seeds_of(content, "network")]
+    fuzz(FOLDER, one, seeds, ["network", "layers.0.weight", *files._FIELDS])
 
 
 if __name__ == "__main__":
