@@ -19,6 +19,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 import numpy as np
@@ -181,7 +182,7 @@ def _kind(saved: dict, training: Any) -> dict[str, Any]:
 def _put(place: Any, header: bytes, data: list[np.ndarray]) -> None:
     """Write a file where `_place` has said."""
     if isinstance(place, str):
-        _write(os.path.realpath(place), header, data)
+        replace(os.path.realpath(place), partial(_write_contents, header=header, data=data))
     else:
         _write_into(place, header, data)
 
@@ -191,8 +192,8 @@ def _bytes_of(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
 
 
-def _write(path: str, header: bytes, data: list[np.ndarray]) -> None:
-    """Put a file in the place of `path`, or leave everything as it was and raise."""
+def replace(path: str, write: Callable[[BinaryIO], None]) -> None:
+    """Put a file that `write` fills in the place of `path`, or leave everything as it was and raise."""
     try:
         old = os.stat(path)
     except FileNotFoundError:
@@ -212,7 +213,9 @@ def _write(path: str, header: bytes, data: list[np.ndarray]) -> None:
             if old is not None:
                 with _where_supported():
                     os.chmod(new, stat.S_IMODE(old.st_mode))
-            _write_contents(file, header, data)
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
         if old is not None:
             with _where_supported(errno.EMLINK, errno.ENOENT):
                 os.link(path, kept)  # to go back to
@@ -248,8 +251,6 @@ def _write_contents(file: BinaryIO, header: bytes, data: list[np.ndarray]) -> No
     digits = _digits(header, data)
     file.seek(8 + _DIGITS.start)
     file.write(digits)
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _length(header: bytes) -> bytes:
@@ -515,12 +516,21 @@ class _Net(Protocol):
 
 
 _N = TypeVar("_N", bound=_Net)
+_Columns = tuple[dict, dict[str, np.ndarray]]  # of a kind: its first network, and a row for each in every array
 
 
 def save_many(path: Any, saved: list[dict], keys: list[Any] | None) -> None:
     """Write what `MLP.__getstate__` gave for each network. See `fastbp.save_many`."""
+    _put_many(path, *_many(saved, keys, version()))
+
+
+def save_columns(path: Any, kinds: list[_Columns], of_kind: np.ndarray, keys: list[Any]) -> None:
+    """The same from networks that are there as arrays, kind by kind: see `fastbp.many.stacked`."""
+    _put_many(path, *_of_all(kinds, of_kind, keys, version()))
+
+
+def _put_many(path: Any, described: dict, arrays: dict[str, np.ndarray]) -> None:
     place = _place(path, "write", b"")
-    described, arrays = _many(saved, keys, version())
     header = _header(described, {name: (array.dtype, array.shape) for name, array in arrays.items()})
     if len(header) > _MAX_HEADER_OF_MANY:
         raise ValueError(f"there are too many kinds of networks for a file: its header would take {len(header)} bytes, "
@@ -538,14 +548,26 @@ def _many(saved: list[dict], keys: list[Any] | None, written_by: str) -> tuple[d
         key = one["spec"], one["backend"], one["trains"], _shared(one["state"], leaves)
         of_kind[k] = number.setdefault(key, len(number))
         kinds.setdefault(key, []).append((one, leaves))
+    columns: list[_Columns] = []
+    for members in kinds.values():
+        first, names = members[0][0], list[str]()
+        _marked(first["state"], names)
+        of_names = zip(names, *(leaves for _, leaves in members))
+        columns.append((first, {"params": np.stack([one["params"] for one, _ in members])}
+                        | {name: _column(list(column)) for name, *column in of_names}))  # fmt: skip
+    return _of_all(columns, of_kind, keys, written_by)
+
+
+def _of_all(
+    kinds: list[_Columns], of_kind: np.ndarray, keys: list[Any] | None, written_by: str
+) -> tuple[dict, dict[str, np.ndarray]]:
+    """The same, kind by kind."""
     described, arrays = [], {"kind": of_kind}
-    for k, members in enumerate(kinds.values()):
-        first, names = members[0][0], []
+    for k, (first, columns) in enumerate(kinds):
+        names = ["params"]
         described.append(_kind(first, _marked(first["state"], names)))
-        arrays[f"kinds.{k}.params"] = np.stack([one["params"] for one, _ in members])
-        for name, *column in zip(names, *(leaves for _, leaves in members)):
-            arrays[f"kinds.{k}.{name}"] = _column(column)
-    _check_own_rows([members[0][0]["spec"] for members in kinds.values()])
+        arrays |= {f"kinds.{k}.{name}": columns[name] for name in names}
+    _check_own_rows([first["spec"] for first, _ in kinds])
     if keys is not None:
         arrays["keys"] = np.frombuffer(_text_of_keys(keys), np.uint8)
     return {"format": "fastbp", "version": VERSION, "fastbp": written_by, "kinds": described}, arrays

@@ -30,6 +30,8 @@ every_case = os.environ.get("FASTBP_TEST_ALL", "") not in ("", "0")
 every_numba_case = every_case or os.environ.get("FASTBP_TEST_NUMBA", "") not in ("", "0")
 # FASTBP_TEST_PEERS=1 (`make test-peers`): a peer that is missing is a failure; elsewhere its tests are skipped.
 every_peer = os.environ.get("FASTBP_TEST_PEERS", "") not in ("", "0")
+# FASTBP_TEST_CLUSTER=1 (`make test-cluster`): an engine that is missing is a failure; elsewhere its tests are skipped.
+every_cluster = os.environ.get("FASTBP_TEST_CLUSTER", "") not in ("", "0")
 
 # Under `make` (MAKELEVEL) and in CI a missing extension is a failure; elsewhere its tests are skipped.
 official = bool(os.environ.get("CI") or os.environ.get("MAKELEVEL"))

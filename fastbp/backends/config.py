@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastbp import backends
 from fastbp.backends import threads
@@ -19,7 +19,16 @@ from fastbp.checks import choice
 if TYPE_CHECKING:
     from fastbp.typing import BackendName
 
-_context: ContextVar[str | None] = ContextVar("fastbp_backend", default=None)
+
+class _Forced(NamedTuple):
+    """What a ``with`` block forces: one variable has both, so that whoever remembers a call compares one object."""
+
+    backend: str | None = None
+    isa: str | None = None
+
+
+_forced = cache(_Forced)  # equal ones are one object
+_context: ContextVar[_Forced] = ContextVar("fastbp_forced", default=_forced())
 _process: list[str | None] = [None]  # a list of one, so that others can see it change
 
 
@@ -49,7 +58,28 @@ def backend(name: BackendName) -> Iterator[None]:
     ----------
     name : {"auto", "cython", "reference", "numba"}
     """
-    token = _context.set(_known(name))
+    token = _context.set(_forced(_known(name), _context.get().isa))
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+@contextmanager
+def isa(name: str | None) -> Iterator[None]:
+    """Choose the instruction set inside a ``with`` block, for this thread or task; None leaves it as it is.
+
+    Raises
+    ------
+    RuntimeError
+        This machine or this build does not have it; the message names those that there are.
+    """
+    forced, engine = _context.get(), backends.engine()
+    if name is not None and engine is not None:
+        if name not in engine.isas_found():
+            raise RuntimeError(f"isa={name!r} is not to be had here; there is: {', '.join(engine.isas_found())}")
+        forced = _forced(forced.backend, name)
+    token = _context.set(forced)
     try:
         yield
     finally:
@@ -61,7 +91,7 @@ def requested_backend(own: str, said: dict[str, str] | None = None) -> str:
 
     `said` is what the environment says, for those who have asked already.
     """
-    for name in (own, _context.get(), _process[0], (said or backends.environment())["FASTBP_BACKEND"]):
+    for name in (own, _context.get().backend, _process[0], (said or backends.environment())["FASTBP_BACKEND"]):
         if name and name != "auto":
             return name
     return "auto"
@@ -72,8 +102,8 @@ FORCED = (_context, _process)
 
 
 def requested_isa(said: dict[str, str] | None = None) -> str | None:
-    """The ISA that ``FASTBP_ISA`` forces, or None. `said` as for `requested_backend`."""
-    return (said or backends.environment())["FASTBP_ISA"] or None
+    """The ISA that the context or ``FASTBP_ISA`` forces, or None. `said` as for `requested_backend`."""
+    return _context.get().isa or (said or backends.environment())["FASTBP_ISA"] or None
 
 
 def _or_why(find: Callable[[], str]) -> str:

@@ -307,7 +307,7 @@ class Cohort:
         X, _, _, rows = self.rows[j]
         examples = self.examples[j]
         if examples is None:
-            told = culprit(X if rows is None else X[rows], net._params, net._spec, rows)
+            told = culprit(X if rows is None else X[rows], net._params, net._spec, member.work.source.named(rows))
         else:
             given = examples.rows[0] if examples.given is None else examples.given
             told = culprit(given, net._params, net._spec, examples.inside)

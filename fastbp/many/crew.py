@@ -47,6 +47,10 @@ class Crew:
             return self.reasons[0]
         return self.reasons[1] if time.monotonic() >= self._until else None
 
+    def rest(self) -> float | None:
+        """Seconds until the time limit."""
+        return None if self._until == math.inf else max(0.0, self._until - time.monotonic())
+
     def run(self, look: Callable[[], None]) -> None:
         """Have the work done, and `look` meanwhile, ten times a second.
 

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from fastbp import checks, mlp
-from fastbp.backends import threads
+from fastbp.backends import config, threads
 from fastbp.history import ManyHistory
 from fastbp.many import alone, cohorts
 from fastbp.many.crew import Crew
-from fastbp.many.given import Networks
+from fastbp.many.given import Networks, is_function
 from fastbp.many.members import Asked, Member
 from fastbp.many.told import Block, together
 from fastbp.training.watch import Progress
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from numpy.typing import NDArray
 
     from fastbp.callbacks import EarlyStopping
@@ -68,6 +70,11 @@ def fit_many(
     progress: bool = False,
     n_threads: int | None = None,
     lanes: Literal["auto"] | bool = "auto",
+    executor: Any = None,
+    n_workers: int | None = None,
+    task_timeout: float | None = None,
+    store: str | PathLike[str] | None = None,
+    isa: str | None = None,
 ) -> ManyHistory:
     """Train many networks, each as `MLP.fit` would: an ensemble, folds, a model for each customer, shop or sensor.
 
@@ -147,15 +154,34 @@ def fit_many(
     began, given = time.perf_counter(), Networks(nets, apart=True)
     asked = Asked(given, shuffle, class_weight, validation_split, missing, metrics, eval_every, nonfinite)
     time_limit = None if time_limit is None else checks.number("time_limit", time_limit, 0)
-    n_threads = threads.requested(n_threads)
+    own_threads, n_threads = n_threads, threads.requested(n_threads)
     if not isinstance(lanes, (bool, np.bool_)):
         checks.choice("lanes", lanes, ("auto",))
     bar = Progress("networks") if checks.boolean("progress", progress) else None
-    members = asked.members_of(
-        X, y, by, rows, loss, optimizer, batch_size, epochs, steps, seed, sample_weight, validation_data,
-        validation_rows, early_stopping,
-    )  # fmt: skip
-    return _Call(asked, members, began, n_threads, lanes).run(time_limit, bar)
+    with config.isa(isa):
+        X, function = (X(), X) if is_function(X) else (X, None)
+        members = asked.members_of(
+            X, y, by, rows, loss, optimizer, batch_size, epochs, steps, seed, sample_weight, validation_data,
+            validation_rows, early_stopping,
+        )  # fmt: skip
+        call = _Call(asked, members, began, n_threads, lanes)
+        if executor is not None or store is not None:
+            from fastbp.many.spread import spread
+
+            call.spread = spread(
+                _train_here, asked, members, executor, own_threads, n_workers, task_timeout, store, lanes, function
+            )
+        elif n_workers is not None or task_timeout is not None:
+            raise ValueError("n_workers and task_timeout are about the workers of an executor; give executor=")
+        return call.run(time_limit, bar)
+
+
+def _train_here(
+    why_stop: Callable[[], str | None] | None, asked: Asked, members: list[Member], n_threads: int, lanes: Any,
+    time_limit: float | None,
+) -> ManyHistory:  # fmt: skip
+    """Train a chunk in a worker, or in this process, where `why_stop` may say that it is to be given up."""
+    return _Call(asked, members, time.perf_counter(), n_threads, lanes).run(time_limit, None, why_stop)
 
 
 class _Call:
@@ -167,12 +193,17 @@ class _Call:
         self.asked, self.members, self.began, self.n_threads, self.lanes = asked, members, began, n_threads, lanes
         self.blocks: list[Block] = []
         self.history: ManyHistory | None = None
+        self.spread: Callable[[Crew, list[Block]], Exception | None] | None = None  # over the workers of an executor
 
-    def run(self, time_limit: float | None, bar: Progress | None) -> ManyHistory:
-        """Train all members."""
+    def run(
+        self, time_limit: float | None, bar: Progress | None, why_stop: Callable[[], str | None] | None = None
+    ) -> ManyHistory:  # fmt: skip
+        """Train all members. `why_stop`: whether another crew is to stop, which had this done."""
         crew = Crew(self._work, time_limit)
 
         def look() -> None:
+            if why_stop is not None and why_stop() is not None:
+                raise KeyboardInterrupt
             if bar is not None:
                 bar.show(sum(len(block.numbers) for block in self.blocks))
 
@@ -203,10 +234,12 @@ class _Call:
                 except RuntimeError as error:
                     raise RuntimeError(f"{given.name(k)}: {error}") from None
                 locks.append(lock)
-            self._train(crew)
-            unbegun = "interrupted" if crew.interrupted else "stopped"
+            error = self._train(crew) if self.spread is None else self.spread(crew, self.blocks)
+            unbegun = "stopped" if error is None and not crew.interrupted else "interrupted"
             seconds = time.perf_counter() - self.began
             self.history = together(self.blocks, len(self.members), self.asked.keys, unbegun, seconds)
+            if error is not None:
+                raise error
         finally:
             for lock in locks:
                 lock.release()

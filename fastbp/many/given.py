@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fastbp.checks import refuse
+from fastbp.data.samples import Samples
 from fastbp.mlp import MLP
 
 if TYPE_CHECKING:
-    from fastbp.data.samples import Samples
     from fastbp.rows import Loss
     from fastbp.spec import Spec
 
@@ -70,6 +70,11 @@ class Networks:
         return [value] * len(self.nets)
 
 
+def is_function(X: Any) -> bool:
+    """Whether X is a function that gives the rows."""
+    return callable(X) and not hasattr(X, "shape") and not hasattr(X, "__array__") and not hasattr(X, "__len__")
+
+
 class Apart:
     """Copies what lies in the parameters of one of the networks, which are about to change."""
 
@@ -105,17 +110,47 @@ class Apart:
 class Source:
     """Rows as they were given, checked once for each kind of network: by features, outputs, dtype and loss."""
 
+    numbers: np.ndarray | None = None  # of these rows among the caller's, where there are fewer
+    is_for_all = False  # or of one network alone
+
     def __init__(self, check: Callable[[Loss, Spec], Samples], n_rows: int = 0) -> None:
         self.n_rows = n_rows
         self._check = check
         self._known: dict[Any, Samples] = {}
 
     def __call__(self, loss: Loss, spec: Spec) -> Samples:
-        kind = spec.in_features, spec.out_features, spec.dtype, loss
+        kind = _kind(loss, spec)
         made: Samples | None = self._known.get(kind)
         if made is None:
             made = self._known[kind] = self._check(loss, spec)
         return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the check: what is sent to a worker has been asked for before."""
+        return {name: value for name, value in self.__dict__.items() if name != "_check"}
+
+    def known(self) -> Iterable[Samples]:
+        """The rows for all kinds that were asked for."""
+        return self._known.values()
+
+    def named(self, rows: np.ndarray | None) -> np.ndarray | None:
+        """What the caller calls rows of these numbers."""
+        return rows if rows is None or self.numbers is None else self.numbers[rows]
+
+    def part(self, numbers: np.ndarray, kinds: Iterable[tuple[Loss, Spec]]) -> Source:
+        """Some of the rows, for these kinds of networks."""
+        made = Source(self._check, len(numbers))
+        made.numbers = numbers
+        for loss, spec in kinds:
+            kind = _kind(loss, spec)
+            if kind not in made._known:
+                X, y, weight = self._known[kind]
+                made._known[kind] = Samples(X[numbers], y[numbers], None if weight is None else weight[numbers])
+        return made
+
+
+def _kind(loss: Loss, spec: Spec) -> tuple[Any, ...]:
+    return spec.in_features, spec.out_features, spec.dtype, loss
 
 
 def _depth(value: Any) -> int:

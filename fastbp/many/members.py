@@ -97,6 +97,31 @@ class Asked:
         self._parts: dict[int, list[Part]] = {}  # of shared examples, by their id
         self.sign_of: dict[tuple[str, str], int] = {}  # 1 where more is better: of what is monitored, and the mode
 
+    def settings(self) -> dict[str, Any]:
+        """What was asked for all networks, for `of_settings` in another process."""
+        named = "shuffle", "class_weight", "split", "missing", "metrics", "eval_every", "stop", "split_seed"
+        return {name: getattr(self, name) for name in (*named, "sign_of", "_one_set")}
+
+    @classmethod
+    def of_settings(cls, given: Networks, settings: dict[str, Any]) -> Asked:
+        """The same for these networks, whose members were checked before."""
+        made = cls(given, True, None, None, "raise", (), None, "stop")
+        made.__dict__.update(settings)
+        return made
+
+    def parted(self, members: list[Member]) -> bool:
+        """Whether networks share rows given once, and no two of them want the same row: each needs its own alone."""
+        source = members[0].work.source
+        if not source.is_for_all or self._one_set or any(samples.is_lazy for samples in source.known()):
+            return False
+        rows = [one for member in members for one in (member.rows, member.work.held) if one is not None]
+        n_rows = sum(map(len, rows))
+        if n_rows > source.n_rows or any(member.rows is None for member in members):
+            return False
+        seen = np.zeros(source.n_rows, bool)
+        seen[np.concatenate(rows)] = True
+        return int(np.count_nonzero(seen)) == n_rows
+
     def forget(self) -> None:
         """Let go of what is known: sources know this object, and were a circle that keeps the rows."""
         for known in (self._works, self._examples, self._parts):
@@ -151,7 +176,9 @@ class Asked:
             pairs = zip(self.given.each("X", X), self.given.each("y", y))
             return [Source(partial(self._check_rows, *pair, None), _length(pair[0])) for pair in pairs]
         X = X if is_sparse(X) or is_stored(X) else real_array("X", X)  # once for all kinds of networks
-        return [Source(partial(self._check_rows, X, real_array("y", y), weight), _length(X))] * len(self.given)
+        source = Source(partial(self._check_rows, X, real_array("y", y), weight), _length(X))
+        source.is_for_all = True
+        return [source] * len(self.given)
 
     def _check_rows(self, X: Any, y: Any, weight: Any, loss: Loss, network: spec.Spec) -> Samples:
         X = arguments.features(X, network, lazy=True)
@@ -168,7 +195,9 @@ class Asked:
         if isinstance(value, (list, Mapping)):
             each = self.given.each("validation_data", value)
             return [None if one is None else Source(partial(check, one)) for one in each]
-        return [Source(partial(check, value))] * len(self.given)
+        source = Source(partial(check, value))
+        source.is_for_all = True
+        return [source] * len(self.given)
 
     def _rows_of(self, sources: list[Source], by: Any, rows: Any, held: Any) -> tuple[list[Any], list[Any]]:
         """Numbers of the rows that each network is trained on, and of those that it is measured on."""
@@ -326,7 +355,8 @@ class Asked:
         if member.rows is not None:  # errors are to name rows of the caller's X
             inside, outside = made.inside, made.outside
             inside = member.rows if inside is None else member.rows[inside]
-            made = made._replace(inside=inside, outside=work.held if outside is None else member.rows[outside])
+            outside = work.held if outside is None else member.rows[outside]
+            made = made._replace(inside=work.source.named(inside), outside=work.source.named(outside))
         if kind is not None:
             work.shared = self._examples[kind] = made
         return made

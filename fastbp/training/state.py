@@ -89,6 +89,10 @@ class TrainingState:
             self._settle()
             self._untold = None
 
+    def recall(self, seen: dict[str, float]) -> None:
+        """Let it remember this, and nothing of a run before."""
+        self._plateau, self._untold = dict(seen) if seen != _NO_PLATEAU else _NO_PLATEAU, None
+
     def _settle(self) -> None:
         untold, seen = self._untold, self._plateau
         if untold is None:
@@ -226,7 +230,7 @@ class TrainingState:
         state.link = saved.get("link")  # older pickles have none
         state.family = saved["family"]
         state.updates, state.since, state.accumulate = saved["counted"]
-        state._plateau = dict(saved["plateau"]) if saved["plateau"] != _NO_PLATEAU else _NO_PLATEAU
+        state.recall(saved["plateau"])
         state.slots = {name: spec.padded(vector) for name, vector in saved["slots"].items()}
         sums = {name: spec.padded(vector) for name, vector in saved["sums"].items()}
         state.accumulated, state.average = sums.get("accumulated"), sums.get("average")

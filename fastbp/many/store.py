@@ -1,0 +1,257 @@
+"""A folder that keeps the networks that are trained already: `fit_many(store=)` goes on from there.
+
+    store.json                    what it belongs to: digests of networks, data and arguments
+    chunk-<first>-<token>.npz     what became of some networks, as a `ManyHistory` has it
+    chunk-<first>-<token>.safetensors    these networks, by number, as `fastbp.save_many` writes them
+    index.csv                     for whoever looks for one network: its number and its file
+
+The driver alone writes, each file as a whole. A chunk is there when its networks are, whose file comes last; both files
+have checksums, and one that is damaged is as if it were not there. So nothing is lost but the chunk at hand, wherever
+the store is cut. The index follows from the chunks, and is made anew when the store is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from fastbp import files
+from fastbp.errors import FormatError, NonFiniteError
+from fastbp.many.chunks import build
+from fastbp.many.stacked import Stack
+from fastbp.many.stored import load_many
+from fastbp.many.told import Block
+
+if TYPE_CHECKING:
+    from fastbp.many.members import Asked, Member
+    from fastbp.rows import Activation
+
+_HEADER, _INDEX = "store.json", "index.csv"
+_FORMAT = {"format": "fastbp store", "version": 1}
+_ARRAYS = "numbers", "kernel", "loss", "step", "status", "n_steps", "best_value", "best_step"
+_COLUMN = "column "  # before the names of columns
+_PIECE = 1 << 24  # bytes of rows that are digested in one go
+
+
+class Store:
+    """The store of one call.
+
+    Raises
+    ------
+    ValueError
+        The folder holds something else, or the store of other networks, data or arguments.
+    OSError
+        It cannot be read or written.
+    """
+
+    def __init__(self, path: Any, asked: Asked, members: list[Member], lanes: Any) -> None:
+        self.path = os.fsdecode(path)
+        self._digests = _digests(asked, members, lanes)
+        self._n = len(members)
+        self._keys = asked.keys
+        self._key = hashlib.sha256(json.dumps(self._digests).encode()).hexdigest()
+        for net in (member.net for member in members):
+            if net.dtype.name not in ("float16", "float32", "float64"):
+                raise ValueError(f"store: a file cannot hold a network of {net.dtype}")
+        os.makedirs(self.path, exist_ok=True)
+        self._open()
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    def _open(self) -> None:
+        names = os.listdir(self.path)
+        try:
+            with open(self._file(_HEADER), encoding="ascii") as file:
+                header = json.load(file)
+            found = header["digests"] if header.items() >= _FORMAT.items() else None
+        except FileNotFoundError:
+            strange = [name for name in names if not _is_ours(name)]
+            if strange:
+                raise ValueError(f"store: the folder {self.path!r} holds other files, such as {strange[0]!r}; give an "
+                                 "empty one, or one that is not there yet") from None  # fmt: skip
+            found = self._digests
+        except (ValueError, KeyError, TypeError, AttributeError):  # cut: the chunks say what they belong to
+            found = self._digests
+        if found is None:
+            raise ValueError(f"store: {self.path!r} was made by a newer fastbp")
+        other = [name for name, digest in self._digests.items() if found.get(name) != digest]
+        if other:
+            raise ValueError(
+                f"store: {self.path!r} belongs to another call: it differs in {' and '.join(other)}. To go on there, "
+                "call with networks in the state that they had at first (made anew, not those that were trained "
+                "meanwhile), the same rows and the same arguments; or give another folder"
+            )
+        for name in names:  # of a driver that was killed
+            if name.startswith(("shared-", ".fastbp-")):
+                os.unlink(self._file(name))
+        header = {**_FORMAT, "networks": self._n, "digests": self._digests}
+        files.replace(self._file(_HEADER), lambda file: _write(file, json.dumps(header, indent=1).encode("ascii")))
+
+    # -------------------------------------------------------------- reading
+
+    def found(self, members: list[Member]) -> Iterator[Block]:
+        """Lay what is stored into the networks: what became of them, chunk by chunk."""
+        seen = np.zeros(self._n, bool)
+        rows = {row.name: row for member in members for row in member.net._spec.activations}.values()
+        lines = ["network,key,file\n"]
+        for name in sorted(os.listdir(self.path)):
+            if not name.endswith(".safetensors"):
+                continue
+            chunk = self._read(name.removesuffix(".safetensors"), list(rows), members)
+            if chunk is None or seen[chunk[0].numbers].any():
+                continue
+            block, stack = chunk
+            numbers = block.numbers.tolist()
+            stack.lay_into([members[k].net for k in numbers])
+            for j in np.flatnonzero(block.n_steps).tolist():
+                members[numbers[j]].net._state.loss = members[numbers[j]].work.loss
+            seen[block.numbers] = True
+            lines += self._lines(block.numbers, name)
+            yield block
+        files.replace(self._file(_INDEX), lambda file: _write(file, "".join(lines).encode()))
+
+    def _read(
+        self, name: str, rows: list[Activation], members: list[Member]
+    ) -> tuple[Block, Stack] | None:  # fmt: skip
+        """A chunk, or None where it is cut or damaged."""
+        try:
+            with np.load(self._file(f"{name}.npz"), allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+            if str(arrays.pop("store")) != self._key:
+                return None
+            nets = load_many(self._file(f"{name}.safetensors"), rows=rows)
+            block = _block(arrays)
+            numbers = block.numbers.tolist()
+            if list(nets) != numbers or any(members[k].net._spec != nets[k]._spec for k in numbers):
+                return None
+            return block, Stack.of(list(nets.values()))
+        except (FormatError, OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+            return None
+
+    # -------------------------------------------------------------- writing
+
+    def add(self, block: Block, stack: Stack, members: list[Member]) -> None:
+        """Keep a chunk, whose networks `members` are."""
+        numbers = block.numbers.tolist()
+        name = f"chunk-{numbers[0]:09d}-{os.urandom(4).hex()}"
+        arrays = {"store": np.array(self._key), **_arrays(block)}
+        files.replace(self._file(f"{name}.npz"), partial(np.savez, **arrays))
+        stack.save(self._file(f"{name}.safetensors"), [members[k].net for k in numbers], numbers)
+        with open(self._file(_INDEX), "a", encoding="utf-8") as file:
+            file.writelines(self._lines(block.numbers, f"{name}.safetensors"))
+
+    def _lines(self, numbers: np.ndarray, name: str) -> list[str]:
+        keys = [""] * len(numbers) if self._keys is None else [json.dumps(str(self._keys[k])) for k in numbers.tolist()]
+        return [f"{k},{key},{name}\n" for k, key in zip(numbers.tolist(), keys)]
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith(("chunk-", "shared-", ".fastbp-")) or name in (_HEADER, _INDEX)
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    file.write(data)
+
+
+def _arrays(block: Block) -> dict[str, np.ndarray]:
+    """A block without objects: errors as text."""
+    errors = {k: [type(error).__name__, str(error), getattr(error, "step", 0), getattr(error, "epoch", 0),
+                  list(getattr(error, "__notes__", ()))] for k, error in block.errors.items()}  # fmt: skip
+    arrays = {name: np.asarray(getattr(block, name)) for name in _ARRAYS}
+    arrays |= {_COLUMN + name: column for name, column in block.columns.items()}
+    return arrays | {"errors": np.array(json.dumps(errors))}
+
+
+def _block(arrays: dict[str, np.ndarray]) -> Block:
+    named: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+    columns = {name.removeprefix(_COLUMN): array for name, array in arrays.items() if name.startswith(_COLUMN)}
+    errors: dict[int, Exception] = {}
+    for k, (kind, message, step, epoch, notes) in json.loads(str(arrays["errors"])).items():
+        nonfinite = kind == NonFiniteError.__name__
+        error = NonFiniteError(message, step, epoch) if nonfinite else RuntimeError(f"{kind}: {message}")
+        for note in notes:
+            error.add_note(note)
+        errors[int(k)] = error
+    return Block(columns=columns, errors=errors, **named)
+
+
+# ------------------------------------------------------------------ what it belongs to
+
+
+def _digests(asked: Asked, members: list[Member], lanes: Any) -> dict[str, str]:
+    """Of all that decides about bits, by what an error calls it."""
+    works = {id(member.work): member.work for member in members}
+    number = {key: k for k, key in enumerate(works)}
+    networks, data, arguments = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    stack = Stack.of([member.net for member in members])
+    _digest(networks, [stack.kinds, stack.of_kind, stack.arrays])
+    rows = {id(member.rows): member.rows for member in members if member.rows is not None}
+    place = {key: k for k, key in enumerate(rows)}
+    sources: dict[int, int] = {}
+    for work in works.values():
+        for source in (work.source, work.validation):
+            if source is not None and id(source) not in sources:
+                sources[id(source)] = len(sources)
+                for samples in source.known():
+                    _digest(data, list(samples))
+    _digest(data, [list(rows.values()), np.array([place.get(id(member.rows), -1) for member in members])])
+    for work in works.values():
+        _digest(data, [sources[id(work.source)], sources.get(id(work.validation), -1), work.held, work.weight])
+        _digest(arguments, [work.loss, work.rule, work.early, work.batch, work.n_steps])
+    _digest(arguments, [
+        np.array([number[id(member.work)] for member in members]), np.array([member.seed for member in members], "u8"),
+        asked.settings(), lanes,
+    ])  # fmt: skip
+    version, engine, isa = build()
+    return {
+        "networks": networks.hexdigest(), "data": data.hexdigest(), "arguments": arguments.hexdigest(),
+        "the version of fastbp": f"{version} {engine}", "the instruction set": isa,
+    }  # fmt: skip
+
+
+def _digest(digest: Any, value: Any) -> None:
+    """Add a value, so that equal ones add the same in every process."""
+    if isinstance(value, np.ndarray) or hasattr(value, "block_bytes"):  # lazy rows too
+        digest.update(f"{value.dtype.str}{value.shape}".encode())
+        rows = max(1, _PIECE // max(1, value.dtype.itemsize * int(np.prod(value.shape[1:]))))
+        for at in range(0, len(value) if value.shape else 0, rows):
+            digest.update(np.ascontiguousarray(value[at : at + rows]))
+        if not value.shape:
+            digest.update(np.ascontiguousarray(value))
+    elif isinstance(value, dict):
+        digest.update(b"{%d" % len(value))
+        for item in value.items():
+            _digest(digest, list(item))
+    elif isinstance(value, (list, tuple)):
+        digest.update(b"[%d" % len(value))
+        for item in value:
+            _digest(digest, item)
+    elif isinstance(value, (set, frozenset)):  # in no order of its own
+        _digest(digest, sorted(map(repr, value)))
+    elif is_dataclass(value) and not isinstance(value, type):
+        digest.update(_name(type(value)))
+        _digest(digest, {field.name: getattr(value, field.name) for field in fields(value)})
+    elif isinstance(value, type) or hasattr(value, "__code__"):
+        digest.update(_name(value))
+        code = getattr(value, "__code__", None)
+        if code is not None:
+            digest.update(code.co_code)
+            _digest(digest, [one for one in code.co_consts if not hasattr(one, "co_code")])
+    elif type(value).__repr__ is object.__repr__:
+        digest.update(_name(type(value)))
+        _digest(digest, getattr(value, "__dict__", {}))
+    else:
+        digest.update(_name(type(value)) + repr(value).encode() + b";")
+
+
+def _name(of: Any) -> bytes:
+    return f"{getattr(of, '__module__', '')}.{getattr(of, '__qualname__', of)};".encode()
