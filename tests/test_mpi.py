@@ -89,7 +89,7 @@ def test_ranks_end_with_the_same_bits_and_with_what_one_process_finds(mpiexec, n
     numbers = rf"from one process: ({NUMBER}); another order of rows explains up to ({NUMBER})"
     off, allowed = re.search(numbers, out).groups()
     assert (float(off) == 0.0) == (ranks == 1)  # with more the order of sums is another: else nothing was compared
-    assert float(off) <= float(allowed) < {"mpi_lbfgs": 1e-8, "mpi_sgd": 1e-2}[name]
+    assert float(off) <= float(allowed) < {"mpi_lbfgs": 1e-8, "mpi_sgd": 1e-4}[name]
 
 
 def test_the_gradients_of_ranks_are_sent_in_place_once_a_step(mpiexec, tmp_path):
