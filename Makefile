@@ -34,7 +34,7 @@ step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
-.PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn bench figures pictures rows check check-ruff check-mypy \
+.PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn test-cluster bench figures pictures rows check check-ruff check-mypy \
 	check-typed check-arrows check-frozen check-gcc check-clang asan tsan arm64 ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
@@ -42,6 +42,7 @@ help:
 	@echo 'make test       the test suite; make test-numba: all of it on that backend, an hour; make test-all: whole products'
 	@echo 'make test-peers the tests beside PyTorch and optax, in .venv-peers, which needs a gigabyte or more'
 	@echo 'make test-sklearn  those of fastbp.sklearn beside scikit-learn 1.7, 1.8 and the newest, in environments of their own'
+	@echo 'make test-cluster  those beside engines for clusters: Dask, joblib, MPI, Ray; in build/cluster'
 	@echo 'make check      ruff, types, import arrows, a frozen program, builds with GCC and with Clang'
 	@echo 'make asan       the test suite under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the engine and its threads, without Python, under ThreadSanitizer'
@@ -87,6 +88,12 @@ SKLEARN_VENV     := .venv-sklearn
 test-sklearn: $(SKLEARN_VERSIONS:%=test-sklearn-%)
 test-sklearn-%: $(SKLEARN_VENV)-%/installed
 	@FASTBP_TEST_SKLEARN=$* $(<D)/bin/python -m pytest -q -n 2 $(or $(TESTS),$(wildcard tests/test_sklearn*.py))
+
+# Engines for clusters, on this machine, in an environment of their own. MPI is the system's (`apt install openmpi-bin
+# libopenmpi-dev`); what is missing is skipped, and -rs says so.
+CLUSTER_VENV := build/cluster
+test-cluster: $(CLUSTER_VENV)/installed
+	@$(CLUSTER_VENV)/bin/python -m pytest -q -rs $(or $(TESTS),$(wildcard tests/test_cluster*.py tests/test_mpi.py))
 
 # One core and then two, quiet if they can be. Peers other than NumPy and scikit-learn are large, and yours to install
 # into .venv.
@@ -158,6 +165,11 @@ $(SKLEARN_VENV)-%/installed: pyproject.toml $(VENV)/installed
 	$(call step,making $(@D),sklearn-$*.log, $(PYTHON) -m venv --clear $(@D) && \
 		FASTBP_NO_EXTENSION=1 $(@D)/bin/$(PIP:$(VENV)/bin/%=%) -e '.[sklearn-peers]' \
 		$(if $(filter newest,$*),scikit-learn,'scikit-learn==$*.*'))
+	@touch $@
+
+$(CLUSTER_VENV)/installed: pyproject.toml $(VENV)/installed
+	$(call step,making $(@D) (Dask and Ray are large),cluster.log, $(PYTHON) -m venv --clear $(@D) && \
+		FASTBP_NO_EXTENSION=1 $(@D)/bin/$(PIP:$(VENV)/bin/%=%) -e '.[cluster-peers]')
 	@touch $@
 
 # --- the gates ---
