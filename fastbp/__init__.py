@@ -20,16 +20,18 @@ if _typing.TYPE_CHECKING:  # as `__getattr__` has it; a test compares the two
     from fastbp.many.predict import predict_many
     from fastbp.many.stored import load_many, save_many
     from fastbp.own import Activation, Loss, Optimizer, activation, loss
+    from fastbp.search.found import Sweep
+    from fastbp.search.trials import sweep
 
     __version__: str
 
 __all__ = [
     "LBFGS", "MLP", "SGD", "Activation", "Adadelta", "Adagrad", "Adam", "AdamW", "Callback", "Checkpoint",
     "EarlyStopping", "Ensemble", "FormatError", "History", "LayerStep", "Lion", "Loss", "ManyHistory", "NAdam",
-    "NonFiniteError", "Optimizer", "ParameterStep", "RAdam", "RMSprop", "Rprop", "StopTraining", "TimeLimit", "Trace",
-    "activation", "activations", "backend", "check_gradients", "fit_many", "initializers", "load", "load_many", "loss",
-    "losses", "metrics", "ops", "optimizers", "plot", "predict_many", "rows", "save_many", "schedules", "set_backend",
-    "show_config", "typing",
+    "NonFiniteError", "Optimizer", "ParameterStep", "RAdam", "RMSprop", "Rprop", "StopTraining", "Sweep", "TimeLimit",
+    "Trace", "activation", "activations", "backend", "check_gradients", "fit_many", "initializers", "load", "load_many",
+    "loss", "losses", "metrics", "ops", "optimizers", "plot", "predict_many", "rows", "save_many", "schedules",
+    "set_backend", "show_config", "sweep", "typing",
 ]  # fmt: skip
 
 _register()
@@ -77,6 +79,10 @@ if not _typing.TYPE_CHECKING:  # which would take any name for one that is here
                 from fastbp import own
 
                 found = getattr(own, name)
+            case "Sweep":
+                from fastbp.search.found import Sweep as found
+            case "sweep":
+                from fastbp.search.trials import sweep as found
             case "__version__":
                 from importlib.metadata import version
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from fastbp.history import History, ManyHistory
     from fastbp.mlp import MLP
+    from fastbp.search.found import Sweep
     from fastbp.typing import Array, LossLike, Rows
 
 # Those of Okabe and Ito, told apart by all.
@@ -150,6 +151,69 @@ def many_history(history: ManyHistory, ax: Axes | None = None, *, k: int = 5, lo
         title = f"best of {len(history):,}"
         ax.legend(title=title, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return ax
+
+
+def sweep(sweep: Sweep, ax: Axes | None = None, *, log: bool | None = None) -> Axes:
+    """Draw what decided between candidates against each key of the space, in panels side by side; the best in colour.
+
+    Candidates that halving has left behind are grey and small. A key whose values are numbers has an axis of numbers,
+    a logarithmic one where they are positive and far apart; any other has a place for each value.
+
+    Parameters
+    ----------
+    sweep : Sweep
+        What `fastbp.sweep` returned.
+    ax : Axes, optional
+        The panels share its place.
+    log : bool, optional
+        Whether the metric has a logarithmic scale; unless told, where its values are positive and far apart.
+
+    Returns
+    -------
+    Axes
+        Of the first key; ``ax.figure.axes`` has the others.
+
+    Raises
+    ------
+    ValueError
+        The space has no key, or no candidate has a value.
+    """
+    _check("sweep", sweep, "what fastbp.sweep returned", "columns", "best_index", "fold_values")
+    log = None if log is None else checks.boolean("log", log)
+    names, values = list(sweep.params[0]), sweep.values
+    known = np.isfinite(values)
+    if not names or not known.any():
+        raise ValueError("this sweep has no key, or no candidate with a value: there is nothing to draw")
+    panels = _beside(_axes(ax, 1.2 + 2.6 * len(names), 3.4), len(names))
+    best, late = sweep.best_index, sweep.rung == sweep.rung.max()
+    for panel, name in zip(panels, names):
+        at = _places(panel, sweep.columns[name])
+        for which, size, alpha in ((known & ~late, 12, 0.35), (known & late, 26, 0.8)):
+            panel.scatter(at[which], values[which], s=size, color=FRAME, alpha=alpha, lw=0, zorder=2)
+        panel.scatter(at[best], values[best], s=60, color=COLOURS[1], lw=0, zorder=3)
+        panel.set_xlabel(name)
+        panel.grid(color=GRID)
+        panel.tick_params(labelleft=panel is panels[0])
+    panels[0].set_ylabel(sweep.metric.replace("_", " "))
+    _log_scale(panels[0], values[known], log)
+    return panels[0]
+
+
+def _places(ax: Axes, column: np.ndarray) -> np.ndarray:
+    """Where the values of a key stand on the x axis, which is made for them."""
+    if column.dtype.kind in "if":
+        _log_scale(ax, column, None, axis="x")
+        return column
+    values = column.tolist()
+    names = list(map(str, values))
+    try:
+        values.sort()
+    except TypeError:  # of several kinds: as they come
+        pass
+    kinds = list(dict.fromkeys(map(str, values)))
+    ax.set_xticks(range(len(kinds)), kinds, rotation=30 if max(map(len, kinds)) * len(kinds) > 24 else 0)
+    ax.set_xlim(-0.5, len(kinds) - 0.5)
+    return np.array([kinds.index(name) for name in names])
 
 
 def _curve(ax: Axes, step: np.ndarray, values: np.ndarray, *, validation: bool) -> Any:
@@ -522,9 +586,7 @@ def _stack(ax: Axes, heights: Sequence[float]) -> list[Axes]:
     """Panels below one another that share the place of `ax`, which becomes the first, and its x axis."""
     if len(heights) == 1:
         return [ax]
-    place = ax.get_subplotspec()
-    if place is None:
-        raise ValueError("ax must be one of plt.subplots or fig.add_subplot: several panels are to share its place")
+    place = _place(ax)
     # Room for titles: a layout engine makes it, without one the panels must be apart.
     apart = 0.6 if ax.figure.get_layout_engine() is None else 0.1
     grid = place.subgridspec(len(heights), 1, height_ratios=heights, hspace=apart)
@@ -532,12 +594,28 @@ def _stack(ax: Axes, heights: Sequence[float]) -> list[Axes]:
     return [ax, *(_axes(ax.figure.add_subplot(part, sharex=ax), 0, 0) for part in list(grid)[1:])]
 
 
+def _beside(ax: Axes, n: int) -> list[Axes]:
+    """Panels side by side that share the place of `ax`, which becomes the first, and its y axis."""
+    if n == 1:
+        return [ax]
+    grid = _place(ax).subgridspec(1, n)
+    ax.set_subplotspec(grid[0])
+    return [ax, *(_axes(ax.figure.add_subplot(part, sharey=ax), 0, 0) for part in list(grid)[1:])]
+
+
+def _place(ax: Axes) -> Any:
+    place = ax.get_subplotspec()
+    if place is None:
+        raise ValueError("ax must be one of plt.subplots or fig.add_subplot: several panels are to share its place")
+    return place
+
+
 def _shapes(net: MLP) -> list[str]:
     return [f"{n_in} -> {n_out}" for n_in, n_out in zip(net.sizes, net.sizes[1:])]
 
 
-def _log_scale(ax: Axes, values: np.ndarray, wanted: bool | None = True) -> None:
-    """A logarithmic y axis; None: where all values are positive, and far apart."""
+def _log_scale(ax: Axes, values: np.ndarray, wanted: bool | None = True, *, axis: str = "y") -> None:
+    """A logarithmic y axis, or x axis; None: where all values are positive, and far apart."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     finite = values[np.isfinite(values)]
@@ -545,11 +623,12 @@ def _log_scale(ax: Axes, values: np.ndarray, wanted: bool | None = True) -> None
     span = positive.max() / positive.min() if len(positive) else 1
     if not (len(positive) == len(finite) and span > _LOG_SPAN if wanted is None else wanted):
         return
-    ax.set_yscale("log", nonpositive="mask")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 100 else (1,)))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    (ax.set_yscale if axis == "y" else ax.set_xscale)("log", nonpositive="mask")
+    its: Any = ax.yaxis if axis == "y" else ax.xaxis
+    its.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 100 else (1,)))
+    its.set_minor_formatter(NullFormatter())
     if len(positive) and positive.min() > 1e-4 and positive.max() < 1e4:  # else powers of ten
-        ax.yaxis.set_major_formatter("{x:g}")
+        its.set_major_formatter("{x:g}")
 
 
 def _steps(ax: Axes) -> None:

@@ -237,9 +237,13 @@ def activation(argument: str, value: Any) -> Activation:
     return _find(argument, value, Activation, activations)
 
 
+def loss_row(value: Any) -> Loss:
+    return _find("loss", value, Loss, losses)  # type: ignore[no-any-return]
+
+
 def loss(value: Any, spec: Spec) -> Loss:
     """The row of a loss, once it is sure that it suits the network's output."""
-    row = _find("loss", value, Loss, losses)
+    row = loss_row(value)
     if row.from_logits and not spec.activations[-1].is_identity:
         raise ValueError(
             f"loss {row.name!r} is computed from logits (or logarithms) and needs output_activation='identity'; "

@@ -102,7 +102,22 @@ Batches: TypeAlias = Iterable[Examples]
 Networks: TypeAlias = "Sequence[MLP] | Mapping[Any, MLP]"  # in order, or by key
 _T = TypeVar("_T")
 Each: TypeAlias = Sequence[_T] | Mapping[Any, _T]  # of `fit_many`: one for each network, by key where they have keys
+# Of `sweep`: a list of values for each name, or a distribution
+Space: TypeAlias = "Mapping[str, Sequence[Any] | NDArray[Any] | HasPpf]"
+Folds: TypeAlias = "Splitter | Iterable[tuple[NDArray[integer[Any]], NDArray[integer[Any]]]]"  # rows, held rows
 File: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | IO[bytes]
+
+
+class HasPpf(Protocol):
+    """A distribution: its ``ppf`` makes values of numbers from 0 to 1."""
+
+    def ppf(self, q: Any, /) -> Any: ...
+
+
+class Splitter(Protocol):
+    """What gives the rows of folds, as scikit-learn's `KFold` does."""
+
+    def split(self, X: Any, y: Any = None) -> Any: ...
 
 
 class _OnTrainBegin(Protocol):

@@ -24,19 +24,21 @@ LAYERS = (  # from the bottom up; a folder of `fastbp/` is one name
     "files",
     "mlp",
     "gradients many",
+    "search",
     "bench sklearn",
     "plot",
     "__init__",
     "__main__",
 )
 RANK = {room: rank for rank, layer in enumerate(LAYERS) for room in layer.split()}
-DOORS = {("history", "plot")}  # the one import that runs upward: `History.plot`, when it is called
+DOORS = {("history", "plot"), ("search", "plot")}  # imports that run upward: `History.plot`, `Sweep.plot`, when called
 ENTERED_BY = {  # what ordinary use does without, and the rooms that may import it
     "bench": {"__main__", "plot"},
-    "plot": {"__init__", "history"},
+    "plot": {"__init__", "history", "search"},
     "gradients": {"__init__"},
-    "many": {"__init__", "bench", "sklearn"},
+    "many": {"__init__", "bench", "search", "sklearn"},
     "own": {"__init__"},
+    "search": {"__init__", "sklearn"},
     "sklearn": set(),
     "_engine": {"backends"},
 }
@@ -44,7 +46,7 @@ LIBRARIES = {  # the files and folders that may import them
     "matplotlib": ("plot.py", "bench/figures.py"),
     "numba": ("backends/numba/", "bench/"),
     "llvmlite": ("backends/numba/",),
-    "scipy": ("training/lbfgs.py", "sklearn/"),
+    "scipy": ("training/lbfgs.py", "search/space.py", "sklearn/"),
     "sklearn": ("sklearn/", "bench/"),
     "jax": ("bench/",),
     "torch": ("bench/",),

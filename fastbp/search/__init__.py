@@ -1,0 +1,1 @@
+"""Hyper-parameters tried on many networks at once."""
