@@ -34,8 +34,8 @@ step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
-.PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn test-cluster bench figures pictures rows check check-ruff check-mypy \
-	check-typed check-arrows check-frozen check-gcc check-clang asan tsan arm64 ulp clean
+.PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn test-cluster bench figures pictures rows check \
+	check-ruff check-mypy check-typed check-arrows check-frozen check-gcc check-clang docs docs-quick test-site asan tsan arm64 ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
 	@echo 'make demo       set everything up in .venv and run the BP demo'
@@ -52,6 +52,8 @@ help:
 	@echo 'make figures    what it measured into benchmarks/records/, README.md, the pages and pictures of docs/'
 	@echo 'make pictures   those of docs/looking.md and docs/own_rows.md, from the code on the pages'
 	@echo 'make rows       render src/kernels/rows_generated.hpp and the pages of docs/ from the tables'
+	@echo 'make docs       the site, into build/site; make docs-quick: without running the examples, into build/site-quick'
+	@echo 'make test-site  builds it, follows its links, and takes pictures of its pages with Chromium into build/pages'
 	@echo 'make clean      remove .venv, .venv-peers, .venv-sklearn-*, build/ and what else was made'
 	@echo 'Choose with PYTHON=python3.12, CXX=clang++, TESTS="tests/test_x.py -k name".'
 
@@ -171,6 +173,29 @@ $(CLUSTER_VENV)/installed: pyproject.toml $(VENV)/installed
 	$(call step,making $(@D) (Dask and Ray are large),cluster.log, $(PYTHON) -m venv --clear $(@D) && \
 		FASTBP_NO_EXTENSION=1 $(@D)/bin/$(PIP:$(VENV)/bin/%=%) -e '.[cluster-peers]')
 	@touch $@
+
+# --- the site: build/site ---
+
+# Sphinx has an environment of its own; fastbp is this tree. Every build starts from nothing. `make docs-quick` does not
+# run the examples.
+SITE_ENV := build/docs/env
+$(SITE_ENV)/installed: docs/requirements.txt $(VENV)/installed
+	$(call step,fetching Sphinx and what goes with it,docs-env.log, \
+		$(PYTHON) -m venv --clear $(SITE_ENV) && $(SITE_ENV)/bin/$(PIP:$(VENV)/bin/%=%) -r docs/requirements.txt)
+	@touch $@
+
+# $(call site,folder,options of Sphinx)
+site = $(call step,building build/$(1),$(1).log, export PYTHONPATH="$(CURDIR)"; rm -rf build/$(1) build/docs/$(1); \
+	$(SITE_ENV)/bin/python tools/site.py build/docs/$(1)/source && $(SITE_ENV)/bin/python -m sphinx -q -W --keep-going \
+		-j auto $(2) -d build/docs/$(1)/doctrees build/docs/$(1)/source build/$(1))
+docs: $(SITE_ENV)/installed
+	$(call site,site)
+docs-quick: $(SITE_ENV)/installed
+	$(call site,site-quick,-D plot_gallery=0)
+
+# Look at the pictures in build/pages.
+test-site: docs
+	$(call step,links and pictures of the site,site-check.log,$(SITE_ENV)/bin/python tools/site_check.py build/site build/pages)
 
 # --- the gates ---
 

@@ -1,4 +1,4 @@
-"""The original BP demo with fastbp, to be read line by line beside the TensorFlow 1 program.
+"""The original BP demo with fastbp: to be read line by line beside the TensorFlow 1 program.
 
 A workshop makes parts and takes two measures of each, x0 and x1. A part passes where x0 + x1 < 1. A network of two
 inputs, three hidden units and one output, without biases and without activations, learns to say so.
@@ -45,7 +45,7 @@ net = network()
 w1, w2 = net.weights  # views: they show the weights as they are, before training and after
 
 # ---- 2. The loss and the training step.
-# "mse" is tf.reduce_mean(tf.square(y - y_)): the mean over all rows and outputs, without a factor of 1/2.
+# "mse" is `tf.reduce_mean(tf.square(y - y_))`: the mean over all rows and outputs, without a factor of 1/2.
 # SGD is tf.train.GradientDescentOptimizer. fastbp derives the gradients by itself, as `minimize` does.
 
 loss_mse = "mse"

@@ -1,4 +1,4 @@
-"""An activation and a loss of your own, written in one line each, trained at the speed of its own.
+"""An activation and a loss of your own: written in one line each, trained at the speed of fastbp's.
 
 Mish (Misra, 2019) is z tanh(softplus(z)): smooth, and a little below 0 on the left. Its expression is all that fastbp
 needs: the derivative is made from it, and compared with finite differences. The loss is log cosh, quadratic near the

@@ -237,8 +237,8 @@ class Compiled(_Scikits):
             `score` gives it.
         callbacks : sequence, optional
             Objects with some of the methods of `fastbp.Callback`, which are handed this estimator, fitted as far as it
-            is. ``logs`` has "epoch" (from 1), "step", "loss", "lr", and of the validation rows "val_loss" and "val_"
-            with the name of each metric. `fastbp.StopTraining` ends the run; any other error comes out of `fit`.
+            is. ``logs`` has "epoch" (from 1), "step", "loss", "lr", and of the validation rows "val_loss" and
+            "val_<name>" of each metric. `fastbp.StopTraining` ends the run; any other error comes out of `fit`.
             fastbp's own `EarlyStopping`, `Checkpoint` and `TimeLimit` are about a `fastbp.MLP` and are refused.
         progress : bool, default False
             Whether to show a bar, which needs tqdm.
