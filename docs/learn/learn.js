@@ -95,7 +95,7 @@ function draw() {
   const point = (main, cross) => (wide ? [main, cross] : [cross, main]);
   const cross = (k, j) => (across * (j + 0.5)) / counts[k];
   drawing.replaceChildren();
-  drawing.setAttribute("font-size", wide ? 13 : 10.5);
+  drawing.setAttribute("font-size", wide ? 13 : 10);
   drawing.setAttribute("viewBox", `0 0 ${point(along, across).join(" ")}`);
   page.parts = [];
 
@@ -117,11 +117,11 @@ function draw() {
     const group = begin(part), start = starts[layer] - gap(layer - 1), end = starts[layer];
     const [x1, y1] = point(start, cross(layer - 1, from)), [x2, y2] = point(end, cross(layer, unit));
     for (const kind of ["reach", "wire"]) svg("line", { x1, y1, x2, y2, class: kind }, group);
-    const places = ranks[layer - 1] > 1 ? (wide ? [0.4, 0.8] : [0.62, 0.87]) : [wide ? 0.42 : 0.36];
+    const places = ranks[layer - 1] > 1 ? (wide ? [0.4, 0.8] : [0.66, 0.89]) : [wide ? 0.42 : 0.3];
     const f = places[from % places.length], x = x1 + f * (x2 - x1), y = y1 + f * (y2 - y1);
-    const half = (wide ? 80 : 56) / 2, tall = 3 * line + 4;
+    const half = (wide ? 80 : 57) / 2, tall = 3 * line + 4;
     svg("rect", { x: x - half, y: y - tall / 2, width: 2 * half, height: tall, rx: 3 }, group);
-    lines(group, part, x - half + 2, y - tall / 2 + line - 2, x + half - 2);
+    lines(group, part, x - half + 1, y - tall / 2 + line - 2, x + half - 1);
   };
   const unit = (layer, j) => {
     const part = unitPart(layer, j), group = begin(part), { width, height: tall } = boxes[layer];

@@ -1,0 +1,480 @@
+"""The page to step through: its numbers are those of `net.trace` and `fit`, and everyone can read and work it.
+
+The page itself is driven in headless Chromium (browser.py): its own buttons and fields are used, and what it shows is
+read. Without Chromium the arithmetic alone is run, by Node.
+"""
+
+import json
+import re
+import runpy
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Browser
+
+import fastbp
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "learn"
+SCRIPTS = ("strings.js", "network.js", "learn.js")
+tool = runpy.run_path(str(ROOT / "tools" / "learn.py"))
+EXAMPLES = tool["examples"]()
+STEPS = (1, 10, 500)
+# Each network as the page has it, and with another rate and another batch, which does not divide the rows. Mazur's has one.
+RUNS = [
+    *((name, example.batch, example.lr) for name, example in EXAMPLES.items()),
+    ("demo", 5, 0.02), ("xor", 3, 0.3), ("mazur", 1, 2.0),
+]  # fmt: skip
+every_run = pytest.mark.parametrize("name, batch, lr", RUNS)
+every_example = pytest.mark.parametrize("name", EXAMPLES)
+every_width = pytest.mark.parametrize("width", [1280, 390])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The page as it is built."""
+    made = tmp_path_factory.mktemp("learn")
+    tool["build"](made)
+    return made
+
+
+DRIVER = """
+const click = async (way) => {
+  document.querySelector(`[data-go="${way}"]`).click();
+  while ($("formulas").getAttribute("aria-busy") === "true") await new Promise(requestAnimationFrame);
+};
+const put = (id, value, event = "change") => { $(id).value = value; $(id).dispatchEvent(new Event(event)); };
+const to = (steps) => { // by the field and the button
+  put("many", steps);
+  return click("+many");
+};
+const shown = () => [...$("table").rows].map((row) => [...row.cells].map((cell) => cell.textContent));
+const open = () => { $("all").open = true; renderTable(); };
+const allRows = () => [...$("sample").options].map(({ value }) => { put("sample", value); return shown(); });
+"""
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here; on Debian: apt install chromium")
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def drive(chromium, folder):
+    """Runs JavaScript on the page, at a place of it; gives what it returns."""
+
+    def run(script, place="lang=en", **how):
+        chromium.open(f"{(folder / 'index.html').as_uri()}#{place}", **how)
+        return chromium.run(DRIVER + script)
+
+    return run
+
+
+@pytest.fixture
+def node(folder):
+    """Runs JavaScript behind the arithmetic and the strings, without a page; gives what it returns."""
+    if shutil.which("node") is None:
+        pytest.skip("no Node here")
+
+    def run(script):
+        texts = [(folder / name).read_text() for name in ("data.js", *SCRIPTS[:2])]
+        program = "\n".join([*texts, f"console.log(JSON.stringify((() => {{ {script} }})()))"])
+        done = subprocess.run(["node", "-"], input=program, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout)
+
+    return run
+
+
+# ------------------------------------------------------------------ its numbers
+
+
+def trained(name, batch, lr, steps):
+    """A copy of an example after some steps of `fit`."""
+    example = tool["examples"]()[name]
+    settings = dict(loss=example.loss, optimizer=fastbp.SGD(lr=lr), batch_size=batch, shuffle=False)
+    if steps:
+        example.net.fit(np.asarray(example.X, float), np.asarray(example.y, float), steps=steps, **settings)
+    return example.net
+
+
+def batch_of(name, batch, step):
+    """The rows of a step, counted from 1: in order, the last batch of an epoch short."""
+    n = len(EXAMPLES[name].X)
+    start = (step - 1) % -(-n // batch) * batch
+    return list(range(start, min(start + batch, n)))
+
+
+def expected(name, batch, lr, step):
+    """Step `step` by fastbp: the trace of it, the rows, the network behind it, the loss of all rows then."""
+    example, rows = EXAMPLES[name], batch_of(name, batch, step)
+    X, y = np.asarray(example.X, float), np.asarray(example.y, float)
+    traced = trained(name, batch, lr, step - 1).trace(X[rows], y[rows], loss=example.loss, lr=lr)
+    after = trained(name, batch, lr, step)
+    return traced, rows, after, after.evaluate(X, y, loss=example.loss)
+
+
+def equal(ours, theirs):
+    np.testing.assert_allclose(np.asarray(ours, float), theirs, rtol=1e-12, atol=1e-12)
+
+
+def names_of(net):
+    """The page's names of the units of each layer."""
+    sizes = net.sizes
+    return [[f"{letter}{j + 1}" for j in range(n)] for letter, n in zip("xho", sizes)]
+
+
+@every_run
+def test_what_the_page_shows_after_1_10_and_500_steps_is_what_trace_and_fit_give(drive, name, batch, lr):
+    """Reached by the fields and buttons, read from the table below the drawing, every row of the batch."""
+    told = drive(
+        f"""open(); put("network", "{name}"); put("batch", {batch}); put("lr", {lr}); const all = [];
+        let made = 0;
+        for (const steps of {list(STEPS)}) {{
+          await to(steps - made); made = steps;
+          all.push({{ rows: [...$("sample").options].map((option) => parseInt(option.text) - 1), tables: allRows(),
+            loss: page.run.states[steps].loss, step: page.run.step, status: $("status").textContent }});
+        }}
+        return all;"""
+    )
+    assert len(told) == len(STEPS)
+    for steps, page in zip(STEPS, told):
+        traced, rows, after, loss = expected(name, batch, lr, steps)
+        units = names_of(after)
+        assert page["step"] == steps and page["rows"] == rows
+        assert float(re.search(r"rows ([\d.e−]+)\.$", page["status"])[1].replace("−", "-")) == pytest.approx(loss, rel=1e-5)
+        equal(page["loss"], loss)
+        for s, lines in enumerate(page["tables"]):
+            table = {line[0]: line[1:] for line in lines}
+            equal(table["L"], [traced.loss_before])
+            n_checked = 1
+            for k, layer in enumerate(traced.layers):
+                for j, unit in enumerate(units[k + 1]):
+                    equal(table[unit], [array[s, j] for array in (layer.z, layer.a, layer.g, layer.delta)])
+                    for i, source in enumerate(units[k]):
+                        parameter = layer.weight.value, layer.weight.grad, layer.weight.new
+                        equal(table[f"w {source}→{unit}"], [array[i, j] for array in parameter])
+                        equal(table[f"w {source}→{unit}"][2], after.weights[k][i, j])
+                    n_checked += 1 + len(units[k])
+                    if layer.bias is not None:
+                        equal(table[f"b {unit}"], [array[j] for array in (layer.bias.value, layer.bias.grad, layer.bias.new)])
+                        equal(table[f"b {unit}"][2], after.biases[k][j])
+                        n_checked += 1
+            assert len(table) == n_checked + 2  # and two headings
+
+
+@every_run
+def test_the_arithmetic_alone_gives_what_trace_and_fit_give(node, name, batch, lr):
+    told = node(
+        f"""const run = new Run(NETWORKS.{name}); run.set({{ lr: {lr}, batch: {batch} }});
+        return {list(STEPS)}.map((steps) => (run.go(steps), [run.shown, run.states[steps]]));"""
+    )
+    for steps, (shown, state) in zip(STEPS, told):
+        traced, rows, after, loss = expected(name, batch, lr, steps)
+        assert shown["rows"] == rows and shown["lr"] == lr
+        equal([shown["loss"], state["loss"]], [traced.loss_before, loss])
+        for k, layer in enumerate(traced.layers):
+            for key, array in (("z", layer.z), ("a", layer.a), ("g", layer.g), ("delta", layer.delta)):
+                equal([sample[k][key] for sample in shown["samples"]], array)
+            for part, parameter in (("weight", layer.weight), ("bias", layer.bias)):
+                ours = [shown[which][k][part] for which in ("params", "grads", "next")]
+                if parameter is None:
+                    assert ours == [None] * 3
+                else:
+                    for one, array in zip(ours, (parameter.value, parameter.grad, parameter.new)):
+                        equal(one, array)
+            equal(state["params"][k]["weight"], after.weights[k])
+
+
+def test_mazurs_first_step_has_the_numbers_of_the_page_on_back_propagation(node):
+    shown = node("const run = new Run(NETWORKS.mazur); run.go(1); return run.shown;")
+    text = (ROOT / "docs" / "backpropagation.md").read_text()
+    for number in (shown["loss"], shown["samples"][0][1]["delta"][0], shown["next"][0]["weight"][0][0]):
+        assert f"{number:.9f}" in text
+
+
+@every_example
+def test_back_and_forth_gives_equal_numbers(drive, name):
+    """By stages, batches, many and the slider; and what was gone back over is not computed from other numbers."""
+    told = drive(
+        f"""open(); put("network", "{name}");
+        const first = []; // every table of three steps, stage by stage
+        const stages = 3 * page.run.lastStage;
+        for (let k = 0; k < stages; k++) {{ await click("+stage"); first.push(JSON.stringify(shown())); }}
+        const back = [];
+        for (let k = 0; k < stages; k++) {{ back.unshift(JSON.stringify(shown())); await click("-stage"); }}
+        const start = $("status").textContent, step = page.run.step;
+        await to(40); const far = JSON.stringify(shown());
+        await click("-batch"); await click("-batch"); await click("+batch"); await click("+batch");
+        const near = JSON.stringify(shown());
+        put("seek", 0, "input"); const beginning = $("status").textContent; put("seek", 40, "input");
+        const sought = JSON.stringify(shown());
+        put("many", 15); await click("-many"); const at = page.run.step; await click("+many");
+        const again = JSON.stringify(shown());
+        put("network", "{name}"); await to(40);
+        return {{ first, back, start, step, beginning, far, near, sought, at, again, anew: JSON.stringify(shown()) }};"""
+    )
+    assert told["first"] == told["back"] and len(set(told["first"])) == len(told["first"])
+    assert told["step"] == 0 and told["start"] == told["beginning"] and "Nothing is computed" in told["start"]
+    assert told["far"] == told["near"] == told["sought"] == told["again"] == told["anew"]
+    assert told["at"] == 25
+
+
+def test_another_rate_from_the_middle_on_is_that_of_two_calls_of_fit(node):
+    told = node(
+        """const run = new Run(NETWORKS.demo); run.go(20); run.go(8); run.set({ lr: 0.02 }); const made = run.states.length;
+        run.go(12); run.goStage(1); run.set({ batch: 4 }); const { step, stage } = run, rows = run.shown.rows;
+        run.go(12); return { params: run.states[12].params, made, step, stage, rows };"""
+    )
+    assert told["made"] == 9  # what came later belongs to the old rate
+    assert (told["step"], told["stage"]) == (13, 1) and told["rows"] == [0, 1, 2, 3]
+    net = trained("demo", 8, 0.001, 8)
+    example = EXAMPLES["demo"]
+    net.fit(example.X, example.y, loss="mse", optimizer=fastbp.SGD(lr=0.02), batch_size=8, shuffle=False, steps=4)
+    for ours, weight in zip(told["params"], net.weights):
+        equal(ours["weight"], weight)
+
+
+def test_data_has_the_initial_weights_to_the_last_bit(node):
+    told = node("return NETWORKS;")
+    for name, example in tool["examples"]().items():
+        for params, weight in zip(told[name]["params"], example.net.weights):
+            assert np.array_equal(params["weight"], weight)
+        assert np.array_equal(told[name]["X"], example.X) and np.array_equal(told[name]["y"], example.y)
+
+
+# ------------------------------------------------------------------ working it
+
+
+def test_numbers_come_stage_by_stage(drive):
+    """Forward, the loss, backward, the update: what is not computed yet is not shown."""
+    counts = drive(
+        """put("network", "xor"); const counts = [];
+        for (let k = 0; k < page.run.lastStage; k++) {
+          await click("+stage");
+          const known = (letter) => page.parts.flatMap(numbersOf).filter(([name, value]) => name === letter && value !== null).length;
+          counts.push(["z", "L", "δ", "∂w", "∂b", "w′", "b′"].map(known));
+        }
+        return counts;"""
+    )
+    assert counts == [
+        [4, 0, 0, 0, 0, 0, 0], [5, 0, 0, 0, 0, 0, 0], [5, 1, 0, 0, 0, 0, 0],
+        [5, 1, 1, 4, 1, 0, 0], [5, 1, 5, 12, 5, 0, 0], [5, 1, 5, 12, 5, 12, 5],
+    ]  # fmt: skip
+
+
+def test_a_formula_leads_to_the_number_that_is_shown(drive):
+    """Each line with numbers alone is calculated; six digits of each factor leave five of the result."""
+    parts = drive(
+        """const told = [];
+        for (const name of ["demo", "xor", "mazur"]) {
+          put("network", name); await to(2);
+          for (const { id } of page.parts) {
+            select(id);
+            told.push([name, id, [...document.querySelectorAll("#formulas p")].map((line) => line.textContent)]);
+          }
+        }
+        return told;"""
+    )
+    words = {"exp": np.exp, "tanh": np.tanh, "max": max, "abs": abs, "log1p": np.log1p}
+    words["sigmoid"] = lambda z: 1 / (1 + np.exp(-z))
+    n_checked = 0
+    for name, part, lines in parts:
+        lines = [re.sub(r"^.*?= ", "", line.replace("−", "-").replace("·", "*")) for line in lines]
+        for text, value in zip(lines, lines[1:]):
+            if re.fullmatch(r"[-+*/(), .\de]+|.*\b(tanh|sigmoid|log1p)\([-\d].*", text) and "…" not in text and "_" not in text:
+                if re.fullmatch(r"-?[\d.]+(e[-+]\d+)?", text) or not re.fullmatch(r"-?[\d.]+(e[-+]\d+)?", value):
+                    continue
+                np.testing.assert_allclose(eval(text, dict(words)), float(value), rtol=2e-4, atol=2e-6, err_msg=f"{name} {part}")
+                n_checked += 1
+    assert n_checked > 100
+
+
+def test_a_rate_that_is_too_large_stops_at_the_last_finite_step(drive):
+    told = drive(
+        """put("lr", 1000); await to(500); const status = $("status").textContent, { step, states } = page.run;
+        const finite = states.every(({ loss, params }) => isFinite(loss) && params.every(({ weight }) => weight.flat().every(isFinite)));
+        put("seek", 0, "input"); put("lr", 0.001); await to(500);
+        return { status, step, finite, after: $("status").textContent, loss: page.run.states[500].loss };"""
+    )
+    assert "overflow" in told["status"] and 0 < told["step"] < 500 and told["finite"]
+    assert "Step 500" in told["after"] and told["loss"] < 0.5
+
+
+def test_a_field_that_makes_no_sense_changes_nothing_and_says_so(drive):
+    told = drive(
+        """await to(3); const said = [];
+        for (const [id, value] of [["lr", "-1"], ["lr", ""], ["lr", "0"], ["batch", "33"], ["batch", "2.5"], ["batch", "0"], ["many", "-3"]]) {
+          const good = $(id).value; put(id, value); if (id === "many") await click("+many");
+          said.push([id, $("status").textContent, $(id).getAttribute("aria-invalid"), page.run.lr, page.run.batch, page.run.step]);
+          put(id, good);
+        }
+        return said;"""
+    )
+    for field, status, invalid, *settings in told:
+        name = {"lr": "Learning rate", "batch": "Rows in a batch", "many": "batches"}[field]
+        assert status.startswith(name + ": give") and invalid == "true" and settings == [0.001, 8, 3]
+
+
+def test_an_address_names_a_place(drive):
+    script = "const { lr, batch, step, stage } = page.run; return [page.network, page.language, lr, batch, step, stage, page.selected];"
+    assert drive(script, "network=xor&lang=zh&lr=0.25&batch=3&step=10&stage=2&part=x1-h2") == ["xor", "zh", 0.25, 3, 10, 2, "x1-h2"]
+    assert drive(script, "network=nonsense&lang=xx&lr=-1&batch=99&step=-4&part=zz") == ["demo", "en", 0.001, 8, 0, 6, "h1"]
+
+
+# ------------------------------------------------------------------ for everyone
+
+
+@every_example
+def test_the_keyboard_reaches_every_part_and_each_says_its_numbers(drive, name):
+    told = drive(
+        f"""put("network", "{name}"); await to(1);
+        const stops = page.parts.filter(({{ group }}) => group.getAttribute("tabindex") === "0").map(({{ id }}) => id);
+        page.parts[0].group.focus(); const walked = [];
+        for (let k = 0; k < page.parts.length; k++) {{
+          const here = document.activeElement;
+          walked.push([page.selected, here.getAttribute("aria-label"), here.getAttribute("aria-pressed"), $("formulas").textContent]);
+          here.dispatchEvent(new KeyboardEvent("keydown", {{ key: "ArrowRight", bubbles: true, cancelable: true }}));
+        }}
+        const last = page.selected;
+        document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {{ key: "ArrowUp", bubbles: true, cancelable: true }}));
+        return {{ ids: page.parts.map(({{ id }}) => id), stops, walked, last, before: page.selected }};"""
+    )
+    assert len(told["stops"]) == 1  # one stop of Tab: arrow keys go on from there
+    assert [selected for selected, *_ in told["walked"]] == told["ids"] and told["last"] == told["ids"][-1]
+    assert told["before"] == told["ids"][-2]
+    net = EXAMPLES[name].net
+    assert len(told["ids"]) == sum(net.sizes) + 1 + sum(a * b for a, b in zip(net.sizes, net.sizes[1:]))
+    for selected, label, pressed, formulas in told["walked"]:
+        assert re.search(r": .*\d$", label) and pressed == "true"
+        assert formulas.startswith(label.partition(":")[0])
+        if "-" in selected:
+            assert re.search(r"weight .*, gradient .*, new weight ", label)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_everything_that_can_be_worked_has_a_name_and_what_changes_is_told(drive, language):
+    told = drive(
+        """const nameless = [...document.querySelectorAll("button, input, select, [role]")].filter((element) =>
+          !(element.getAttribute("aria-label") || element.textContent.trim() || element.labels?.[0]?.textContent.trim()));
+        const empty = [...document.querySelectorAll("[data-text]")].filter((element) => !element.textContent);
+        const text = document.body.innerText;
+        return { nameless: nameless.map((element) => element.outerHTML), empty: empty.length, text,
+          lang: document.documentElement.lang, roles: [$("status").getAttribute("role"), $("formulas").getAttribute("aria-live")] };""",
+        f"lang={language}&network=mazur&step=2&part=L",
+    )
+    assert told["nameless"] == [] and told["empty"] == 0 and told["lang"].startswith(language)
+    assert told["roles"] == ["status", "polite"]
+    assert not re.search(r"undefined|NaN|\[object", told["text"])
+    assert bool(re.search(r"[\u4e00-\u9fff]", told["text"].replace("中文", ""))) == (language == "zh")
+    if language == "zh":  # no word of the other language is left
+        assert not re.search(r"\b(the|row|step|of|loss|back)\b", told["text"].replace("Mazur", ""))
+
+
+@every_example
+@every_width
+def test_nothing_in_the_drawing_covers_another_and_nothing_is_wider_than_the_window(drive, name, width):
+    """Not at the beginning, and not where numbers have all their digits."""
+    told = drive(
+        """const found = [];
+        for (const steps of [0, 1, 60]) {
+          if (steps) await to(steps);
+          const boxes = [...document.querySelectorAll("#drawing rect")].map((rect) => rect.getBBox());
+          const meets = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + b.height && b.y < a.y + a.height;
+          boxes.forEach((a, k) => boxes.slice(k + 1).forEach((b) => meets(a, b) && found.push(["boxes", steps, a.x, a.y, b.x, b.y])));
+          for (const group of document.querySelectorAll("#drawing g")) {
+            const texts = [...group.querySelectorAll("text")].map((text) => text.getBBox()), rect = group.querySelector("rect").getBBox();
+            texts.forEach((a, k) => texts.slice(k + 1).forEach((b) => Math.abs(a.y - b.y) < 1 && meets(a, b)
+              && found.push(["texts", steps, group.textContent])));
+            texts.forEach((a) => (a.x < rect.x - 1 || a.x + a.width > rect.x + rect.width + 1) && found.push(["wide", steps, group.textContent]));
+          }
+          const { width, height } = $("drawing").viewBox.baseVal;
+          boxes.forEach((a) => (a.x < 0 || a.y < 0 || a.x + a.width > width || a.y + a.height > height) && found.push(["out", a.x, a.y]));
+        }
+        return { found, overflow: document.documentElement.scrollWidth - innerWidth, innerWidth };""",
+        f"lang=en&network={name}",
+        width=width,
+    )
+    assert told["found"] == [] and told["overflow"] <= 0 and told["innerWidth"] == width
+
+
+def colours(text):
+    return {name: value for name, value in re.findall(r"--([\w-]+): (#\w{6})", text)}
+
+
+def contrast(a, b):
+    def luminance(colour):
+        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_text_stands_out_from_every_ground_light_and_dark():
+    """4.5 for text and 3 for lines, as WCAG 2 has it (AA)."""
+    style = (PAGE / "learn.css").read_text()
+    light, dark = style.split("@media (prefers-color-scheme: dark)")
+    for palette in (colours(light), colours(dark.partition("* {")[0])):
+        assert len(palette) == 10
+        for ground in ("ground", "raised", "now"):
+            for text in ("text", "forward", "backward", "new"):
+                assert contrast(palette[text], palette[ground]) >= 4.5, (text, ground)
+        for text, ground, least in (("faint", "ground", 4.5), ("faint", "raised", 4.5), ("line", "ground", 3), ("accent", "ground", 3)):
+            assert contrast(palette[text], palette[ground]) >= least, (text, ground)
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+
+
+def test_who_wants_less_motion_sees_the_end_at_once(drive):
+    script = """let frames = 0; const frame = requestAnimationFrame;
+    window.requestAnimationFrame = (act) => { frames++; return frame(act); };
+    put("many", 100); document.querySelector('[data-go="+many"]').click();
+    const until = Date.now() + 20000;
+    while (page.run.step < 100 && Date.now() < until) await new Promise((done) => setTimeout(done, 10));
+    return [frames, page.run.step];"""
+    (frames, step), still = drive(script, still=False), drive(script)
+    assert frames > 10 and step == 100 and still == [0, 100]
+
+
+# ------------------------------------------------------------------ its text
+
+
+def test_both_languages_say_the_same_things(node):
+    """The same keys, functions of as many arguments, nothing empty."""
+    told = node(
+        """const shape = (value) => (typeof value === "function" ? value.length : typeof value === "string" ? (value ? "text" : "")
+          : Array.isArray(value) ? value.length : Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, inner === "" ? "" : shape(inner)])));
+        return Object.fromEntries(Object.entries(STRINGS).map(([language, strings]) => [language, shape(strings)]));"""
+    )
+    assert told["en"] == told["zh"] and len(told["en"]) > 40
+
+
+def test_every_string_that_is_asked_for_is_there_and_every_one_is_asked_for():
+    strings = (PAGE / "strings.js").read_text().partition("zh: {")[0]
+    there = set(re.findall(r"(?:^    |, )(\w+): (?=[\"`([{\n]|\w+ =>|$)", strings, re.M))
+    page, script = (PAGE / "index.html").read_text(), (PAGE / "learn.js").read_text()
+    asked = set(re.findall(r'data-(?:text|label)="(\w+)"', page)) | set(re.findall(r'say\("(\w+)"', script))
+    assert asked <= there
+    mentioned = set(re.findall(r'"(\w+)"', script + page)) | set(EXAMPLES)
+    assert there - mentioned - {"b", "t", "L", "w"} == set()
+
+
+def test_the_page_fetches_nothing():
+    for name in ("index.html", "learn.css", *SCRIPTS):
+        text = (PAGE / name).read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?:|//\w+\.\w|\bfetch\(|XMLHttp|import\b|@import|url\(|eval\(", text), name
+    links = re.findall(r'(?:src|href)="([^"]+)"', (PAGE / "index.html").read_text())
+    assert {*links} - {"data:,"} == {"learn.css", "data.js", *SCRIPTS}
+
+
+def test_the_pages_on_back_propagation_lead_there():
+    for name, anchor in (("backpropagation.md", ""), ("backpropagation.zh.md", "#lang=zh")):
+        assert f'<a href="learn/index.html{anchor}">' in (ROOT / "docs" / name).read_text()
