@@ -19,7 +19,7 @@ import fastbp
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "learn"
-SCRIPTS = ("strings.js", "network.js", "learn.js")
+SCRIPTS = ("strings.js", "network.js", "formulas.js", "learn.js")
 tool = runpy.run_path(str(ROOT / "tools" / "learn.py"))
 EXAMPLES = tool["examples"]()
 STEPS = (1, 10, 500)
@@ -460,7 +460,7 @@ def test_both_languages_say_the_same_things(node):
 def test_every_string_that_is_asked_for_is_there_and_every_one_is_asked_for():
     strings = (PAGE / "strings.js").read_text().partition("zh: {")[0]
     there = set(re.findall(r"(?:^    |, )(\w+): (?=[\"`([{\n]|\w+ =>|$)", strings, re.M))
-    page, script = (PAGE / "index.html").read_text(), (PAGE / "learn.js").read_text()
+    page, script = (PAGE / "index.html").read_text(), "".join((PAGE / name).read_text() for name in SCRIPTS[1:])
     asked = set(re.findall(r'data-(?:text|label)="(\w+)"', page)) | set(re.findall(r'say\("(\w+)"', script))
     assert asked <= there
     mentioned = set(re.findall(r'"(\w+)"', script + page)) | set(EXAMPLES)

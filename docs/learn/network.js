@@ -18,8 +18,8 @@ function forward(net, params, x) {
 /** The loss of some rows: the mean over rows; over outputs the mean or the sum, as the loss has it. */
 function lossOf(net, params, rows) {
   const { value } = LOSSES[net.loss];
-  const errors = rows.map((row) => sum(forward(net, params, net.X[row]).at(-1).a.map((a, j) => value(a, net.y[row][j]))));
-  return sum(errors) / (rows.length * net.perRow);
+  const ofRow = (row) => sum(forward(net, params, net.X[row]).at(-1).a.map((a, j) => value(a, net.y[row][j])));
+  return sum(rows.map(ofRow)) / (rows.length * net.perRow);
 }
 
 /**
@@ -73,6 +73,11 @@ class Run {
     return this.stage === this.lastStage ? this.step : this.step - 1;
   }
 
+  /** The parameters before the step that is shown. */
+  get params() {
+    return this.states[Math.max(0, this.step - 1)].params;
+  }
+
   /** The step that is shown; null before the first. */
   get shown() {
     const { step, states, net } = this;
@@ -89,7 +94,8 @@ class Run {
     const start = last.end % net.X.length, end = Math.min(start + this.batch, net.X.length);
     const rows = net.X.slice(start, end).map((_, k) => start + k);
     const { next: params } = trace(net, last.params, rows, lr), loss = this.total(params);
-    const finite = [loss, ...params.flatMap(({ weight, bias }) => [...weight.flat(), ...(bias ?? [])])].every(Number.isFinite);
+    const numbers = params.flatMap(({ weight, bias }) => [...weight.flat(), ...(bias ?? [])]);
+    const finite = [loss, ...numbers].every(Number.isFinite);
     if (finite) states.push({ params, end, loss, rows, lr });
     return finite;
   }

@@ -4,12 +4,13 @@
 const STRINGS = {
   en: {
     title: "Back-propagation, step by step",
-    intro: "A network learns by plain SGD, and each number of it is shown. Go on by a stage, a batch or many, and back again. "
-      + "Click a unit or a connection, or walk through the picture with Tab and the arrow keys, and see how its numbers are made.",
+    intro: "A network learns by plain SGD, and each number of it is shown. Go on by a stage, a batch or many, and back "
+      + "again. Click a unit or a connection, or walk through the picture with Tab and the arrow keys, and see how its "
+      + "numbers are made.",
     network: "Network", lr: "Learning rate", batch: "Rows in a batch", sample: "Row shown",
     demo: "BP demo, 2-3-1", xor: "XOR, 2-4-1", mazur: "Mazur’s example, 2-2-2",
     about: {
-      demo: "Does a part pass, whose two measures add up to less than 1? No biases, no activations; mean squared error.",
+      demo: "A part passes where its two measures add up to less than 1. No biases, no activations; mean squared error.",
       xor: "One of two, and not both. Four tanh units; the output is a logit, the loss binary cross-entropy.",
       mazur: "The worked example of Matt Mazur’s article: sigmoid units, half the squared error. "
         + "Here the biases learn too; in the article they stay.",
@@ -23,9 +24,10 @@ const STRINGS = {
     forward: (k) => `forward through layer ${k}`, loss: "the loss", backward: (k) => `back through layer ${k}`,
     update: "the weights are new",
     overflow: "Numbers overflow: the learning rate is too large. Go back, and choose a smaller one.",
-    wrong: (what, least, most) => `${what}: give ${most ? `a whole number from ${least} to ${most}` : "a number above 0"}.`,
+    wrong: (what, least, most) => `${what}: give a ${most ? `whole number from ${least} to ${most}` : "number above 0"}.`,
     drawing: "The network. Arrow keys go from part to part.", formulas: "Formulas",
-    legend: "z, a: before and after the activation. t: target. δ = ∂L/∂z. ∂w, ∂b: the gradient, ∂L/∂w and ∂L/∂b. w′, b′: new.",
+    legend: "z and a are a unit before and after its activation, t the target, δ = ∂L/∂z: those of the row shown. "
+      + "∂w and ∂b, the gradient, are over the whole batch; w′ and b′ are new.",
     input: (name) => `Input ${name}`, hidden: (name) => `Hidden unit ${name}`, output: (name) => `Output ${name}`,
     weight: (from, to) => `Weight from ${from} to ${to}`, lossPart: "Loss",
     inputIs: "An input is given by the row; nothing is computed.",
@@ -35,12 +37,12 @@ const STRINGS = {
     onWeight: "(3) The gradient of a weight: its input times the delta of its unit, over all rows of the batch",
     onBias: "(4) The gradient of a bias: the sum of its deltas", onUpdate: "The step downhill",
     later: "comes in a later stage",
-    spoken: { "δ": "delta", "∂w": "gradient", "∂b": "gradient of the bias", "w′": "new weight", "b′": "new bias", w: "weight",
-      b: "bias", t: "target", L: "loss" },
+    spoken: { "δ": "delta", w: "weight", "∂w": "gradient", "w′": "new weight", b: "bias", "∂b": "gradient of the bias",
+      "b′": "new bias", t: "target", L: "loss" },
     curve: "Loss of all rows", seek: "Go to step",
     curveIs: (steps, first, last) => `The loss of all rows over ${steps} steps, from ${first} to ${last}.`,
     all: "All numbers of this step, with all digits",
-    heads: ["", "old", "gradient", "new"], unitHeads: ["unit", "z", "a", "∂L/∂a", "δ"],
+    heads: ["", "old", "gradient", "new"], unitHeads: ["z", "a", "∂L/∂a", "δ"],
     ofRow: (row) => `Row ${row}`,
   },
   zh: {
@@ -64,7 +66,7 @@ const STRINGS = {
     overflow: "数值溢出：学习率太大。请后退，再选一个较小的学习率。",
     wrong: (what, least, most) => `${what}：请输入${most ? ` ${least} 到 ${most} 之间的整数` : "大于 0 的数"}。`,
     drawing: "网络图。用方向键在各部分之间移动。", formulas: "公式",
-    legend: "z、a：激活之前和之后。t：目标。δ = ∂L/∂z。∂w、∂b：梯度，即 ∂L/∂w 和 ∂L/∂b。w′、b′：新值。",
+    legend: "z 和 a 是单元激活之前和之后的值，t 是目标，δ = ∂L/∂z：它们属于所显示的那一行。∂w 和 ∂b 是整批的梯度；w′ 和 b′ 是新值。",
     input: (name) => `输入 ${name}`, hidden: (name) => `隐藏单元 ${name}`, output: (name) => `输出 ${name}`,
     weight: (from, to) => `从 ${from} 到 ${to} 的权重`, lossPart: "损失",
     inputIs: "输入由这一行给定，不需要计算。",
@@ -74,12 +76,12 @@ const STRINGS = {
     onWeight: "(3) 权重的梯度：它的输入乘以它所属单元的 delta，对批中所有行求和",
     onBias: "(4) 偏置的梯度：delta 之和", onUpdate: "朝下坡方向走一步",
     later: "在后面的阶段计算",
-    spoken: { "δ": "delta", "∂w": "梯度", "∂b": "偏置的梯度", "w′": "新权重", "b′": "新偏置", w: "权重", b: "偏置", t: "目标",
-      L: "损失" },
+    spoken: { "δ": "delta", w: "权重", "∂w": "梯度", "w′": "新权重", b: "偏置", "∂b": "偏置的梯度", "b′": "新偏置",
+      t: "目标", L: "损失" },
     curve: "全部行的损失", seek: "跳到第几步",
     curveIs: (steps, first, last) => `${steps} 步中全部行的损失，从 ${first} 到 ${last}。`,
     all: "这一步的所有数字（全部位数）",
-    heads: ["", "旧值", "梯度", "新值"], unitHeads: ["单元", "z", "a", "∂L/∂a", "δ"],
+    heads: ["", "旧值", "梯度", "新值"], unitHeads: ["z", "a", "∂L/∂a", "δ"],
     ofRow: (row) => `第 ${row} 行`,
   },
 };
