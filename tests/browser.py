@@ -14,7 +14,7 @@ SECONDS = 60  # for an answer
 
 
 class Browser:
-    """One Chromium; its folder holds what it keeps. Messages are JSON with a zero byte behind, in and out by two pipes."""
+    """One Chromium; its folder holds what it keeps. Messages are JSON and a zero byte, in and out by two pipes."""
 
     def __init__(self, folder):
         to_child, self._out = os.pipe()
@@ -60,7 +60,8 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         wanted = {"prefers-color-scheme": "dark" if dark else "light"}
         wanted["prefers-reduced-motion"] = "reduce" if still else "no-preference"
-        self.call("Emulation.setEmulatedMedia", features=[{"name": name, "value": value} for name, value in wanted.items()])
+        features = [{"name": name, "value": value} for name, value in wanted.items()]
+        self.call("Emulation.setEmulatedMedia", features=features)
         self.call("Page.navigate", url="about:blank")  # another place on the same page would not load it anew
         self.call("Page.navigate", url=url)
         loaded = f"document.readyState === 'complete' && location.href === {json.dumps(url)}"
@@ -78,9 +79,15 @@ class Browser:
 
     def press(self, key):
         """A key, as from the keyboard."""
+        code = {"Tab": 9, "Enter": 13, "ArrowUp": 38, "ArrowRight": 39}[key]
         for kind in ("rawKeyDown", "keyUp"):
-            code = {"Tab": 9, "ArrowRight": 39, "ArrowUp": 38, "Enter": 13}[key]
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    def roles(self):
+        """(role, name) of everything that a screen reader is told, in its order."""
+        told = self.call("Accessibility.getFullAXTree")["nodes"]
+        value = lambda node, what: node.get(what, {}).get("value", "")  # noqa: E731
+        return [(value(node, "role"), value(node, "name")) for node in told if not node["ignored"]]
 
     def picture(self, path):
         """The whole page as a PNG."""

@@ -1,6 +1,6 @@
 "use strict";
-// How the numbers of a part were made: blocks of {title, kind, lines}. A line is HTML, made of our own names and numbers
-// alone. What is shown is asked of `page` in learn.js.
+// How the numbers of a part were made: blocks of {title, kind, lines}. A line is HTML, of our own names and numbers alone.
+// What is shown is asked of `page` in learn.js.
 
 const DEFINITIONS = { sigmoid: ["sigmoid(z) = 1 / (1 + exp(−z))"] }; // of what an expression calls by its name
 
@@ -14,7 +14,8 @@ const over = (text, divisor) => (divisor === 1 ? text : `(${text}) / ${divisor}`
 
 /** An expression of the tables of fastbp, with names or numbers for its variables. */
 function expression(text, values) {
-  return text.replaceAll("-", "−").replaceAll(" * ", "·").replace(/\b[agtz]\b/g, (name) => values[name]);
+  const filled = text.replaceAll("-", "−").replaceAll(" * ", "·").replace(/\b[agtz]\b/g, (name) => values[name]);
+  return filled.replace(/\(\((−[\d.e−]+)\)\)/g, "($1)");
 }
 
 /** `left = general`, below it the same with numbers, and the value; a value that is not known yet is said to come. */
@@ -38,7 +39,8 @@ function divisorOf({ net, shown, batch }) {
 /** Of a weight or a bias: its gradient over the rows of the batch, and the step. */
 function parameterFormulas(letter, part, numbers) {
   const { kind, layer, from, unit } = part, { shown } = page.run, ofWeight = kind === "weight";
-  const name = ofWeight ? weightName(layer, from, unit) : unitName(layer, unit), gradient = `∂L/∂${symbol(letter, name)}`;
+  const name = ofWeight ? weightName(layer, from, unit) : unitName(layer, unit);
+  const gradient = `∂L/∂${symbol(letter, name)}`;
   const [old, grad, next] = numbers.map(([, value]) => value), delta = symbol("δ", unitName(layer, unit));
   const term = (_, s) => {
     const ofRow = inBrackets(shown.samples[s][layer - 1].delta[unit]);

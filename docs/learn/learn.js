@@ -177,7 +177,10 @@ function renderDrawing() {
   const spoken = say("spoken"), { step, stage, lastStage } = page.run;
   for (const part of page.parts) {
     const numbers = numbersOf(part), selected = part.id === page.selected;
-    numbers.forEach(([, value], k) => (part.texts[k].textContent = value === null ? "·" : brief(value)));
+    numbers.forEach(([, value], k) => {
+      part.texts[k].textContent = value === null ? "" : brief(value);
+      part.texts[k].previousSibling.classList.toggle("later", value === null); // its letter
+    });
     const told = numbers.filter(([, value]) => value !== null)
       .map(([letter, value]) => `${spoken[letter] ?? letter} ${full(value)}`);
     part.group.setAttribute("aria-label", `${title(part)}: ${told.join(", ") || say("later")}`);
@@ -197,8 +200,8 @@ function renderFormulas() {
 }
 
 function renderCurve() {
-  const { states, step } = page.run, losses = states.map(({ loss }) => loss), last = losses.length - 1, curve = $("curve");
-  const least = Math.min(...losses), most = Math.max(...losses);
+  const { states, step } = page.run, losses = states.map(({ loss }) => loss), last = losses.length - 1;
+  const least = Math.min(...losses), most = Math.max(...losses), curve = $("curve");
   const scale = least > 0 && most > 10 * least ? Math.log : (loss) => loss; // as History.plot has it
   const span = scale(most) - scale(least) || 1, every = Math.ceil(losses.length / 400);
   const x = (n) => 62 + (325 * n) / (last || 1), y = (n) => 140 - (125 * (scale(losses[n]) - scale(least))) / span;
@@ -209,7 +212,7 @@ function renderCurve() {
   svg("path", { d: "M62 10V145H390" }, curve);
   svg("polyline", { points: points.map((n) => `${x(n).toFixed(1)},${y(n).toFixed(1)}`).join(" ") }, curve);
   svg("circle", { cx: x(step), cy: y(step), r: 5 }, curve);
-  text(56, 19, brief(most));
+  text(56, y(losses.indexOf(most)) + 4, brief(most));
   if (most > least) text(56, 144, brief(least));
   text(62, 163, "0", "middle");
   if (last) text(390, 163, last);

@@ -10,7 +10,8 @@ const STRINGS = {
     network: "Network", lr: "Learning rate", batch: "Rows in a batch", sample: "Row shown",
     demo: "BP demo, 2-3-1", xor: "XOR, 2-4-1", mazur: "Mazur’s example, 2-2-2",
     about: {
-      demo: "A part passes where its two measures add up to less than 1. No biases, no activations; mean squared error.",
+      demo: "A part passes where its two measures add up to less than 1. No biases, no activations; the loss is the mean "
+        + "squared error.",
       xor: "One of two, and not both. Four tanh units; the output is a logit, the loss binary cross-entropy.",
       mazur: "The worked example of Matt Mazur’s article: sigmoid units, half the squared error. "
         + "Here the biases learn too; in the article they stay.",
@@ -24,7 +25,8 @@ const STRINGS = {
     forward: (k) => `forward through layer ${k}`, loss: "the loss", backward: (k) => `back through layer ${k}`,
     update: "the weights are new",
     overflow: "Numbers overflow: the learning rate is too large. Go back, and choose a smaller one.",
-    wrong: (what, least, most) => `${what}: give a ${most ? `whole number from ${least} to ${most}` : "number above 0"}.`,
+    wrong: (what, least, most) =>
+      `${what}: give a ${most ? `whole number from ${least} to ${most}` : "number above 0"}.`,
     drawing: "The network. Arrow keys go from part to part.", formulas: "Formulas",
     legend: "z and a are a unit before and after its activation, t the target, δ = ∂L/∂z: those of the row shown. "
       + "∂w and ∂b, the gradient, are over the whole batch; w′ and b′ are new.",
