@@ -83,6 +83,11 @@ class Browser:
         for kind in ("rawKeyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
+    def click(self, x, y):
+        """A click of the left button at a place of the window."""
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
     def roles(self):
         """(role, name) of everything that a screen reader is told, in its order."""
         told = self.call("Accessibility.getFullAXTree")["nodes"]

@@ -119,6 +119,7 @@ function draw() {
   drawing.setAttribute("viewBox", `0 0 ${at.size.join(" ")}`);
   page.parts = [];
 
+  const wires = svg("g", {}, drawing); // below every label
   const begin = (part) => {
     const group = svg("g", { role: "button", tabindex: -1, class: part.kind }, drawing);
     for (const event of ["focus", "click"]) group.addEventListener(event, () => select(part.id));
@@ -132,18 +133,19 @@ function draw() {
       return svg("text", { x: right, y, class: kind, "text-anchor": "end" }, part.group);
     });
   };
-  const wire = (group, kind, layer, from, unit) => {
+  const wire = (kind, layer, from, unit) => {
     const a = at.place(at.starts[layer] - at.gaps[layer - 1], layer - 1, from);
     const b = at.place(at.starts[layer], layer, unit);
-    svg("line", { x1: a.x, y1: a.y, x2: b.x, y2: b.y, class: kind }, group);
-    return (f) => ({ x: a.x + f * (b.x - a.x), y: a.y + f * (b.y - a.y) });
+    const line = svg("line", { x1: a.x, y1: a.y, x2: b.x, y2: b.y, class: kind }, wires);
+    return { line, at: (f) => ({ x: a.x + f * (b.x - a.x), y: a.y + f * (b.y - a.y) }) };
   };
   const weight = (layer, from, unit) => {
     const id = `${unitName(layer - 1, from)}-${unitName(layer, unit)}`;
     const part = { kind: "weight", id, layer, from, unit }, group = begin(part);
-    wire(group, "reach", layer, from, unit);
-    const along = wire(group, "wire", layer, from, unit), ranks = at.ranks[layer - 1];
+    const { line: shown, at: along } = wire("wire", layer, from, unit), ranks = at.ranks[layer - 1];
     const { x, y } = along(ranks[from % ranks.length]), half = wide ? 40 : 28.5, height = 3 * line + 4;
+    part.wire = shown;
+    wire("reach", layer, from, unit).line.addEventListener("click", () => group.focus());
     svg("rect", { x: x - half, y: y - height / 2, width: 2 * half, height, rx: 3 }, group);
     write(part, x - half + 1, x + half - 1, y - height / 2 + line - 2);
   };
@@ -158,7 +160,7 @@ function draw() {
     for (let j = 0; j < n; j++) {
       for (let i = 0; k && i < at.counts[k - 1]; i++) {
         if (k <= K) weight(k, i, j);
-        else wire(drawing, "wire", k, i, j);
+        else wire("wire", k, i, j);
       }
     }
     for (let j = 0; j < n; j++) unit(k, j);
@@ -186,6 +188,7 @@ function renderDrawing() {
     part.group.setAttribute("aria-label", `${title(part)}: ${told.join(", ") || say("later")}`);
     part.group.setAttribute("aria-pressed", selected);
     part.group.setAttribute("tabindex", selected ? 0 : -1); // one stop of Tab; arrow keys go on from there
+    part.wire?.classList.toggle("selected", selected);
     part.group.classList.toggle("now", step > 0 && stage !== lastStage && turn() === part.layer);
   }
 }
