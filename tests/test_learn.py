@@ -366,6 +366,16 @@ def test_a_click_selects_what_it_meets(chromium, drive, width):
         assert chromium.run(f"return [page.selected, {focused}];") == [part, part]
 
 
+def test_as_a_folder_of_the_site_it_leads_to_the_page_of_its_language(chromium, drive, tmp_path):
+    script = "return [$('home').hidden, $('home').firstElementChild.getAttribute('href')];"
+    assert drive(script)[0]  # alone
+    tool["build"](tmp_path / "learn", "..")
+    for language, name in (("en", "backpropagation"), ("zh", "backpropagation.zh")):
+        chromium.open(f"{(tmp_path / 'learn' / 'index.html').as_uri()}#lang={language}")
+        assert chromium.run(script) == [False, f"../{name}.html"]
+        assert (ROOT / "docs" / f"{name}.md").exists()
+
+
 # ------------------------------------------------------------------ for everyone
 
 

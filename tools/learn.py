@@ -1,8 +1,11 @@
-"""Builds the page to step through, docs/learn/: `python tools/learn.py [folder]`, or `make learn`.
+"""Builds the page to step through, docs/learn/: `python tools/learn.py [folder [pages]]`, or `make learn`.
 
 The page is static. It is copied into the folder (build/learn unless told), and beside it goes `data.js`: the networks
 with their rows and initial weights, and of the tables of fastbp the activations and losses that they have. A row's text
 means the same in JavaScript as it does in Python and in C++, so the browser runs the text of the tables.
+
+`pages` says where the pages of the site are, as seen from this one: `..` where the folder is one of the site. Then it
+links to them.
 """
 
 from __future__ import annotations
@@ -91,7 +94,7 @@ def functions(rows: Mapping[str, Any], parts: Mapping[str, str]) -> str:
     return "\n".join(["{", *lines, "}"])
 
 
-def data() -> str:
+def data(pages: str | None) -> str:
     """The text of data.js."""
     networks = {name: described(example) for name, example in examples().items()}
     used = {name: activations.TABLE[name] for net in networks.values() for name in net["activations"]}
@@ -100,17 +103,18 @@ def data() -> str:
         "ACTIVATIONS": functions(used, {"forward": "z", "backward": "g, a, z"}),
         "LOSSES": functions(scored, {"value": "z, t", "grad": "z, t"}),
         "NETWORKS": json.dumps(networks),
+        "PAGES": json.dumps(pages),
     }
     return HEADER + "".join(f"const {name} = {text};\n" for name, text in constants.items())
 
 
-def build(folder: Path) -> None:
+def build(folder: Path, pages: str | None = None) -> None:
     """The page in `folder`, whole."""
     shutil.copytree(PAGE, folder, dirs_exist_ok=True)
-    (folder / "data.js").write_text(data(), encoding="utf-8")
+    (folder / "data.js").write_text(data(pages), encoding="utf-8")
 
 
 if __name__ == "__main__":
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "learn"
-    build(target)
+    build(target, *sys.argv[2:3])
     print(target / "index.html")

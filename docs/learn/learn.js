@@ -204,7 +204,7 @@ function renderFormulas() {
 
 function renderCurve() {
   const { states, step } = page.run, losses = states.map(({ loss }) => loss), last = losses.length - 1;
-  const least = Math.min(...losses), most = Math.max(...losses), curve = $("curve");
+  const [least, most] = [Math.min, Math.max].map((of) => losses.reduce((a, b) => of(a, b))), curve = $("curve");
   const scale = least > 0 && most > 10 * least ? Math.log : (loss) => loss; // as History.plot has it
   const span = scale(most) - scale(least) || 1, every = Math.ceil(losses.length / 400);
   const x = (n) => 62 + (325 * n) / (last || 1), y = (n) => 140 - (125 * (scale(losses[n]) - scale(least))) / span;
@@ -282,6 +282,8 @@ function speak(language) {
   words("language", (element, key) => element.setAttribute("aria-pressed", key === language));
   $("network").replaceChildren(...Object.keys(NETWORKS).map((name) => new Option(say(name), name)));
   $("network").value = page.network;
+  $("home").hidden = PAGES === null;
+  $("home").firstElementChild.href = `${PAGES}/backpropagation${language === "zh" ? ".zh" : ""}.html`;
   render();
 }
 
@@ -306,15 +308,18 @@ function numberIn(field) {
 /** Steps up to `target`: in frames, in which the curve grows, or at once. False: numbers overflow. */
 async function advance(target) {
   const { run } = page, { walk } = page, chunk = still.matches ? Infinity : Math.ceil((target - run.completed) / 40);
+  const busy = (is) => { // what is live is read when it is over
+    for (const id of ["formulas", "status"]) $(id).setAttribute("aria-busy", is);
+  };
   let finite = true;
-  $("formulas").setAttribute("aria-busy", "true"); // to be read when it is over
+  busy(true);
   while (finite && run.completed < target && walk === page.walk) { // else something was asked for meanwhile
     finite = run.go(Math.min(target, run.completed + chunk));
     if (!finite || run.completed === target) break;
     render();
     await new Promise(requestAnimationFrame);
   }
-  $("formulas").setAttribute("aria-busy", "false");
+  busy(false);
   return finite;
 }
 

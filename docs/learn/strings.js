@@ -7,6 +7,7 @@ const STRINGS = {
     intro: "A network learns by plain SGD, and each number of it is shown. Go on by a stage, a batch or many, and back "
       + "again. Click a unit or a connection, or walk through the picture with Tab and the arrow keys, and see how its "
       + "numbers are made.",
+    home: "What is back-propagation? There the rule and the equations (1) to (4) are explained.",
     network: "Network", lr: "Learning rate", batch: "Rows in a batch", sample: "Row shown",
     demo: "BP demo, 2-3-1", xor: "XOR, 2-4-1", mazur: "Mazur’s example, 2-2-2",
     about: {
@@ -50,6 +51,7 @@ const STRINGS = {
   zh: {
     title: "反向传播，一步一步来",
     intro: "网络用最基本的 SGD 学习，每一个数字都展示出来。可以按阶段、按批或一次许多批地前进，也可以后退。点击单元或连线，或用 Tab 键和方向键在图中移动，就能看到它的数字是怎样算出来的。",
+    home: "什么是反向传播？那一页讲解了链式法则和公式 (1) 到 (4)。",
     network: "网络", lr: "学习率", batch: "每批行数", sample: "显示的行",
     demo: "BP 演示，2-3-1", xor: "异或，2-4-1", mazur: "Mazur 的算例，2-2-2",
     about: {
