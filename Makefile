@@ -34,7 +34,7 @@ step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
-.PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn test-cluster bench figures pictures rows check \
+.PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn test-cluster bench figures pictures learn rows check \
 	check-ruff check-mypy check-typed check-arrows check-frozen check-gcc check-clang docs docs-quick test-site asan tsan arm64 ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
@@ -51,6 +51,7 @@ help:
 	@echo 'make bench      every workload beside what is installed of its peers, into build/bench.json; the speed bars'
 	@echo 'make figures    what it measured into benchmarks/records/, README.md, the pages and pictures of docs/'
 	@echo 'make pictures   those of docs/looking.md and docs/own_rows.md, from the code on the pages'
+	@echo 'make learn      the page to step through back-propagation, in build/learn/'
 	@echo 'make rows       render src/kernels/rows_generated.hpp and the pages of docs/ from the tables'
 	@echo 'make docs       the site, into build/site; make docs-quick: without running the examples, into build/site-quick'
 	@echo 'make test-site  builds it, follows its links, and takes pictures of its pages with Chromium into build/pages'
@@ -121,6 +122,9 @@ figures: $(VENV)/installed $(VENV)/bench-tools
 
 pictures: $(VENV)/installed $(VENV)/bench-tools
 	@$(PY) tools/pictures.py
+
+learn: $(VENV)/installed
+	@$(PY) tools/learn.py
 
 # Needs no compiled module: its output is compiled.
 rows: $(VENV)/build-tools
