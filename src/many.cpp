@@ -291,11 +291,20 @@ void Networks<T>::train(idx n, const int64_t* which, const int64_t* steps, const
     return Lane{&m, &updates[k], &finished_[which[k]], &outcomes[k], steps[k], 0, m.place[0], m.place[1], m.partial[1],
                 0, false, true};
   };
+  // rows without weights have a short way through the loss, so those with weights keep apart from them
+  std::vector<idx> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  const idx plain = std::stable_partition(order.begin(), order.end(), [&](idx k) { return !members_[which[k]].weight; }) -
+                    order.begin();
   Groups groups;
-  each_group(n, [&](const ManyTable& table, idx first, idx end) {
-    groups.push_back({&table, {}, nullptr, {}, {}, 0});
-    for (idx k = first; k < end; k++) groups.back().lanes.push_back(lane_of(k));
-  });
+  const auto add = [&](idx begin, idx count) {
+    each_group(count, [&](const ManyTable& table, idx first, idx end) {
+      groups.push_back({&table, {}, nullptr, {}, {}, 0});
+      for (idx k = first; k < end; k++) groups.back().lanes.push_back(lane_of(order[begin + k]));
+    });
+  };
+  add(0, plain);
+  add(plain, n - plain);
   const auto in_step_with = [&](const Lane& one, const Group<T>& group) {
     return std::all_of(group.lanes.begin(), group.lanes.end(),
                        [&](const Lane& lane) { return in_step(one, lane, shuffle_); });
@@ -314,7 +323,7 @@ void Networks<T>::train(idx n, const int64_t* which, const int64_t* steps, const
     for (size_t g = first; g < end; g++)
       for (const Lane& lane : groups[g].lanes) {
         if (!lane.finite) {   // nothing of it was left: once more by itself
-          Group<T> alone{tables_.back(), {lane_of(k)}, nullptr, {}, {}, 0};
+          Group<T> alone{tables_.back(), {lane_of(order[k])}, nullptr, {}, {}, 0};
           train_company(&alone, 1, false, true);
         }
         k++;

@@ -221,6 +221,37 @@ def test_lanes_that_differ_in_one_thing_alone(other, isa):
     assert [one.bits for one in group] == [one.bits for one in alone]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_of_others_do_not_show(dtype, isa):
+    """Rows without weights have a short way through the loss, which those with weights must not take from them."""
+    group = learners(np.random.default_rng(7), 21, [3, 5, 1], activation="relu", dtype=dtype, rows=29, weighted=True)
+    for one in group[::3]:
+        one.weight = None
+    alone = [one.copy() for one in group]
+    for one in alone:
+        train([one], 9, 10, True)
+    train(group, 9, 10, True)
+    assert [one.bits for one in group] == [one.bits for one in alone]
+
+
+@pytest.mark.parametrize("sizes", [[2, 3, 1], [3, 3, 2], [5, 4, 3], [9, 4, 2]], ids=str)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_rows_copied_once_or_for_a_stretch(sizes, dtype, shuffle, isa):
+    """All rows of a lane are copied where a call reads each of them, else those of some steps: the same numbers."""
+    rng = np.random.default_rng(9)
+    group = learners(rng, 11, sizes, dtype=dtype, rows=200, own=True)
+    group[3].rows = group[8].rows = rng.integers(0, 200, 170)   # the same rows twice, in two orders
+    group[4].rows = group[5].rows = None
+    group[6].rows = np.arange(5, 8)
+    twins = [one.copy() for one in group]
+    train(group, 70, 7, shuffle)
+    lanes = many(twins, 7, shuffle)
+    for _ in range(14):   # of 5 steps: fewer rows than there are
+        train(twins, 5, 7, lanes=lanes)
+    assert [one.bits for one in group] == [one.bits for one in twins]
+
+
 @pytest.mark.parametrize("as_given", [
     lambda X: X.astype(np.float16), lambda X: np.asfortranarray(X), lambda X: X.astype(">f8"), lambda X: X[:, ::-1],
     lambda X: np.repeat(X, 2, axis=0)[::2], lambda X: (X * 4).astype(np.int16),

@@ -4,7 +4,7 @@
 template <class T, class Activation, class Rule, bool own> struct ManyHidden {
   typedef Vec<T> V;
   enum { S = MANY_BLOCK };
-  const ManyLayer<T> first, last;   // copies, which no store can be thought to change
+  const ManyLayer<T>&first, &last;
   const ManyPut<T> put;
   const V* const scalar;
   const T* const x;   // of the block, (S, in)
@@ -77,7 +77,7 @@ template <class T, class Activation, class Rule, bool own> static void many_hidd
   // two units at a time where what they share, inputs or the latency of the rule, is what takes long
   constexpr int J = FBP_VECTOR_BYTES == 64 && (own || Rule::states > 0) ? 2 : 1;
   const idx width = own ? lanes<T> : 1, share_width = run.own_share ? lanes<T> : 1;
-  const ManyLayer<T> first = run.layers[0], last = run.layers[1];
+  const ManyLayer<T>&first = run.layers[0], &last = run.layers[1];
   const bool mse = run.loss_row == many_loss_mse && !run.weight && !run.masked;
   ManyLoss<T> loss{S, 1, 1, own, run.own_share, last.a, nullptr, run.ldt, run.y_is_label, nullptr, run.setting, run.weight, last.delta};
   for (idx step = 0; step < run.steps; step++, losses += lanes<T>) {
