@@ -481,6 +481,18 @@ def test_rules_of_one_row_that_need_other_plans():
     assert same(nets, alone)
 
 
+def test_a_network_that_makes_no_step_is_what_it_was():
+    nets, alone = made(SHAPES[1:2] * 3), made(SHAPES[1:2] * 3)
+    for net in (*nets, *alone):
+        net.fit(X, Y, steps=3, batch_size=8, seed=4, optimizer="sgd")
+    wrong = np.where(np.arange(N)[:, None] < 20, np.inf, X)
+    history = fit_many(nets, [X, wrong, X], [Y, Y, Y], batch_size=60, epochs=2, seed=7, loss="huber")
+    assert history.status.tolist() == ["done", "nonfinite", "done"] and history.n_steps.tolist() == [2, 0, 2]
+    for k in (0, 2):
+        alone[k].fit(X, Y, batch_size=60, epochs=2, seed=7, loss="huber")
+    assert same(nets, alone) and [net._state.loss.name for net in nets] == ["huber", "mse", "huber"]
+
+
 def test_a_network_that_diverges_late_keeps_its_entries():
     net = fastbp.MLP((3, 5, 1), seed=0)
     rate = lambda step: 0.01 if step < 40 else 1e30  # noqa: E731
@@ -657,6 +669,8 @@ WRONG = {
                 ValueError, r"nets\[3\]: X has 3 column\(s\), the network has 4"),
     "a loss": ({"loss": ["mse", "mse", "mze"]}, ValueError, r"nets\[2\]: loss: unknown name 'mze'; did you mean 'mse'"),
     "a batch size": ({"batch_size": [1, 0, 1]}, ValueError, r"nets\[1\]: batch_size must be at least 1, got 0"),
+    "a batch size that is equal to one": ({"nets": made(SHAPES[:1] * 3), "batch_size": [1, 1, True]},
+                                          TypeError, r"nets\[2\]: batch_size must be an integer, got True"),
     "a seed": ({"seed": [1, -1, 2]}, ValueError, r"nets\[1\]: seed must be from 0"),
     "no length": ({"epochs": None}, ValueError, r"nets\[0\]: give exactly one of epochs and steps"),
     "two lengths": ({"steps": [None, 3, None]}, ValueError, r"nets\[1\]: give exactly one of epochs and steps"),
