@@ -2,11 +2,13 @@
 
 import errno
 import functools
+import hashlib
 import importlib
 import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -94,7 +96,8 @@ def pool(how, n=2):
     if how == "forkserver":  # its processes are forked from one that has imported these
         context.set_forkserver_preload(["fastbp.many.fit", "fastbp.many.spread", "scipy.optimize", __name__])
     executor = ProcessPoolExecutor(n, mp_context=context)
-    executor.submit(int).result()  # a limit of time does not begin before there is a worker
+    for started in [executor.submit(time.sleep, 0.1) for _ in range(n)]:  # a limit of time begins with all workers there
+        started.result()
     return executor
 
 
@@ -228,10 +231,6 @@ def test_views_of_parameters_that_the_caller_holds_stay(engine):
     assert not np.array_equal(weight, made(4)[1].weights[0])
 
 
-def opened():
-    return np.load(os.environ["FASTBP_TEST_ROWS"], mmap_mode="r")
-
-
 def test_large_rows_go_once_into_a_file_which_is_gone_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(chunks, "SHARED_BYTES", 1000)
@@ -298,10 +297,10 @@ def test_a_file_with_other_contents_is_not_read(tmp_path):
         kept.open()
 
 
-@pytest.mark.parametrize("how", ["spawn", "threads"])
-def test_a_function_gives_the_rows_in_each_worker(how, tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["forkserver", "threads"])
+def test_a_function_gives_the_rows_in_each_worker(how, tmp_path):
     np.save(tmp_path / "rows.npy", X)
-    monkeypatch.setenv("FASTBP_TEST_ROWS", str(tmp_path / "rows.npy"))
+    opened = functools.partial(np.load, tmp_path / "rows.npy", mmap_mode="r")
     mine, theirs = made(), made()
     wanted = fit_many(theirs, opened, Y, epochs=2)
     with ENGINES[how]() as executor:
@@ -412,7 +411,7 @@ def faulty(fault, folder, times, function, *arguments):
         elif fault == "memory":
             raise MemoryError("no memory in this worker")
         elif fault == "hangs":
-            time.sleep(20)
+            time.sleep(60)
         elif fault == "late":
             answer = function(*arguments)
             time.sleep(1.5)
@@ -566,9 +565,9 @@ def test_a_task_that_does_not_come_back_is_sent_again(tmp_path):
     began = time.monotonic()
     with in_time():
         history = fit_many(
-            mine, X, Y, epochs=2, executor=lambda: Faulty(pool("forkserver"), "hangs", tmp_path), task_timeout=3
+            mine, X, Y, epochs=2, executor=lambda: Faulty(pool("forkserver"), "hangs", tmp_path), task_timeout=4
         )
-    assert time.monotonic() - began < 18
+    assert time.monotonic() - began < 50
     assert_same(mine, history, theirs, wanted)
 
 
@@ -605,7 +604,7 @@ def test_a_pool_of_ours_whose_workers_all_hang_is_made_anew(tmp_path):
     with in_time():
         history = fit_many(
             mine, X, Y, epochs=2, executor=lambda: Faulty(pool("forkserver"), "hangs", tmp_path, times=2),
-            task_timeout=3,
+            task_timeout=4,
         )  # fmt: skip
     assert_same(mine, history, theirs, fit_many(theirs, X, Y, epochs=2))
 
@@ -670,8 +669,6 @@ def test_progress_is_told_by_the_driver(capsys):
 
 def test_a_store_goes_on_where_a_killed_process_ended(tmp_path):
     """Another process is killed in the middle; the next call finds what it had done."""
-    import subprocess
-
     program = (
         "import os, signal, sys; sys.path.insert(0, {tests!r})\n"
         "import test_cluster as t\n"
@@ -723,8 +720,8 @@ def test_a_store_cut_anywhere_loses_one_chunk_at_most(tmp_path):
     theirs, wanted, more = stored(path)
     names = sorted(os.listdir(path))
     assert len(names) == 50
-    for name in names[:4] + names[-2:]:
-        for kept in (0.0, 0.5, 0.97):
+    for name in names[:2] + names[-2:]:
+        for kept in (0.0, 0.7):
             whole = (path / name).read_bytes()
             (path / name).write_bytes(whole[: int(len(whole) * kept)])
             mine, trained, before = made(), [], set(os.listdir(path))
@@ -842,23 +839,20 @@ def test_what_the_time_limit_cut_is_trained_again(tmp_path):
     assert_same(mine, history, theirs, fit_many(theirs, X, Y, epochs=60))
 
 
-def test_digests_are_the_same_in_another_process(tmp_path):
+def test_digests_are_the_same_in_another_process():
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import hashlib, test_cluster as t, fastbp\n"
         "for value in t.digested():\n"
         "    digest = hashlib.sha256(); t.store._digest(digest, value); print(digest.hexdigest())\n"
     )
-    import subprocess
-
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60,
-            env=os.environ | {"PYTHONHASHSEED": str(k)},
-        ).stdout
-        for k in range(2)
-    }  # fmt: skip
-    assert len(found) == 1 and len(set(found.pop().split())) == len(digested())
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    found = []
+    for value in digested():
+        digest = hashlib.sha256()
+        store._digest(digest, value)
+        found.append(digest.hexdigest())
+    assert told.stdout.split() == found and len(set(found)) == len(found)
 
 
 def uses_a_set(y, outputs):
@@ -871,6 +865,33 @@ def digested():
         fastbp.Adam(lr=fastbp.schedules.Cosine(0.1, 10)), EarlyStopping(), EarlyStopping(patience=3), 1, 1.0, "1", None,
         np.zeros(3), np.zeros((3, 1)), np.zeros(3, np.float32), {"b", "a"}, fastbp.losses.TABLE["mae"],
     ]  # fmt: skip
+
+
+# ------------------------------------------------------------------ estimators
+
+
+@pytest.mark.parametrize("name", ["MLPEnsembleRegressor", "GroupedMLPRegressor"])
+def test_estimators_of_many_networks_hand_an_executor_on(name):
+    pytest.importorskip("sklearn")
+    import fastbp.sklearn
+
+    kind = getattr(fastbp.sklearn, name)
+    more = {"by": 3} if name.startswith("Grouped") else {"n_estimators": 12, "bootstrap": True, "oob_score": True}
+    rows = np.column_stack([X, BY]) if name.startswith("Grouped") else X
+    mine, theirs = (kind(**more, hidden_layer_sizes=4, max_iter=3, random_state=0) for _ in range(2))
+
+    class Counts(ThreadPoolExecutor):
+        n_sent = 0
+
+        def submit(self, *arguments):
+            self.n_sent += 1
+            return super().submit(*arguments)
+
+    with Counts(2) as executor:
+        mine.fit(rows, Y, executor=executor)
+        assert executor.n_sent > 1
+    assert np.array_equal(mine.predict(rows), theirs.fit(rows, Y).predict(rows))
+    assert "executor" not in str(mine.get_metadata_routing())
 
 
 # ------------------------------------------------------------------ networks as arrays
@@ -958,8 +979,6 @@ def test_chunks_are_of_the_seconds_that_were_asked_for(monkeypatch):
 
 
 def test_no_library_of_a_cluster_is_loaded_for_others():
-    import subprocess
-
     program = (
         "import sys, numpy as np, fastbp\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
