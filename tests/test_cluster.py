@@ -2,11 +2,13 @@
 
 import errno
 import functools
+import hashlib
 import importlib
 import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -70,6 +72,13 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(spread, "_SECONDS", 2e-3)
 
 
+@pytest.fixture
+def one_each(monkeypatch):
+    """A network in each chunk."""
+    monkeypatch.setattr(spread, "_LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(spread, "_SECONDS", 0.0)
+
+
 # ------------------------------------------------------------------ engines
 
 
@@ -83,7 +92,13 @@ def needed(name):
 
 
 def pool(how, n=2):
-    return ProcessPoolExecutor(n, mp_context=multiprocessing.get_context(how))
+    context = multiprocessing.get_context(how)
+    if how == "forkserver":  # its processes are forked from one that has imported these
+        context.set_forkserver_preload(["fastbp.many.fit", "fastbp.many.spread", "scipy.optimize", __name__])
+    executor = ProcessPoolExecutor(n, mp_context=context)
+    for started in [executor.submit(time.sleep, 0.1) for _ in range(n)]:  # a limit of time begins with all workers there
+        started.result()
+    return executor
 
 
 @contextmanager
@@ -121,9 +136,10 @@ ENGINES = {
     "joblib, multiprocessing": lambda: by_joblib(backend="multiprocessing", n_jobs=2),  # results at the end alone
     "joblib, dask": None,
 }
+OFTEN = ["spawn", "forkserver", "threads", "dask"]  # by `make test`; `make test-cluster` has all
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=ENGINES if every_cluster else OFTEN)
 def engine(request):
     """What is given as `executor`, of each kind; one for all tests of it."""
     if request.param == "joblib, dask":
@@ -170,8 +186,10 @@ CALLS = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.slow
-def test_all_engines_make_the_bits_of_one_process(engine, call):
+def test_all_engines_make_the_bits_of_one_process(engine, call, request):
+    name = request.node.callspec.params["engine"]
+    if not every_cluster and name != "threads" and list(CALLS).index(call) % 4 != OFTEN.index(name):
+        pytest.skip("a sample of the calls on each engine; `make test-cluster` has all")
     given = {"X": X, "y": Y, "epochs": 3, **CALLS[call]}
     if call == "L-BFGS":
         pytest.importorskip("scipy")
@@ -211,10 +229,6 @@ def test_views_of_parameters_that_the_caller_holds_stay(engine):
     fit_many(nets, X, Y, epochs=1, executor=engine)
     assert weight is nets[1].weights[0] or np.shares_memory(weight, nets[1].weights[0])
     assert not np.array_equal(weight, made(4)[1].weights[0])
-
-
-def opened():
-    return np.load(os.environ["FASTBP_TEST_ROWS"], mmap_mode="r")
 
 
 def test_large_rows_go_once_into_a_file_which_is_gone_at_the_end(tmp_path, monkeypatch):
@@ -283,10 +297,10 @@ def test_a_file_with_other_contents_is_not_read(tmp_path):
         kept.open()
 
 
-@pytest.mark.parametrize("how", ["spawn", "threads"])
-def test_a_function_gives_the_rows_in_each_worker(how, tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["forkserver", "threads"])
+def test_a_function_gives_the_rows_in_each_worker(how, tmp_path):
     np.save(tmp_path / "rows.npy", X)
-    monkeypatch.setenv("FASTBP_TEST_ROWS", str(tmp_path / "rows.npy"))
+    opened = functools.partial(np.load, tmp_path / "rows.npy", mmap_mode="r")
     mine, theirs = made(), made()
     wanted = fit_many(theirs, opened, Y, epochs=2)
     with ENGINES[how]() as executor:
@@ -397,7 +411,7 @@ def faulty(fault, folder, times, function, *arguments):
         elif fault == "memory":
             raise MemoryError("no memory in this worker")
         elif fault == "hangs":
-            time.sleep(20)
+            time.sleep(60)
         elif fault == "late":
             answer = function(*arguments)
             time.sleep(1.5)
@@ -407,6 +421,8 @@ def faulty(fault, folder, times, function, *arguments):
 
 class Faulty(Executor):
     """An executor in whose workers faults happen."""
+
+    _client = None  # of Dask, which is not to be asked past this
 
     def __init__(self, inner, fault, folder, times=1):
         self._inner, self._fault, self.n_sent = inner, functools.partial(faulty, fault, folder, times), 0
@@ -422,6 +438,7 @@ class Faulty(Executor):
         return getattr(self._inner, name)
 
 
+@pytest.mark.usefixtures("one_each")
 @pytest.mark.parametrize("fault", ["killed", "ended"])
 @pytest.mark.slow
 def test_a_pool_that_a_function_makes_is_made_anew(fault, tmp_path):
@@ -438,6 +455,7 @@ def test_a_pool_that_a_function_makes_is_made_anew(fault, tmp_path):
     assert_same(mine, history, theirs, fit_many(theirs, X, Y, epochs=2))
 
 
+@pytest.mark.usefixtures("one_each")
 def test_a_pool_that_was_given_keeps_what_came_back(tmp_path):
     nets, theirs = made(), made()
     fit_many(theirs, X, Y, epochs=2)
@@ -465,20 +483,19 @@ def faulty_not(function, *arguments):
 
 def test_a_network_that_breaks_every_pool_fails_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(spread, "_LEAST_SECONDS", 1.0)  # so that it has neighbours in its chunk
-    nets, theirs = made(6), made(6)
-    wanted = fit_many(theirs, X, Y, epochs=2)
+    monkeypatch.setattr(spread, "_TRIES", 2)
+    nets, theirs = made(3), made(3)
+    fit_many(theirs, X, Y, epochs=2)
     with in_time(120):
-        history = fit_many(nets, X, Y, epochs=2, executor=lambda: Poisoned(pool("forkserver")), metrics=())
-    assert history.status.tolist() == ["done"] * 4 + ["failed", "done"]
-    assert "terminated abruptly" in str(history.errors[4]) or "abruptly" in str(history.errors[4])
+        history = fit_many(nets, X, Y, epochs=2, executor=lambda: Poisoned(pool("forkserver", 1)))
+    assert history.status.tolist() == ["done", "failed", "done"] and "abruptly" in str(history.errors[1])
     for k, (net, other) in enumerate(zip(nets, theirs)):
-        assert frozen(net.__getstate__()) == frozen((made(6)[4] if k == 4 else other).__getstate__())
-    assert np.array_equal(history.loss[3], wanted.loss[3])
+        assert frozen(net.__getstate__()) == frozen((made(3)[1] if k == 1 else other).__getstate__())
 
 
 def poisoned(function, packed, *shared):
     sent = chunks._Unpickler(packed, shared).load()
-    if 4 in sent["seeds"].tolist():
+    if 1 in sent["seeds"].tolist():
         os.kill(os.getpid(), signal.SIGKILL)
     return function(packed, *shared)
 
@@ -491,6 +508,7 @@ class Poisoned(Faulty):
         return self._inner.submit(poisoned, function, *arguments)
 
 
+@pytest.mark.usefixtures("one_each")
 def test_a_worker_without_memory_is_asked_again(tmp_path):
     mine, theirs = made(), made()
     with pool("forkserver") as inner, in_time():
@@ -540,18 +558,20 @@ def test_a_chunk_that_never_comes_back_is_halved_down_to_the_network(monkeypatch
         assert frozen(net.__getstate__()) == frozen((made()[5] if k == 5 else other).__getstate__())
 
 
+@pytest.mark.usefixtures("one_each")
 def test_a_task_that_does_not_come_back_is_sent_again(tmp_path):
     mine, theirs = made(), made()
     wanted = fit_many(theirs, X, Y, epochs=2)
     began = time.monotonic()
     with in_time():
         history = fit_many(
-            mine, X, Y, epochs=2, executor=lambda: Faulty(pool("forkserver"), "hangs", tmp_path), task_timeout=3
+            mine, X, Y, epochs=2, executor=lambda: Faulty(pool("forkserver"), "hangs", tmp_path), task_timeout=4
         )
-    assert time.monotonic() - began < 18
+    assert time.monotonic() - began < 50
     assert_same(mine, history, theirs, wanted)
 
 
+@pytest.mark.usefixtures("one_each")
 def test_a_late_answer_does_no_harm(tmp_path):
     mine, theirs = made(), made()
     with ThreadPoolExecutor(3) as inner, in_time():
@@ -578,16 +598,18 @@ def test_an_executor_whose_workers_all_hang_is_given_up():
         executor.shutdown()
 
 
+@pytest.mark.usefixtures("one_each")
 def test_a_pool_of_ours_whose_workers_all_hang_is_made_anew(tmp_path):
     mine, theirs = made(), made()
     with in_time():
         history = fit_many(
             mine, X, Y, epochs=2, executor=lambda: Faulty(pool("forkserver"), "hangs", tmp_path, times=2),
-            task_timeout=3,
+            task_timeout=4,
         )  # fmt: skip
     assert_same(mine, history, theirs, fit_many(theirs, X, Y, epochs=2))
 
 
+@pytest.mark.usefixtures("one_each")
 @pytest.mark.slow
 def test_dask_workers_that_are_killed_lose_nothing(tmp_path):
     mine, theirs = made(), made()
@@ -599,6 +621,7 @@ def test_dask_workers_that_are_killed_lose_nothing(tmp_path):
         assert_same(mine, history, theirs, fit_many(theirs, X, Y, epochs=2))
 
 
+@pytest.mark.usefixtures("one_each")
 def test_ctrl_c_keeps_what_came_back(tmp_path):
     nets, theirs = made(), made()
     fit_many(theirs, X, Y, epochs=2)
@@ -646,8 +669,6 @@ def test_progress_is_told_by_the_driver(capsys):
 
 def test_a_store_goes_on_where_a_killed_process_ended(tmp_path):
     """Another process is killed in the middle; the next call finds what it had done."""
-    import subprocess
-
     program = (
         "import os, signal, sys; sys.path.insert(0, {tests!r})\n"
         "import test_cluster as t\n"
@@ -693,36 +714,38 @@ def stored(path, **more):
     return nets, fit_many(nets, X, Y, store=path, **more), more
 
 
+@pytest.mark.usefixtures("one_each")
 def test_a_store_cut_anywhere_loses_one_chunk_at_most(tmp_path):
     path = tmp_path / "store"
     theirs, wanted, more = stored(path)
     names = sorted(os.listdir(path))
-    assert len(names) > 6
-    for name in names[:6] + names[-2:]:
-        for kept in (0.0, 0.5, 0.97):
+    assert len(names) == 50
+    for name in names[:2] + names[-2:]:
+        for kept in (0.0, 0.7):
             whole = (path / name).read_bytes()
             (path / name).write_bytes(whole[: int(len(whole) * kept)])
             mine, trained, before = made(), [], set(os.listdir(path))
             with watched(trained):
                 history = fit_many(mine, X, Y, store=path, **more)
             assert_same(mine, history, theirs, wanted)
-            first = int(name[6:15]) if name.startswith("chunk-") else None
-            assert len(trained) <= (0 if first is None else len(theirs) // 3), name
+            assert trained == ([int(name[6:15])] if name.startswith("chunk-") else []), name
             for new in set(os.listdir(path)) - before:
                 os.unlink(path / new)
             (path / name).write_bytes(whole)
 
 
+@pytest.mark.usefixtures("one_each")
 def test_a_byte_that_has_changed_is_seen(tmp_path):
     theirs, wanted, more = stored(tmp_path)
-    name = next(name for name in os.listdir(tmp_path) if name.endswith(".npz"))
-    data = bytearray((tmp_path / name).read_bytes())
-    data[len(data) // 2] ^= 1
-    (tmp_path / name).write_bytes(data)
+    names = [name for name in sorted(os.listdir(tmp_path)) if name.startswith("chunk-")]
+    for k, name in enumerate(names[:8]):
+        data = bytearray((tmp_path / name).read_bytes())
+        data[len(data) * (k + 1) // 10] ^= 1
+        (tmp_path / name).write_bytes(data)
     mine, trained = made(), []
     with watched(trained):
         assert_same(mine, fit_many(mine, X, Y, store=tmp_path, **more), theirs, wanted)
-    assert trained
+    assert 4 <= len(trained) <= 8  # some bytes of a zip file mean nothing
 
 
 @pytest.mark.parametrize("what, change", [
@@ -755,6 +778,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
+@pytest.mark.usefixtures("one_each")
 def test_a_full_disk_is_an_error_and_what_is_finished_is_kept(tmp_path, monkeypatch):
     nets, theirs = made(), made()
     wanted = fit_many(theirs, X, Y, epochs=2)
@@ -782,12 +806,7 @@ def test_a_full_disk_is_an_error_and_what_is_finished_is_kept(tmp_path, monkeypa
     assert_same(mine, history, theirs, wanted)
 
 
-def test_a_store_holds_errors_keys_and_own_rows(tmp_path):
-    @fastbp.activation
-    def bent(x):
-        return x * 0.5
-
-    fastbp.tests_bent = bent
+def test_a_store_holds_errors_and_keys(tmp_path):
     nets = [{f"k{j}": fastbp.MLP((3, 4, 1), seed=j) for j in range(24)} for _ in range(2)]
     by, rows = np.array([f"k{j}" for j in BY]), odd_rows()
     wanted = fit_many(nets[0], rows, Y, by=by, epochs=2, optimizer=fastbp.SGD(lr=0.1), store=tmp_path)
@@ -820,23 +839,20 @@ def test_what_the_time_limit_cut_is_trained_again(tmp_path):
     assert_same(mine, history, theirs, fit_many(theirs, X, Y, epochs=60))
 
 
-def test_digests_are_the_same_in_another_process(tmp_path):
+def test_digests_are_the_same_in_another_process():
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import hashlib, test_cluster as t, fastbp\n"
         "for value in t.digested():\n"
         "    digest = hashlib.sha256(); t.store._digest(digest, value); print(digest.hexdigest())\n"
     )
-    import subprocess
-
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60,
-            env=os.environ | {"PYTHONHASHSEED": str(k)},
-        ).stdout
-        for k in range(2)
-    }  # fmt: skip
-    assert len(found) == 1 and len(set(found.pop().split())) == len(digested())
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    found = []
+    for value in digested():
+        digest = hashlib.sha256()
+        store._digest(digest, value)
+        found.append(digest.hexdigest())
+    assert told.stdout.split() == found and len(set(found)) == len(found)
 
 
 def uses_a_set(y, outputs):
@@ -849,6 +865,33 @@ def digested():
         fastbp.Adam(lr=fastbp.schedules.Cosine(0.1, 10)), EarlyStopping(), EarlyStopping(patience=3), 1, 1.0, "1", None,
         np.zeros(3), np.zeros((3, 1)), np.zeros(3, np.float32), {"b", "a"}, fastbp.losses.TABLE["mae"],
     ]  # fmt: skip
+
+
+# ------------------------------------------------------------------ estimators
+
+
+@pytest.mark.parametrize("name", ["MLPEnsembleRegressor", "GroupedMLPRegressor"])
+def test_estimators_of_many_networks_hand_an_executor_on(name):
+    pytest.importorskip("sklearn")
+    import fastbp.sklearn
+
+    kind = getattr(fastbp.sklearn, name)
+    more = {"by": 3} if name.startswith("Grouped") else {"n_estimators": 12, "bootstrap": True, "oob_score": True}
+    rows = np.column_stack([X, BY]) if name.startswith("Grouped") else X
+    mine, theirs = (kind(**more, hidden_layer_sizes=4, max_iter=3, random_state=0) for _ in range(2))
+
+    class Counts(ThreadPoolExecutor):
+        n_sent = 0
+
+        def submit(self, *arguments):
+            self.n_sent += 1
+            return super().submit(*arguments)
+
+    with Counts(2) as executor:
+        mine.fit(rows, Y, executor=executor)
+        assert executor.n_sent > 1
+    assert np.array_equal(mine.predict(rows), theirs.fit(rows, Y).predict(rows))
+    assert "executor" not in str(mine.get_metadata_routing())
 
 
 # ------------------------------------------------------------------ networks as arrays
@@ -894,18 +937,22 @@ class AtOnce(Executor):
 def test_the_driver_takes_at_most_20_microseconds_a_network_and_is_flat(monkeypatch):
     monkeypatch.setattr(spread, "_LEAST_SECONDS", 0.02)  # some hundred chunks
     rows, targets = RNG.normal(size=(100, 2)).astype(np.float32), RNG.normal(size=100)
-    found = {}
-    for n in (10_000, 50_000):
-        best = np.inf
-        for _ in range(2):
-            nets = [fastbp.MLP((2, 3, 1), seed=k) for k in range(n)]
-            executor = AtOnce()
-            began = time.process_time()
-            history = fit_many(nets, rows, targets, epochs=1, executor=executor)
-            best = min(best, (time.process_time() - began - executor.seconds) / n)
-            assert set(history.status.tolist()) == {"done"} and executor.n_tasks > 3
-        found[n] = best * 1e6
-    assert max(found.values()) < 20 and found[50_000] < 1.5 * found[10_000], found
+    for left in (2, 1, 0):  # of tries: there may be others at work
+        found = [driven(n, rows, targets) for n in (10_000, 30_000)]
+        if max(found) < 20 and found[1] < 1.5 * found[0]:
+            return
+        assert left, f"{found} microseconds of 10,000 and of 30,000 networks"
+
+
+def driven(n, rows, targets):
+    """Microseconds of the driver for each of n networks."""
+    nets = [fastbp.MLP((2, 3, 1), seed=k) for k in range(n)]
+    executor = AtOnce()
+    began = time.process_time()
+    history = fit_many(nets, rows, targets, epochs=1, executor=executor)
+    seconds = time.process_time() - began - executor.seconds
+    assert set(history.status.tolist()) == {"done"} and executor.n_tasks > 3
+    return seconds / n * 1e6
 
 
 def test_chunks_are_of_the_seconds_that_were_asked_for(monkeypatch):
@@ -932,8 +979,6 @@ def test_chunks_are_of_the_seconds_that_were_asked_for(monkeypatch):
 
 
 def test_no_library_of_a_cluster_is_loaded_for_others():
-    import subprocess
-
     program = (
         "import sys, numpy as np, fastbp\n"
         "from concurrent.futures import ThreadPoolExecutor\n"

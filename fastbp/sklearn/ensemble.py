@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -50,7 +51,9 @@ class _Members(Together):
     oob_score: bool
     estimators_: list[MLP]
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    __metadata_request__fit: ClassVar[dict[str, str]] = {"executor": UNUSED}
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, executor: Any = None) -> Self:
         """Train all members, together.
 
         Parameters
@@ -60,6 +63,8 @@ class _Members(Together):
             Labels, or numbers.
         sample_weight : array_like, (n,), optional
             Weights of the rows in the loss. What a bootstrap draws does not depend on them.
+        executor : optional
+            Who trains the members, as for `fastbp.fit_many`: a pool of processes, a cluster. The result is the same.
 
         Returns
         -------
@@ -88,7 +93,7 @@ class _Members(Together):
         nets = self._networks(X.shape[1], self._seeds, self._dtype_for(X))
         rows = self.estimators_samples_ if self.bootstrap else None
         called = [f"estimators_[{k}]" for k in range(len(nets))]
-        history = self._train(nets, X, targets, weight, rows, self._held, called)
+        history = self._train(nets, X, targets, weight, rows, self._held, called, executor)
         for k in history.errors:
             raise ValueError(f"{called[k]} diverged: {history.errors[k]}; scaled features help as well")  # fmt: skip
         self.estimators_ = nets

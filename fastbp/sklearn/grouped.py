@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, check_X_y
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
@@ -92,7 +93,9 @@ class _Grouped(Together):
             raise ValueError("X has no column beside those of `by`, which leaves no feature to learn from")
         return list(zip(*columns)) if isinstance(self.by, (list, tuple)) else columns[0], others
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    __metadata_request__fit: ClassVar[dict[str, str]] = {"executor": UNUSED}
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, executor: Any = None) -> Self:
         """Train a network for each group, and with ``fallback="global"`` one for all rows, together.
 
         Parameters
@@ -102,6 +105,8 @@ class _Grouped(Together):
         y : array_like, (n,), or of a regressor (n, outputs)
             Labels, or numbers.
         sample_weight : array_like, (n,), optional
+        executor : optional
+            Who trains the networks, as for `fastbp.fit_many`: a pool of processes, a cluster. The result is the same.
 
         Returns
         -------
@@ -150,7 +155,8 @@ class _Grouped(Together):
             held.append(out)
         nets = self._networks(features.shape[1], [seed] * len(rows), self._dtype_for(features))
         called = [*(f"the network of the group {key!r}" for key in names), "the network of all rows"]
-        history = self._train(nets, features, targets, weight, rows, held if self.early_stopping else None, called)
+        held_back = held if self.early_stopping else None
+        history = self._train(nets, features, targets, weight, rows, held_back, called, executor)
         self._keep(names, nets, history.errors)
         if self._classifies:
             seen = np.array([np.isin(np.arange(len(self.classes_)), targets[np.concatenate(both)])

@@ -141,8 +141,9 @@ class Together(_BaseEstimator):
         return nets
 
     def _train(
-        self, nets: Any, X: NDArray[Any], y: NDArray[Any], weight: Any, rows: Any, held: Any, called: Sequence[Any]
-    ) -> ManyHistory:
+        self, nets: Any, X: NDArray[Any], y: NDArray[Any], weight: Any, rows: Any, held: Any, called: Sequence[Any],
+        executor: Any,
+    ) -> ManyHistory:  # fmt: skip
         """Train the networks together; `called` is what warnings and errors call each."""
         if self._classifies and self._head.link != "softmax":
             y = y[:, None] == (1 if len(self.classes_) == 2 else np.arange(len(self.classes_)))
@@ -160,7 +161,7 @@ class Together(_BaseEstimator):
             nets, X, y, rows=rows, loss=self._head.loss, optimizer=rule, epochs=self.max_iter, shuffle=self.shuffle,
             batch_size=_MOST_OF_A_BATCH if self.batch_size == "auto" else self.batch_size,  # type: ignore[arg-type]
             sample_weight=weight, validation_rows=held, early_stopping=early, n_threads=self.n_threads,
-            lanes=self.lanes,
+            lanes=self.lanes, executor=executor,
         )  # fmt: skip
         for k, error in history.errors.items():
             if not isinstance(error, NonFiniteError):
