@@ -191,9 +191,9 @@ def test_two_workers_of_dask_gain_1_8_and_scikit_learn_runs_beside(rows, capsys)
         two, driver = time.perf_counter() - began, time.process_time() - driver
 
         def scikit(k, epochs):
-            shape = mixed(OF_SCIKIT)[k].sizes[1:-1]
             run = {"batch_size": 32, "learning_rate_init": 0.01, "max_iter": epochs, "n_iter_no_change": epochs}
-            estimator = neural_network.MLPRegressor(shape, activation="tanh", tol=0.0, random_state=k, **run)
+            run |= {"hidden_layer_sizes": mixed(OF_SCIKIT)[k].sizes[1:-1], "activation": "tanh", "random_state": k}
+            estimator = neural_network.MLPRegressor(**run)
             return joblib.delayed(estimator.fit)(X, y[:, 0])
 
         with joblib.parallel_config(backend="dask"):
