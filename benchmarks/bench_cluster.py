@@ -153,7 +153,7 @@ def test_a_driver_of_1000_workers_takes_20_us_a_network(process, rows, capsys, w
 def test_an_executor_adds_5_per_cent_at_chunks_of_2_seconds(process, rows, capsys):
     """One worker beside none: the same work, one thread, and all else is what the executor adds."""
     n = 400
-    epochs = epochs_for(rows, n, 8 * CHUNK_SECONDS)
+    epochs = epochs_for(rows, n, 16 * CHUNK_SECONDS)  # they begin with twice that, and end with less
     assert same_bits(rows, n, 2, executor=process, n_workers=1)
     sent = []
 
@@ -169,8 +169,8 @@ def test_an_executor_adds_5_per_cent_at_chunks_of_2_seconds(process, rows, capsy
     ratio = min(there / here for here, there in zip(times["here"], times["there"]))
     with capsys.disabled():
         told = ", ".join(f"{which} {min(found):.2f} s" for which, found in times.items())
-        chunk = statistics.median(sent[-1])
-        print(f"\n{len(sent[-1])} chunks, the median of {chunk:.2f} s: {told}, {ratio:.3f}", end=" ")
+        chunk = statistics.mean(sent[-1])
+        print(f"\n{len(sent[-1])} chunks of {chunk:.2f} s (mean): {told}, {ratio:.3f}", end=" ")
     assert ratio <= OVERHEAD
 
 
@@ -191,9 +191,9 @@ def test_two_workers_of_dask_gain_1_8_and_scikit_learn_runs_beside(rows, capsys)
         two, driver = time.perf_counter() - began, time.process_time() - driver
 
         def scikit(k, epochs):
-            shape = mixed(OF_SCIKIT)[k].sizes[1:-1]
             run = {"batch_size": 32, "learning_rate_init": 0.01, "max_iter": epochs, "n_iter_no_change": epochs}
-            estimator = neural_network.MLPRegressor(shape, activation="tanh", tol=0.0, random_state=k, **run)
+            run |= {"hidden_layer_sizes": mixed(OF_SCIKIT)[k].sizes[1:-1], "activation": "tanh", "random_state": k}
+            estimator = neural_network.MLPRegressor(**run)
             return joblib.delayed(estimator.fit)(X, y[:, 0])
 
         with joblib.parallel_config(backend="dask"):

@@ -163,6 +163,13 @@ def test_without_mpi4py_an_example_says_what_to_install(tmp_path, name):
     assert "needs mpi4py and an MPI library" in err and "pip install mpi4py" in err and "apt install openmpi-bin" in err
 
 
+def test_the_excerpts_of_the_page_are_from_the_examples():
+    page = (ROOT / "docs" / "mpi.md").read_text()
+    excerpts = re.findall(r"^```py\n(.*?)^```", page, re.M | re.S)
+    programs = [(ROOT / "examples" / f"{name}.py").read_text() for name in EXAMPLES]
+    assert len(excerpts) == 3 and all(any(excerpt in program for program in programs) for excerpt in excerpts)
+
+
 def test_fastbp_does_not_import_mpi4py():
     for path in sorted((ROOT / "fastbp").rglob("*.py")):
         assert not re.search(r"^\s*(import|from) mpi4py", path.read_text(), re.M), path
