@@ -255,36 +255,29 @@ def test_a_client_is_asked_for_its_executor():
 # ------------------------------------------------------------------ halving
 
 
-def by_hand(estimator, candidates, plan, splits, data, score):
-    """Halving as a loop of `fit`: rows of (number, rung, epochs, scores)."""
+def by_hand(estimator, candidates, plan, splits, data):
+    """Halving as a loop of whole fits: rows of (candidate, rung, epochs, scores)."""
     x, y = data
-    kept, rows, alive, before, last = {}, [], list(range(len(candidates))), 0, {}
+    rows, alive, last = [], list(range(len(candidates))), {}
     for rung, (count, end) in enumerate(plan):
         if rung:
             alive = sorted(sorted(alive, key=lambda k: (-np.mean(last[k]), k))[:count])
         for k in alive:
-            last[k] = []
-            for f, (train, test) in enumerate(splits):
-                net = kept.get((k, f))
-                if net is None:
-                    net = kept[k, f] = clone(estimator).set_params(**candidates[k])
-                    net.set_params(random_state=np.random.RandomState(estimator.random_state))
-                    net.set_params(warm_start=True, keep_optimizer_state=True)
-                net.set_params(max_iter=end - before).fit(x[train], y[train])
-                last[k].append(score(net, x[test], y[test]))
-            rows.append((k, rung, end, list(last[k])))
-        before = end
+            nets = [clone(estimator).set_params(**candidates[k], max_iter=end).fit(x[train], y[train])
+                    for train, _ in splits]  # fmt: skip
+            last[k] = [net.score(x[test], y[test]) for net, (_, test) in zip(nets, splits)]
+            rows.append((k, rung, end, last[k]))
     return rows
 
 
 @pytest.mark.parametrize("kind, data", [(MLPClassifier, (X, LABELS)), (MLPRegressor, (X, Y))])
-def test_halving_is_a_loop_of_fits_that_go_on(kind, data):
+def test_every_rung_scores_as_whole_fits_of_so_many_epochs(kind, data):
     net = kind(**{**QUICK, "tol": 0.0, "n_iter_no_change": 100})
     search = MLPSearchCV(net, SPACE, halving=2, cv=KFold(3), n_threads=3).fit(*data)
     candidates = search.cv_results_["params"][:8]
     assert search.n_candidates_ == [8, 4, 2, 1] and search.n_resources_ == [1, 2, 4, 8] and search.n_iterations_ == 4
     splits = list(KFold(3).split(X))
-    rows = by_hand(net, candidates, [(8, 1), (4, 2), (2, 4), (1, 8)], splits, data, lambda net, x, y: net.score(x, y))
+    rows = by_hand(net, candidates, [(8, 1), (4, 2), (2, 4), (1, 8)], splits, data)
     results = search.cv_results_
     assert results["params"] == [candidates[k] for k, *_ in rows]
     assert results["iter"].tolist() == [rung for _, rung, *_ in rows]
@@ -316,22 +309,22 @@ def test_the_last_rung_scores_as_whole_fits_that_end_by_themselves_too(solver):
 def test_halving_of_pipelines_of_draws_and_by_one_of_several_metrics():
     pipe = make_pipeline(StandardScaler(), regressor())
     space = {"mlpregressor__alpha": stats.loguniform(1e-5, 1), "mlpregressor__learning_rate_init": [0.001, 0.03]}
-    search = MLPSearchCV(pipe, space, n_candidates=6, random_state=1, halving=2, cv=3, scoring=["r2", "max_error"],
-                         refit="max_error").fit(X, Y)  # fmt: skip
+    search = MLPSearchCV(pipe, space, n_candidates=6, random_state=1, halving=2, cv=3, scoring=["r2", "neg_max_error"],
+                         refit="neg_max_error").fit(X, Y)  # fmt: skip
     results = search.cv_results_
     first, second = (np.flatnonzero(results["iter"] == rung) for rung in (0, 1))
-    best = np.sort(np.argsort(-results["mean_test_max_error"][first], kind="stable")[:3])
+    best = np.sort(np.argsort(-results["mean_test_neg_max_error"][first], kind="stable")[:3])
     assert [results["params"][row] for row in second] == [results["params"][row] for row in best]
-    assert search.best_score_ == results["mean_test_max_error"][results["iter"] == search.n_iterations_ - 1].max()
+    assert search.best_score_ == results["mean_test_neg_max_error"][results["iter"] == search.n_iterations_ - 1].max()
 
 
 def test_halving_has_the_same_splits_in_every_rung_and_ties_go_to_the_first():
     class Counting(ShuffleSplit):
         calls = 0
 
-        def split(self, *arguments):
+        def split(self, *arguments, **named):
             type(self).calls += 1
-            return super().split(*arguments)
+            return super().split(*arguments, **named)
 
     search = MLPSearchCV(classifier(), {"alpha": [0.1, 0.1, 0.1, 0.1]}, halving=2, cv=Counting(2)).fit(X, LABELS)
     assert Counting.calls == 1 and search.n_candidates_ == [4, 2, 1] and search.best_index_ == 6
@@ -365,7 +358,7 @@ def test_failures_are_the_last_of_a_rung():
         (classifier(solver="lbfgs"), {"alpha": [0.1]}, {"halving": 2}, "halving: solver='lbfgs' begins anew"),
         (classifier(), {"solver": ["adam", "lbfgs"]}, {"halving": 2}, "halving: solver='lbfgs' begins anew"),
         (MLPEnsembleRegressor(), {"tol": [0.1]}, {"halving": 2}, "halving goes on with an MLPClassifier or MLPRegressor"),
-        (regressor(), {"alpha": [0.1]}, {"halving": 2, "scoring": ["r2", "max_error"], "refit": False},
+        (regressor(), {"alpha": [0.1]}, {"halving": 2, "scoring": ["r2", "neg_max_error"], "refit": len},
          "of several metrics refit= must name the one that decides"),
         (classifier(), {"alpha": [0.1]}, {"halving": 2, "scoring": own_scores, "refit": "c"}, "refit"),
         (classifier(), [1], {}, "space must be a dict from a parameter to its values"),

@@ -338,7 +338,7 @@ class _One:
         if self._network is None:
             self._set_params(**params)
             network = self._network = _network_of(self.estimator)
-            network.warm_start = network.keep_optimizer_state = True
+            network.warm_start = network.keep_optimizer_state = network._memory().goes_on = True
             if isinstance(network.random_state, (int, np.integer)):  # whose draws go on
                 network.random_state = check_random_state(int(network.random_state))
         return self.estimator
