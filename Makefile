@@ -49,7 +49,7 @@ help:
 	@echo 'make ulp        accuracy of exp, tanh, ... of each ISA, over all arguments'
 	@echo 'make bench      every workload beside what is installed of its peers, into build/bench.json; the speed bars'
 	@echo 'make figures    what it measured into benchmarks/records/, README.md, the pages and pictures of docs/'
-	@echo 'make pictures   those of docs/looking.md and docs/own_rows.md, from the code on the pages'
+	@echo 'make pictures   those of docs/looking.md, own_rows.md and searching.md, from the code on the pages'
 	@echo 'make rows       render src/kernels/rows_generated.hpp and the pages of docs/ from the tables'
 	@echo 'make clean      remove .venv, .venv-peers, .venv-sklearn-*, build/ and what else was made'
 	@echo 'Choose with PYTHON=python3.12, CXX=clang++, TESTS="tests/test_x.py -k name".'

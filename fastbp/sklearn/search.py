@@ -201,7 +201,8 @@ class MLPSearchCV(_BaseSearchCV):
         known = {name.partition("__")[0] for name in self.estimator.get_params()}
         for space in spaces:
             if not isinstance(space, Mapping):
-                raise TypeError(f"space must be a dict from a parameter to its values, or a list of such, got {space!r}")
+                raise TypeError("space must be a dict from a parameter to its values, or a list of such, got "
+                                f"{space!r}")  # fmt: skip
             for name, values in space.items():
                 if str(name).partition("__")[0] not in known:
                     kind = type(self.estimator).__name__
@@ -223,7 +224,7 @@ class MLPSearchCV(_BaseSearchCV):
             if any(key.rpartition("__")[2] == name for candidate in candidates for key in candidate):
                 raise ValueError(f"space: {name} is what halving says; leave it out of space")
         plan = rungs(len(candidates), int(_network_of(self.estimator).max_iter), float(self.halving))
-        splits = _Once(self._checked_cv_orig)
+        splits, results = _Once(self._checked_cv_orig), dict[str, Any]()
         alive, before = list(range(len(candidates))), 0
         self.n_candidates_, self.n_resources_ = [count for count, _ in plan], [end for _, end in plan]
         self.n_iterations_ = len(plan)
@@ -284,8 +285,8 @@ def _network_of(estimator: Any) -> Any:
     while isinstance(last, Pipeline):
         last = last.steps[-1][1]
     if not isinstance(last, Compiled):
-        raise ValueError("halving goes on with an MLPClassifier or MLPRegressor of fastbp.sklearn, alone or at the end of "
-                         f"a pipeline; got {estimator!r}")  # fmt: skip
+        raise ValueError("halving goes on with an MLPClassifier or MLPRegressor of fastbp.sklearn, alone or at the end "
+                         f"of a pipeline; got {estimator!r}")  # fmt: skip
     if last.early_stopping:
         raise ValueError("halving: early_stopping=True holds back other rows in each rung; leave it to halving to stop")
     if last.solver == "lbfgs" and last.optimizer is None:
