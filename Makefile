@@ -50,7 +50,7 @@ help:
 	@echo 'make ulp        accuracy of exp, tanh, ... of each ISA, over all arguments'
 	@echo 'make bench      every workload beside what is installed of its peers, into build/bench.json; the speed bars'
 	@echo 'make figures    what it measured into benchmarks/records/, README.md, the pages and pictures of docs/'
-	@echo 'make pictures   those of docs/looking.md and docs/own_rows.md, from the code on the pages'
+	@echo 'make pictures   those of docs/looking.md, own_rows.md and searching.md, from the code on the pages'
 	@echo 'make learn      the page to step through back-propagation, in build/learn/'
 	@echo 'make rows       render src/kernels/rows_generated.hpp and the pages of docs/ from the tables'
 	@echo 'make docs       the site, into build/site; make docs-quick: without running the examples, into build/site-quick'

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("docs/looking.md", "docs/own_rows.md")
+PAGES = ("docs/looking.md", "docs/own_rows.md", "docs/searching.md")
 EXAMPLES = {f"examples/{name}.py": f"docs/{name}.svg" for name in ("dqn", "ensemble", "groups")}
 SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "fastbp"}  # text stays text; the same file each time
 PART = re.compile(r"^```python\n(?P<code>.*?)^```$|^!\[[^\]]*\]\((?P<image>[^)]+)\)$", re.M | re.S)

@@ -10,12 +10,14 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import cache
 
 from fastbp import backends
 from fastbp.spec import integer
 
 _warned: set[str] = set()
+share: ContextVar[int | None] = ContextVar("fastbp_share", default=None)  # of this thread, where others work beside it
 
 
 def available_cpus() -> int:
@@ -79,7 +81,7 @@ def requested(argument: object = None, said: dict[str, str] | None = None) -> in
     """Threads that a call may use.
 
     The first of: the argument, ``FASTBP_NUM_THREADS``, ``OMP_NUM_THREADS`` (of a list its first number), the CPUs. No
-    more than the CPUs, and than threadpoolctl allows.
+    more than the CPUs, than this thread's `share`, and than threadpoolctl allows.
 
     Parameters
     ----------
@@ -106,7 +108,8 @@ def requested(argument: object = None, said: dict[str, str] | None = None) -> in
     if wanted is None or (wanted > 1 and not forced(said)):
         cpus = available_cpus()
         wanted = cpus if wanted is None else min(wanted, cpus)
-    engine = backends.engine()
+    own, engine = share.get(), backends.engine()
+    wanted = wanted if own is None else min(wanted, own)
     return wanted if engine is None else min(wanted, engine.thread_limit())
 
 

@@ -37,11 +37,14 @@ def rungs(n_candidates: int, epochs: int, factor: float) -> list[tuple[int, int]
     The last rung has all `epochs`, each one before it a part of `factor` of the next. One candidate is left at last,
     or a few where there are not epochs enough for more rungs.
     """
-    counts = [n_candidates]
-    while counts[-1] > 1 and epochs >= factor ** len(counts):
-        counts.append(math.ceil(counts[-1] / factor))
-    ends = [max(1, int(epochs / factor**k)) for k in reversed(range(len(counts)))]
-    return list(zip(counts, ends, strict=True))
+    counts, ends = [n_candidates], [epochs]
+    while counts[-1] > 1:
+        end = min(ends[-1] - 1, int(epochs / factor ** len(ends)))
+        if end < 1:
+            break
+        counts.append(min(counts[-1] - 1, math.ceil(counts[-1] / factor)))
+        ends.append(end)
+    return list(zip(counts, reversed(ends), strict=True))
 
 
 def sweep(

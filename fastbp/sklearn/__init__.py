@@ -18,8 +18,9 @@ from fastbp.sklearn.classifier import MLPClassifier  # noqa: E402
 from fastbp.sklearn.ensemble import MLPEnsembleClassifier, MLPEnsembleRegressor  # noqa: E402
 from fastbp.sklearn.grouped import GroupedMLPClassifier, GroupedMLPRegressor  # noqa: E402
 from fastbp.sklearn.regressor import MLPRegressor  # noqa: E402
+from fastbp.sklearn.search import MLPSearchCV  # noqa: E402
 
 __all__ = [
     "GroupedMLPClassifier", "GroupedMLPRegressor", "MLPClassifier", "MLPEnsembleClassifier", "MLPEnsembleRegressor",
-    "MLPRegressor",
+    "MLPRegressor", "MLPSearchCV",
 ]  # fmt: skip

@@ -210,10 +210,11 @@ class Fit:
             math.inf if self.early else float(it.n_iter_no_change), float(it._no_improvement_count),
         )  # fmt: skip
         seed = int(it._random_state.randint(1 << 31)) if np.any(it.dropout) else 0
+        orders = self.kept.orders if self.kept.goes_on else None
+        self.kept.orders = orders = orders or Orders(it._random_state, n, it.shuffle)
         self.epochs = Epochs(
-            self.program, self.layout.net.params, self.solver, rows, self.batch_size,
-            Orders(it._random_state, n, it.shuffle), alpha=float(it.alpha), factor=factor, rule=rule,
-            seed=seed,
+            self.program, self.layout.net.params, self.solver, rows, self.batch_size, orders, alpha=float(it.alpha),
+            factor=factor, rule=rule, seed=seed,
         )  # fmt: skip
 
     def _batch_size(self, n: int) -> int:

@@ -66,6 +66,7 @@ class Kept:
         self.asked = NOTHING
         self.live: Any = None  # the `Fit` that is on: `coefs_` are the views of its layout
         self.last: Layout | None = None
+        self.goes_on, self.orders = False, None  # whether the next `fit` goes on with the orders of epochs of this one
         self._random_state: np.random.RandomState | None = None
 
     def seeded(self, random_state: Any) -> np.random.RandomState:
