@@ -68,10 +68,11 @@ def test_every_public_name_has_a_page(laid):
     import fastbp.sklearn
 
     pages = [path.stem.removesuffix("-function") for path in laid.glob("api/*.rst")]
-    names = {f"fastbp.{name}" for name in fastbp.__all__} | {f"fastbp.sklearn.{name}" for name in fastbp.sklearn.__all__}
+    names = {f"fastbp.{name}" for name in fastbp.__all__}
+    names |= {f"fastbp.sklearn.{name}" for name in fastbp.sklearn.__all__}
     for name in fastbp.__all__:
         module = getattr(fastbp, name)
-        if inspect.ismodule(module):  # its functions are those that tests/test_repo.py calls public
+        if inspect.ismodule(module):  # as in tests/test_repo.py
             for one, thing in inspect.getmembers(module, inspect.isfunction):
                 if thing.__module__ == module.__name__ and one[0] != "_":
                     names.add(f"fastbp.{name}.{one}")

@@ -2,9 +2,9 @@
 
 The pages of `docs/` are written for GitHub, and stay as they are: here their links are led to the pages of the site.
 Beside them come CONTRIBUTING.md and CHANGELOG.md, the sections of README.md that a page of `docs/site/` asks for, a
-page for each public name, and the examples as sphinx-gallery reads them. `make docs` goes on from there; the settings are in
-`docs/conf.py`. An example that needs what the site does not have shows what it printed
-when it was stored: `python tools/site.py --store groups` runs it and keeps that in `docs/site/stored/`.
+page for each public name, and the examples as sphinx-gallery reads them. `make docs` goes on from there; the settings
+are in `docs/conf.py`. An example that needs what the site does not have shows what it printed when it was stored:
+`python tools/site.py --store groups` runs it and keeps that in `docs/site/stored/`.
 """
 
 import ast
