@@ -21,8 +21,8 @@ about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 project, version, author = about["name"], about["version"], about["authors"][0]["name"]
 copyright = f"{author}; BSD-3-Clause"
 extensions = [
-    "myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode", "sphinx_copybutton",
-    "sphinx_design", "sphinx_gallery.gen_gallery",
+    "myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode",
+    "sphinx_copybutton", "sphinx_design", "sphinx_gallery.gen_gallery",
 ]  # fmt: skip
 exclude_patterns = ["examples", "extra"]
 suppress_warnings = ["config.cache"]  # functions in sphinx_gallery_conf: every build is from scratch
@@ -31,6 +31,7 @@ nitpicky = False  # types of NumPy and scikit-learn lead nowhere: nothing is fet
 # ------------------------------------------------------------------ Markdown, as GitHub reads it
 
 myst_heading_anchors = 4
+myst_enable_extensions = ["colon_fence"]  # for the cards of the start page
 myst_fence_as_directive = ["math"]
 html_math_renderer = "mathml"
 
@@ -44,7 +45,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 # In an annotation names of `fastbp.typing` stay names.
 TYPES = {name for name in vars(fastbp.typing) if re.search(r"Like$|Name$", name)}
-TYPES |= {"Array", "Rows", "Examples", "ClassWeight", "Batches", "Networks", "Each", "File", "Sizes", "Weight", "Layers"}
+TYPES |= {"Array", "Rows", "Examples", "ClassWeight", "Batches", "Networks", "Each", "File", "Sizes", "Layers"}
 autodoc_type_aliases = {name: f"fastbp.typing.{name}" for name in TYPES}
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
@@ -92,7 +93,7 @@ html_css_files = ["site.css"]
 html_extra_path = ["extra"]
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 html_last_updated_fmt = None
-html_sidebars = {name: [] for name in ("index", "start", "changelog")}
+html_sidebars = {name: [] for name in ("index", "start", "benchmark", "changelog")}
 html_theme_options = {
     "logo": {"text": "fastbp"},
     "header_links_before_dropdown": 7,
@@ -125,11 +126,12 @@ def finished(app, pagename, templatename, context, doctree):
         context["body"] = re.sub(r'<a class="viewcode-back".*?</a>', "", context["body"])
 
 
-MEANT = {name: f"fastbp.rows.{name}" for name in ("Activation", "Loss", "Optimizer")} | {"Sequence": "collections.abc.Sequence"}
+MEANT = {name: f"fastbp.rows.{name}" for name in ("Activation", "Loss", "Optimizer")}
+MEANT["Sequence"] = "collections.abc.Sequence"
 
 
 def meant(app, doctree):
-    """In an annotation `Loss` is the kind of row (`fastbp.Loss` makes one of your own), and `Sequence` is no schedule."""
+    """In an annotation `Loss` is the kind of row (`fastbp.Loss` makes one of your own), `Sequence` no schedule."""
     for node in doctree.findall(addnodes.pending_xref):
         node["reftarget"] = MEANT.get(node["reftarget"], node["reftarget"])
 

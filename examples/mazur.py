@@ -14,6 +14,8 @@ tells them apart at once.) This script prints the true numbers, and then makes t
 come from.
 """
 
+import sys
+
 import numpy as np
 
 import fastbp
@@ -50,13 +52,15 @@ def step():
     net.update(optimizer)
 
 
-print(f"error before any step      {error():.9f}")
+errors = [error()]
+print(f"error before any step      {errors[0]:.9f}")
 step()
 numbered = np.concatenate([weight.T.ravel() for weight in net.weights])
 for k, w in enumerate(numbered, start=1):
     print(f"w{k} after one step          {w:.9f}")
 print(f"error after one step       {error():.9f}")
 while net.step < STEPS:
+    errors.append(error())
     step()
 print(f"outputs after {STEPS} steps  {net.predict(x)[0, 0]:.9f} {net.predict(x)[0, 1]:.9f}")
 print(f"biases                     {net.biases[0].tolist()} {net.biases[1].tolist()}")
@@ -84,3 +88,13 @@ def wrong(steps):
 print("\nthe wrong order gives the widely copied figures:")
 print(f"error after one step       {wrong(1)[0]:.9f}")
 print("outputs after {} steps  {:.9f} {:.9f}".format(STEPS, *wrong(STEPS)[1]))
+
+# ---- The picture (needs matplotlib), where a file is named for it: `python examples/mazur.py mazur.png`
+
+if len(sys.argv) > 1:
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    axes.loglog(range(1, STEPS + 1), errors, color="#0072B2")
+    axes.set(xlabel="forward pass", ylabel="half the squared error", title="Mazur's network learns its one sample")
+    figure.savefig(sys.argv[1])

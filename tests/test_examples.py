@@ -186,6 +186,10 @@ def test_groups_of_a_table_have_a_network_each(example):
     of_groups, alone, told = map(float, found)
     assert out.startswith("56 networks of 1-8-1, 37 to 1973 rows each\n")
     assert 2 * of_groups < alone and of_groups < 1.1 * told
+    stored = (ROOT / "docs" / "site" / "stored" / "groups.txt").read_text()  # the site shows this, and runs nothing
+    assert re.sub(NUMBER, "", stored) == re.sub(NUMBER, "", out)
+    shown, printed = ([float(one) for one in re.findall(NUMBER, text)] for text in (stored, out))
+    assert np.allclose(shown, printed, rtol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +197,7 @@ def test_groups_of_a_table_have_a_network_each(example):
     [
         ("groups", ["colour D, clarity IF", "price in dollars", "how far prices are off, per cent"]),
         ("bp_demo", ["loss", "training step", "3,000"]),
+        ("mazur", ["forward pass", "half the squared error", "Mazur's network learns its one sample"]),
         ("xor", ["label 0", "label 1", "output; the line is at 0"]),
         ("digits", ["loss", "layer 0: 64 -&gt; 128, a picture for each unit"]),
         ("own_gradient", ["Huber's loss", "the clean sine"]),

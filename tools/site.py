@@ -1,10 +1,10 @@
 """Lays the sources of the site into a folder, for Sphinx: `PYTHONPATH=. python tools/site.py build/docs/source`.
 
 The pages of `docs/` are written for GitHub, and stay as they are: here their links are led to the pages of the site.
-Beside them come CONTRIBUTING.md and CHANGELOG.md, the sections of README.md that a page of `docs/site/` asks for, a page
-for each public name, and the examples as sphinx-gallery reads them. `make docs` goes on from there; the settings are in
-`docs/conf.py`. An example that needs what the site does not have shows what it printed
-when it was stored: `python tools/site.py --store groups` runs it and keeps that in `docs/site/stored/`.
+Beside them come CONTRIBUTING.md and CHANGELOG.md, the sections of README.md that a page of `docs/site/` asks for, a
+page for each public name, and the examples as sphinx-gallery reads them. `make docs` goes on from there; the settings
+are in `docs/conf.py`. An example that needs what the site does not have shows what it printed when it was stored:
+`python tools/site.py --store groups` runs it and keeps that in `docs/site/stored/`.
 """
 
 import ast
@@ -96,7 +96,7 @@ GROUPS = {
     "Networks": "MLP load History Trace LayerStep ParameterStep check_gradients",
     "scikit-learn's estimators": "sklearn",
     "Many networks": "fit_many ManyHistory predict_many save_many load_many Ensemble",
-    "Optimizers and schedules": "SGD Adam AdamW NAdam RAdam RMSprop Adagrad Adadelta Lion Rprop LBFGS optimizers schedules",
+    "Optimizers": "SGD Adam AdamW NAdam RAdam RMSprop Adagrad Adadelta Lion Rprop LBFGS optimizers schedules",
     "Callbacks": "Callback EarlyStopping Checkpoint TimeLimit StopTraining",
     "Tables": "activations losses initializers metrics rows",
     "Rows of your own": "Activation activation Loss loss Optimizer",
@@ -255,9 +255,8 @@ def lay(folder: Path) -> None:
     shutil.copy(DOCS / "conf.py", folder)
     shutil.copytree(DOCS / "site" / "static", folder / "static")
     (folder / "extra").mkdir()
-    for path in DOCS.iterdir():  # pages that are HTML already go along as they are
-        if (path / "index.html").exists():
-            shutil.copytree(path, folder / "extra" / path.name)
+    if (ROOT / "tools" / "learn.py").exists():  # the page to step through, HTML already
+        subprocess.run([sys.executable, ROOT / "tools" / "learn.py", folder / "extra" / "learn"], check=True)
 
 
 def store(name: str) -> None:

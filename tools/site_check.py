@@ -1,8 +1,8 @@
 """Looks at a built site: `python tools/site_check.py build/site [build/pages]`.
 
-Every link and anchor within it must lead somewhere, and no page may fetch anything from elsewhere: neither a script nor
-a style, a font or a picture. With a second folder, Chromium takes pictures of some pages into it, wide and narrow, light
-and dark, and none may be wider than its window; look at them.
+Every link and anchor within it must lead somewhere, and no page may fetch anything from elsewhere: neither a script
+nor a style, a font or a picture. With a second folder, Chromium takes pictures of some pages into it, wide and narrow,
+light and dark, and none may be wider than its window; look at them.
 """
 
 import functools
@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 # What a browser fetches by itself, as tag and attribute; `a` leads elsewhere only for who clicks.
-FETCHED = {("script", "src"), ("img", "src"), ("source", "src"), ("iframe", "src"), ("link", "href"), ("object", "data")}
+FETCHED = {*((tag, "src") for tag in ("script", "img", "source", "iframe")), ("link", "href"), ("object", "data")}
 IN_STYLES = re.compile(r"(?:@import\s+|url\(\s*)[\"']?(?:https?:)?//[^)\s;]+")
 PAGES = {
     "start": "index.html", "reference": "api/fastbp.MLP.html", "gallery": "gallery/index.html",
@@ -48,7 +48,6 @@ class Page(HTMLParser):
             elif name == "style":
                 self.styles.append(value)
             elif name in ("href", "src", "data"):
-                # <link rel="canonical"> and the like are read by no browser
                 self.links.append((tag, name, value))
 
     def handle_data(self, data: str) -> None:
@@ -86,14 +85,19 @@ def faults(site: Path) -> Iterator[str]:
 
 # ------------------------------------------------------------------ pictures
 
-# Chromium gives a window no less than 500 pixels: a narrow page is a frame in it. The frame asks how wide the page is.
+# Chromium gives a window no less than 500 pixels: a narrow page is a frame in it. The frame looks for what
+# is cut: what reaches beyond the window, within nothing that scrolls.
 FRAME = """<!doctype html><style>body {{ margin: 0 }} iframe {{ border: 0; display: block }}</style>
 <iframe src="/{page}" width="{width}" height="1600"></iframe>
 <script>
 localStorage.setItem("mode", "{theme}"); localStorage.setItem("theme", "{theme}");
 document.querySelector("iframe").onload = event => {{
-  const inside = event.target.contentDocument.documentElement;
-  document.title = "wide " + inside.scrollWidth;
+  const inside = event.target.contentDocument;
+  const scrolls = one => one && (/auto|scroll/.test(getComputedStyle(one).overflowX) || scrolls(one.parentElement));
+  const wide = [...inside.querySelectorAll("main *")].filter(
+    one => one.getBoundingClientRect().right > {width} + 1 && !scrolls(one.parentElement) && one.checkVisibility());
+  const name = one => one.tagName + " " + one.textContent.trim().slice(0, 40);
+  document.title = "wide: " + wide.slice(0, 3).map(name).join("; ");
 }};
 </script>"""
 
@@ -133,11 +137,11 @@ def photograph(site: Path, folder: Path) -> Iterator[str]:
                            f"--window-size={max(width, 500)},1600", "--virtual-time-budget=5000"]  # fmt: skip
                 shot = subprocess.run([*command, f"--screenshot={picture}", url], capture_output=True, timeout=120)
                 told = subprocess.run([*command, "--dump-dom", url], capture_output=True, text=True, timeout=120)
-                wide = re.search(r"<title>wide (\d+)</title>", told.stdout)
+                wide = re.search(r"<title>wide: (.*?)</title>", told.stdout, re.S)
                 if shot.returncode or not picture.exists() or not wide:
                     yield f"{page}: Chromium gave no picture"
-                elif int(wide[1]) > width:
-                    yield f"{page}: {wide[1]} pixels wide in a window of {width}"
+                elif wide[1]:
+                    yield f"{page}: wider than a window of {width}: {wide[1]}"
     server.shutdown()
 
 
