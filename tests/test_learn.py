@@ -366,6 +366,13 @@ def test_a_click_selects_what_it_meets(chromium, drive, width):
         assert chromium.run(f"return [page.selected, {focused}];") == [part, part]
 
 
+def test_a_page_that_was_not_built_says_how_to(chromium, drive):
+    assert "make learn" not in drive("return document.body.innerText;")
+    chromium.open((PAGE / "index.html").as_uri())
+    text = chromium.run("return document.body.innerText;")
+    assert "data.js is missing" in text and "make learn" in text and "▶" not in text
+
+
 def test_as_a_folder_of_the_site_it_leads_to_the_page_of_its_language(chromium, drive, tmp_path):
     script = "return [$('home').hidden, $('home').firstElementChild.getAttribute('href')];"
     assert drive(script)[0]  # alone

@@ -374,8 +374,10 @@ function listen() {
 
 /** An address may name a place: index.html#network=xor&lang=zh&batch=2&lr=0.1&step=10&stage=3&part=x1-h2 */
 function start() {
-  $("broken").hidden = typeof NETWORKS !== "undefined";
-  if (!$("broken").hidden) return;
+  const built = typeof NETWORKS !== "undefined";
+  $("broken").hidden = built;
+  document.querySelector("main").hidden = !built;
+  if (!built) return;
   const wanted = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   const { network, lang, step, stage, part } = wanted;
   choose(network in NETWORKS ? network : "demo");
