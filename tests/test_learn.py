@@ -266,13 +266,13 @@ def test_numbers_come_stage_by_stage(drive):
         for (let k = 0; k < page.run.lastStage; k++) {
           await click("+stage");
           const known = (letter) => drawn().filter((text, k, all) => text === letter && all[k + 1]).length;
-          counts.push(["z", "L", "δ", "∂w", "∂b", "w′", "b′"].map(known));
+          counts.push([...["z", "L", "δ", "∂w", "∂b", "w′", "b′"].map(known), Number($("seek").value)]);
         }
         return counts;"""
     )
     assert counts == [
-        [4, 1, 0, 0, 0, 0, 0], [5, 1, 0, 0, 0, 0, 0], [5, 2, 0, 0, 0, 0, 0],  # L is also the name of its box
-        [5, 2, 1, 4, 1, 0, 0], [5, 2, 5, 12, 5, 0, 0], [5, 2, 5, 12, 5, 12, 5],
+        [4, 1, 0, 0, 0, 0, 0, 0], [5, 1, 0, 0, 0, 0, 0, 0], [5, 2, 0, 0, 0, 0, 0, 0],  # L is also the name of its box
+        [5, 2, 1, 4, 1, 0, 0, 0], [5, 2, 5, 12, 5, 0, 0, 0], [5, 2, 5, 12, 5, 12, 5, 1],  # the curve goes on at the end
     ]  # fmt: skip
 
 
@@ -364,6 +364,13 @@ def test_a_click_selects_what_it_meets(chromium, drive, width):
         chromium.click(x, y)
         focused = "page.parts.find(({ group }) => group === document.activeElement)?.id"
         assert chromium.run(f"return [page.selected, {focused}];") == [part, part]
+
+
+def test_a_page_that_was_not_built_says_how_to(chromium, drive):
+    assert "make learn" not in drive("return document.body.innerText;")
+    chromium.open((PAGE / "index.html").as_uri())
+    text = chromium.run("return document.body.innerText;")
+    assert "data.js is missing" in text and "make learn" in text and "▶" not in text
 
 
 def test_as_a_folder_of_the_site_it_leads_to_the_page_of_its_language(chromium, drive, tmp_path):

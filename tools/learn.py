@@ -22,6 +22,7 @@ import numpy as np
 import fastbp
 from fastbp import activations, losses
 from fastbp.__main__ import DEMO_BATCH, DEMO_WEIGHTS, demo_data
+from fastbp.typing import LossName
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "learn"
@@ -39,7 +40,7 @@ class Example(NamedTuple):
     net: fastbp.MLP
     X: Any
     y: Any  # (n, outputs)
-    loss: str
+    loss: LossName
     lr: float
     batch: int
 

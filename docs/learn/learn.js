@@ -203,7 +203,7 @@ function renderFormulas() {
 }
 
 function renderCurve() {
-  const { states, step } = page.run, losses = states.map(({ loss }) => loss), last = losses.length - 1;
+  const { states, completed } = page.run, losses = states.map(({ loss }) => loss), last = losses.length - 1;
   const [least, most] = [Math.min, Math.max].map((of) => losses.reduce((a, b) => of(a, b))), curve = $("curve");
   const scale = least > 0 && most > 10 * least ? Math.log : (loss) => loss; // as History.plot has it
   const span = scale(most) - scale(least) || 1, every = Math.ceil(losses.length / 400);
@@ -214,13 +214,13 @@ function renderCurve() {
   curve.replaceChildren();
   svg("path", { d: "M62 10V145H390" }, curve);
   svg("polyline", { points: points.map((n) => `${x(n).toFixed(1)},${y(n).toFixed(1)}`).join(" ") }, curve);
-  svg("circle", { cx: x(step), cy: y(step), r: 5 }, curve);
+  svg("circle", { cx: x(completed), cy: y(completed), r: 5 }, curve);
   text(56, y(losses.indexOf(most)) + 4, brief(most));
   if (most > least) text(56, 144, brief(least));
   text(62, 163, "0", "middle");
   if (last) text(390, 163, last);
   curve.setAttribute("aria-label", say("curveIs", last, full(losses[0]), full(losses[last])));
-  Object.assign($("seek"), { max: last, value: step });
+  Object.assign($("seek"), { max: last, value: completed });
 }
 
 /** Every number with all its digits, as a table: the parameters, then the row that is shown. */
@@ -374,8 +374,10 @@ function listen() {
 
 /** An address may name a place: index.html#network=xor&lang=zh&batch=2&lr=0.1&step=10&stage=3&part=x1-h2 */
 function start() {
-  $("broken").hidden = typeof NETWORKS !== "undefined";
-  if (!$("broken").hidden) return;
+  const built = typeof NETWORKS !== "undefined";
+  $("broken").hidden = built;
+  document.querySelector("main").hidden = !built;
+  if (!built) return;
   const wanted = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
   const { network, lang, step, stage, part } = wanted;
   choose(network in NETWORKS ? network : "demo");
