@@ -694,6 +694,24 @@ def test_a_fused_step_is_forward_backward_update(settings, kernels, dtype):
         assert nets[0].step == nets[1].step == step
 
 
+@pytest.mark.parametrize("inputs", [1, 7, 9, 33, 130])
+@pytest.mark.parametrize("outputs", [1, 4, 10, 17, 34, 100, 136])
+def test_an_update_between_the_sums_of_the_next_tile_is_one_after_all_sums(inputs, outputs, isa, dtype):
+    """Bit by bit, whatever tiles follow each other, where there are enough rows to spread it over and where not."""
+    rng = np.random.default_rng(0)
+    for n_rows in (2, 7, 8, 16, 17, 33, 300):
+        X, G = rng.normal(size=(n_rows, inputs)), rng.normal(size=(n_rows, outputs))
+        nets = [fastbp.MLP((inputs, outputs), dtype=dtype, seed=4, backend="cython") for _ in range(2)]
+        rule = fastbp.Adam(lr=0.01, weight_decay=0.01)
+        for _ in range(2):
+            for net in nets:
+                net.forward(X)
+            nets[0].backward(G)
+            nets[0].update(rule)
+            nets[1].backward_update(G, rule)
+        assert nets[0].flatten().tobytes() == nets[1].flatten().tobytes(), n_rows
+
+
 # ------------------------------------------------------------------ NaN, infinities, padding, the ends of the range
 
 SIZES_AROUND_TILES = [1, 2, 3, 5, 6, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 47, 48, 49, 65, 130]

@@ -18,6 +18,8 @@ template <class T> struct Operands {
 // loads of A and B would wait behind all of it at once.
 enum { FETCH_APART = 4 };
 template <class Epilogue> constexpr bool fetches = false;
+// What an epilogue has kept of the tile before is worked off there too, as evenly as k allows.
+template <class Epilogue> constexpr bool keeps = false;
 
 // MR x NV vectors of C = A @ B at row m, column n. The epilogue says what the sum at (m + i, n + j) starts from, what it
 // will read in row m + i, and where the sum goes.
@@ -35,7 +37,7 @@ FBP_NOINLINE void tile(idx k, const T* a, idx lda, const T* b, idx ldb, idx m, i
     row_of[g] = a + 3 * g * lda;
     asm("" : "+r"(row_of[g]));
   }
-  const bool spread = fetches<Epilogue> && k >= MR * FETCH_APART;
+  const bool spread = fetches<Epilogue> && k >= MR * (keeps<Epilogue> ? 1 : FETCH_APART);
   const idx last = m + MR;
   idx p = 0, row_of_c = m;
   do {
@@ -51,6 +53,7 @@ FBP_NOINLINE void tile(idx k, const T* a, idx lda, const T* b, idx ldb, idx m, i
       FBP_UNROLL for (int g = 0; g < groups; g++) row_of[g] += TA ? lda : 1;
     }
   } while (p < k);
+  if constexpr (keeps<Epilogue>) shared->finish_kept();
   asm("" : "+r"(m));   // or the addresses of the rows of C would be held, and spilled, through the loop
   FBP_UNROLL for (int i = 0; i < MR; i++) FBP_UNROLL for (int j = 0; j < NV; j++)
     epilogue.finish(m, n, i, j * lanes<T>, acc[i][j]);

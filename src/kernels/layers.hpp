@@ -13,6 +13,10 @@ template <> constexpr bool inlined<optimizer_sgd_momentum> = true;
 template <> constexpr bool inlined<optimizer_sgd_velocity> = true;
 template <> constexpr bool inlined<optimizer_sgd_velocity_nesterov> = true;
 template <> constexpr bool inlined<optimizer_adam> = true;
+// Of these, rows whose root and division would keep the multipliers waiting: they are made between the sums of the next
+// tile. That takes 32 registers; with 16 the sums would spill.
+template <class Row> constexpr bool inlined_late = false;
+template <> constexpr bool inlined_late<optimizer_adam> = FBP_VECTOR_BYTES == 64;
 // Backwards also these: two or three operations on `a`, where a call takes as long as a small tile.
 template <class Row> constexpr bool inlined_backward = inlined<Row>;
 template <> constexpr bool inlined_backward<activation_tanh> = true;
@@ -108,6 +112,34 @@ template <class T, class Row> struct UpdateEpilogue {
   }
   FBP_INLINE_MEMBER void done(idx, idx, idx, idx) const {}
 };
+// ... or is kept in the L1 cache, and goes there row by row between the sums of the next tile, ...
+template <class T> struct KeptTile {
+  alignas(64) T sums[most_rows<1> * panel_width<T>];
+  idx at = 0, vectors = 0;   // where its first row is in the weight; what a row is wide
+  idx row = 0, rows = 0;     // the next one, and all
+};
+template <class T, class Row> struct LateUpdateEpilogue : UpdateEpilogue<T, Row> {
+  KeptTile<T>* kept;
+  FBP_INLINE_MEMBER void fetch(idx m, idx n, int vectors) const {
+    UpdateEpilogue<T, Row>::fetch(m, n, vectors);
+    if (kept->row < kept->rows) update_row();
+  }
+  FBP_INLINE_MEMBER void finish(idx, idx, int i, int j, Vec<T> g) const { store(kept->sums + i * panel_width<T> + j, g); }
+  FBP_INLINE_MEMBER void done(idx m, idx n, idx rows, idx cols) const {
+    kept->at = m * this->ld + n;
+    kept->vectors = cols > lanes<T> ? 2 : 1;
+    kept->row = 0;
+    kept->rows = rows;
+  }
+  FBP_INLINE_MEMBER void update_row() const {
+    const T* const sums = kept->sums + kept->row * panel_width<T>;
+    const idx at = kept->at + kept->row++ * this->ld;
+    update_vector<Row>(this->weight, this->slots, at, load(sums), this->scalar);
+    if (kept->vectors == 2)
+      update_vector<Row>(this->weight, this->slots, at + lanes<T>, load(sums + lanes<T>), this->scalar);
+  }
+  __attribute__((noinline)) void finish_kept() const { while (kept->row < kept->rows) update_row(); }
+};
 // The optimizer's row function on parameters `at` elements into the buffer, and on their slots; with what is around it,
 // for which the gradient is changed in place.
 template <class T> static void call_update(const GradWeight<T>& g, idx at, T* grad, idx ldg, idx rows, idx cols) {
@@ -138,12 +170,21 @@ template <class T> struct UpdateEpilogue<T, ByCall> {
   }
 };
 template <class T, class Row> constexpr bool fetches<UpdateEpilogue<T, Row>> = true;
+template <class T, class Row> constexpr bool fetches<LateUpdateEpilogue<T, Row>> = true;
+template <class T, class Row> constexpr bool keeps<LateUpdateEpilogue<T, Row>> = true;
 template <class T, class Row, class Product> static void with_update_epilogue(const GradWeight<T>& g, Product product) {
   if constexpr (inlined<Row>) {
     UpdateEpilogue<T, Row> epilogue{g.weight, g.ldw, {}, {}};
     FBP_UNROLL for (int s = 0; s < Row::states; s++) epilogue.slots[s] = g.slots[s];
     FBP_UNROLL for (int s = 0; s < Row::scalars; s++) epilogue.scalar[s] = splat<Vec<T>>(g.scalars[s]);
-    product(epilogue);
+    if constexpr (inlined_late<Row>) {
+      KeptTile<T> kept;
+      const LateUpdateEpilogue<T, Row> late{epilogue, &kept};
+      product(late);
+      late.finish_kept();
+    } else {
+      product(epilogue);
+    }
   } else {
     alignas(64) T scratch[most_rows<1> * panel_width<T>];
     product(UpdateEpilogue<T, ByCall>{g, scratch});
