@@ -704,9 +704,8 @@ class RAdam(Rule):
         known = np.maximum(r, 5)  # below, the root might not be real
         scale = np.sqrt((known - 4) * (known - 2) * end / np.where(r > 5, (end - 4) * (end - 2) * known, 1))
         rectified = np.where(r > 5, scale * np.sqrt(correction), 0.0)
-        if not np.ndim(correction):
-            rectified = rectified[:1]  # at its end, as the correction is
-        return _moments(self.betas, steps) | {"rectified": rectified}
+        at_its_end = r[0] == end  # and so is it from there on
+        return _moments(self.betas, steps) | {"rectified": float(rectified[0]) if at_its_end else rectified}
 
 
 @dataclass(eq=False, repr=False)

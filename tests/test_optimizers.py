@@ -1571,6 +1571,28 @@ def test_scalars_of_rules_that_are_alike_are_those_of_each(name, settings, updat
                 assert [of.strides[0] for of in made] == [of.strides[0] for of in wanted]
 
 
+@pytest.mark.parametrize("name, settings", CASES)
+@pytest.mark.parametrize("updates", [0, 100, 250, 37_390, 50_000, 10**6])
+def test_scalars_of_several_steps_are_those_of_each(name, settings, updates):
+    """However long the calls are: they end when the clock says so. 0.999^t is nothing beside 1 from t = 37,412 on."""
+    rule, dtype = getattr(fastbp, name)(**settings), np.dtype(np.float32)
+    each = [rule.scalars(9 + k, 1, updates=updates + k, dtype=dtype) for k in range(40)]
+    for steps in (2, 20, 40):
+        several = rule.scalars(9, steps, updates=updates, dtype=dtype)
+        assert {of.shape for of in several} == {(steps,)}
+        assert [of.tobytes() for of in several] == [np.concatenate(of).tobytes() for of in zip(*each[:steps])]
+
+
+def test_radam_goes_on_at_the_end_of_its_corrections(backend):
+    rule, run = fastbp.RAdam(0.01, betas=(0.5, 0.7)), {"dtype": np.float64, "backend": backend}
+    net, other = (fastbp.MLP((1, 1), init=[([[1.0]], [0.0])], **run) for _ in range(2))
+    for _ in range(2):
+        net.fit([[1.0]], [[0.0]], steps=150, optimizer=rule)
+    for _ in range(300):
+        other.train_step([[1.0]], [[0.0]], optimizer=rule)
+    assert net.flatten().tobytes() == other.flatten().tobytes()
+
+
 def test_rules_that_are_not_alike():
     class Mine(optimizers.Adam):
         pass
