@@ -1,4 +1,4 @@
-# fastbp: `make help` lists what there is. Everything is made inside .venv, .venv-peers, .venv-sklearn-* and build/;
+# fastbp: `make help` lists what there is. Everything is made inside .venv, .venv-peers, .venv-cluster, .venv-sklearn-* and build/;
 # `make clean` removes it.
 #
 # The package is installed editable: one tree, one compiled module (fastbp/_engine.*.so), whatever the current folder.
@@ -34,7 +34,7 @@ step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
-.PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn bench figures pictures rows check check-ruff check-mypy \
+.PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn test-cluster test-with-cluster bench figures pictures rows check check-ruff check-mypy \
 	check-typed check-arrows check-frozen check-gcc check-clang asan tsan arm64 ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
@@ -42,6 +42,7 @@ help:
 	@echo 'make test       the test suite; make test-numba: all of it on that backend, an hour; make test-all: whole products'
 	@echo 'make test-peers the tests beside PyTorch and optax, in .venv-peers, which needs a gigabyte or more'
 	@echo 'make test-sklearn  those of fastbp.sklearn beside scikit-learn 1.7, 1.8 and the newest, in environments of their own'
+	@echo 'make test-cluster  those of executors with Dask, joblib, loky, MPI and Ray, in .venv-cluster'
 	@echo 'make check      ruff, types, import arrows, a frozen program, builds with GCC and with Clang'
 	@echo 'make asan       the test suite under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the engine and its threads, without Python, under ThreadSanitizer'
@@ -51,7 +52,7 @@ help:
 	@echo 'make figures    what it measured into benchmarks/records/, README.md, the pages and pictures of docs/'
 	@echo 'make pictures   those of docs/looking.md and docs/own_rows.md, from the code on the pages'
 	@echo 'make rows       render src/kernels/rows_generated.hpp and the pages of docs/ from the tables'
-	@echo 'make clean      remove .venv, .venv-peers, .venv-sklearn-*, build/ and what else was made'
+	@echo 'make clean      remove .venv, .venv-peers, .venv-cluster, .venv-sklearn-*, build/ and what else was made'
 	@echo 'Choose with PYTHON=python3.12, CXX=clang++, TESTS="tests/test_x.py -k name".'
 
 demo: $(VENV)/installed
@@ -87,6 +88,15 @@ SKLEARN_VENV     := .venv-sklearn
 test-sklearn: $(SKLEARN_VERSIONS:%=test-sklearn-%)
 test-sklearn-%: $(SKLEARN_VENV)-%/installed
 	@FASTBP_TEST_SKLEARN=$* $(<D)/bin/python -m pytest -q -n 2 $(or $(TESTS),$(wildcard tests/test_sklearn*.py))
+
+# fit_many(executor=) on every engine that pip has: here one that is missing is a failure. mpi4py needs MPI, of the system.
+CLUSTER_VENV := .venv-cluster
+test-cluster:
+	@command -v mpiexec >/dev/null || { echo 'missing: MPI (apt install openmpi-bin libopenmpi-dev)'; exit 1; } >&2
+	@$(MAKE) --no-print-directory VENV=$(CLUSTER_VENV) test-with-cluster
+test-with-cluster: export FASTBP_TEST_CLUSTER := 1
+test-with-cluster: $(VENV)/installed $(VENV)/cluster-peers-tools
+	@$(PYTEST) -n 2 $(or $(TESTS),tests/test_cluster.py)
 
 # One core and then two, quiet if they can be. Peers other than NumPy and scikit-learn are large, and yours to install
 # into .venv.
@@ -250,5 +260,5 @@ ulp-%: $(VENV)/build-tools
 	@build/ulp/ulp_$* full || { test $$? = 132 && echo 'SKIPPED: this CPU has no instructions for $*-byte vectors'; }
 
 clean:
-	rm -rf $(VENV) $(PEERS_VENV) $(wildcard $(SKLEARN_VENV)-*) build dist *.egg-info fastbp/_engine*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(PEERS_VENV) $(CLUSTER_VENV) $(wildcard $(SKLEARN_VENV)-*) build dist *.egg-info fastbp/_engine*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -102,7 +102,12 @@ Batches: TypeAlias = Iterable[Examples]
 Networks: TypeAlias = "Sequence[MLP] | Mapping[Any, MLP]"  # in order, or by key
 _T = TypeVar("_T")
 Each: TypeAlias = Sequence[_T] | Mapping[Any, _T]  # of `fit_many`: one for each network, by key where they have keys
+ExecutorLike: TypeAlias = "_Submits | Callable[[], _Submits] | Literal['joblib']"
 File: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | IO[bytes]
+
+
+class _Submits(Protocol):  # an Executor of `concurrent.futures`, a `distributed.Client`, and others
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any: ...
 
 
 class _OnTrainBegin(Protocol):

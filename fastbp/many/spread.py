@@ -192,7 +192,7 @@ class Spread:
                         if id(work.source) in self._called:
                             shared.add(samples.X, self._called[id(work.source)])
                 self._packer = chunks.Packer(asked, members, lanes, n_threads, shared)
-                self._packer.check()
+                self._packer.keep() if isinstance(self.engine, Here) else self._packer.check()
                 self._queue = Queue(asked, members, left, lanes)
                 self._go()
         except Exception as error:
@@ -350,7 +350,7 @@ class Spread:
         if answer.differs is not None:
             self._error = self._error or RuntimeError(
                 f"a worker of {self.engine.name} would not make the same bits. Here: {self._packer.build}. "
-                f"There: {answer.differs}. Install the same fastbp on both; isa= chooses an instruction set that all have"
+                f"There: {answer.differs}. Install the same fastbp on both; isa= chooses instructions that both have"
             )
         elif answer.unread is not None:
             chunk.as_they_are = True
