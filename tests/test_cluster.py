@@ -877,8 +877,9 @@ def uses_a_set(y, outputs):
 def digested():
     return [
         {"loss": "mse", "x": 1}, {"loss": "mse", "x": 2}, uses_a_set, mean_of_outputs, fastbp.Adam(),
-        fastbp.Adam(lr=0.1), fastbp.Adam(lr=fastbp.schedules.Cosine(0.1, 10)), EarlyStopping(), EarlyStopping(patience=3),
-        1, 1.0, "1", None, np.zeros(3), np.zeros((3, 1)), np.zeros(3, np.float32), {"b", "a"}, fastbp.losses.TABLE["mae"],
+        fastbp.Adam(lr=0.1), fastbp.Adam(lr=fastbp.schedules.Cosine(0.1, 10)), EarlyStopping(), 1, 1.0, "1", None,
+        EarlyStopping(patience=3), np.zeros(3), np.zeros((3, 1)), np.zeros(3, np.float32), {"b", "a"},
+        fastbp.losses.TABLE["mae"],
     ]  # fmt: skip
 
 
@@ -912,22 +913,20 @@ def test_estimators_of_many_networks_hand_an_executor_on(name):
 
 # ------------------------------------------------------------------ docs/clusters.md
 
+BEGINNING, *BLOCKS = fenced_blocks((ROOT / "docs" / "clusters.md").read_text())
 PROGRAMS = [
-    (block, following[2] if following and following[1] == "text" else "")
-    for blocks in [fenced_blocks((ROOT / "docs" / "clusters.md").read_text())]
-    for block, following in zip(blocks, [*blocks[1:], None])
-    if block[1] == "python"
+    (BEGINNING[2] + block[2], following[2]) for block, following in zip(BLOCKS, BLOCKS[1:]) if block[1] == "python"
 ]
 
 
 @pytest.mark.parametrize("program, printed", PROGRAMS, ids=range(len(PROGRAMS)))
 def test_the_programs_of_the_page_run(program, printed, tmp_path):
-    libraries = {name for name in re.findall(r"^(?:from|import) (\w+)", program[2], re.M)} - {"fastbp", "numpy"}
+    libraries = {name for name in re.findall(r"^(?:from|import) (\w+)", program, re.M)} - {"fastbp", "numpy"}
     for name in sorted(libraries):
         if name in ("dask_jobqueue", "joblibspark"):  # they need SLURM, and Java
             pytest.importorskip(name)
         needed(name)
-    (tmp_path / "program.py").write_text(program[2])
+    (tmp_path / "program.py").write_text(program)
     command = [sys.executable, "program.py"]
     if "mpi4py" in libraries:
         if shutil.which("mpiexec") is None:

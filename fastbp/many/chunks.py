@@ -189,8 +189,8 @@ class Packed(NamedTuple):
 class Answer(NamedTuple):
     """What comes back; or why not, as a value: `differs` is what the worker is, `unread` what it cannot read."""
 
-    stack: Stack | None = None
-    told: dict[str, Any] | None = None  # fields of a `Block`, but for the numbers
+    stack: Any = None  # a `Stack`, where all went well
+    told: Any = None  # dict: fields of a `Block`, but for the numbers
     seconds: float = 0.0
     cut: bool = False  # by the time limit
     error: Exception | None = None
@@ -410,15 +410,18 @@ def _portable(error: Exception) -> Exception:
 
 def lay(answered: Answer, numbers: np.ndarray, members: list[Member]) -> Block:
     """Give the caller's networks what a worker has made of them."""
-    nets = [members[k].net for k in numbers.tolist()]
-    assert answered.stack is not None and answered.told is not None
-    answered.stack.lay_into(nets)
-    moved = np.flatnonzero(answered.told["n_steps"]).tolist()
-    for j in moved:
-        nets[j]._state.loss = members[numbers[j]].work.loss  # which is not sent
     told = dict(answered.told)
+    lay_into(answered.stack, members, numbers, told["n_steps"])
     told["errors"] = {int(numbers[j]): error for j, error in told["errors"].items()}
     return Block(numbers=numbers, **told)
+
+
+def lay_into(stack: Stack, members: list[Member], numbers: np.ndarray, n_steps: np.ndarray) -> None:
+    """Give networks of the caller these parameters and this state; they made so many steps."""
+    chosen = [members[k] for k in numbers.tolist()]
+    stack.lay_into([member.net for member in chosen])
+    for j in np.flatnonzero(n_steps).tolist():
+        chosen[j].net._state.loss = chosen[j].work.loss  # which is neither sent nor stored
 
 
 def failed(numbers: np.ndarray, error: Exception) -> Block:

@@ -184,7 +184,7 @@ class Spread:
         try:
             left = np.arange(len(members))
             if self._store is not None:
-                left = self._found(left)
+                left = self._found(self._store, left)
             if len(left):
                 shared = chunks.Shared(self._share)
                 for work in {id(member.work): member.work for member in members}.values():
@@ -201,11 +201,10 @@ class Spread:
             self._end()
         return self._error
 
-    def _found(self, left: np.ndarray) -> np.ndarray:
-        """What lies in the store already."""
-        assert self._store is not None
+    def _found(self, store: Store, left: np.ndarray) -> np.ndarray:
+        """What does not lie in the store already."""
         missing = np.ones(len(left), bool)
-        for block in self._store.found(self._members):
+        for block in store.found(self._members):
             self._blocks.append(block)
             missing[block.numbers] = False
         return left[missing]
