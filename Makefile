@@ -1,4 +1,4 @@
-# fastbp: `make help` lists what there is. Everything is made inside .venv, .venv-peers, .venv-sklearn-* and build/;
+# fastbp: `make help` lists what there is. Everything is made inside .venv, .venv-peers, .venv-cluster, .venv-sklearn-* and build/;
 # `make clean` removes it.
 #
 # The package is installed editable: one tree, one compiled module (fastbp/_engine.*.so), whatever the current folder.
@@ -34,7 +34,7 @@ step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
-.PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn test-cluster bench figures pictures learn rows check \
+.PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn test-cluster test-with-cluster bench figures pictures learn rows check \
 	check-ruff check-mypy check-typed check-arrows check-frozen check-gcc check-clang docs docs-quick test-site asan tsan arm64 ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
@@ -42,7 +42,7 @@ help:
 	@echo 'make test       the test suite; make test-numba: all of it on that backend, an hour; make test-all: whole products'
 	@echo 'make test-peers the tests beside PyTorch and optax, in .venv-peers, which needs a gigabyte or more'
 	@echo 'make test-sklearn  those of fastbp.sklearn beside scikit-learn 1.7, 1.8 and the newest, in environments of their own'
-	@echo 'make test-cluster  those beside engines for clusters: Dask, joblib, MPI, Ray; in build/cluster'
+	@echo 'make test-cluster  those of executors with Dask, joblib, loky, MPI and Ray, in .venv-cluster'
 	@echo 'make check      ruff, types, import arrows, a frozen program, builds with GCC and with Clang'
 	@echo 'make asan       the test suite under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the engine and its threads, without Python, under ThreadSanitizer'
@@ -55,7 +55,7 @@ help:
 	@echo 'make rows       render src/kernels/rows_generated.hpp and the pages of docs/ from the tables'
 	@echo 'make docs       the site, into build/site; make docs-quick: without running the examples, into build/site-quick'
 	@echo 'make test-site  builds it, follows its links, and takes pictures of its pages with Chromium into build/pages'
-	@echo 'make clean      remove .venv, .venv-peers, .venv-sklearn-*, build/ and what else was made'
+	@echo 'make clean      remove .venv, .venv-peers, .venv-cluster, .venv-sklearn-*, build/ and what else was made'
 	@echo 'Choose with PYTHON=python3.12, CXX=clang++, TESTS="tests/test_x.py -k name".'
 
 demo: $(VENV)/installed
@@ -92,11 +92,14 @@ test-sklearn: $(SKLEARN_VERSIONS:%=test-sklearn-%)
 test-sklearn-%: $(SKLEARN_VENV)-%/installed
 	@FASTBP_TEST_SKLEARN=$* $(<D)/bin/python -m pytest -q -n 2 $(or $(TESTS),$(wildcard tests/test_sklearn*.py))
 
-# Engines for clusters, on this machine, in an environment of their own. MPI is the system's (`apt install openmpi-bin
-# libopenmpi-dev`); what is missing is skipped, and -rs says so.
-CLUSTER_VENV := build/cluster
-test-cluster: $(CLUSTER_VENV)/installed
-	@$(CLUSTER_VENV)/bin/python -m pytest -q -rs $(or $(TESTS),$(wildcard tests/test_cluster*.py tests/test_mpi.py))
+# fit_many(executor=) on every engine that pip has: here one that is missing is a failure. mpi4py needs MPI, of the system.
+CLUSTER_VENV := .venv-cluster
+test-cluster:
+	@command -v mpiexec >/dev/null || { echo 'missing: MPI (apt install openmpi-bin libopenmpi-dev)'; exit 1; } >&2
+	@$(MAKE) --no-print-directory VENV=$(CLUSTER_VENV) test-with-cluster
+test-with-cluster: export FASTBP_TEST_CLUSTER := 1
+test-with-cluster: $(VENV)/installed $(VENV)/cluster-peers-tools
+	@$(PYTEST) -n 2 $(or $(TESTS),tests/test_cluster.py tests/test_mpi.py)
 
 # One core and then two, quiet if they can be. Peers other than NumPy and scikit-learn are large, and yours to install
 # into .venv.
@@ -171,11 +174,6 @@ $(SKLEARN_VENV)-%/installed: pyproject.toml $(VENV)/installed
 	$(call step,making $(@D),sklearn-$*.log, $(PYTHON) -m venv --clear $(@D) && \
 		FASTBP_NO_EXTENSION=1 $(@D)/bin/$(PIP:$(VENV)/bin/%=%) -e '.[sklearn-peers]' \
 		$(if $(filter newest,$*),scikit-learn,'scikit-learn==$*.*'))
-	@touch $@
-
-$(CLUSTER_VENV)/installed: pyproject.toml $(VENV)/installed
-	$(call step,making $(@D) (Dask and Ray are large),cluster.log, $(PYTHON) -m venv --clear $(@D) && \
-		FASTBP_NO_EXTENSION=1 $(@D)/bin/$(PIP:$(VENV)/bin/%=%) -e '.[cluster-peers]')
 	@touch $@
 
 # --- the site: build/site ---
@@ -291,5 +289,5 @@ ulp-%: $(VENV)/build-tools
 	@build/ulp/ulp_$* full || { test $$? = 132 && echo 'SKIPPED: this CPU has no instructions for $*-byte vectors'; }
 
 clean:
-	rm -rf $(VENV) $(PEERS_VENV) $(wildcard $(SKLEARN_VENV)-*) build dist *.egg-info fastbp/_engine*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(PEERS_VENV) $(CLUSTER_VENV) $(wildcard $(SKLEARN_VENV)-*) build dist *.egg-info fastbp/_engine*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

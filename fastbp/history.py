@@ -137,7 +137,7 @@ class ManyHistory:
         Steps done in this call.
     status : ndarray of str, (n_networks,)
         How each network ended: "done", all its steps; "stopped" by early stopping or by the time limit; "nonfinite", at
-        its last finite step; "failed" by an error of its own; "interrupted" by Ctrl-C.
+        its last finite step; "failed" by an error of its own; "interrupted" by Ctrl-C, or as its executor broke.
     kernel : ndarray of str, (n_networks,)
         "lanes" for a network that was trained side by side with others in one vector, else "one by one".
     seconds : float

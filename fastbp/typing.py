@@ -105,6 +105,7 @@ Each: TypeAlias = Sequence[_T] | Mapping[Any, _T]  # of `fit_many`: one for each
 # Of `sweep`: a list of values for each name, or a distribution
 Space: TypeAlias = "Mapping[str, Sequence[Any] | NDArray[Any] | HasPpf]"
 Folds: TypeAlias = "Splitter | Iterable[tuple[NDArray[integer[Any]], NDArray[integer[Any]]]]"  # rows, held rows
+ExecutorLike: TypeAlias = "_Submits | Callable[[], _Submits] | Literal['joblib']"
 File: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | IO[bytes]
 
 
@@ -118,6 +119,10 @@ class Splitter(Protocol):
     """What gives the rows of folds, as scikit-learn's `KFold` does."""
 
     def split(self, X: Any, y: Any = None) -> Any: ...
+
+
+class _Submits(Protocol):  # an Executor of `concurrent.futures`, a `distributed.Client`, and others
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any: ...
 
 
 class _OnTrainBegin(Protocol):

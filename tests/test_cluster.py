@@ -7,6 +7,8 @@ import importlib
 import multiprocessing
 import os
 import pickle
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import every_cluster, frozen, need_extension
+from test_examples import ROOT, fenced_blocks
 
 import fastbp
 from fastbp import EarlyStopping, fit_many
@@ -87,8 +90,12 @@ def needed(name):
     try:
         return importlib.import_module(name)
     except ImportError:
-        reason = f"{name} is not installed: `make test-cluster` installs it"
-        pytest.fail(reason) if every_cluster else pytest.skip(reason)
+        missing(name)
+
+
+def missing(what):
+    reason = f"{what} is not installed: `make test-cluster` installs what pip has"
+    pytest.fail(reason) if every_cluster else pytest.skip(reason)
 
 
 def pool(how, n=2):
@@ -96,7 +103,7 @@ def pool(how, n=2):
     if how == "forkserver":  # its processes are forked from one that has imported these
         context.set_forkserver_preload(["fastbp.many.fit", "fastbp.many.spread", "scipy.optimize", __name__])
     executor = ProcessPoolExecutor(n, mp_context=context)
-    for started in [executor.submit(time.sleep, 0.1) for _ in range(n)]:  # a limit of time begins with all workers there
+    for started in [executor.submit(time.sleep, 0.1) for _ in range(n)]:  # before a limit of time begins
         started.result()
     return executor
 
@@ -174,7 +181,8 @@ CALLS = {
     "folds": {"rows": LEFT, "validation_rows": FOLDS, "eval_every": 3},
     "lists": {"X": [X[k : k + 40] for k in range(24)], "y": [Y[k : k + 40] for k in range(24)],
               "sample_weight": [np.linspace(1, 2, 40)] * 24},
-    "early stopping": {"validation_data": (X[:50], Y[:50]), "early_stopping": EarlyStopping(patience=1, min_delta=0.01)},
+    "early stopping": {"validation_data": (X[:50], Y[:50]),
+                       "early_stopping": EarlyStopping(patience=1, min_delta=0.01)},
     "lists of arguments": {"optimizer": [fastbp.Adam(lr=0.01 + 0.001 * (k % 3)) for k in range(24)],
                            "batch_size": [8 + k % 2 for k in range(24)], "seed": list(range(24))},
     "a number of a user's": {"metrics": [mean_of_outputs], "validation_split": 0.2, "seed": 5},
@@ -220,7 +228,8 @@ def test_networks_that_have_lived_take_their_state_along(engine):
             net.fit(X, Y, steps=k, optimizer=fastbp.Adam(average=0.9) if k % 2 else fastbp.SGD(accumulate=3))
         nets[4].freeze(0)
     wanted = fit_many(theirs, X, Y, epochs=2, optimizer=fastbp.Adam(average=0.9))
-    assert_same(mine, fit_many(mine, X, Y, epochs=2, optimizer=fastbp.Adam(average=0.9), executor=engine), theirs, wanted)
+    history = fit_many(mine, X, Y, epochs=2, optimizer=fastbp.Adam(average=0.9), executor=engine)
+    assert_same(mine, history, theirs, wanted)
 
 
 def test_views_of_parameters_that_the_caller_holds_stay(engine):
@@ -345,6 +354,12 @@ def test_what_cannot_be_sent_is_named_before_any_work():
         with pytest.raises(TypeError, match="X: the function cannot be sent"):
             fit_many(nets, lambda: X, Y, epochs=1, executor=executor)
     assert [net.step for net in nets] == [0, 0, 0]
+
+
+def test_in_this_process_anything_goes_with_a_store(tmp_path):
+    mine, theirs, more = made(), made(), {"epochs": 2, "metrics": [lambda y, outputs: float(outputs.sum())]}
+    wanted = fit_many(theirs, lambda: X, Y, **more)
+    assert_same(mine, fit_many(mine, lambda: X, Y, store=tmp_path, **more), theirs, wanted)
 
 
 class Differs(ThreadPoolExecutor):
@@ -861,15 +876,17 @@ def uses_a_set(y, outputs):
 
 def digested():
     return [
-        {"loss": "mse", "x": 1}, {"loss": "mse", "x": 2}, uses_a_set, mean_of_outputs, fastbp.Adam(), fastbp.Adam(lr=0.1),
-        fastbp.Adam(lr=fastbp.schedules.Cosine(0.1, 10)), EarlyStopping(), EarlyStopping(patience=3), 1, 1.0, "1", None,
-        np.zeros(3), np.zeros((3, 1)), np.zeros(3, np.float32), {"b", "a"}, fastbp.losses.TABLE["mae"],
+        {"loss": "mse", "x": 1}, {"loss": "mse", "x": 2}, uses_a_set, mean_of_outputs, fastbp.Adam(),
+        fastbp.Adam(lr=0.1), fastbp.Adam(lr=fastbp.schedules.Cosine(0.1, 10)), EarlyStopping(), 1, 1.0, "1", None,
+        EarlyStopping(patience=3), np.zeros(3), np.zeros((3, 1)), np.zeros(3, np.float32), {"b", "a"},
+        fastbp.losses.TABLE["mae"],
     ]  # fmt: skip
 
 
 # ------------------------------------------------------------------ estimators
 
 
+@pytest.mark.usefixtures("one_each")
 @pytest.mark.parametrize("name", ["MLPEnsembleRegressor", "GroupedMLPRegressor"])
 def test_estimators_of_many_networks_hand_an_executor_on(name):
     pytest.importorskip("sklearn")
@@ -892,6 +909,32 @@ def test_estimators_of_many_networks_hand_an_executor_on(name):
         assert executor.n_sent > 1
     assert np.array_equal(mine.predict(rows), theirs.fit(rows, Y).predict(rows))
     assert "executor" not in str(mine.get_metadata_routing())
+
+
+# ------------------------------------------------------------------ docs/clusters.md
+
+BEGINNING, *BLOCKS = fenced_blocks((ROOT / "docs" / "clusters.md").read_text())
+PROGRAMS = [
+    (BEGINNING[2] + block[2], following[2]) for block, following in zip(BLOCKS, BLOCKS[1:]) if block[1] == "python"
+]
+
+
+@pytest.mark.parametrize("program, printed", PROGRAMS, ids=range(len(PROGRAMS)))
+def test_the_programs_of_the_page_run(program, printed, tmp_path):
+    libraries = {name for name in re.findall(r"^(?:from|import) (\w+)", program, re.M)} - {"fastbp", "numpy"}
+    for name in sorted(libraries):
+        if name in ("dask_jobqueue", "joblibspark"):  # they need SLURM, and Java
+            pytest.importorskip(name)
+        needed(name)
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, "program.py"]
+    if "mpi4py" in libraries:
+        if shutil.which("mpiexec") is None:
+            missing("mpiexec: apt install openmpi-bin libopenmpi-dev")
+        root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
+        command = ["mpiexec", *root, "-n", "3", "--oversubscribe", sys.executable, "-m", "mpi4py.futures", "program.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, printed), done.stderr
 
 
 # ------------------------------------------------------------------ networks as arrays

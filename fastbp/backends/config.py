@@ -28,7 +28,7 @@ class _Forced(NamedTuple):
 
 
 _forced = cache(_Forced)  # equal ones are one object
-_context: ContextVar[_Forced] = ContextVar("fastbp_forced", default=_forced())
+_context: ContextVar[_Forced] = ContextVar("fastbp_forced", default=_forced())  # noqa: B039
 _process: list[str | None] = [None]  # a list of one, so that others can see it change
 
 

@@ -2,8 +2,8 @@
 
 A task is `answer` with a `Packed` chunk. The driver has checked and decided everything; a worker gets the same `Member`
 objects, but for rows that its networks do not need, and trains them as `fit_many` does. What travels is one pickle of
-protocol 5 with its arrays beside it. Large arrays that all chunks need do not travel with them: each is handed to a task
-as a `Kept` file, as an object of the engine, or, for a worker that cannot read that, as it is.
+protocol 5 with its arrays beside it. Large arrays that all chunks need do not travel with them: each is handed to a
+task as a `Kept` file, as an object of the engine, or, for a worker that cannot read that, as it is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from fastbp.arrays import is_sparse, is_stored, real_array
 from fastbp.backends import config, threads
 from fastbp.data.samples import Sparse, Stored
 from fastbp.many.executors import threads_here
-from fastbp.many.given import Networks, Source
+from fastbp.many.given import Networks
 from fastbp.many.members import Asked, Member, Work
 from fastbp.many.stacked import Stack
 from fastbp.many.told import Block, kept
@@ -189,8 +189,8 @@ class Packed(NamedTuple):
 class Answer(NamedTuple):
     """What comes back; or why not, as a value: `differs` is what the worker is, `unread` what it cannot read."""
 
-    stack: Stack | None = None
-    told: dict[str, Any] | None = None  # fields of a `Block`, but for the numbers
+    stack: Any = None  # a `Stack`, where all went well
+    told: Any = None  # dict: fields of a `Block`, but for the numbers
     seconds: float = 0.0
     cut: bool = False  # by the time limit
     error: Exception | None = None
@@ -277,8 +277,22 @@ class Packer:
         _Pickler(file, buffers, self.shared).dump(sent)
         return Packed(self.build, file.getvalue(), buffers)
 
+    def _objects(self) -> Iterable[tuple[str, Any]]:
+        """What is not numbers, by the argument that it came in."""
+        works = list(self._works())
+        for work in works:
+            yield from (("loss", work.loss), ("optimizer", work.rule), ("early_stopping", work.early))
+        yield from (("metrics", self.asked.metrics), ("class_weight", self.asked.class_weight))
+        yield from (("nets: an activation", spec) for spec in {member.net._spec for member in self.members})
+
+    def keep(self) -> None:
+        """Hand it on as it is, to this process."""
+        for _, value in self._objects():
+            if value is not None:
+                self.shared.add(value, value)
+
     def check(self) -> None:
-        """Make sure that what is not numbers can be sent.
+        """Make sure that it can be sent.
 
         Raises
         ------
@@ -290,18 +304,14 @@ class Packer:
                 for samples in () if source is None else source.known():
                     if isinstance(samples.X, Stored) and self.shared.number(samples.X) is None:
                         _check_dataset(samples.X.dataset)
-        named: dict[str, Iterable[Any]] = {"metrics": [self.asked.metrics], "class_weight": [self.asked.class_weight]}
-        works = list(self._works())
-        named |= {name: {id(one): one for one in (getattr(work, field) for work in works)}.values()
-                  for name, field in (("loss", "loss"), ("optimizer", "rule"), ("early_stopping", "early"))}  # fmt: skip
-        named["nets: an activation"] = {member.net._spec for member in self.members}
-        for name, values in named.items():
-            for value in values:
-                try:
-                    pickle.dumps(value, protocol=5)
-                except Exception as error:
-                    raise TypeError(f"{name} cannot be sent to workers ({error}); what is a function or a class of "
-                                    "yours must stand at the top of a module, not within a function") from None  # fmt: skip
+        for name, value in {id(value): (name, value) for name, value in self._objects()}.values():
+            try:
+                pickle.dumps(value, protocol=5)
+            except Exception as error:
+                raise TypeError(
+                    f"{name} cannot be sent to workers ({error}); functions and classes of yours must stand at the top "
+                    "of a module, not within a function"
+                ) from None
 
 
 def _check_dataset(dataset: Any) -> None:
@@ -400,15 +410,18 @@ def _portable(error: Exception) -> Exception:
 
 def lay(answered: Answer, numbers: np.ndarray, members: list[Member]) -> Block:
     """Give the caller's networks what a worker has made of them."""
-    nets = [members[k].net for k in numbers.tolist()]
-    assert answered.stack is not None and answered.told is not None
-    answered.stack.lay_into(nets)
-    moved = np.flatnonzero(answered.told["n_steps"]).tolist()
-    for j in moved:
-        nets[j]._state.loss = members[numbers[j]].work.loss  # which is not sent
     told = dict(answered.told)
+    lay_into(answered.stack, members, numbers, told["n_steps"])
     told["errors"] = {int(numbers[j]): error for j, error in told["errors"].items()}
     return Block(numbers=numbers, **told)
+
+
+def lay_into(stack: Stack, members: list[Member], numbers: np.ndarray, n_steps: np.ndarray) -> None:
+    """Give networks of the caller these parameters and this state; they made so many steps."""
+    chosen = [members[k] for k in numbers.tolist()]
+    stack.lay_into([member.net for member in chosen])
+    for j in np.flatnonzero(n_steps).tolist():
+        chosen[j].net._state.loss = chosen[j].work.loss  # which is neither sent nor stored
 
 
 def failed(numbers: np.ndarray, error: Exception) -> Block:

@@ -30,7 +30,18 @@ if TYPE_CHECKING:
 
     from fastbp.callbacks import EarlyStopping
     from fastbp.mlp import MLP
-    from fastbp.typing import Array, ClassWeight, Each, Examples, LossLike, MetricLike, OptimizerLike, Rows, SeedLike
+    from fastbp.typing import (
+        Array,
+        ClassWeight,
+        Each,
+        Examples,
+        ExecutorLike,
+        LossLike,
+        MetricLike,
+        OptimizerLike,
+        Rows,
+        SeedLike,
+    )  # fmt: skip
 
 _OTHER_ARGUMENTS = {  # what other libraries call those of fit_many: see `fastbp.errors`
     **{name: others for name, others in mlp._OTHER_ARGUMENTS_OF_FIT.items() if "EarlyStopping" not in name},
@@ -44,7 +55,7 @@ _OTHER_ARGUMENTS = {  # what other libraries call those of fit_many: see `fastbp
 @checks.names_arguments(_OTHER_ARGUMENTS)
 def fit_many(
     nets: Sequence[MLP] | Mapping[Any, MLP],
-    X: Rows | Sequence[Rows] | Mapping[Any, Rows],
+    X: Rows | Sequence[Rows] | Mapping[Any, Rows] | Callable[[], Rows],
     y: Array | Sequence[Array] | Mapping[Any, Array],
     *,
     by: Array | Sequence[Any] | None = None,
@@ -70,7 +81,7 @@ def fit_many(
     progress: bool = False,
     n_threads: int | None = None,
     lanes: Literal["auto"] | bool = "auto",
-    executor: Any = None,
+    executor: ExecutorLike | None = None,
     n_workers: int | None = None,
     task_timeout: float | None = None,
     store: str | PathLike[str] | None = None,
@@ -86,7 +97,8 @@ def fit_many(
     nets : list of MLP, or dict of MLP by key
         Any mix of sizes, activations, dtypes and seeds. No network twice.
     X : array_like or CSR matrix, (n, in_features); or a list of them
-        As for `fit`, for all networks, and not copied as a whole; or a list with the rows of each network.
+        As for `fit`, for all networks, and not copied as a whole; or a list with the rows of each network; or a
+        function that gives X, which each worker of an `executor` calls.
     y : array_like, or a list of them
         As X: for all rows of X, or a list for each network's.
     by : array_like, (n,), optional
@@ -123,6 +135,17 @@ def fit_many(
         Whether networks of one kind are trained side by side, each in a lane of the CPU's vectors: "auto" where that is
         much faster, by a rule of their sizes; True wherever it can be done. The results of such a network are within
         rounding of those of `fit`, all others have the bits of `fit`.
+    executor : object with ``submit``, function that makes one, distributed.Client, or "joblib", optional
+        Who trains, in chunks of networks: a pool of processes, a cluster. The bits stay the same. See docs/clusters.md.
+    n_workers : int, optional
+        How many tasks it runs at once, where it does not tell; else the CPUs.
+    task_timeout : float, optional
+        Seconds after which a task that has not come back is sent again.
+    store : str or path object, optional
+        A folder that keeps the networks that are finished. A second call with the same networks as they were, rows and
+        arguments goes on where the first one ended.
+    isa : str, optional
+        The instruction set of this call, of those that `show_config` lists: one that all machines have.
 
     Returns
     -------
@@ -131,11 +154,14 @@ def fit_many(
     Raises
     ------
     TypeError, ValueError
-        An argument cannot be used. Nothing was trained; the message names the network.
+        An argument cannot be used, cannot be sent to workers, or `store` belongs to another call. Nothing was trained;
+        the message names the network, if it is one.
     RuntimeError
-        A network is training elsewhere, or its backend is not there. Nothing was trained.
+        A network is training elsewhere, or its backend or `isa` is not there: nothing was trained. Or the executor
+        broke, or a worker has another fastbp: what came back is kept, and told by the exception's ``history``.
     KeyboardInterrupt
-        Ctrl-C: each network is at a finished step, and the ManyHistory is the exception's ``history``.
+        Ctrl-C: each network is at a finished step, and the ManyHistory is the exception's ``history``. So it is of
+        TimeoutError, when no worker answers within `task_timeout`, and of OSError, when `store` cannot be written.
 
     Notes
     -----

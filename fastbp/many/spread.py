@@ -184,7 +184,7 @@ class Spread:
         try:
             left = np.arange(len(members))
             if self._store is not None:
-                left = self._found(left)
+                left = self._found(self._store, left)
             if len(left):
                 shared = chunks.Shared(self._share)
                 for work in {id(member.work): member.work for member in members}.values():
@@ -192,7 +192,7 @@ class Spread:
                         if id(work.source) in self._called:
                             shared.add(samples.X, self._called[id(work.source)])
                 self._packer = chunks.Packer(asked, members, lanes, n_threads, shared)
-                self._packer.check()
+                self._packer.keep() if isinstance(self.engine, Here) else self._packer.check()
                 self._queue = Queue(asked, members, left, lanes)
                 self._go()
         except Exception as error:
@@ -201,11 +201,10 @@ class Spread:
             self._end()
         return self._error
 
-    def _found(self, left: np.ndarray) -> np.ndarray:
-        """What lies in the store already."""
-        assert self._store is not None
+    def _found(self, store: Store, left: np.ndarray) -> np.ndarray:
+        """What does not lie in the store already."""
         missing = np.ones(len(left), bool)
-        for block in self._store.found(self._members):
+        for block in store.found(self._members):
             self._blocks.append(block)
             missing[block.numbers] = False
         return left[missing]
@@ -350,7 +349,7 @@ class Spread:
         if answer.differs is not None:
             self._error = self._error or RuntimeError(
                 f"a worker of {self.engine.name} would not make the same bits. Here: {self._packer.build}. "
-                f"There: {answer.differs}. Install the same fastbp on both; isa= chooses an instruction set that all have"
+                f"There: {answer.differs}. Install the same fastbp on both; isa= chooses instructions that both have"
             )
         elif answer.unread is not None:
             chunk.as_they_are = True

@@ -1,7 +1,7 @@
 """Networks as arrays with a row for each: how they travel to workers and back, and how they lie in a store.
 
-The arrays are those of a file of `fastbp.save_many`, made for all networks of a kind at once: a small network costs less
-than a microsecond an array, where `MLP.__getstate__` takes ten for itself.
+The arrays are those of a file of `fastbp.save_many`, made for all networks of a kind at once: a small network costs
+less than a microsecond an array, where `MLP.__getstate__` takes ten for itself.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ import numpy as np
 
 from fastbp import files
 from fastbp.errors import FormatError, NonFiniteError
-from fastbp.many.chunks import build
+from fastbp.many.chunks import build, lay_into
 from fastbp.many.stacked import Stack
 from fastbp.many.stored import load_many
 from fastbp.many.told import Block
@@ -110,10 +110,7 @@ class Store:
             if chunk is None or seen[chunk[0].numbers].any():
                 continue
             block, stack = chunk
-            numbers = block.numbers.tolist()
-            stack.lay_into([members[k].net for k in numbers])
-            for j in np.flatnonzero(block.n_steps).tolist():
-                members[numbers[j]].net._state.loss = members[numbers[j]].work.loss
+            lay_into(stack, members, block.numbers, block.n_steps)
             seen[block.numbers] = True
             lines += self._lines(block.numbers, name)
             yield block

@@ -11,8 +11,8 @@ import numpy as np
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
-from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils._param_validation import Interval
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastbp.many.ensemble import Ensemble
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from fastbp.optimizers import Rule
     from fastbp.rows import Loss
-    from fastbp.typing import ActivationLike
+    from fastbp.typing import ActivationLike, ExecutorLike
 
     _ClassifierMixin: TypeAlias = Any  # they have no types
     _RegressorMixin: TypeAlias = Any
@@ -53,7 +53,7 @@ class _Members(Together):
 
     __metadata_request__fit: ClassVar[dict[str, str]] = {"executor": UNUSED}
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, executor: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, executor: ExecutorLike | None = None) -> Self:
         """Train all members, together.
 
         Parameters

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, check_X_y
-from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from fastbp.many.predict import predict_many
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from fastbp.optimizers import Rule
     from fastbp.rows import Loss
-    from fastbp.typing import ActivationLike
+    from fastbp.typing import ActivationLike, ExecutorLike
 
     _ClassifierMixin: TypeAlias = Any  # they have no types
     _RegressorMixin: TypeAlias = Any
@@ -95,7 +95,7 @@ class _Grouped(Together):
 
     __metadata_request__fit: ClassVar[dict[str, str]] = {"executor": UNUSED}
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, executor: Any = None) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, executor: ExecutorLike | None = None) -> Self:
         """Train a network for each group, and with ``fallback="global"`` one for all rows, together.
 
         Parameters

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fastbp.history import ManyHistory
     from fastbp.optimizers import Rule
     from fastbp.rows import Loss
-    from fastbp.typing import ActivationLike
+    from fastbp.typing import ActivationLike, ExecutorLike
 
     _BaseEstimator: TypeAlias = Any  # which has no types
 else:
@@ -142,7 +142,7 @@ class Together(_BaseEstimator):
 
     def _train(
         self, nets: Any, X: NDArray[Any], y: NDArray[Any], weight: Any, rows: Any, held: Any, called: Sequence[Any],
-        executor: Any,
+        executor: ExecutorLike | None,
     ) -> ManyHistory:  # fmt: skip
         """Train the networks together; `called` is what warnings and errors call each."""
         if self._classifies and self._head.link != "softmax":
