@@ -191,7 +191,9 @@ class MLPSearchCV(_BaseSearchCV):
             within.estimator = within._going.base
             super(MLPSearchCV, within).fit(X, y, **params)
         own = {*self.get_params(deep=False), "_going"}
-        vars(self).update((name, value) for name, value in vars(within).items() if name not in own)
+        for name, value in vars(within).items():
+            if name not in own:
+                setattr(self, name, value)
         return self
 
     # -------------------------------------------------------------- what is tried
@@ -271,7 +273,8 @@ class _Once:
     """A splitter that always gives the same splits."""
 
     def __init__(self, cv: Any) -> None:
-        self.cv, self.splits = cv, None
+        self.cv = cv
+        self.splits: list[Any] | None = None
 
     def split(self, *arguments: Any, **named: Any) -> Any:
         if self.splits is None:
@@ -302,7 +305,8 @@ class _Going:
     """
 
     def __init__(self, base: Any) -> None:
-        self.base, self.kept = base, {}
+        self.base = base
+        self.kept: dict[tuple[int, int], _One] = {}
         self._coming: deque[Any] = deque()
         self._epochs, self._begun = 0, False
         base.__sklearn_clone__ = self._next
