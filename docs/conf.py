@@ -9,6 +9,7 @@ from docutils import nodes
 from latex2mathml.converter import convert
 from numpydoc import xref
 from sphinx import addnodes
+from sphinx.util.nodes import make_refnode
 
 import fastbp
 import fastbp.typing
@@ -127,16 +128,28 @@ def finished(app, pagename, templatename, context, doctree):
 
 
 MEANT = {name: f"fastbp.rows.{name}" for name in ("Activation", "Loss", "Optimizer")}
-MEANT["Sequence"] = "collections.abc.Sequence"
+MEANT |= {"Sequence": "collections.abc.Sequence"} | {name: f"{name}=" for name in ("activation", "backend", "loss")}
 
 
 def meant(app, doctree):
-    """In an annotation `Loss` is the kind of row (`fastbp.Loss` makes one of your own), `Sequence` no schedule."""
+    """In an annotation `Loss` is the kind of row (`fastbp.Loss` makes one of your own), `Sequence` no schedule.
+
+    `loss` is the argument of that name, not the decorator.
+    """
     for node in doctree.findall(addnodes.pending_xref):
         node["reftarget"] = MEANT.get(node["reftarget"], node["reftarget"])
 
 
+def found(app, env, node, contnode):
+    """`fit` is that of a network where nothing nearer has the name; `MLP.fit` is found from any page."""
+    objects = env.domains["py"].objects
+    for name in (f"fastbp.{node['reftarget']}", f"fastbp.MLP.{node['reftarget']}"):
+        if name in objects and ("." in node["reftarget"] or objects[name].objtype == "method"):
+            return make_refnode(app.builder, node["refdoc"], objects[name].docname, name, contnode)
+
+
 def setup(app):
+    app.connect("missing-reference", found)
     app.connect("doctree-read", meant)
     app.add_html_math_renderer("mathml", (formula, None), (formula, None))
     app.connect("html-page-context", finished)
