@@ -222,23 +222,29 @@ template <class Row, class T> static double loss_by_rows(const Loss<T>& loss) {
   return total;
 }
 
-// A sample per lane, its outputs one vector each: for few outputs, stored either way.
-template <class T> constexpr int most_columns = lanes<T> > NARROW_OUTPUTS ? lanes<T> : NARROW_OUTPUTS;
+// A sample per lane, its outputs one vector each: for few outputs, stored either way. Without a row's statistic it pays
+// only where one vector holds a row; with it also where more do, since nothing is then taken across lanes.
+enum { MOST_COLUMNS = 32 };   // a multiple of the lanes of any vector
+template <class Row, class T> constexpr idx by_columns = Row::uses_lse ? static_cast<idx>(MOST_COLUMNS) : lanes<T>;
 template <class T> static void load_columns(const Loss<T>& loss, const T* from, idx ld, idx m, Vec<T>* v) {
   if (loss.transposed) {
     for (idx n = 0; n < loss.cols; n++) v[n] = load(from + n * ld + m);
   } else {
-    for (int i = 0; i < lanes<T>; i++) v[i] = m + i < loss.rows ? load(from + (m + i) * ld) : Vec<T>{};
-    transpose<T>(v);
+    for (idx n = 0; n < loss.cols; n += lanes<T>, v += lanes<T>) {
+      for (int i = 0; i < lanes<T>; i++) v[i] = m + i < loss.rows ? load(from + (m + i) * ld + n) : Vec<T>{};
+      transpose<T>(v);
+    }
   }
 }
 template <class T> static void store_columns(const Loss<T>& loss, T* to, idx m, Vec<T>* v) {
   if (loss.transposed) {
     for (idx n = 0; n < loss.cols; n++) store(to + n * loss.ld + m, v[n]);
   } else {
-    for (int n = (int)loss.cols; n < lanes<T>; n++) v[n] = Vec<T>{};
-    transpose<T>(v);
-    for (int i = 0; i < lanes<T> && m + i < loss.rows; i++) store(to + (m + i) * loss.ld, v[i]);
+    for (idx n = loss.cols; n % lanes<T>; n++) v[n] = Vec<T>{};
+    for (idx n = 0; n < loss.cols; n += lanes<T>, v += lanes<T>) {
+      transpose<T>(v);
+      for (int i = 0; i < lanes<T> && m + i < loss.rows; i++) store(to + (m + i) * loss.ld + n, v[i]);
+    }
   }
 }
 template <class Row, class T> static double loss_by_columns(const Loss<T>& loss) {
@@ -247,7 +253,7 @@ template <class Row, class T> static double loss_by_columns(const Loss<T>& loss)
   const int cols = (int)loss.cols;
   VD total{};
   for (idx m = 0; m < loss.rows; m += lanes<T>) {
-    V z[most_columns<T>], t[most_columns<T>], weight[most_columns<T>];
+    V z[MOST_COLUMNS], t[MOST_COLUMNS], weight[MOST_COLUMNS];
     load_columns(loss, loss.a, loss.ld, m, z);
     if (loss.t) load_columns(loss, loss.t, loss.ldt, m, t);
     const bool weighs = !Row::uses_lse && loss.weight;
@@ -343,5 +349,5 @@ template <class Row, class T> static double loss_by_pairs(const Loss<T>& loss) {
 template <class Row, class T> static double loss_row(const Loss<T>& loss) {
   if constexpr (Row::pairs) return loss_by_pairs<Row>(loss);
   else if (!Row::uses_lse && loss.transposed && loss.t) return loss_by_outputs<Row>(loss);
-  else return loss.transposed || loss.cols <= lanes<T> ? loss_by_columns<Row>(loss) : loss_by_rows<Row>(loss);
+  else return loss.transposed || loss.cols <= by_columns<Row, T> ? loss_by_columns<Row>(loss) : loss_by_rows<Row>(loss);
 }
