@@ -225,6 +225,7 @@ template <class Row, class T> static double loss_by_rows(const Loss<T>& loss) {
 // A sample per lane, its outputs one vector each: for few outputs, stored either way. Without a row's statistic it pays
 // only where one vector holds a row; with it also where more do, since nothing is then taken across lanes.
 enum { MOST_COLUMNS = 32 };   // a multiple of the lanes of any vector
+template <class Row, class T> constexpr idx by_columns = Row::uses_lse ? static_cast<idx>(MOST_COLUMNS) : lanes<T>;
 template <class T> static void load_columns(const Loss<T>& loss, const T* from, idx ld, idx m, Vec<T>* v) {
   if (loss.transposed) {
     for (idx n = 0; n < loss.cols; n++) v[n] = load(from + n * ld + m);
@@ -348,6 +349,5 @@ template <class Row, class T> static double loss_by_pairs(const Loss<T>& loss) {
 template <class Row, class T> static double loss_row(const Loss<T>& loss) {
   if constexpr (Row::pairs) return loss_by_pairs<Row>(loss);
   else if (!Row::uses_lse && loss.transposed && loss.t) return loss_by_outputs<Row>(loss);
-  const idx most = Row::uses_lse ? static_cast<idx>(MOST_COLUMNS) : lanes<T>;
-  return loss.transposed || loss.cols <= most ? loss_by_columns<Row>(loss) : loss_by_rows<Row>(loss);
+  else return loss.transposed || loss.cols <= by_columns<Row, T> ? loss_by_columns<Row>(loss) : loss_by_rows<Row>(loss);
 }
