@@ -659,6 +659,40 @@ def test_ctrl_c_keeps_what_came_back(tmp_path):
         assert frozen(net.__getstate__()) == frozen((other if kept else new).__getstate__())
 
 
+def test_ctrl_c_gives_up_a_chunk_in_this_process(tmp_path):
+    nets = [fastbp.MLP((3, 64, 64, 1), seed=k) for k in range(4)]
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    with in_time(), pytest.raises(KeyboardInterrupt) as caught:
+        fit_many(nets, X, Y, epochs=10**6, store=tmp_path)
+    assert time.monotonic() - began < 20
+    assert caught.value.history.status.tolist() == ["interrupted"] * 4 and [net.step for net in nets] == [0] * 4
+
+
+def test_an_executor_of_ours_is_shut_down_whatever_happens():
+    made_ones = []
+
+    def make():
+        made_ones.append(ThreadPoolExecutor(1))
+        return made_ones[-1]
+
+    nets = made(3)
+    with nets[1]._exclusive(), pytest.raises(RuntimeError, match=r"nets\[1\]: this network is training already"):
+        fit_many(nets, X, Y, epochs=1, executor=make)
+    fit_many(nets, X, Y, epochs=1, executor=make)
+    for executor in made_ones:
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            executor.submit(int)
+
+
+def test_dask_is_waited_for_until_it_has_workers(monkeypatch):
+    monkeypatch.setattr(chunks, "SHARED_BYTES", 1000)  # rows are scattered, which needs a worker
+    mine, theirs = made(), made()
+    with dask(n_workers=0) as client, in_time():
+        threading.Timer(1.5, client.cluster.scale, (1,)).start()
+        assert_same(mine, fit_many(mine, X, Y, epochs=2, executor=client), theirs, fit_many(theirs, X, Y, epochs=2))
+
+
 def slow(is_slow, function, *arguments):
     time.sleep(2 if is_slow else 0.01)
     return function(*arguments)

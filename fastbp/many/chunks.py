@@ -156,7 +156,7 @@ class Shared:
         self._share, self._number = share, dict[int, int]()
         self._alive: list[Any] = []  # whose ids these are
         self.arrays: list[Any] = []  # as they are
-        self.handles: list[Any] = []  # what is submitted
+        self._handles: list[Any] = []
 
     def add(self, value: Any, handle: Any = None) -> None:
         """An array, or the arrays that lazy rows are made of, where they are large; or anything by its handle."""
@@ -169,7 +169,13 @@ class Shared:
             self._number[id(value)] = len(self.arrays)
             self.arrays.append(value if handle is None else handle)
             self._alive.append(value)
-            self.handles.append(self._share(value) if handle is None else handle)
+            self._handles.append(handle)
+
+    def handles(self) -> list[Any]:
+        """What is submitted; made when the first task is."""
+        self._handles = [self._share(value) if handle is None else handle
+                         for value, handle in zip(self.arrays, self._handles)]  # fmt: skip
+        return self._handles
 
     def number(self, value: Any) -> int | None:
         return self._number.get(id(value))

@@ -34,6 +34,10 @@ class Engine:
     sends_by_itself = False  # whether `share` may be asked
     can_renew = False
 
+    def is_ready(self) -> bool:
+        """Whether there is a worker."""
+        return True
+
     def n_workers(self) -> int:
         """Tasks that run at once."""
         raise NotImplementedError
@@ -140,13 +144,20 @@ class Dask(Engine):
 
     def __init__(self, client: Any) -> None:
         self._client, self._executor = client, client.get_executor(pure=False)
-        self._looked, self._found = -_LOOK_SECONDS, 1
+        self._looked, self._found = -_LOOK_SECONDS, 0
+
+    def is_ready(self) -> bool:
+        self._look()
+        return self._found > 0
 
     def n_workers(self) -> int:
+        self._look()
+        return max(1, self._found)
+
+    def _look(self) -> None:
         if time.monotonic() - self._looked > _LOOK_SECONDS:  # they come and go
-            self._found = max(1, sum(self._client.nthreads().values()))
+            self._found = sum(self._client.nthreads().values())
             self._looked = time.monotonic()
-        return self._found
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = self._executor.submit(function, *arguments)
@@ -165,6 +176,7 @@ class Joblib(Engine):
 
     name = "joblib"
     ahead = 4  # of a call, at whose end workers wait
+    can_renew = True  # it makes workers anew by itself
 
     def __init__(self) -> None:
         try:
@@ -225,6 +237,9 @@ class Joblib(Engine):
             for future, _, _ in wave:
                 if not future.done():
                     future.set_exception(error)
+
+    def renew(self) -> None:
+        pass
 
     def close(self, hung: bool) -> None:
         self._ended = True

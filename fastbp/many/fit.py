@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fastbp.callbacks import EarlyStopping
+    from fastbp.many.spread import Spread
     from fastbp.mlp import MLP
     from fastbp.typing import (
         Array,
@@ -219,7 +220,7 @@ class _Call:
         self.asked, self.members, self.began, self.n_threads, self.lanes = asked, members, began, n_threads, lanes
         self.blocks: list[Block] = []
         self.history: ManyHistory | None = None
-        self.spread: Callable[[Crew, list[Block]], Exception | None] | None = None  # over the workers of an executor
+        self.spread: Spread | None = None  # over the workers of an executor
 
     def run(
         self, time_limit: float | None, bar: Progress | None, why_stop: Callable[[], str | None] | None = None
@@ -246,6 +247,8 @@ class _Call:
         finally:
             if bar is not None:
                 bar.close()
+            if self.spread is not None:
+                self.spread.close()
         return self.history  # type: ignore[return-value]  # made by the work that has ended
 
     def _work(self, crew: Crew) -> None:
@@ -260,7 +263,7 @@ class _Call:
                 except RuntimeError as error:
                     raise RuntimeError(f"{given.name(k)}: {error}") from None
                 locks.append(lock)
-            error = self._train(crew) if self.spread is None else self.spread(crew, self.blocks)
+            error = self._train(crew) if self.spread is None else self.spread.train(crew, self.blocks)
             unbegun = "stopped" if error is None and not crew.interrupted else "interrupted"
             seconds = time.perf_counter() - self.began
             self.history = together(self.blocks, len(self.members), self.asked.keys, unbegun, seconds)

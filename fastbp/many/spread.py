@@ -156,10 +156,12 @@ class Spread:
     """
 
     def __init__(
-        self, engine: Engine, train: Callable[..., Any], n_threads: int | None, n_workers: int | None,
-        task_timeout: float | None, store: Store | None, called: dict[int, Any],
+        self, engine: Engine, train: Callable[..., Any], asked: Asked, members: list[Member], lanes: Any,
+        n_threads: int | None, n_workers: int | None, task_timeout: float | None, store: Store | None,
+        called: dict[int, Any],
     ) -> None:  # fmt: skip
         self.engine, self._train, self._n_threads, self._n_workers = engine, train, n_threads, n_workers
+        self._asked, self._members, self._lanes = asked, members, lanes
         self._timeout, self._store, self._called = task_timeout, store, called
         self._folder: str | None = None
         self._written: list[str] = []
@@ -169,15 +171,13 @@ class Spread:
         self._n_sent = 0
         self._width: int | None = None  # tasks at once, after a pool broke
         self._error: Exception | None = None
-        self._ended_by_time = False
+        self._closed = False
 
     # -------------------------------------------------------------- the run
 
-    def train(
-        self, asked: Asked, members: list[Member], lanes: Any, crew: Crew, blocks: list[Block]
-    ) -> Exception | None:  # fmt: skip
+    def train(self, crew: Crew, blocks: list[Block]) -> Exception | None:
         """Fill `blocks`, and the networks; gives what ended it early, if anything did."""
-        self._members, self._blocks, self._crew = members, blocks, crew
+        self._blocks, self._crew, members = blocks, crew, self._members
         n_threads = self.engine.n_threads if self._n_threads is None else self._n_threads
         train = partial(self._train, crew.why_stop) if isinstance(self.engine, Here) else partial(self._train, None)
         self._task = partial(chunks.answer, train)
@@ -191,9 +191,9 @@ class Spread:
                     for samples in work.source.known():
                         if id(work.source) in self._called:
                             shared.add(samples.X, self._called[id(work.source)])
-                self._packer = chunks.Packer(asked, members, lanes, n_threads, shared)
+                self._packer = chunks.Packer(self._asked, members, self._lanes, n_threads, shared)
                 self._packer.keep() if isinstance(self.engine, Here) else self._packer.check()
-                self._queue = Queue(asked, members, left, lanes)
+                self._queue = Queue(self._asked, members, left, self._lanes)
                 self._go()
         except Exception as error:
             self._error = error
@@ -216,8 +216,9 @@ class Spread:
                 if why != self._crew.reasons[0]:
                     self._wait_for_the_last()
                 return
-            self._send_all()
-            if not self._flying or self._error is not None:
+            if self.engine.is_ready():
+                self._send_all()
+            if not self._flying and not self._queue:
                 return
             self._take(_LOOK_SECONDS)
             self._look_at_the_clock()
@@ -241,7 +242,7 @@ class Spread:
             self._error = self._error or error
         finally:
             hung = any(not sent.future.done() for sent in (*self._flying.values(), *self._ghosts.values()))
-            self.engine.close(hung)
+            self.close(hung)
             if self._folder is not None and self._store is None:
                 shutil.rmtree(self._folder, ignore_errors=True)
             for path in self._written:
@@ -249,6 +250,12 @@ class Spread:
                     os.unlink(path)
                 except OSError:
                     pass
+
+    def close(self, hung: bool = False) -> None:
+        """Let go of the engine, once."""
+        if not self._closed:
+            self._closed = True
+            self.engine.close(hung)
 
     # -------------------------------------------------------------- sending
 
@@ -275,7 +282,7 @@ class Spread:
         packed = self._packer.pack(chunk.numbers, None if rest is None else time.time() + rest)
         shared = self._packer.shared
         number, self._n_sent = self._n_sent, self._n_sent + 1
-        handles = shared.arrays if chunk.as_they_are else shared.handles
+        handles = shared.arrays if chunk.as_they_are else shared.handles()
         try:
             future = self.engine.submit(self._task, packed, *handles)
         except Exception as error:  # it is broken, or was shut down
@@ -408,16 +415,11 @@ class Spread:
             made.__cause__ = error
             self._error = self._error or made
             return
-        again = [sent for sent in self._flying.values() if not sent.chunk.done]
-        answered = []
-        for sent in again:  # what had come back before it broke
-            if sent.future.done() and sent.future.exception() is None if not sent.future.cancelled() else False:
-                answered.append(sent)
-        keep = {id(sent) for sent in answered}
-        self._flying = {number: sent for number, sent in self._flying.items() if id(sent) in keep}
+        lost = {number: sent for number, sent in self._flying.items() if not _has_answered(sent.future)}
+        self._flying = {number: sent for number, sent in self._flying.items() if number not in lost}
         self._ghosts.clear()
-        self._queue.again(*(sent.chunk for sent in again if id(sent) not in keep))
-        self._width = max(1, (len(again) + 1) // 2)  # so that a chunk that breaks pools is alone before long
+        self._queue.again(*(sent.chunk for sent in lost.values() if not sent.chunk.done))
+        self._width = max(1, (len(lost) + 1) // 2)  # so that a chunk that breaks pools is alone before long
         try:
             self.engine.renew()
         except Exception as failure:
@@ -430,7 +432,7 @@ class Spread:
                 number, future = self._came.get_nowait()
             except queue.Empty:
                 return
-            if not future.cancelled() and future.exception() is None:
+            if _has_answered(future):
                 self._arrive(number, future)
             else:
                 self._flying.pop(number, None)
@@ -461,6 +463,10 @@ class Spread:
             )
 
 
+def _has_answered(future: Future[Any]) -> bool:
+    return future.done() and not future.cancelled() and future.exception() is None
+
+
 def _of_map(array: np.ndarray) -> chunks.Kept | None:
     """The file that an array is a memory map of, where it lies there as it is."""
     base: Any = array
@@ -479,7 +485,7 @@ def _of_map(array: np.ndarray) -> chunks.Kept | None:
 def spread(
     train: Callable[..., Any], asked: Asked, members: list[Member], executor: Any, n_threads: Any, n_workers: Any,
     task_timeout: Any, store: Any, lanes: Any, function: Callable[[], Any] | None,
-) -> Callable[[Crew, list[Block]], Exception | None]:  # fmt: skip
+) -> Spread:  # fmt: skip
     """What trains the members of a call by an executor, with a store, or both: see `fit_many`.
 
     `function` is what gave X.
@@ -509,5 +515,4 @@ def spread(
     except BaseException:
         engine.close(False)
         raise
-    driver = Spread(engine, train, n_threads, n_workers, task_timeout, kept, called)
-    return lambda crew, blocks: driver.train(asked, members, lanes, crew, blocks)
+    return Spread(engine, train, asked, members, lanes, n_threads, n_workers, task_timeout, kept, called)
