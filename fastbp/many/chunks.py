@@ -251,14 +251,16 @@ class Packer:
         members = [self.members[k] for k in numbers.tolist()]
         number: dict[int, int] = {}
         works: list[Work] = []
+        rules = {id(member.rule): member.rule for member in members}
+        of_rule = {key: k for k, key in enumerate(rules)}
         rows: list[np.ndarray] = []
         of_rows: dict[int, int] = {}
-        which = np.empty((len(members), 2), np.int64)  # work and rows of each, -1: all rows
+        which = np.empty((len(members), 3), np.int64)  # work, rows (-1: all) and rule of each
         for j, member in enumerate(members):
             at = number.setdefault(id(member.work), len(works))
             if at == len(works):
                 works.append(member.work)
-            which[j, 0] = at
+            which[j, ::2] = at, of_rule[id(member.rule)]
             if member.rows is None:
                 which[j, 1] = -1
             else:
@@ -275,8 +277,8 @@ class Packer:
         if self._parted:
             joined = _part(works, joined, kinds)
         sent = {
-            **self._more, "settings": self._settings, "works": works, "which": which, "ends": ends, "rows": joined,
-            "seeds": np.array([member.seed for member in members], np.uint64), "deadline": deadline,
+            **self._more, "settings": self._settings, "works": works, "rules": list(rules.values()), "which": which,
+            "ends": ends, "rows": joined, "seeds": np.array([member.seed for member in members], np.uint64), "deadline": deadline,
             "stack": Stack.of(nets),
         }  # fmt: skip
         file, buffers = io.BytesIO(), list[np.ndarray]()
@@ -288,6 +290,7 @@ class Packer:
         works = list(self._works())
         for work in works:
             yield from (("loss", work.loss), ("optimizer", work.rule), ("early_stopping", work.early))
+        yield from (("optimizer", rule) for rule in {id(one.rule): one.rule for one in self.members}.values())
         yield from (("metrics", self.asked.metrics), ("class_weight", self.asked.class_weight))
         yield from (("nets: an activation", spec) for spec in {member.net._spec for member in self.members})
 
@@ -379,8 +382,11 @@ def _trained(train: Callable[..., Any], sent: dict[str, Any]) -> Answer:
     nets = sent["stack"].networks()
     works, rows, ends = sent["works"], sent["rows"], sent["ends"].tolist()
     parts = [rows[a:b] for a, b in zip((0, *ends), ends)]
-    members = [Member(net, None if part < 0 else parts[part], seed, works[work])
-               for net, seed, (work, part) in zip(nets, sent["seeds"].tolist(), sent["which"].tolist())]  # fmt: skip
+    rules = sent["rules"]
+    members = [
+        Member(net, None if part < 0 else parts[part], seed, rules[rule], works[work])
+        for net, seed, (work, part, rule) in zip(nets, sent["seeds"].tolist(), sent["which"].tolist())
+    ]
     asked = Asked.of_settings(Networks(nets), sent["settings"])
     deadline = sent["deadline"]
     rest = None if deadline is None else max(0.0, deadline - time.time())

@@ -203,9 +203,12 @@ def _digests(asked: Asked, members: list[Member], lanes: Any) -> dict[str, str]:
     _digest(data, [list(rows.values()), np.array([place.get(id(member.rows), -1) for member in members])])
     for work in works.values():
         _digest(data, [sources[id(work.source)], sources.get(id(work.validation), -1), work.held, work.weight])
-        _digest(arguments, [work.loss, work.rule, work.early, work.batch, work.n_steps])
+        _digest(arguments, [work.loss, work.early, work.batch, work.n_steps])
+    rules = {id(member.rule): member.rule for member in members}
+    of_rule = {key: k for k, key in enumerate(rules)}
     _digest(arguments, [
         np.array([number[id(member.work)] for member in members]), np.array([member.seed for member in members], "u8"),
+        list(rules.values()), np.array([of_rule[id(member.rule)] for member in members]),
         asked.settings(), lanes,
     ])  # fmt: skip
     version, engine, isa = build()
