@@ -451,7 +451,7 @@ class Rule(Frozen):
             yield _above_zero(value, dtype) if name in self.above_zero else value
 
     @property
-    def likeness(self) -> Any:
+    def likeness(self) -> int | tuple[Any, ...]:
         """Equal for rules that differ in their numbers for `lr` and `weight_decay` alone, and have one row."""
         kind = type(self)
         if type(self.lr) is not float or kind.__module__ != __name__:  # another class may do anything
@@ -467,7 +467,19 @@ def _rest_of(kind: type) -> attrgetter[tuple[Any, ...]]:
 def scalars_of_each(
     rules: Sequence[Rule], step: int, steps: int, *, updates: int, dtype: np.dtype[Any]
 ) -> list[list[NDArray[Any]]]:
-    """`Rule.scalars` of rules of one `Rule.likeness`: what they have in common is made once."""
+    """`Rule.scalars` of rules of one `Rule.likeness`: what they have in common is made once.
+
+    Parameters
+    ----------
+    rules : sequence of Rule
+    step, steps, updates, dtype
+        As there, for all of them.
+
+    Returns
+    -------
+    list of list of ndarray of float64, (steps,)
+        For each rule its scalars.
+    """
     first, n = rules[0], len(rules)
     if all(rule is first for rule in rules):
         return [first.scalars(step, steps, updates=updates, dtype=dtype)] * n

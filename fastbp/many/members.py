@@ -329,8 +329,8 @@ class Asked:
         kind = None
         if work.weight is None and self._one_set:
             given = map(id, (work.source, member.rows, work.held, work.validation))
-            kind = (*given, network.in_features, network.out_features, network.dtype, loss, work.batch_size,
-                    work.epochs, work.steps)  # fmt: skip
+            lengths = map(_number, (work.batch_size, work.epochs, work.steps))
+            kind = *given, network.in_features, network.out_features, network.dtype, loss, *lengths
             known = self._examples.get(kind)
             if known is not None:
                 work.shared = known
