@@ -16,7 +16,7 @@ constexpr idx MAX_LANES = 16;
 constexpr idx MAX_STRETCH = 128;         // steps of a call of a kernel
 constexpr idx BLOCK = 32;                // samples that go through a network at once; its bits depend on it
 constexpr idx ROWS_BYTES = 32 << 10;     // of the rows gathered for a stretch, unless a step has more
-constexpr idx RECORDS_BYTES = 4 << 20;   // of all rows of a group's lanes, which are copied where they are read often
+constexpr idx RECORDS_BYTES = 32 << 20;  // of copies of members' rows, which are kept from call to call
 constexpr idx PREFETCH_ROWS = 16;        // so long before they are copied
 constexpr idx COMPANY_BYTES = 512 << 10; // of parameters and slots of the groups that share them
 constexpr idx COMPANY_GROUPS = 64;
@@ -179,11 +179,13 @@ template <class T> class Networks final : public Many {
   // of a stretch
   Buffer<T> x_, t_, share_;
   Buffer<uint32_t> index_;                    // of each lane
-  // of lanes with rows of their own: x and y of a row side by side, in whole 16 bytes
-  Buffer<T> records_;
+  // of lanes with rows of their own: x and y of a row side by side, a record of whole 16 bytes
   idx record_ = 0;                            // elements of one
   const T* records_of_[MAX_LANES];            // of a lane: of all its rows, or of a stretch's
   bool all_records_ = false;                  // which of the two
+  Buffer<T> of_stretch_, kept_;
+  idx kept_size_ = 0, kept_rows_ = 0;         // room in kept_, taken from its start on
+  std::vector<idx> owner_, kept_at_;          // of a member: the first one with the same rows; where its rows are, or -1
   Buffer<uint32_t> sequence_;                 // 0, 1, 2, ...
   std::vector<idx> rows_;
   idx step_rows_ = 0;
@@ -551,15 +553,15 @@ template <class T> void Networks<T>::gather(const Group<T>& group, idx steps, bo
   at_least(&index_, count * (own ? lanes_ : 1));
   at_least(&share_, count * (own_share ? lanes_ : 1));
   const bool stretch = own && !all_records_;
-  if (stretch) at_least(&records_, count * record_ * lanes_);
+  if (stretch) at_least(&of_stretch_, count * record_ * lanes_);
   bool first = true;
   for (size_t l = 0; l < static_cast<size_t>(lanes_); l++) {
     const idx at = static_cast<idx>(l);
     uint32_t* const index = index_.data() + (own ? at * count : 0);
-    if (stretch) records_of_[l] = records_.data() + at * count * record_;
+    if (stretch) records_of_[l] = of_stretch_.data() + at * count * record_;
     if (l >= group.lanes.size() || !group.lanes[l].active) {   // idle
       if (own) std::fill_n(index, count, 0);
-      if (stretch) std::fill_n(records_.data() + at * count * record_, record_, T{});
+      if (stretch) std::fill_n(of_stretch_.data() + at * count * record_, record_, T{});
       continue;
     }
     const Member& m = *group.lanes[l].member;
@@ -568,7 +570,7 @@ template <class T> void Networks<T>::gather(const Group<T>& group, idx steps, bo
     if ((first && !own) || stretch) {
       if (m.rows)
         for (idx i = 0; i < count; i++) index[i] = static_cast<uint32_t>(m.rows[index[i]]);
-      T* const record = records_.data() + at * count * record_;
+      T* const record = of_stretch_.data() + at * count * record_;
       if (own) copy_rows(m, index, count, record, record_, record + in, record_);
       else copy_rows(m, index, count, x_.data(), in, t_.data(), out);
       if (own) std::iota(index, index + count, 0);
@@ -579,46 +581,61 @@ template <class T> void Networks<T>::gather(const Group<T>& group, idx steps, bo
   if (own) gather(records_of_, record_, in, in + out, index_.data(), count, x_.data(), t_.data());
 }
 
-// All rows of a group's lanes as records, if they are read more than once and are not many; lanes of the same rows share
-// theirs. Else `gather` makes those of each stretch.
+// All rows of a group's lanes as records, if a good part of them is read: they are kept for the calls to come, while there
+// is room. Members of the same rows share theirs. Else `gather` makes those of each stretch.
 template <class T> void Networks<T>::make_records(const Group<T>& group) {
-  const Member& any = *group.lanes[0].member;
-  const idx whole = 16 / static_cast<idx>(sizeof(T));
-  record_ = (any.x.cols + any.y.cols + whole - 1) / whole * whole;
-  const idx apart = 64 / (record_ * static_cast<idx>(sizeof(T))) + 1;   // not all in the same sets of the L1 cache
-  idx reads = 0, rows = 0, most = 0, first[MAX_LANES];   // first: of each lane's records
+  const idx whole = 16 / static_cast<idx>(sizeof(T)), n_members = static_cast<idx>(members_.size());
+  record_ = (members_[0].x.cols + members_[0].y.cols + whole - 1) / whole * whole;
+  const idx record_bytes = record_ * static_cast<idx>(sizeof(T)), room = RECORDS_BYTES / record_bytes;
+  const auto taken = [&](idx k) { return members_[k].n + 64 / record_bytes + 1; };   // not all at the same sets of L1
+  if (owner_.empty()) {
+    owner_.resize(n_members), kept_at_.assign(n_members, -1);
+    for (idx k = 0; k < n_members; k++) {
+      while (!same_rows(members_[owner_[k]], members_[k])) owner_[k]++;
+      if (owner_[k] == k) kept_size_ = std::min(kept_size_ + taken(k), room);
+    }
+  }
+  bool needed[MAX_LANES];   // rows that no lane before has
+  idx owners[MAX_LANES], reads = 0, rows = 0, missing = 0, most = 0;
   for (size_t l = 0; l < group.lanes.size(); l++) {
     const Lane& lane = group.lanes[l];
-    first[l] = -1;
+    needed[l] = lane.active;
     if (!lane.active) continue;
-    reads += std::min(lane.steps, 2 * lane.member->n) * batch_size_;
+    owners[l] = owner_[lane.member - members_.data()];
+    reads += std::min(lane.steps, lane.member->n) * batch_size_;
     most = std::max(most, lane.member->n);
-    for (size_t k = 0; k < l && first[l] < 0; k++)
-      if (first[k] >= 0 && same_rows(*group.lanes[k].member, *lane.member)) first[l] = first[k];
-    if (first[l] >= 0) continue;
-    first[l] = rows;
-    rows += lane.member->n + apart;
+    for (size_t k = 0; k < l; k++) needed[l] = needed[l] && !(needed[k] && owners[k] == owners[l]);
+    if (!needed[l]) continue;
+    rows += taken(owners[l]);
+    if (kept_at_[owners[l]] < 0) missing += taken(owners[l]);
   }
-  all_records_ = reads >= rows && rows * record_ * static_cast<idx>(sizeof(T)) <= RECORDS_BYTES;
+  all_records_ = rows <= kept_size_ && 2 * reads >= missing;
   if (!all_records_) return;
-  at_least(&records_, rows * record_);
-  if (static_cast<idx>(sequence_.size()) < most) {
+  at_least(&kept_, kept_size_ * record_);
+  if (!shuffle_ && static_cast<idx>(sequence_.size()) < most) {
     at_least(&sequence_, most);
     std::iota(sequence_.data(), sequence_.data() + most, 0);
   }
-  idx made = 0;
-  for (size_t l = 0; l < MAX_LANES; l++) {
-    const bool active = l < group.lanes.size() && group.lanes[l].active;
-    records_of_[l] = records_.data() + (active ? first[l] : 0) * record_;
-    if (!active || first[l] < made) continue;
-    const Member& m = *group.lanes[l].member;
-    if (m.rows) {
-      at_least(&index_, m.n);
-      for (idx i = 0; i < m.n; i++) index_.data()[i] = static_cast<uint32_t>(m.rows[i]);
+  if (kept_rows_ + missing > kept_size_) {   // all anew
+    std::fill(kept_at_.begin(), kept_at_.end(), -1);
+    kept_rows_ = 0;
+  }
+  std::fill_n(records_of_, MAX_LANES, kept_.data());
+  for (size_t l = 0; l < group.lanes.size(); l++) {
+    if (!group.lanes[l].active) continue;
+    idx& at = kept_at_[owners[l]];
+    if (at < 0) {
+      at = kept_rows_;
+      kept_rows_ += taken(owners[l]);
+      const Member& m = members_[owners[l]];
+      if (m.rows) {
+        at_least(&index_, m.n);
+        for (idx i = 0; i < m.n; i++) index_.data()[i] = static_cast<uint32_t>(m.rows[i]);
+      }
+      T* const record = kept_.data() + at * record_;
+      copy_rows(m, m.rows ? index_.data() : nullptr, m.n, record, record_, record + m.x.cols, record_);
     }
-    T* const record = records_.data() + first[l] * record_;
-    copy_rows(m, m.rows ? index_.data() : nullptr, m.n, record, record_, record + m.x.cols, record_);
-    made = first[l] + m.n;
+    records_of_[l] = kept_.data() + at * record_;
   }
 }
 

@@ -252,6 +252,22 @@ def test_rows_copied_once_or_for_a_stretch(sizes, dtype, shuffle, isa):
     assert [one.bits for one in group] == [one.bits for one in twins]
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_more_rows_than_are_kept(shuffle, isa):
+    """Copies of rows are kept for later calls up to 32 MiB, then all are made anew."""
+    rng = np.random.default_rng(9)
+    group = learners(rng, 20, [2, 3, 1], rows=60_000)
+    for k, one in enumerate(group):   # 20 * 60,000 records of 32 bytes
+        one.rows, one.seed = rng.permutation(60_000), k
+    alone = [one.copy() for one in group]
+    lanes = many(group, 1024, shuffle)
+    for _ in range(2):
+        train(group, 40, 1024, lanes=lanes)
+    for one in alone:
+        train([one], 80, 1024, shuffle)
+    assert [one.bits for one in group] == [one.bits for one in alone]
+
+
 @pytest.mark.parametrize("as_given", [
     lambda X: X.astype(np.float16), lambda X: np.asfortranarray(X), lambda X: X.astype(">f8"), lambda X: X[:, ::-1],
     lambda X: np.repeat(X, 2, axis=0)[::2], lambda X: (X * 4).astype(np.int16),

@@ -18,6 +18,7 @@ from side_by_side import instead_of_lanes
 import fastbp
 from fastbp import EarlyStopping, fit_many
 from fastbp.history import ManyHistory
+from fastbp.many.given import Networks, group
 
 N = 60
 RNG = np.random.default_rng(5)
@@ -351,6 +352,25 @@ def test_rows_and_keys_from_a_frame():
     frame["key"] = frame.key.astype("string").where(frame.index != 4)  # NA
     with pytest.raises(ValueError, match="by has no key at row 4, got <NA>"):
         fit_many(made(), X, Y, by=frame.key, epochs=1)
+
+
+@pytest.mark.parametrize("keys", [
+    [3, 1, 2, 1, 3, 3], [-128, 127, 0, -128], [1, 1, 2, 5], [70_000, 3, 65_539, 3, 70_000], [-5, 1 << 62, -5],
+    [(1 << 63) + 5, 1 << 63, (1 << 63) + 5], ["b", "a", "b"], [2.5, -1.0, 2.5],
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("dtype", [None, np.int8, np.int64, np.uint64, object])
+def test_rows_of_each_key_in_their_order(keys, dtype):
+    try:
+        by = np.array(keys, dtype)
+    except (ValueError, OverflowError, TypeError):
+        pytest.skip("no keys of this dtype")
+    if by.tolist() != keys:
+        pytest.skip("other keys in this dtype")
+    found = group(by, len(by), Networks([fastbp.MLP([1, 1]) for _ in set(keys)]))
+    assert found.keys == sorted(set(keys))
+    assert [rows.tolist() for rows in found.rows] == [[i for i, one in enumerate(keys) if one == key]
+                                                      for key in found.keys]  # fmt: skip
+
 
 
 def test_rows_of_a_large_array_are_not_copied_as_a_whole():

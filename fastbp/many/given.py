@@ -191,12 +191,13 @@ def group(by: Any, n: int, networks: Networks, *, every: bool = True) -> Grouped
         raise ValueError(f"by must hold a key for each of the {n} rows of X, got shape {keys.shape}")
     refuse_missing("by", keys)
     try:
-        found, which = np.unique(keys, return_inverse=True)
+        order = _order_of(keys)
     except TypeError:
         raise TypeError(f"by must hold keys that can be sorted, got several kinds: {_kinds(keys)}") from None
-    order = np.argsort(which, kind="stable")
-    ends = np.cumsum(np.bincount(which, minlength=len(found)))
-    parts = [order[a:b] for a, b in zip((0, *ends[:-1].tolist()), ends.tolist())]
+    ordered = keys[order]
+    begins = np.flatnonzero(np.concatenate([[n > 0], ordered[1:] != ordered[:-1]]))
+    found, ends = ordered[begins], [*begins[1:].tolist(), n]
+    parts = [order[a:b] for a, b in zip(begins.tolist(), ends)]
     names = found.tolist()
     if networks.keys is None:
         if len(names) != len(networks):
@@ -213,6 +214,23 @@ def group(by: Any, n: int, networks: Networks, *, every: bool = True) -> Grouped
         k = min(unknown)
         raise ValueError(f"by holds the key {names[k]!r}, for which nets has no network, at row {parts[k][0]}")
     return Grouped(networks.keys, [order[:0] if k is None else parts[k] for k in numbers])
+
+
+def _order_of(keys: np.ndarray) -> np.ndarray:
+    """The order that sorts keys, of equal ones the first first."""
+    if keys.dtype.kind not in "iu" or not len(keys):
+        return np.argsort(keys, kind="stable")
+    if not (keys[1:] < keys[:-1]).any():
+        return np.arange(len(keys))
+    low, high = int(keys.min()), int(keys.max())
+    if high - low >= 1 << 32:
+        return np.argsort(keys, kind="stable")
+    # NumPy's radix sort is for 16 bits; 25 million keys in no order take it a sixth of the time
+    above = keys.astype(np.uint64) - np.uint64(low % (1 << 64))
+    order = np.argsort(above.astype(np.uint16), kind="stable")
+    if high - low >= 1 << 16:
+        order = order[np.argsort((above >> np.uint64(16)).astype(np.uint16)[order], kind="stable")]
+    return order
 
 
 def refuse_missing(argument: str, keys: np.ndarray) -> None:
