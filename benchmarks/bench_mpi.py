@@ -20,7 +20,7 @@ import fastbp
 
 LOSS = "softmax_cross_entropy"
 # sizes, rows of a step (of all ranks together)
-LINES = [((8, 64, 64, 4), 256), ((8, 64, 64, 4), 16384), ((784, 128, 10), 1024), ((784, 512, 512, 10), 1024)]
+LINES = [((8, 64, 64, 4), 256), ((8, 64, 64, 4), 4096), ((784, 128, 10), 256), ((784, 512, 512, 10), 128)]
 ROUND_SECONDS, SECONDS = 0.002, 3.0  # short rounds: some of them are met by nothing else that the machine does
 
 
