@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import every_cluster, frozen, need_extension
+from in_workers import faulty, mean_of_outputs, poisoned, slow, sound
 from test_examples import ROOT, fenced_blocks
 
 import fastbp
@@ -101,9 +102,9 @@ def missing(what):
 def pool(how, n=2):
     context = multiprocessing.get_context(how)
     if how == "forkserver":  # its processes are forked from one that has imported these
-        context.set_forkserver_preload(["fastbp.many.fit", "fastbp.many.spread", "scipy.optimize", __name__])
+        context.set_forkserver_preload(["pytest", "fastbp.many.fit", "fastbp.many.spread", "scipy.optimize"])
     executor = ProcessPoolExecutor(n, mp_context=context)
-    for started in [executor.submit(time.sleep, 0.1) for _ in range(n)]:  # before a limit of time begins
+    for started in [executor.submit(slow, False, int) for _ in range(n)]:  # before a limit of time begins
         started.result()
     return executor
 
@@ -156,10 +157,6 @@ def engine(request):
         return
     with ENGINES[request.param]() as executor:
         yield executor
-
-
-def mean_of_outputs(y, outputs):
-    return float(outputs.mean())
 
 
 def odd_rows():
@@ -412,28 +409,6 @@ def test_the_backend_of_the_context_is_that_of_the_workers():
 # ------------------------------------------------------------------ faults
 
 
-def faulty(fault, folder, times, function, *arguments):
-    """A task that first does `fault` in its worker, `times` times in all."""
-    for k in range(times):
-        try:
-            os.close(os.open(Path(folder) / f"fault-{k}", os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            continue
-        if fault == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif fault == "ended":
-            os._exit(3)
-        elif fault == "memory":
-            raise MemoryError("no memory in this worker")
-        elif fault == "hangs":
-            time.sleep(60)
-        elif fault == "late":
-            answer = function(*arguments)
-            time.sleep(1.5)
-            return answer
-    return function(*arguments)
-
-
 class Faulty(Executor):
     """An executor in whose workers faults happen."""
 
@@ -466,7 +441,7 @@ def test_a_pool_that_a_function_makes_is_made_anew(fault, tmp_path):
 
     with in_time():
         history = fit_many(mine, X, Y, epochs=2, executor=make)
-    assert len(pools) == 3
+    assert len(pools) in (2, 3) and len(list(tmp_path.iterdir())) == 2  # both workers may end at once
     assert_same(mine, history, theirs, fit_many(theirs, X, Y, epochs=2))
 
 
@@ -480,7 +455,7 @@ def test_a_pool_that_was_given_keeps_what_came_back(tmp_path):
 
         def submit(self, function, *arguments):
             self.n_sent += 1
-            task = self._fault if self.n_sent > 5 else faulty_not
+            task = self._fault if self.n_sent > 5 else sound
             return self._inner.submit(task, function, *arguments)
 
     with in_time(), pytest.raises(RuntimeError, match="networks had come back and are kept.*makes it anew") as caught:
@@ -490,10 +465,6 @@ def test_a_pool_that_was_given_keeps_what_came_back(tmp_path):
     assert 0 < done.sum() < len(nets) and set(history.status[~done].tolist()) == {"interrupted"}
     for net, other, new, kept in zip(nets, theirs, made(), done):
         assert frozen(net.__getstate__()) == frozen((other if kept else new).__getstate__())
-
-
-def faulty_not(function, *arguments):
-    return function(*arguments)
 
 
 def test_a_network_that_breaks_every_pool_fails_alone(tmp_path, monkeypatch):
@@ -506,13 +477,6 @@ def test_a_network_that_breaks_every_pool_fails_alone(tmp_path, monkeypatch):
     assert history.status.tolist() == ["done", "failed", "done"] and "abruptly" in str(history.errors[1])
     for k, (net, other) in enumerate(zip(nets, theirs)):
         assert frozen(net.__getstate__()) == frozen((made(3)[1] if k == 1 else other).__getstate__())
-
-
-def poisoned(function, packed, *shared):
-    sent = chunks._Unpickler(packed, shared).load()
-    if 1 in sent["seeds"].tolist():
-        os.kill(os.getpid(), signal.SIGKILL)
-    return function(packed, *shared)
 
 
 class Poisoned(Faulty):
@@ -691,11 +655,6 @@ def test_dask_is_waited_for_until_it_has_workers(monkeypatch):
     with dask(n_workers=0) as client, in_time():
         threading.Timer(1.5, client.cluster.scale, (1,)).start()
         assert_same(mine, fit_many(mine, X, Y, epochs=2, executor=client), theirs, fit_many(theirs, X, Y, epochs=2))
-
-
-def slow(is_slow, function, *arguments):
-    time.sleep(2 if is_slow else 0.01)
-    return function(*arguments)
 
 
 def test_the_time_limit_holds_for_all(monkeypatch):
@@ -927,7 +886,7 @@ def test_estimators_of_many_networks_hand_an_executor_on(name):
     import fastbp.sklearn
 
     kind = getattr(fastbp.sklearn, name)
-    more = {"by": 3} if name.startswith("Grouped") else {"n_estimators": 12, "bootstrap": True, "oob_score": True}
+    more = {"by": 3} if name.startswith("Grouped") else {"n_estimators": 25, "bootstrap": True, "oob_score": True}
     rows = np.column_stack([X, BY]) if name.startswith("Grouped") else X
     mine, theirs = (kind(**more, hidden_layer_sizes=4, max_iter=3, random_state=0) for _ in range(2))
 
