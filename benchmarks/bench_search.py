@@ -1,4 +1,4 @@
-"""Speed bars of `MLPSearchCV`: 24 candidates on 5 folds, beside `GridSearchCV` with the same estimator in two processes.
+"""Speed bars of `MLPSearchCV`: 24 candidates on 5 folds, beside `GridSearchCV` of the same estimator in two processes.
 
 `python benchmarks/bench_search.py` prints a table. Each measurement has a process of its own, in which the search is
 made twice: the first is what a program waits for that searches once, and holds the start of joblib's processes; at the

@@ -249,6 +249,11 @@ class Client:
     def __init__(self, pool):
         self.pool = pool
 
+    def __deepcopy__(self, memo):
+        raise TypeError("a client has connections")
+
+    __reduce__ = __deepcopy__
+
     def get_executor(self):
         return self.pool
 
@@ -258,6 +263,7 @@ def test_a_client_is_asked_for_its_executor():
     with ThreadPoolExecutor(2) as pool:
         search = MLPSearchCV(classifier(), {"alpha": [0.0, 0.1]}, cv=3, executor=Client(pool))
         assert_same(search.fit(X, LABELS), theirs)
+        assert clone(search).executor is search.executor and pickle.loads(pickle.dumps(search)).executor is None
 
 
 # ------------------------------------------------------------------ halving

@@ -147,9 +147,8 @@ class MLPSearchCV(_BaseSearchCV):
         self.executor = executor
 
     def __sklearn_clone__(self) -> Self:
-        bare = copy.copy(self)
-        bare.executor = None  # which cannot be copied
-        made: Self = super(MLPSearchCV, bare).__sklearn_clone__()
+        without = copy.copy(self)  # an executor, see below
+        made: Self = super(MLPSearchCV, without).__sklearn_clone__()
         made.executor = self.executor
         return made
 
