@@ -137,7 +137,8 @@ def test_the_best_is_trained_anew_on_all_rows_after_folds():
     alone = fastbp.MLP((3, 100, 1), seed=4)
     alone.fit(X, Y, optimizer=fastbp.Adam(lr=0.05), batch_size=16, epochs=9)
     assert found.best == {"lr": 0.05, "epochs": 9} and state(found.best_net) == state(alone)
-    assert sweep(space, X, Y, cv=3, batch_size=16, refit=False).best_net is None
+    with pytest.raises(RuntimeError, match=r"refit=False.*; nets\[3\] has those of the best candidate's folds"):
+        sweep(space, X, Y, cv=3, batch_size=16, refit=False).best_net  # noqa: B018
 
 
 @pytest.mark.parametrize("refit", [True, False])
@@ -199,7 +200,7 @@ def test_a_network_that_fails_is_the_last_and_of_equals_the_first_is_best():
     assert np.isnan(found.values[0]) and found.rank.tolist() == [3, 1, 2] and found.best_index == 1
     assert found.columns["status"].tolist() == ["nonfinite", "done", "done"]
     nothing = sweep({"lr": [1e30]}, X, Y, cv=2, optimizer="sgd", **QUICK)
-    assert nothing.best_net is None and np.isnan(nothing.best_value) and "nan" in repr(nothing)
+    assert nothing._best_net is None and np.isnan(nothing.best_value) and "nan" in repr(nothing)
 
 
 # ------------------------------------------------------------------ halving
@@ -262,7 +263,7 @@ def test_halving_lets_go_of_what_failed_and_does_not_wake_what_has_stopped():
 
 def test_the_time_limit_is_that_of_all_rungs():
     found = sweep({"lr": [0.1, 0.01]}, X, Y, cv=2, halving=2, epochs=8, batch_size=16, time_limit=0)
-    assert (found.status == "stopped").all() and found.best_net is None and np.isnan(found.values).all()
+    assert (found.status == "stopped").all() and found._best_net is None and np.isnan(found.values).all()
 
 
 def test_time_that_is_over_after_a_rung_leaves_what_it_found(monkeypatch):
@@ -361,7 +362,7 @@ def test_ctrl_c_leaves_what_is_known(monkeypatch):
     with pytest.raises(KeyboardInterrupt) as found:
         sweep({"lr": [0.1, 0.01]}, X, Y, cv=2, halving=2, epochs=2)
     known = found.value.sweep
-    assert len(known.history) == 2 and known.best_net is None and np.isfinite(known.values).all()
+    assert len(known.history) == 2 and known._best_net is None and np.isfinite(known.values).all()
 
 
 # ------------------------------------------------------------------ what is told

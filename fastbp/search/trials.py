@@ -398,5 +398,5 @@ class _Trials:
         return Sweep(
             self.params, self.judge.metric, self.value, ranks, self.rung, self.status,
             np.array([[net.epoch for net in nets] for nets in self.nets]), [tuple(nets) for nets in self.nets],
-            tuple(self.histories), best_net, self.seed, seconds,
+            tuple(self.histories), self.seed, seconds, best_net,
         )  # fmt: skip
