@@ -102,17 +102,10 @@ Batches: TypeAlias = Iterable[Examples]
 Networks: TypeAlias = "Sequence[MLP] | Mapping[Any, MLP]"  # in order, or by key
 _T = TypeVar("_T")
 Each: TypeAlias = Sequence[_T] | Mapping[Any, _T]  # of `fit_many`: one for each network, by key where they have keys
-# Of `sweep`: a list of values for each name, or a distribution
-Space: TypeAlias = "Mapping[str, Sequence[Any] | NDArray[Any] | HasPpf]"
+Space: TypeAlias = Mapping[str, Any]  # of `sweep`: for each name a list of values, or a distribution
 Folds: TypeAlias = "Splitter | Iterable[tuple[NDArray[integer[Any]], NDArray[integer[Any]]]]"  # rows, held rows
 ExecutorLike: TypeAlias = "_Submits | Callable[[], _Submits] | Literal['joblib']"
 File: TypeAlias = str | bytes | os.PathLike[str] | os.PathLike[bytes] | IO[bytes]
-
-
-class HasPpf(Protocol):
-    """A distribution: its ``ppf`` makes values of numbers from 0 to 1."""
-
-    def ppf(self, q: Any, /) -> Any: ...
 
 
 class Splitter(Protocol):

@@ -108,11 +108,15 @@ def traced():
     return fastbp.MLP((3, 2), seed=0, backend="reference").trace(DATA[:4, :3], DATA[:4, :2], lr=0.1)
 
 
-@pytest.mark.parametrize("name", [*MADE, "trace"])
+def swept():
+    return fastbp.sweep({"lr": [0.1, 0.2]}, DATA[:20, :3], DATA[:20, :2], cv=2, epochs=1)
+
+
+@pytest.mark.parametrize("name", [*MADE, "trace", "sweep"])
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_names_modules_at_the_top_of_fastbp_alone(name, protocol):
     """Files in folders may move; whoever unpickles would be left without them."""
-    names = Names(pickle.dumps((MADE | {"trace": traced})[name](), protocol))
+    names = Names(pickle.dumps((MADE | {"trace": traced, "sweep": swept})[name](), protocol))
     names.load()
     ours = {module for module in names.found if module.partition(".")[0] == "fastbp"}
     assert ours, "nothing of fastbp was pickled"

@@ -137,7 +137,8 @@ def test_the_best_is_trained_anew_on_all_rows_after_folds():
     alone = fastbp.MLP((3, 100, 1), seed=4)
     alone.fit(X, Y, optimizer=fastbp.Adam(lr=0.05), batch_size=16, epochs=9)
     assert found.best == {"lr": 0.05, "epochs": 9} and state(found.best_net) == state(alone)
-    assert sweep(space, X, Y, cv=3, batch_size=16, refit=False).best_net is None
+    with pytest.raises(RuntimeError, match=r"refit=False.*; nets\[3\] has those of the best candidate's folds"):
+        sweep(space, X, Y, cv=3, batch_size=16, refit=False).best_net  # noqa: B018
 
 
 @pytest.mark.parametrize("refit", [True, False])
@@ -199,7 +200,7 @@ def test_a_network_that_fails_is_the_last_and_of_equals_the_first_is_best():
     assert np.isnan(found.values[0]) and found.rank.tolist() == [3, 1, 2] and found.best_index == 1
     assert found.columns["status"].tolist() == ["nonfinite", "done", "done"]
     nothing = sweep({"lr": [1e30]}, X, Y, cv=2, optimizer="sgd", **QUICK)
-    assert nothing.best_net is None and np.isnan(nothing.best_value) and "nan" in repr(nothing)
+    assert nothing._best_net is None and np.isnan(nothing.best_value) and "nan" in repr(nothing)
 
 
 # ------------------------------------------------------------------ halving
@@ -262,7 +263,38 @@ def test_halving_lets_go_of_what_failed_and_does_not_wake_what_has_stopped():
 
 def test_the_time_limit_is_that_of_all_rungs():
     found = sweep({"lr": [0.1, 0.01]}, X, Y, cv=2, halving=2, epochs=8, batch_size=16, time_limit=0)
-    assert (found.status == "stopped").all() and found.best_net is None and np.isnan(found.values).all()
+    assert (found.status == "stopped").all() and found._best_net is None and np.isnan(found.values).all()
+
+
+def test_time_that_is_over_after_a_rung_leaves_what_it_found(monkeypatch):
+    from fastbp.search import trials
+
+    class Clock:
+        now = 0.0
+
+        @classmethod
+        def perf_counter(cls):
+            cls.now += 1
+            return cls.now
+
+    monkeypatch.setattr(trials, "time", Clock)  # 1 at the beginning, 2 before the first rung, 3 before the second
+    found = sweep({"lr": [0.1, 0.01, 0.001]}, X, Y, cv=2, halving=2, epochs=8, time_limit=1.5, batch_size=16)
+    assert len(found.history) == 1 and (found.rung == 0).all() and (found.status == "done").all()
+    assert np.isfinite(found.values).all() and found.best_net.epoch == 8
+    monkeypatch.setattr(trials, "fit_many", stops_in_the_second(trials.fit_many))
+    found = sweep({"lr": [0.1, 0.01, 0.001]}, X, Y, cv=2, halving=2, epochs=8, batch_size=16)
+    assert np.isfinite(found.values).all() and (found.status[found.rung == 1] == "stopped").all()
+
+
+def stops_in_the_second(fit_many):
+    """`fit_many` for which there is no time left from its second call on."""
+    calls = []
+
+    def call(*arguments, **named):
+        calls.append(1)
+        return fit_many(*arguments, **(named if len(calls) != 2 else {**named, "time_limit": 0}))
+
+    return call
 
 
 # ------------------------------------------------------------------ the same whatever
@@ -330,7 +362,7 @@ def test_ctrl_c_leaves_what_is_known(monkeypatch):
     with pytest.raises(KeyboardInterrupt) as found:
         sweep({"lr": [0.1, 0.01]}, X, Y, cv=2, halving=2, epochs=2)
     known = found.value.sweep
-    assert len(known.history) == 2 and known.best_net is None and np.isfinite(known.values).all()
+    assert len(known.history) == 2 and known._best_net is None and np.isfinite(known.values).all()
 
 
 # ------------------------------------------------------------------ what is told
@@ -362,13 +394,14 @@ def test_the_picture_has_a_panel_for_each_key():
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    found = sweep({"lr": [0.1, 0.01, 0.001], "hidden": [(4,), (5, 3)]}, X, Y, cv=2, halving=2, epochs=4)
+    found = sweep({"lr": [0.001, 0.01, 0.1], "hidden": [(4,), (5, 3)]}, X, Y, cv=2, halving=2, epochs=4)
+    assert found.best_index > 0
     axes = found.plot().figure.axes
     assert [one.get_xlabel() for one in axes] == ["lr", "hidden"] and axes[0].get_ylabel() == "val loss"
     assert axes[0].get_xscale() == "log"
     assert [text.get_text() for text in axes[1].get_xticklabels()] == ["(4,)", "(5, 3)"]
     drawn = np.concatenate([dots.get_offsets().data for dots in axes[0].collections])
-    assert len(drawn) == 7 and found.best_value == pytest.approx(drawn[-1, 1])  # six, and the best again
+    assert len(drawn) == 7 and drawn[-1].tolist() == [found.best["lr"], found.best_value]  # six, and the best again
     assert set(drawn[:6, 0]) == {0.1, 0.01, 0.001}
     pyplot.close("all")
     with pytest.raises(ValueError, match="nothing to draw"):

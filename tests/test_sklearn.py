@@ -90,9 +90,9 @@ def test_the_classes_are_scikit_learns(mine):
     assert mine.__doc__ and fastbp.sklearn.__doc__
 
 
-def test_the_module_has_scikit_learns_two_classes_and_those_of_many_networks():
+def test_the_module_has_scikit_learns_two_classes_those_of_many_networks_and_the_search():
     many = {f"{kind}{task}" for kind in ("MLPEnsemble", "GroupedMLP") for task in ("Classifier", "Regressor")}
-    assert {*fastbp.sklearn.__all__} == {"MLPClassifier", "MLPRegressor", *many}
+    assert {*fastbp.sklearn.__all__} == {"MLPClassifier", "MLPRegressor", "MLPSearchCV", *many}
     assert OURS == {neural_network.MLPClassifier: MLPClassifier, neural_network.MLPRegressor: MLPRegressor}
 
 

@@ -147,6 +147,11 @@ def test_metadata_routing_is_scikit_learn_s():
         net = classifier().set_fit_request(sample_weight=True)
         scorer = make_scorer(sklearn.metrics.accuracy_score).set_score_request(sample_weight=True)
         assert_same(*both(net, {"alpha": [0.0, 0.1]}, fit={"sample_weight": weight}, cv=3, scoring=scorer))
+        groups = {"sample_weight": weight, "groups": np.arange(len(X)) % 5}
+        more = {"cv": GroupKFold(3), "scoring": scorer}
+        assert_same(*both(net, {"alpha": [0.0, 0.1]}, fit=groups, **more))
+        halved = MLPSearchCV(net, {"alpha": [0.0, 0.1]}, halving=2, **more).fit(X, LABELS, **groups)
+        assert halved.n_resources_ == [4, 8]
 
 
 def test_a_search_is_cloned_pickled_and_searched_itself():
@@ -244,6 +249,11 @@ class Client:
     def __init__(self, pool):
         self.pool = pool
 
+    def __deepcopy__(self, memo):
+        raise TypeError("a client has connections")
+
+    __reduce__ = __deepcopy__
+
     def get_executor(self):
         return self.pool
 
@@ -253,6 +263,7 @@ def test_a_client_is_asked_for_its_executor():
     with ThreadPoolExecutor(2) as pool:
         search = MLPSearchCV(classifier(), {"alpha": [0.0, 0.1]}, cv=3, executor=Client(pool))
         assert_same(search.fit(X, LABELS), theirs)
+        assert clone(search).executor is search.executor and pickle.loads(pickle.dumps(search)).executor is None
 
 
 # ------------------------------------------------------------------ halving

@@ -42,9 +42,6 @@ class Sweep:
         The networks of each candidate, one for each fold.
     history : tuple of ManyHistory
         That of each rung. Its keys are (candidate, fold), without `cv` the number of the candidate.
-    best_net : MLP or None
-        The best candidate's network, trained on all rows. None where there is none: with ``refit=False`` after `cv`, or
-        where no candidate has a value.
     seed : int
         That of draws, folds and networks.
     seconds : float
@@ -62,9 +59,9 @@ class Sweep:
     epochs: NDArray[np.int64] = field(repr=False)
     nets: list[tuple[MLP, ...]] = field(repr=False)
     history: tuple[ManyHistory, ...] = field(repr=False)
-    best_net: MLP | None = field(repr=False)
     seed: int
     seconds: float
+    _best_net: MLP | None = field(repr=False)
 
     def __len__(self) -> int:
         """The number of candidates."""
@@ -90,6 +87,20 @@ class Sweep:
     def best(self) -> dict[str, Any]:
         """The values of the best candidate."""
         return dict(self.params[self.best_index])
+
+    @property
+    def best_net(self) -> MLP:
+        """The best candidate's network, trained on all rows.
+
+        Raises
+        ------
+        RuntimeError
+            There is none: the sweep had ``refit=False``, or was interrupted, or no candidate has a value.
+        """
+        if self._best_net is None:
+            raise RuntimeError("no network was trained on all rows: refit=False, Ctrl-C, or no candidate with a value; "
+                               f"nets[{self.best_index}] has those of the best candidate's folds")  # fmt: skip
+        return self._best_net
 
     @property
     def best_value(self) -> float:

@@ -365,8 +365,10 @@ class _Trials:
             early = self.arguments[c].get("early_stopping")
             at = np.flatnonzero(history.step[k] == history.best_step[k])
             last = int(at[-1]) if early is not None and early.restore_best and len(at) else int(n[k]) - 1
-            failed = column is None or last < 0 or history.status[k] in ("nonfinite", "failed")
-            self.value[c, f] = np.nan if failed else column[k, last]  # type: ignore[index]
+            if history.status[k] in ("nonfinite", "failed"):
+                self.value[c, f] = np.nan
+            elif column is not None and last >= 0:  # else it is as it was: there was no time, or no epoch is over
+                self.value[c, f] = column[k, last]
         self.histories.append(history)
 
     # -------------------------------------------------------------- the best
@@ -396,5 +398,5 @@ class _Trials:
         return Sweep(
             self.params, self.judge.metric, self.value, ranks, self.rung, self.status,
             np.array([[net.epoch for net in nets] for nets in self.nets]), [tuple(nets) for nets in self.nets],
-            tuple(self.histories), best_net, self.seed, seconds,
+            tuple(self.histories), self.seed, seconds, best_net,
         )  # fmt: skip

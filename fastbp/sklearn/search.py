@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -15,8 +15,8 @@ import numpy as np
 from joblib import parallel_config
 from joblib.parallel import ParallelBackendBase
 from sklearn import config_context, get_config
-from sklearn.base import clone
-from sklearn.model_selection import ParameterGrid, ParameterSampler
+from sklearn.base import clone, is_classifier
+from sklearn.model_selection import ParameterGrid, ParameterSampler, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
@@ -147,9 +147,8 @@ class MLPSearchCV(_BaseSearchCV):
         self.executor = executor
 
     def __sklearn_clone__(self) -> Self:
-        bare = copy.copy(self)
-        bare.executor = None  # which cannot be copied
-        made: Self = super(MLPSearchCV, bare).__sklearn_clone__()
+        without = copy.copy(self)  # an executor, see below
+        made: Self = super(MLPSearchCV, without).__sklearn_clone__()
         made.executor = self.executor
         return made
 
@@ -187,7 +186,8 @@ class MLPSearchCV(_BaseSearchCV):
                 return self
             self._check_halving()
             within = copy.copy(self)  # whose estimator hands out those that go on
-            within._going = _Going(clone(self.estimator))
+            within.cv = _Once(check_cv(self.cv, y, classifier=is_classifier(self.estimator)))
+            within._going = _Going(clone(self.estimator), within.cv)
             within.estimator = within._going.base
             super(MLPSearchCV, within).fit(X, y, **params)
         own = {*self.get_params(deep=False), "_going"}
@@ -226,8 +226,8 @@ class MLPSearchCV(_BaseSearchCV):
             if any(key.rpartition("__")[2] == name for candidate in candidates for key in candidate):
                 raise ValueError(f"space: {name} is what halving says; leave it out of space")
         plan = rungs(len(candidates), int(_network_of(self.estimator).max_iter), float(self.halving))
-        splits, results = _Once(self._checked_cv_orig), dict[str, Any]()
         alive, before = list(range(len(candidates))), 0
+        results: dict[str, Any] = {}
         self.n_candidates_, self.n_resources_ = [count for count, _ in plan], [end for _, end in plan]
         self.n_iterations_ = len(plan)
         for number, (count, end) in enumerate(plan):
@@ -235,9 +235,9 @@ class MLPSearchCV(_BaseSearchCV):
                 score = self._deciding(results)[-len(alive) :]
                 worth = np.where(np.isnan(score), np.inf, -score)
                 alive = sorted(alive[k] for k in np.argsort(worth, kind="stable")[:count])
-            self._going.begin(alive, self.n_splits_, end - before)
+            self._going.begin(alive, end - before)
             told = {"iter": [number] * count, "n_resources": [end] * count}
-            results = evaluate_candidates([candidates[k] for k in alive], cv=splits, more_results=told)
+            results = evaluate_candidates([candidates[k] for k in alive], more_results=told)
             before = end
 
     # -------------------------------------------------------------- halving
@@ -281,6 +281,11 @@ class _Once:
             self.splits = list(self.cv.split(*arguments, **named))
         return self.splits
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "cv":  # of an empty copy
+            raise AttributeError(name)
+        return getattr(self.cv, name)
+
 
 def _network_of(estimator: Any) -> Any:
     """The perceptron that an estimator is, or that a pipeline ends in; one that can go on."""
@@ -300,34 +305,34 @@ def _network_of(estimator: Any) -> Any:
 class _Going:
     """Estimators of all candidates and splits, which go on from rung to rung.
 
-    scikit-learn's search makes an estimator for each fit as a clone of one; `base` gives, as its clones, those of the
-    coming rung in their order. They are called as any other: set_params, fit, and by scorers.
+    scikit-learn's search makes the estimator of each fit as a clone of one, candidate by candidate and split by split;
+    `base` gives, as its clones, those of the coming rung. They are called as any other: set_params, fit, by scorers.
     """
 
-    def __init__(self, base: Any) -> None:
-        self.base = base
+    def __init__(self, base: Any, splits: _Once) -> None:
+        self.base, self.splits = base, splits
         self.kept: dict[tuple[int, int], _One] = {}
-        self._coming: deque[Any] = deque()
-        self._epochs, self._begun = 0, False
+        self._candidates: Sequence[int] | None = None  # of the coming rung
+        self._given = self._epochs = 0
         base.__sklearn_clone__ = self._next
 
-    def _next(self) -> Any:
-        if self._coming:
-            return self._coming.popleft()
-        return self._new() if self._begun else self.base  # the first is scikit-learn's own, the last is for the refit
-
-    def _new(self) -> Any:
-        return type(self.base).__sklearn_clone__(self.base)
-
-    def begin(self, candidates: Sequence[int], n_splits: int, epochs: int) -> None:
+    def begin(self, candidates: Sequence[int], epochs: int) -> None:
         """The coming rung, of so many more epochs."""
-        self._begun = True
-        self._epochs = epochs
-        keys = [(candidate, split) for candidate in candidates for split in range(n_splits)]
-        self.kept = {key: self.kept.get(key) or _One(self._new()) for key in keys}
-        for one in self.kept.values():
-            one.epochs = epochs
-            self._coming.append(one.estimator)
+        self._candidates, self._given, self._epochs = candidates, 0, epochs
+        self.kept = {key: one for key, one in self.kept.items() if key[0] in candidates}
+
+    def _next(self) -> Any:
+        if self._candidates is None:
+            return self.base  # which scikit-learn takes clones of
+        number, split = divmod(self._given, len(self.splits.splits or ()))  # it has asked for them by now
+        new = type(self.base).__sklearn_clone__
+        if number >= len(self._candidates):
+            return new(self.base)  # for the refit
+        self._given += 1
+        key = self._candidates[number], split
+        one = self.kept[key] = self.kept.get(key) or _One(new(self.base))
+        one.epochs = self._epochs
+        return one.estimator
 
 
 class _One:
@@ -427,7 +432,8 @@ def _engine(given: Any, n_threads: int) -> Iterator[None]:
             raise ValueError(f"executor must be an executor, 'joblib' or None, got {given!r}")
         yield
         return
-    with ExitStack() as stack:
+    # scikit-learn's checks change filters of warnings for a moment, which threads may give back in the wrong order.
+    with warnings.catch_warnings(), ExitStack() as stack:
         if given is None:
             pool: Any = ThreadPoolExecutor(n_threads, "fastbp-search")
             stack.callback(pool.shutdown, wait=True, cancel_futures=True)

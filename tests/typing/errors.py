@@ -77,5 +77,7 @@ fastbp.fit_many(net, rows, targets, epochs=1)  # error
 fastbp.fit_many([net], rows, targets, loss="mze", epochs=1)  # error
 fastbp.fit_many([net], rows, targets, optimizer=[0.1], epochs=1)  # error
 fastbp.fit_many([net], rows, targets, nonfinite="raise", epochs=1)  # error
+fastbp.sweep({"lr": [0.1]}, rows, targets, method="bayes", n=3)  # error
+fastbp.sweep({"lr": [0.1]}, rows, targets, metric=3, cv=2)  # error
 fastbp.fit_many([net], rows, targets, lanes="yes", epochs=1)  # error
 fastbp.fit_many([net], rows, targets, callbacks=[], epochs=1)  # error

@@ -258,3 +258,10 @@ fastbp.fit_many(nets, [features, features], [targets, targets], sample_weight=No
 fastbp.fit_many(nets, features, targets, rows=[np.array([0]), np.array([1])], validation_rows=[[2], [3]], epochs=1)
 numbers: list[int] = told.best(1).tolist()
 curves: dict[str, NDArray[np.float64]] = told.metrics
+found: fastbp.Sweep = fastbp.sweep({"lr": [0.1, 0.2], "hidden": [(3,), (4, 2)]}, features, targets, cv=3, epochs=1)
+found = fastbp.sweep(
+    {"batch_size": range(8, 12)}, features, targets, n=3, method="random", halving=2, epochs=4, validation_split=0.2
+)
+best: dict[str, Any] = found.best
+assert_type(found.best_net, fastbp.MLP)
+assert_type(found.values, NDArray[np.float64])
