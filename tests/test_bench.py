@@ -214,7 +214,10 @@ def test_the_texts_of_readme(record):
 PAGES = ("README.md", "docs/benchmark.md", "docs/numba.md", "docs/threads.md")
 OF_ESTIMATORS = ROOT / "benchmarks" / "records" / "sklearn.json"  # of bench_sklearn.py
 OF_MANY = ROOT / "benchmarks" / "records" / "many.json"  # of `python -m fastbp bench --many`
-RECORDS = sorted({*(ROOT / "benchmarks" / "records").glob("*.json")} - {OF_ESTIMATORS, OF_MANY})
+OF_GROWTH = ROOT / "benchmarks" / "records" / "growth.json"  # of `python -m fastbp bench --growth`
+OF_NETWORKS = ROOT / "benchmarks" / "records" / "networks.json"  # of `python -m fastbp bench --many --networks ...`
+OTHERS = {OF_ESTIMATORS, OF_MANY, OF_GROWTH, OF_NETWORKS}
+RECORDS = sorted({*(ROOT / "benchmarks" / "records").glob("*.json")} - OTHERS)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -484,7 +487,7 @@ def test_two_records_are_compared_cell_by_cell_with_their_machines(record, grown
 def test_published_growth_is_that_of_its_record(tmp_path):
     text, copy = (ROOT / "docs" / "benchmark.md").read_text(), tmp_path / "page.md"
     copy.write_text(re.sub("(<!-- growth: .*? -->).*?(<!-- end of growth -->)", r"\1\n\2", text, flags=re.S))
-    growth.Record.load(str(ROOT / "benchmarks" / "records" / "growth.json")).write_into(str(copy))
+    growth.Record.load(str(OF_GROWTH)).write_into(str(copy))
     assert copy.read_text() == text, "run `make bench-page`"
 
 

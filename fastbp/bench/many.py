@@ -389,11 +389,12 @@ class Record(Saved):
         """How it was measured, and on what."""
         facts = self.machine
         versions = ", ".join(f"{name} {facts[name]}" for name in PACKAGES if name in facts)
+        at_once = " to ".join(map(str, self.counts))
         return (
             f"Networks trained in a second of CPU time on one core ({facts['cpu']}, {facts['isa']} kernels), in "
             f"float32, the best of {self.rounds} interleaved rounds, {facts['date']}. A network is trained when it has "
             f"gone {EPOCHS} times through {ROWS} rows of {FEATURES} columns in batches of {BATCH}, in the order of the "
-            f"rows; {' to '.join(map(str, self.counts))} networks with first weights and rates of their own are trained at once. The parameters "
+            f"rows; {at_once} networks with first weights and rates of their own are trained at once. The parameters "
             f"of every contender were compared with the NumPy reference in float64 before it was timed, so the loss "
             f"that is reached is the same. {facts['compiler']}, Python {facts['python']}, {versions}."
         )
