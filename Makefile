@@ -34,7 +34,7 @@ step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	if ( $(3) ) >$(LOGS)/$(2) 2>&1 </dev/null; then echo "ok ($$(($$(date +%s) - start)) s)"; \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
-.PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn test-cluster test-with-cluster bench figures pictures learn rows check \
+.PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn test-cluster test-with-cluster bench bench-page figures pictures learn rows check \
 	check-ruff check-mypy check-typed check-arrows check-frozen check-gcc check-clang docs docs-quick test-site asan tsan arm64 ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
@@ -50,6 +50,7 @@ help:
 	@echo 'make ulp        accuracy of exp, tanh, ... of each ISA, over all arguments'
 	@echo 'make bench      every workload beside what is installed of its peers, into build/bench.json; the speed bars'
 	@echo 'make figures    what it measured into benchmarks/records/, README.md, the pages and pictures of docs/'
+	@echo 'make bench-page  how time and memory grow, from the records: docs/benchmark.md and its pictures'
 	@echo 'make pictures   those of docs/looking.md, own_rows.md and searching.md, from the code on the pages'
 	@echo 'make learn      the page to step through back-propagation, in build/learn/'
 	@echo 'make rows       render src/kernels/rows_generated.hpp and the pages of docs/ from the tables'
@@ -109,16 +110,26 @@ bench: $(VENV)/installed $(VENV)/bench-tools
 	@$(PY) -m fastbp bench --full --json build/bench.json $(BENCH)
 	$(if $(TWO_CORES),@$(PY) -m fastbp bench --full --threads 2 --json build/threads.json $(BENCH))
 	@$(PY) -m fastbp bench --many --full --json build/many.json
+	@$(PY) -m fastbp bench --many --full --widths 4 --networks 1,4,16,64,256 --json build/networks.json
+	@$(PY) -m fastbp bench --growth --full --json build/growth.json
 	@$(PYTEST) benchmarks --benchmark-columns=min,median,rounds
 
 # What was measured joins the record of this kind of machine, and the pages take their figures from that.
 NAME    = from fastbp.bench.figures import Record; print(Record.load("build/bench.json").name)
 RECORD  = benchmarks/records/$(shell test -e build/bench.json && $(PY) -c '$(NAME)').json
-figures: $(VENV)/installed $(VENV)/bench-tools
+# The newest of a figure's records: what was just measured, else what is published.
+newest  = $(firstword $(wildcard build/$(1).json) benchmarks/records/$(1).json)
+bench-page: $(VENV)/installed $(VENV)/bench-tools
+	@$(PY) -m fastbp bench --growth --from $(call newest,growth) --json benchmarks/records/growth.json \
+		--markdown docs/benchmark.md --picture docs/growth.svg
+	@$(PY) -m fastbp bench --many --from $(call newest,networks) --json benchmarks/records/networks.json \
+		--picture docs/networks.svg
+
+figures: bench-page
 	@mkdir -p benchmarks/records
 	@$(PY) -m fastbp bench --from $(wildcard $(RECORD) build/bench.json build/threads.json) --json $(RECORD) \
 		--markdown README.md docs/benchmark.md docs/numba.md docs/threads.md --picture docs/benchmark.svg --scaling docs/threads.svg
-	@$(PY) -m fastbp bench --many --from $(firstword $(wildcard build/many.json) benchmarks/records/many.json) \
+	@$(PY) -m fastbp bench --many --from $(call newest,many) \
 		--json benchmarks/records/many.json --markdown docs/many.md --picture docs/many.svg
 	@$(PY) benchmarks/bench_sklearn.py --from benchmarks/records/sklearn.json --markdown README.md docs/sklearn.md \
 		--picture docs/sklearn.svg

@@ -16,8 +16,8 @@ from conftest import every_case, missing_peer, need_extension
 import fastbp
 from fastbp import __main__ as command
 from fastbp.backends import threads
-from fastbp.bench import measure
-from fastbp.bench.contenders import CONTENDERS, RULES, WORKLOADS, Problem, Workload, numpy_by_hand
+from fastbp.bench import growth, measure
+from fastbp.bench.contenders import CONTENDERS, GROWTH, RULES, WORKLOADS, Problem, Workload, numpy_by_hand
 from fastbp.bench.figures import ALONE, BESIDE, FIVE, FOUR, PEERS, SHOWN, Cell, Record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -214,7 +214,10 @@ def test_the_texts_of_readme(record):
 PAGES = ("README.md", "docs/benchmark.md", "docs/numba.md", "docs/threads.md")
 OF_ESTIMATORS = ROOT / "benchmarks" / "records" / "sklearn.json"  # of bench_sklearn.py
 OF_MANY = ROOT / "benchmarks" / "records" / "many.json"  # of `python -m fastbp bench --many`
-RECORDS = sorted({*(ROOT / "benchmarks" / "records").glob("*.json")} - {OF_ESTIMATORS, OF_MANY})
+OF_GROWTH = ROOT / "benchmarks" / "records" / "growth.json"  # of `python -m fastbp bench --growth`
+OF_NETWORKS = ROOT / "benchmarks" / "records" / "networks.json"  # of `python -m fastbp bench --many --networks ...`
+OTHERS = {OF_ESTIMATORS, OF_MANY, OF_GROWTH, OF_NETWORKS}
+RECORDS = sorted({*(ROOT / "benchmarks" / "records").glob("*.json")} - OTHERS)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -350,7 +353,7 @@ def few(monkeypatch):
 
 def test_contenders_of_many_networks_train_the_same_and_one_that_does_not_is_not_timed(few, monkeypatch):
     many = few
-    problem, lines = many.Problem(many.Workload(3)), []
+    problem, lines = many.Problem(many.Workload(3, networks=many.NETWORKS)), []
     names = ["fit_many", "fit_many, lanes=True", "loop of fit"]
     contenders, loss = many.check(problem, names, lines.append)
     assert [*contenders] == names and not lines and 0.1 < loss < 2
@@ -363,13 +366,13 @@ def test_contenders_of_many_networks_train_the_same_and_one_that_does_not_is_not
 
     monkeypatch.setitem(many.CONTENDERS, "loop of fit", wrong)
     with pytest.raises(ArithmeticError, match="loop of fit: parameters are off by"):
-        many.check(many.Problem(many.Workload(3)), names, lines.append)
+        many.check(many.Problem(many.Workload(3, networks=many.NETWORKS)), names, lines.append)
 
 
 @pytest.mark.parametrize("name", ["scikit-learn, joblib", "torch.func", "JAX vmap"])
 def test_peers_of_many_networks_train_the_same(few, name):
     pytest.importorskip({"scikit-learn, joblib": "sklearn", "torch.func": "torch", "JAX vmap": "jax"}[name])
-    assert [*few.check(few.Problem(few.Workload(3)), [name], print)[0]] == [name]
+    assert [*few.check(few.Problem(few.Workload(3, networks=few.NETWORKS)), [name], print)[0]] == [name]
 
 
 def test_the_command_measures_many_networks_and_writes_what_it_measured(few, run_bench, tmp_path, capsys):
@@ -392,6 +395,17 @@ def test_the_command_measures_many_networks_and_writes_what_it_measured(few, run
     assert "nobody" in capsys.readouterr().err
 
 
+def test_more_and_more_networks_at_once_are_measured_and_drawn(few, run_bench, tmp_path):
+    pytest.importorskip("matplotlib")
+    saved, picture = tmp_path / "networks.json", tmp_path / "networks.svg"
+    chosen = "--widths", 8, "--networks", "1,3", "--rounds", 1, "--contenders", "loop of fit", "--json", saved
+    assert run_bench("--many", *chosen, "--picture", picture) == 0
+    cells = few.Record.load(str(saved)).cells
+    assert [(cell.width, cell.networks) for cell in cells] == [(8, 1), (8, 3)]
+    assert "networks at once" in picture.read_text()
+    assert "| 3 of 10-8-1 b32" in few.Record.load(str(saved)).markdown()
+
+
 def test_published_figures_of_many_networks_are_those_of_their_record(tmp_path):
     from fastbp.bench import many
 
@@ -399,6 +413,82 @@ def test_published_figures_of_many_networks_are_those_of_their_record(tmp_path):
     copy.write_text(re.sub("(<!-- many: .*? -->).*?(<!-- end of many -->)", r"\1\n\2", text, flags=re.S))
     many.Record.load(str(OF_MANY)).write_into(str(copy))
     assert copy.read_text() == text, "run `make figures`"
+
+
+# ------------------------------------------------------------------ the command: networks that grow, two records
+
+
+@pytest.fixture
+def grown():
+    """A record of networks that grow, in round numbers: all take as long but at width 4, and a peer there less."""
+    cells = []
+    for workload in {workload: None for axis in GROWTH.values() for workload in axis.values()}:
+        best = {"fastbp": 1e-6, "numpy": 2e-6, "torch": 3e-6} | ({"numpy": 5e-7} if "-4-4-" in workload.name else {})
+        memory = {"fastbp": 50.0, "torch": 300.0} if workload in GROWTH["width"].values() else {}
+        cells.append(growth.Cell(workload.name, "relu, mse", "float32", 1e3, 100.0, best, best, 1, memory))
+    return growth.Record(dict(MACHINE), 5, cells)
+
+
+def test_along_an_axis_one_thing_of_the_network_changes():
+    changes = {"width": lambda w: w.sizes[1], "batch": lambda w: w.batch, "depth": lambda w: len(w.sizes) - 2}
+    assert {*changes} == {*GROWTH} == {*growth.AXES}
+    for axis, of in changes.items():
+        assert [*GROWTH[axis]] == [of(workload) for workload in GROWTH[axis].values()] == sorted(GROWTH[axis])
+        assert all(workload.rows % workload.batch == 0 for workload in GROWTH[axis].values())
+    (base,) = set.intersection(*({*axis.values()} for axis in GROWTH.values()))
+    assert base.name == "32-64-64-1 b32"
+
+
+def test_growth_is_read_as_it_was_written_told_and_drawn(grown, run_bench, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    saved, page, picture = tmp_path / "growth.json", tmp_path / "page.md", tmp_path / "growth.svg"
+    grown.save(str(saved))
+    page.write_text("<!-- growth: how -->\n<!-- end of growth -->\n<!-- growth: closest -->\n<!-- end of growth -->\n")
+    assert run_bench("--growth", "--from", saved, "--markdown", page, "--picture", picture) == 0
+    assert growth.Record.load(str(saved)) == grown and "| 32-64-64-1 b32" in capsys.readouterr().out
+    assert "32-4-4-1 b32 (NumPy: 0.50x), " in page.read_text() and "some CPU, model 2" in page.read_text()
+    shown = picture.read_text()
+    for words in (*growth.AXES.values(), "microseconds of a step", "MB of the process", "PyTorch"):
+        assert f">{words}</text>" in shown
+    assert [peer.label for peer, _ in grown.lines("width", "memory")] == ["fastbp", "PyTorch"]
+    assert dict(grown.lines("batch", "best"))[growth.OURS] == [(b, 1.0) for b in GROWTH["batch"]]
+
+
+def test_growth_is_measured_in_time_and_in_memory(run_bench, tmp_path, monkeypatch):
+    need_extension()
+    small = {"width": {w: WORKLOADS[k] for k, w in enumerate((3, 16))}, "batch": {16: WORKLOADS[1]}, "depth": {}}
+    monkeypatch.setattr(growth, "GROWTH", small)
+    saved = tmp_path / "growth.json"
+    assert run_bench("--growth", "--contenders", "numpy", "--rounds", 1, "--json", saved) == 0
+    cells = growth.Record.load(str(saved)).cells
+    assert [cell.name for cell in cells] == [workload.name for workload in WORKLOADS[:2]]
+    for cell in cells:
+        assert {*cell.best} == {"fastbp", "numpy"} and all(seconds > 0 for seconds in cell.best.values())
+        if sys.platform == "linux":
+            assert {*cell.memory} == {*cell.best} and all(10 < mb < 1000 for mb in cell.memory.values())
+
+
+def test_two_records_are_compared_cell_by_cell_with_their_machines(record, grown, run_bench, tmp_path, capsys):
+    first, second, other = (str(tmp_path / f"{name}.json") for name in ("first", "second", "other"))
+    record.save(first)
+    Record(MACHINE | {"isa": "avx512", "torch": "2.6"}, 7, [cell(fastbp=5e-8, numpy=9e-6)]).save(second)
+    grown.save(other)
+    assert run_bench("--compare", first, second) == 0
+    rows = [re.split(r" +\| +", line.strip("| ")) for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]
+    for row in (["isa", "avx2", "avx512"], ["torch", "-", "2.6"], ["rounds", "5", "7"], ["workload", "fastbp", "numpy"],
+                ["2-3-1 b8, float32, 1", "0.500", "1.000"]):  # fmt: skip
+        assert row in rows, row
+    for pair, words in (((first, other), "no cell in common"), ((first, tmp_path / "no.json"), "No such file")):
+        with pytest.raises(SystemExit):
+            run_bench("--compare", *pair)
+        assert words in capsys.readouterr().err
+
+
+def test_published_growth_is_that_of_its_record(tmp_path):
+    text, copy = (ROOT / "docs" / "benchmark.md").read_text(), tmp_path / "page.md"
+    copy.write_text(re.sub("(<!-- growth: .*? -->).*?(<!-- end of growth -->)", r"\1\n\2", text, flags=re.S))
+    growth.Record.load(str(OF_GROWTH)).write_into(str(copy))
+    assert copy.read_text() == text, "run `make bench-page`"
 
 
 # ------------------------------------------------------------------ benchmarks/: single calls

@@ -139,7 +139,8 @@ def test_plain_imports_reach_every_module():
     """Not the imports for type checkers: a program runs without. Of the command line the command alone has need."""
     found, all_of_them = reached("fastbp")
     found |= reached("fastbp.sklearn")[0]  # a package that users name
-    commands = {"fastbp.__main__", *(f"fastbp.bench.{name}" for name in ("command", "contenders", "many", "measure"))}
+    names = ("command", "contenders", "growth", "many", "measure")
+    commands = {"fastbp.__main__", *(f"fastbp.bench.{name}" for name in names)}
     assert all_of_them - found == commands
     assert reached("fastbp.__main__")[0] | found == all_of_them
 

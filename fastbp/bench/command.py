@@ -18,12 +18,15 @@ from fastbp.bench.figures import Record
 
 def bench(*arguments: str) -> None:
     """Time a training step of each workload, on one core, beside what is installed of its peers."""
-    if "--many" in arguments:
-        return _many([word for word in arguments if word != "--many"])
+    for word, other in (("--many", _many), ("--growth", _growth), ("--compare", _compare)):
+        if word in arguments:
+            return other([one for one in arguments if one != word])
     cells = ", ".join(f"{k} is {workload.name}" for k, workload in enumerate(contenders.WORKLOADS))
     parser = argparse.ArgumentParser(prog="python -m fastbp bench", description=bench.__doc__)
     record, out = _told(Record.load), _told(_in_a_folder)
     parser.add_argument("--many", action="store_true", help="many networks at once instead: --many --help tells more")
+    parser.add_argument("--growth", action="store_true", help="how time and memory grow instead: --growth --help")
+    parser.add_argument("--compare", action="store_true", help="two records instead: --compare FIRST SECOND")
     parser.add_argument("--full", action="store_true", help="every cell and every peer, more rounds")
     parser.add_argument("--cells", type=_told(contenders.cells), help=f"numbers of cells, as 0,3,5: {cells}")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
@@ -61,6 +64,7 @@ def _many(arguments: list[str]) -> None:
     parser.add_argument("--full", action="store_true", help="more rounds")
     parser.add_argument("--widths", type=_told(_widths), default=many.WIDTHS, help="of the hidden layer, as 4,8,16")
     known = ", ".join(many.CONTENDERS)
+    parser.add_argument("--networks", type=_told(_widths), default=(many.NETWORKS,), help="at once, as 1,4,16")
     parser.add_argument("--contenders", type=_told(many.contenders), help=f"some of {known}; separated by semicolons")
     parser.add_argument("--rounds", type=_told(_rounds), help="interleaved rounds")
     parser.add_argument("--json", metavar="FILE", type=out, help="write all figures")
@@ -73,10 +77,60 @@ def _many(arguments: list[str]) -> None:
         if not measured:
             _on_cores(1)
             rounds = options.rounds or (7 if options.full else 3)
-            measured = many.run(options.widths, options.contenders or tuple(many.CONTENDERS), rounds, _report)
+            names = options.contenders or tuple(many.CONTENDERS)
+            measured = many.run(options.widths, names, rounds, _report, options.networks)
         print(measured.markdown())
         _write(measured, options)
     except (OSError, ValueError, ImportError) as error:
+        parser.error(str(error))
+
+
+def _growth(arguments: list[str]) -> None:
+    """``--growth``: how the time of a step and the memory of a process grow with a network."""
+    from fastbp.bench import growth
+
+    parser = argparse.ArgumentParser(prog="python -m fastbp bench --growth", description=_growth.__doc__)
+    out, axes = _told(_in_a_folder), tuple(growth.AXES)
+    parser.add_argument("--full", action="store_true", help="more rounds")
+    parser.add_argument("--along", choices=axes, nargs="+", default=axes, help="what grows; all unless told")
+    parser.add_argument("--contenders", type=_told(contenders.contenders), help="as of the benchmark itself")
+    parser.add_argument("--rounds", type=_told(_rounds), help="interleaved rounds")
+    parser.add_argument("--json", metavar="FILE", type=out, help="write all figures")
+    parser.add_argument("--from", metavar="FILE", type=_told(growth.Record.load), dest="saved", help="do not measure")
+    parser.add_argument("--markdown", metavar="FILE", type=out, nargs="+", help="replace the figures in texts")
+    parser.add_argument("--picture", metavar="FILE", type=out, help="draw it; needs matplotlib")
+    options = parser.parse_args(arguments)
+    try:
+        measured = options.saved
+        if not measured:
+            _on_cores(1)
+            rounds = options.rounds or (5 if options.full else 3)
+            measured = growth.run(options.along, options.contenders or growth.NAMES, rounds, _report)
+        print(measured.table(measured.peers), measured.facts(), sep="\n")
+        _write(measured, options)
+    except (OSError, ValueError, ImportError) as error:
+        parser.error(str(error))
+
+
+def _compare(arguments: list[str]) -> None:
+    """``--compare``: two records of one kind, the machines and versions of both, and cell by cell their ratios."""
+    from fastbp.bench import growth, many
+
+    def load(path: str) -> Any:
+        for kind in (Record, growth.Record, many.Record):
+            try:
+                return kind.load(path)
+            except ValueError as error:
+                told = error
+        raise told
+
+    parser = argparse.ArgumentParser(prog="python -m fastbp bench --compare", description=_compare.__doc__)
+    parser.add_argument("first", type=_told(load), help="a file that --json has written")
+    parser.add_argument("second", type=_told(load), help="another")
+    options = parser.parse_args(arguments)
+    try:
+        print(options.second.compared(options.first))
+    except ValueError as error:
         parser.error(str(error))
 
 
@@ -130,7 +184,7 @@ def _threads(text: str) -> int:
 
 
 def _widths(text: str) -> tuple[int, ...]:
-    return tuple(checks.integer("widths", int(width), 1) for width in text.split(","))
+    return tuple(checks.integer("widths and networks", int(width), 1) for width in text.split(","))
 
 
 def _rounds(text: str) -> int:

@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +70,14 @@ WORKLOADS = (
     Workload((1024,) * 4, 16, "relu", "mse", 2048),
     Workload((1024,) * 4, 512, "relu", "mse", 4096),
 )
+
+_BASE = Workload((32, 64, 64, 1), 32, "relu", "mse", 2048)
+# Along an axis one thing of that network changes: what it is -> the network.
+GROWTH = {
+    "width": {w: replace(_BASE, sizes=(32, w, w, 1)) for w in (4, 16, 64, 256, 1024)},
+    "batch": {b: replace(_BASE, batch=b) for b in (1, 8, 32, 128, 512)},
+    "depth": {d: replace(_BASE, sizes=(32, *[64] * d, 1)) for d in (1, 2, 4, 8)},
+}
 
 
 class Problem:

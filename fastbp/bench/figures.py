@@ -59,6 +59,11 @@ class Cell:
     median: dict[str, float]
     n_threads: int = 1  # that each contender may use
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What makes it the same workload in another record."""
+        return self.name, self.dtype, self.n_threads
+
     def over(self, peer: str) -> float:
         """How many times as long a peer takes."""
         return self.best[peer] / self.best["fastbp"]
@@ -124,6 +129,7 @@ class Saved:
     """Figures in a file."""
 
     cell: ClassVar[type]  # of the cells
+    figure: ClassVar[str] = "time"  # what a cell has of each contender
     machine: dict[str, Any]
     rounds: int
     cells: list[Any]
@@ -147,6 +153,42 @@ class Saved:
                 return cls(**saved | {"cells": [cls.cell(**cell) for cell in saved["cells"]]})
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(f"{path} is no record of this benchmark: {error}") from None
+
+    def against(self, earlier: Self) -> str:
+        """Figures as parts of another run's. Where the peers' have moved too, it was the machine."""
+        before = {cell.key: cell.best for cell in earlier.cells}
+        lines = []
+        for cell in self.cells:
+            old = before.get(cell.key, {})
+            parts = [f"{name} {figure / old[name]:.3f}" for name, figure in cell.best.items() if name in old]
+            if parts:
+                lines.append(f"{cell.name:<22} of the {self.figure} before: {', '.join(parts)}")
+        return "\n".join(lines) or "no cell in common with the run before"
+
+    def compared(self, earlier: Self) -> str:
+        """The machine and the versions of both, then cell by cell this run's figures as parts of the earlier one's.
+
+        Raises
+        ------
+        ValueError
+            They have no cell in common.
+        """
+        ours, theirs = ({fact: f"{value:.1f}" if isinstance(value, float) else str(value)
+                         for fact, value in record.machine.items()} for record in (self, earlier))  # fmt: skip
+        facts = [[fact, theirs.get(fact, "-"), ours.get(fact, "-")] for fact in dict.fromkeys([*theirs, *ours])]
+        facts.append(["rounds", str(earlier.rounds), str(self.rounds)])
+        before = {cell.key: cell for cell in earlier.cells}
+        pairs = [(before[cell.key], cell) for cell in self.cells if cell.key in before]
+        names = list(dict.fromkeys(name for old, new in pairs for name in new.best if name in old.best))
+        if not names:
+            raise ValueError("these records have no cell in common")
+        lines = [["workload", *names]]
+        for old, new in pairs:
+            both = {name: f"{new.best[name] / old.best[name]:.3f}" for name in new.best if name in old.best}
+            lines.append([", ".join(map(str, new.key)), *(both.get(name, "-") for name in names)])
+        alone = len(self.cells) + len(earlier.cells) - 2 * len(pairs)
+        told = f"Each {self.figure} of the second as a part of the first's: {len(pairs)} workloads; {alone} in one."
+        return "\n\n".join([aligned([["", "first", "second"], *facts]), told, aligned(lines)])
 
 
 @dataclass
@@ -180,8 +222,8 @@ class Record(Saved):
         """
         if self.name != other.name:
             raise ValueError(f"records of two kinds of machine are not joined: {self.name} and {other.name}")
-        new = {(cell.name, cell.dtype, cell.n_threads) for cell in other.cells}
-        kept = [cell for cell in self.cells if (cell.name, cell.dtype, cell.n_threads) not in new]
+        new = {cell.key for cell in other.cells}
+        kept = [cell for cell in self.cells if cell.key not in new]
         return replace(self, machine=self.machine | other.machine, cells=kept + other.cells)
 
     @property
@@ -301,17 +343,6 @@ class Record(Saved):
         """`write_into` a page what it asks of `texts`."""
         write_into(path, "figures", self.texts, "measure with one thread and with two, beside peers")
 
-    def against(self, earlier: Record) -> str:
-        """Times as parts of an earlier run's. Where the peers' have moved too, it was the machine."""
-        before = {(cell.name, cell.dtype, cell.n_threads): cell.best for cell in earlier.cells}
-        lines = []
-        for cell in self.cells:
-            old = before.get((cell.name, cell.dtype, cell.n_threads), {})
-            parts = [f"{name} {seconds / old[name]:.3f}" for name, seconds in cell.best.items() if name in old]
-            if parts:
-                lines.append(f"{cell.name:<22} of the time before: {', '.join(parts)}")
-        return "\n".join(lines) or "no cell in common with the run before"
-
     def speedups(self) -> list[tuple[Cell, dict[str, float]]]:
         """How many times faster each contender is with more threads than with one, cell by cell.
 
@@ -396,33 +427,58 @@ def size(n_lines: int) -> tuple[float, float]:
 @contextmanager
 def page(path: str, n_lines: int) -> Iterator[Any]:
     """Axes in a figure with a legend, written to `path` in the end."""
+    with _sheet(path, size(n_lines)) as figure:
+        yield figure.add_subplot()
+
+
+@contextmanager
+def _sheet(path: str, inches: tuple[float, float]) -> Iterator[Any]:
+    """A figure with one legend above it, written to `path` in the end."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     ink = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastbp", "font.size": 9, **ink}):
-        figure = Figure(figsize=size(n_lines), layout="constrained")
-        yield figure.add_subplot()
-        figure.legend(loc="outside upper center", ncols=len(PEERS) + 1, frameon=False)
+        figure = Figure(figsize=inches, layout="constrained")
+        yield figure
+        shown = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels())}
+        figure.legend(shown.values(), shown, loc="outside upper center", ncols=len(PEERS) + 1, frameon=False)
         figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None, transparent=True)
 
 
-def curves(path: str, lines: Iterable[tuple[Peer, list[tuple[float, float]]]], xlabel: str, ylabel: str) -> None:
-    """Draw a curve for each contender, both axes logarithmic, with a tick at each x that there is."""
-    from matplotlib.ticker import FixedLocator, NullLocator
+Lines = Iterable[tuple[Peer, list[tuple[float, float]]]]  # of each contender its points
 
+
+def curves(path: str, lines: Lines, xlabel: str, ylabel: str) -> None:
+    """Draw a curve for each contender, both axes logarithmic, with a tick at each x that there is."""
     with page(path, 9) as axes:
-        ticks: set[float] = set()
-        for peer, points in lines:
-            axes.plot(*zip(*points), color=peer.colour, marker=peer.marker, label=peer.label, lw=1.5)
-            ticks |= {x for x, _ in points}
-        axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
-        axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.grid(color=INK, alpha=0.25)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
+        _curves(axes, lines, xlabel, ylabel)
+
+
+def panels(path: str, drawn: list[tuple[Lines, str, str]]) -> None:
+    """Draw several such pictures into one, two side by side: (lines, label of x, label of y) of each."""
+    rows = math.ceil(len(drawn) / 2)
+    with _sheet(path, (9, 0.4 + 3.2 * rows)) as figure:
+        for place, (lines, xlabel, ylabel) in enumerate(drawn, 1):
+            _curves(figure.add_subplot(rows, 2, place), lines, xlabel, ylabel)
+
+
+def _curves(axes: Any, lines: Lines, xlabel: str, ylabel: str) -> None:
+    from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+
+    ticks: set[float] = set()
+    for peer, points in lines:
+        axes.plot(*zip(*points), color=peer.colour, marker=peer.marker, label=peer.label, lw=1.5)
+        ticks |= {x for x, _ in points}
+    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    for one in (axes.xaxis, axes.yaxis):
+        one.set_minor_locator(NullLocator())
+        one.set_major_formatter("{x:,g}")
+    axes.grid(color=INK, alpha=0.25)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def _dress(axes: Any, cells: list[Cell], xlabel: str, side: str, ticks: list[float] | None = None) -> None:
@@ -457,3 +513,4 @@ def _scatter(axes: Any, peer: Peer, points: list[tuple[float | None, int]], zord
         size = 110 if peer == OURS else 45
         axes.scatter(*zip(*points), s=size, c=peer.colour, marker=peer.marker, label=peer.label, lw=0,
                      zorder=zorder)  # fmt: skip
+

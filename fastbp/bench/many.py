@@ -39,6 +39,7 @@ class Workload:
 
     width: int
     activation: str = "relu"
+    networks: int = NETWORKS
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -58,11 +59,12 @@ class Problem:
         self.X = rng.normal(size=(ROWS, FEATURES)).astype(np.float32)
         target = np.sin(self.X[:, :3].sum(axis=1)) + 0.5 * self.X[:, 3] * self.X[:, 4]
         self.y = (target + rng.normal(scale=0.1, size=ROWS)).astype(np.float32)[:, None]
-        self.rates = np.geomspace(*RATES, NETWORKS)
+        self.rates = np.geomspace(*RATES, workload.networks)
 
     def networks(self, dtype: Any = np.float32, backend: Any = "auto") -> list[MLP]:
         w = self.workload
-        return [MLP(w.sizes, activation=w.activation, dtype=dtype, seed=k, backend=backend) for k in range(NETWORKS)]
+        return [MLP(w.sizes, activation=w.activation, dtype=dtype, seed=k, backend=backend)
+                for k in range(w.networks)]  # fmt: skip
 
     def first(self) -> list[list[np.ndarray]]:
         """Weight and bias of each layer, those of all networks together: (networks, ...)."""
@@ -78,7 +80,7 @@ class Contender(NamedTuple):
 
 def _flat(arrays: Iterable[Any]) -> np.ndarray:
     """Parameters as `MLP.flatten` has them, of all networks."""
-    return np.concatenate([np.asarray(array).reshape(NETWORKS, -1) for array in arrays], axis=1)
+    return np.concatenate([np.asarray(array).reshape(len(array), -1) for array in arrays], axis=1)
 
 
 def _ours(problem: Problem, train: Callable[[list[MLP], list[Adam], int], Any]) -> Contender:
@@ -305,6 +307,11 @@ class Cell:
     loss: float  # mean over the networks, after `EPOCHS` epochs
     best: dict[str, float]
     median: dict[str, float]
+    networks: int = NETWORKS  # at once
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return self.name, self.networks
 
     def over(self, peer: str) -> float:
         """How many times as many networks as a peer."""
@@ -324,10 +331,11 @@ def measure(workload: Workload, names: Iterable[str], rounds: int, report: Calla
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
-            each = _seconds(contender, epochs[name]) / epochs[name] * EPOCHS / NETWORKS
+            each = _seconds(contender, epochs[name]) / epochs[name] * EPOCHS / workload.networks
             rates[name].append(1 / each)
     best = {name: max(values) for name, values in rates.items()}
-    return Cell(workload.name, workload.width, loss, best, {name: float(np.median(v)) for name, v in rates.items()})
+    median = {name: float(np.median(values)) for name, values in rates.items()}
+    return Cell(workload.name, workload.width, loss, best, median, workload.networks)
 
 
 def _seconds(contender: Contender, epochs: int) -> float:
@@ -354,11 +362,18 @@ class Record(Saved):
 
     cell = Cell
     cells: list[Cell]
+    figure = "rate"
 
     @property
     def names(self) -> list[str]:
         """Contenders that were there for some cell."""
         return [name for name in SHOWN if any(name in cell.best for cell in self.cells)]
+
+    @property
+    def counts(self) -> list[int]:
+        """Of networks at once: the fewest and the most, or the one that all cells have."""
+        counts = {cell.networks for cell in self.cells}
+        return sorted({min(counts), max(counts)})
 
     def table(self) -> str:
         """Networks trained in a second by each contender, best of the rounds."""
@@ -366,18 +381,20 @@ class Record(Saved):
         for cell in self.cells:
             rates = [_rate(cell.best[name]) if name in cell.best else "-" for name in self.names]
             over = f"{cell.over('loop of fit'):.2f}x" if "loop of fit" in cell.best else "-"
-            lines.append([cell.name, f"{cell.loss:.4f}", *rates, over])
+            name = cell.name if len(self.counts) == 1 else f"{cell.networks} of {cell.name}"
+            lines.append([name, f"{cell.loss:.4f}", *rates, over])
         return aligned(lines)
 
     def how(self) -> str:
         """How it was measured, and on what."""
         facts = self.machine
         versions = ", ".join(f"{name} {facts[name]}" for name in PACKAGES if name in facts)
+        at_once = " to ".join(map(str, self.counts))
         return (
             f"Networks trained in a second of CPU time on one core ({facts['cpu']}, {facts['isa']} kernels), in "
             f"float32, the best of {self.rounds} interleaved rounds, {facts['date']}. A network is trained when it has "
             f"gone {EPOCHS} times through {ROWS} rows of {FEATURES} columns in batches of {BATCH}, in the order of the "
-            f"rows; {NETWORKS} networks with first weights and rates of their own are trained at once. The parameters "
+            f"rows; {at_once} networks with first weights and rates of their own are trained at once. The parameters "
             f"of every contender were compared with the NumPy reference in float64 before it was timed, so the loss "
             f"that is reached is the same. {facts['compiler']}, Python {facts['python']}, {versions}."
         )
@@ -410,18 +427,20 @@ class Record(Saved):
         write_into(path, "many", self.texts, "measure again")
 
     def picture(self, path: str) -> None:
-        """Draw the networks of a second over the width of the hidden layer.
+        """Draw the networks of a second over the width of the hidden layer, or over how many are trained at once.
 
         Parameters
         ----------
         path : str
             The ending says the format: .svg, .png, .pdf.
         """
+        x = "width" if len(self.counts) == 1 else "networks"
         lines = []
         for name in self.names:
-            points = [(cell.width, cell.best[name]) for cell in self.cells if name in cell.best]
+            points = [(getattr(cell, x), cell.best[name]) for cell in self.cells if name in cell.best]
             lines.append((SHOWN[name], points))
-        curves(path, lines, "units of the hidden layer", "networks trained in a second, one core")
+        label = {"networks": "networks at once", "width": "units of the hidden layer"}[x]
+        curves(path, lines, label, "networks trained in a second, one core")
 
 
 def _rate(value: float) -> str:
@@ -432,7 +451,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
 
 
-def run(widths: Iterable[int], names: Iterable[str], rounds: int, report: Callable[[str], None]) -> Record:
-    """Measure contenders on networks of these widths; `report` takes a line now and then."""
-    names = list(names)
-    return Record(machine(), rounds, [measure(Workload(width), names, rounds, report) for width in widths])
+def run(
+    widths: Iterable[int],
+    names: Iterable[str],
+    rounds: int,
+    report: Callable[[str], None],
+    counts: Iterable[int] = (NETWORKS,),
+) -> Record:
+    """Measure contenders on networks of these widths, so many at once; `report` takes a line now and then."""
+    names, counts = list(names), list(counts)
+    workloads = [Workload(width, networks=count) for width in widths for count in counts]
+    return Record(machine(), rounds, [measure(workload, names, rounds, report) for workload in workloads])

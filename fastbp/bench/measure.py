@@ -66,7 +66,11 @@ class _Exact(Problem):
 
 
 def measure(
-    problem: Problem, names: Iterable[str], rounds: int, report: Callable[[str], None]
+    problem: Problem,
+    names: Iterable[str],
+    rounds: int,
+    report: Callable[[str], None],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds a step of each contender, `rounds` times, interleaved; contenders that are missing are left out."""
     steps: dict[str, int] = {}
@@ -78,29 +82,29 @@ def measure(
         except (ImportError, NotImplementedError) as error:
             report(f"  {name} skipped: {error}")
             continue
-        contenders[name], steps[name] = contender, steps_in(CALL_SECONDS, contender)
+        contenders[name], steps[name] = contender, steps_in(CALL_SECONDS, contender, clock)
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
-            times[name].append(_seconds(contender, steps[name]) / steps[name])
+            times[name].append(_seconds(contender, steps[name], clock) / steps[name])
     return times
 
 
-def steps_in(seconds: float, contender: Contender) -> int:
+def steps_in(seconds: float, contender: Contender, clock: Callable[[], float] = time.perf_counter) -> int:
     """Steps in one call that take at least this long."""
     steps = 2
     while True:
         contender.run(steps)  # compiles where there is something to compile
-        took = _seconds(contender, steps)
+        took = _seconds(contender, steps, clock)
         if took >= seconds:
             return steps
         steps = max(steps + 1, min(int(1.3 * steps * seconds / max(took, 1e-7)), 50 * steps))
 
 
-def _seconds(contender: Contender, steps: int) -> float:
-    start = time.perf_counter()
+def _seconds(contender: Contender, steps: int, clock: Callable[[], float]) -> float:
+    start = clock()
     contender.run(steps)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def machine(n_threads: int = 1) -> dict[str, Any]:
@@ -184,15 +188,16 @@ def run(
     dtype: str,
     report: Callable[[str], None],
     n_threads: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Record:
-    """Measure contenders on workloads; `report` takes a line now and then."""
+    """Measure contenders on workloads by a clock; `report` takes a line now and then."""
     cells = []
     if n_threads > 1:
         names = (*names, ALONE)
     for workload in workloads:
         report(f"{workload.name} {dtype}")
         ceiling = peak(dtype)
-        times = measure(Problem(workload, dtype, n_threads), names, rounds, report)
+        times = measure(Problem(workload, dtype, n_threads), names, rounds, report, clock)
         best = {name: min(values) for name, values in times.items()}
         median = {name: statistics.median(values) for name, values in times.items()}
         ceiling = max(ceiling, peak(dtype))
