@@ -54,7 +54,7 @@ LIBRARIES = {  # the files and folders that may import them
     "tqdm": ("training/watch.py",),
     "pandas": ("history.py",),
     "threadpoolctl": ("backends/threads.py",),
-    "joblib": ("many/executors.py", "bench/many.py"),
+    "joblib": ("many/executors.py", "bench/many.py", "sklearn/search.py"),
     "distributed": ("many/executors.py",),
 }
 ROOT = Path(__file__).resolve().parents[1]

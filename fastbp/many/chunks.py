@@ -278,8 +278,8 @@ class Packer:
             joined = _part(works, joined, kinds)
         sent = {
             **self._more, "settings": self._settings, "works": works, "rules": list(rules.values()), "which": which,
-            "ends": ends, "rows": joined, "seeds": np.array([member.seed for member in members], np.uint64), "deadline": deadline,
-            "stack": Stack.of(nets),
+            "ends": ends, "rows": joined, "seeds": np.array([member.seed for member in members], np.uint64),
+            "deadline": deadline, "stack": Stack.of(nets),
         }  # fmt: skip
         file, buffers = io.BytesIO(), list[np.ndarray]()
         _Pickler(file, buffers, self.shared).dump(sent)
