@@ -110,17 +110,14 @@ class Asked:
         return made
 
     def parted(self, members: list[Member]) -> bool:
-        """Whether networks share rows given once, and no two of them want the same row: each needs its own alone."""
+        """Whether each network needs its own of rows that were given once, all together no more than there are."""
         source = members[0].work.source
         if not source.is_for_all or self._one_set or any(samples.is_lazy for samples in source.known()):
             return False
-        rows = [one for member in members for one in (member.rows, member.work.held) if one is not None]
-        n_rows = sum(map(len, rows))
-        if n_rows > source.n_rows or any(member.rows is None for member in members):
+        if any(member.rows is None for member in members):
             return False
-        seen = np.zeros(source.n_rows, bool)
-        seen[np.concatenate(rows)] = True
-        return int(np.count_nonzero(seen)) == n_rows
+        rows = (one for member in members for one in (member.rows, member.work.held) if one is not None)
+        return sum(map(len, rows)) <= source.n_rows
 
     def forget(self) -> None:
         """Let go of what is known: sources know this object, and were a circle that keeps the rows."""
