@@ -192,9 +192,20 @@ def test_groups_of_a_table_have_a_network_each(example):
     assert np.allclose(shown, printed, rtol=0.05)
 
 
+def test_optuna_chooses_prunes_and_uses_all_threads(example):
+    pytest.importorskip("optuna")
+    pytest.importorskip("sklearn")
+    out = example("optuna_search")
+    told = re.match(r"(\d+) trials, (\d+) pruned: (\d+) epochs of (\d+)\n", out).groups()
+    trials, pruned, epochs, most = map(int, told)
+    assert trials == 40 and most == 800 and 0 < pruned < 40 and 3 * pruned < most - epochs
+    assert number_after("accuracy", out) > 85
+
+
 @pytest.mark.parametrize(
     "name, words",
     [
+        ("optuna_search", ["epoch", "validation loss", "pruned", "to the end", "the best"]),
         ("groups", ["colour D, clarity IF", "price in dollars", "how far prices are off, per cent"]),
         ("bp_demo", ["loss", "training step", "3,000"]),
         ("mazur", ["forward pass", "half the squared error", "Mazur's network learns its one sample"]),
@@ -208,7 +219,8 @@ def test_groups_of_a_table_have_a_network_each(example):
 )
 def test_examples_save_a_picture_where_they_are_told(example, tmp_path, monkeypatch, name, words):
     pytest.importorskip("matplotlib")
-    pytest.importorskip({"digits": "sklearn", "groups": "plotnine"}.get(name, "numpy"))
+    needs = {"digits": "sklearn", "groups": "plotnine", "optuna_search": "optuna"}
+    pytest.importorskip(needs.get(name, "numpy"))
     settings = tmp_path.with_name(f"{tmp_path.name}-settings")
     settings.mkdir()
     (settings / "matplotlibrc").write_text("svg.fonttype: none")  # words stay words
@@ -250,7 +262,8 @@ def run_document(path):
 @pytest.mark.parametrize("page, outputs", [
     ("README.md", 2), ("docs/calls.md", 1), ("docs/errors.md", 1), ("docs/features.md", 0), ("docs/looking.md", 3),
     ("docs/many.md", 5), ("docs/mpi.md", 1),
-    ("docs/ops.md", 2), ("docs/own_rows.md", 0), ("docs/run.md", 6), ("docs/sklearn.md", 14), ("docs/which_loss.md", 1),
+    ("docs/ops.md", 2), ("docs/own_rows.md", 0), ("docs/run.md", 6), ("docs/searching.md", 5), ("docs/sklearn.md", 15),
+    ("docs/which_loss.md", 1),
 ])  # fmt: skip
 def test_the_code_of_a_page_runs_and_prints_what_stands_below_it(page, outputs):
     pytest.importorskip("matplotlib")

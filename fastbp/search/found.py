@@ -61,7 +61,7 @@ class Sweep:
     history: tuple[ManyHistory, ...] = field(repr=False)
     seed: int
     seconds: float
-    _best_net: MLP | None = field(repr=False)
+    _best_net: MLP | None = field(repr=False, init=False, default=None)
 
     def __len__(self) -> int:
         """The number of candidates."""

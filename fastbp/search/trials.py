@@ -395,8 +395,10 @@ class _Trials:
     def found(self, best_net: MLP | None, seconds: float) -> Sweep:
         ranks = np.empty(len(self.params), np.int64)
         ranks[self.order(range(len(self.params)))] = np.arange(1, len(self.params) + 1)
-        return Sweep(
+        made = Sweep(
             self.params, self.judge.metric, self.value, ranks, self.rung, self.status,
             np.array([[net.epoch for net in nets] for nets in self.nets]), [tuple(nets) for nets in self.nets],
-            tuple(self.histories), self.seed, seconds, best_net,
+            tuple(self.histories), self.seed, seconds,
         )  # fmt: skip
+        object.__setattr__(made, "_best_net", best_net)
+        return made
