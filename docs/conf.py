@@ -104,6 +104,7 @@ html_theme_options = {
     "footer_end": [],
     "show_prev_next": True,
     "show_toc_level": 2,
+    "secondary_sidebar_items": {"**": ["page-toc"], "benchmark": []},  # its tables are wide
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
