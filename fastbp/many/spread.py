@@ -179,7 +179,9 @@ class Spread:
         """Fill `blocks`, and the networks; gives what ended it early, if anything did."""
         self._blocks, self._crew, members = blocks, crew, self._members
         n_threads = self.engine.n_threads if self._n_threads is None else self._n_threads
-        train = partial(self._train, crew.why_stop) if isinstance(self.engine, Here) else partial(self._train, None)
+        train = partial(self._train, None)
+        if isinstance(self.engine, Here):  # a chunk here ends at the time limit by itself, as elsewhere
+            train = partial(self._train, lambda: crew.reasons[0] if crew.interrupted else None)
         self._task = partial(chunks.answer, train)
         try:
             left = np.arange(len(members))
