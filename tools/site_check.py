@@ -85,16 +85,17 @@ def faults(site: Path) -> Iterator[str]:
 
 # ------------------------------------------------------------------ pictures
 
-# Chromium gives a window no less than 500 pixels: a narrow page is a frame in it. The frame looks for what
-# is cut: what reaches beyond the window, within nothing that scrolls.
+# Chromium gives a window no less than 500 pixels: a narrow page is a frame in it. The frame looks for what is cut: what
+# reaches beyond the window, within nothing of the article that scrolls by itself.
 FRAME = """<!doctype html><style>body {{ margin: 0 }} iframe {{ border: 0; display: block }}</style>
 <iframe src="/{page}" width="{width}" height="1600"></iframe>
 <script>
 localStorage.setItem("mode", "{theme}"); localStorage.setItem("theme", "{theme}");
 document.querySelector("iframe").onload = event => {{
   const inside = event.target.contentDocument;
-  const scrolls = one => one && (/auto|scroll/.test(getComputedStyle(one).overflowX) || scrolls(one.parentElement));
-  const wide = [...inside.querySelectorAll("main *")].filter(
+  const scrolls = one => one.tagName != "ARTICLE" &&
+    (/auto|scroll/.test(getComputedStyle(one).overflowX) || scrolls(one.parentElement));
+  const wide = [...inside.querySelectorAll("article *")].filter(
     one => one.getBoundingClientRect().right > {width} + 1 && !scrolls(one.parentElement) && one.checkVisibility());
   const name = one => one.tagName + " " + one.textContent.trim().slice(0, 40);
   document.title = "wide: " + wide.slice(0, 3).map(name).join("; ");
