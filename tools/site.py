@@ -95,7 +95,7 @@ def pages() -> Iterator[tuple[str, str]]:
 GROUPS = {
     "Networks": "MLP load History Trace LayerStep ParameterStep check_gradients",
     "scikit-learn's estimators": "sklearn",
-    "Many networks": "fit_many ManyHistory predict_many save_many load_many Ensemble",
+    "Many networks": "fit_many ManyHistory predict_many save_many load_many Ensemble sweep Sweep",
     "Optimizers": "SGD Adam AdamW NAdam RAdam RMSprop Adagrad Adadelta Lion Rprop LBFGS optimizers schedules",
     "Callbacks": "Callback EarlyStopping Checkpoint TimeLimit StopTraining",
     "Tables": "activations losses initializers metrics rows",
