@@ -1064,3 +1064,32 @@ def test_names_of_executors_tell_how_many_workers_and_threads(monkeypatch):
         assert engine.n_workers() == 3 and engine.n_threads == 2
     engine = executors.engine_of(AtOnce(), 8)
     assert engine.n_workers() == 1000 and engine.n_threads is None
+
+
+UNGUARDED = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import fastbp
+
+def pool():
+    return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
+
+fastbp.fit_many([fastbp.MLP((3, 1), seed=k) for k in range(99)], np.ones((8, 3)), np.ones(8), epochs=1, executor=pool)
+"""
+
+
+def test_a_program_without_a_main_guard_is_told_so(tmp_path):
+    (tmp_path / "program.py").write_text(UNGUARDED)
+    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stderr.count("__main__':`") >= 1
+    assert "RuntimeError: ProcessPoolExecutor broke 3 times in a row" in done.stderr
+
+
+def test_a_function_that_gives_a_pool_which_was_shut_down_is_told_so():
+    pool = ThreadPoolExecutor(2)
+    pool.shutdown()
+    with in_time(), pytest.raises(RuntimeError, match="makes a new executor at each call") as raised:
+        fit_many(made(), X, Y, epochs=1, executor=lambda: pool)
+    assert "after shutdown" in str(raised.value)

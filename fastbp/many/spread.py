@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,7 @@ _BYTES = 1 << 23  # of a chunk, without what all of them need
 _SPEED = 1e9, 4e9  # multiplications a second, one by one and in lanes, until it is measured
 _ENTERS = 1e5  # what a network costs beside its steps, in multiplications
 _LOOK_SECONDS = 0.1  # between two looks at the crew
+_TRIAL_SECONDS = 60.0  # for a task that does nothing
 _GRACE_SECONDS = 10.0  # for tasks to end after the time limit
 
 
@@ -170,6 +172,7 @@ class Spread:
         self._came: queue.SimpleQueue[tuple[int, Future[Any]]] = queue.SimpleQueue()
         self._n_sent = 0
         self._width: int | None = None  # tasks at once, after a pool broke
+        self._broken = 0  # pools in a row, without an answer in between
         self._error: Exception | None = None
         self._closed = False
 
@@ -370,6 +373,7 @@ class Spread:
 
     def _arrived(self, chunk: Chunk, answer: chunks.Answer) -> None:
         chunk.done = True
+        self._broken = 0
         block = chunks.lay(answer, chunk.numbers, self._members)
         self._blocks.append(block)
         self._queue.learn(chunk, answer.seconds)
@@ -412,7 +416,8 @@ class Spread:
             made = RuntimeError(
                 f"{self.engine.name} broke ({error}); {done} of {n} networks had come back and are kept, see `history` "
                 "of this error. Give a function that makes the executor, as executor=lambda: ProcessPoolExecutor(8), "
-                "and fit_many makes it anew"
+                "and fit_many makes it anew. Where it broke at once: processes import the file of the program, so what "
+                "calls fit_many stands below `if __name__ == '__main__':`"
             )
             made.__cause__ = error
             self._error = self._error or made
@@ -422,10 +427,32 @@ class Spread:
         self._ghosts.clear()
         self._queue.again(*(sent.chunk for sent in lost.values() if not sent.chunk.done))
         self._width = max(1, (len(lost) + 1) // 2)  # so that a chunk that breaks pools is alone before long
+        self._broken += 1
         try:
             self.engine.renew()
+            if self._broken >= _TRIES:
+                self._try_it()
         except Exception as failure:
             self._error = self._error or failure
+
+    def _try_it(self) -> None:
+        """See whether an executor that breaks again and again does so with a task that cannot break it, too."""
+        until = time.monotonic() + _TRIAL_SECONDS
+        try:
+            future = self.engine.submit(chunks.build)
+            while not self._crew.interrupted:
+                try:
+                    future.result(timeout=_LOOK_SECONDS)
+                    return
+                except (TimeoutError, futures.TimeoutError):
+                    if future.done() or time.monotonic() > until:
+                        raise
+        except Exception as error:
+            raise RuntimeError(
+                f"{self.engine.name} broke {self._broken} times in a row, and then with a task that does nothing "
+                f"({error}). Processes import the file of the program: what calls fit_many stands below "
+                "`if __name__ == '__main__':`. The function given as executor= makes a new executor at each call"
+            ) from error
 
     def _drain_quietly(self) -> None:
         """Take answers that had come before, and nothing that is lost."""
