@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 from fastbp.backends import threads
@@ -33,6 +33,7 @@ class Engine:
     n_threads: int | None = None  # of a task; None: the worker knows
     sends_by_itself = False  # whether `share` may be asked
     can_renew = False
+    in_process = False  # tasks run in threads of this process: they see at once that the call is over
 
     def is_ready(self) -> bool:
         """Whether there is a worker."""
@@ -62,6 +63,7 @@ class Here(Engine):
 
     name = "this process"
     ahead = 1
+    in_process = True
 
     def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
@@ -84,6 +86,7 @@ class Given(Engine):
     def __init__(self, executor: Any) -> None:
         self.executor = executor
         self.name = type(executor).__name__
+        self.in_process = isinstance(executor, ThreadPoolExecutor)
         self._of_machine = type(executor).__module__.partition(".")[0] in ("concurrent", "loky", "joblib")
 
     def n_workers(self) -> int:
@@ -100,6 +103,8 @@ class Given(Engine):
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = self.executor.submit(function, *arguments)
+        if not callable(getattr(future, "add_done_callback", None)):
+            raise TypeError(f"executor: {self.name}.submit gave {future!r}, which is no Future")
         return future
 
 
@@ -191,6 +196,7 @@ class Joblib(Engine):
         with self._config():
             self._found = max(1, joblib.effective_n_jobs(self._n_jobs))
         if getattr(self._backend, "uses_threads", False):
+            self.in_process = True
             self.n_threads = max(1, threads.requested() // self._found)
         self._waiting: list[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
         self._lock, self._comes = threading.Lock(), threading.Event()

@@ -58,7 +58,10 @@ class Networks:
                 if key not in value:
                     raise ValueError(f"{argument} has no entry for the key {key!r} of nets")
             return [value[key] for key in self.keys]
-        values = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else list(value)
+        try:
+            values = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else list(value)
+        except TypeError:
+            raise TypeError(f"{argument} must hold an entry for each network, got {shown(value)}") from None
         if len(values) != len(self.nets):
             raise ValueError(f"{argument}: {len(values)} values for {len(self.nets)} network(s)")
         return values
@@ -184,6 +187,7 @@ def group(by: Any, n: int, networks: Networks, *, every: bool = True) -> Grouped
 
     Each network of a dict must have some, unless `every` is False; those of a list must have.
     """
+    refuse_masked("by", by)
     keys = np.asarray(by)
     if keys.dtype.kind in "US" and isinstance(by, (list, tuple)) and len({*map(type, by)}) > 1:
         keys = np.array(by, object)  # NumPy would write out numbers, and NaN
@@ -233,6 +237,13 @@ def _order_of(keys: np.ndarray) -> np.ndarray:
     return order
 
 
+def refuse_masked(argument: str, array: Any) -> None:
+    """Make sure that no element of a masked array is masked: NumPy would take what lies below the mask."""
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        at = int(np.argmax(np.ma.getmaskarray(array)))
+        raise ValueError(f"{argument} is a masked array whose entry {at} is masked; leave out the rows that have none")
+
+
 def refuse_missing(argument: str, keys: np.ndarray) -> None:
     """Make sure that no key is None, NaN, NaT or pandas' NA: none of them is a name, nor equal to itself."""
     if keys.dtype.kind in "fcmM":
@@ -259,6 +270,7 @@ def _kinds(keys: np.ndarray) -> str:
 
 def indices(argument: str, value: Any, n: int) -> np.ndarray:
     """Numbers of rows, from 0 to n - 1; one at least. Contiguous int64."""
+    refuse_masked(argument, value)
     array = np.asarray(value)
     if array.ndim == 1 and not array.size:
         raise ValueError(f"{argument} is empty")

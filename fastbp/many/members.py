@@ -70,6 +70,9 @@ class Member:
     work: Work
 
 
+_MOST_STEPS = 1 << 61  # more than any run has, and what is counted up from it fits 64 bits
+
+
 class Asked:
     """What a call of `fit_many` asks for: of all networks, and of each as a `Member`."""
 
@@ -83,7 +86,8 @@ class Asked:
         self.split = validation_split
         self.missing = checks.choice("missing", missing, ("raise", "ignore"))
         self.metrics = metrics
-        self.eval_every = checks.optional_integer("eval_every", eval_every, 1)
+        every = checks.optional_integer("eval_every", eval_every, 1)
+        self.eval_every = None if every is None else min(every, _MOST_STEPS)
         self.stop = checks.choice("nonfinite", nonfinite, ("stop", "ignore")) == "stop"
         self.split_seed = 0
         self.keys = given.keys
@@ -134,7 +138,7 @@ class Asked:
         if seed is not None and all(one is seed for one in seeds):
             self.split_seed = checks.seed(seed)
             seeds = [self.split_seed] * n_nets
-        own_weights = has_each(sample_weight, 1)
+        own_weights = not isinstance(sample_weight, np.ndarray) and has_each(sample_weight, 1)  # (n, outputs) is for all
         weights = given.each("sample_weight", sample_weight) if own_weights else [None] * n_nets
         sources = self._sources(X, y, None if own_weights else sample_weight)
         rows, held = self._rows_of(sources, by, rows, validation_rows)
@@ -264,7 +268,7 @@ class Asked:
         if work.is_simple:
             work.is_plain, work.n_rows = not samples.is_lazy, len(rows)
             work.batch = min(checks.integer("batch_size", work.batch_size, 1), work.n_rows)
-            work.n_steps = checks.run_length(work.epochs, work.steps, -(-work.n_rows // work.batch))
+            work.n_steps = min(checks.run_length(work.epochs, work.steps, -(-work.n_rows // work.batch)), _MOST_STEPS)
         else:
             self._check_examples(Member(net, rows, 0, work.rule, work))
         work.rule = spec.optimizer(work.rule, network, work.n_rows, work.batch)
@@ -300,7 +304,7 @@ class Asked:
             self.sign_of[early.monitor, early.mode] = early._sign
         parts = [Samples(*examples.rows), *([] if examples.validation is None else [examples.validation])]
         work.is_plain = not any(part.is_lazy or (part.weight is not None and part.weight.ndim > 1) for part in parts)
-        work.n_rows, work.batch, work.n_steps = len(parts[0].X), examples.batch_size, examples.steps
+        work.n_rows, work.batch, work.n_steps = len(parts[0].X), examples.batch_size, min(examples.steps, _MOST_STEPS)
 
     def lane_rows(self, member: Member) -> tuple[tuple[Any, ...], Examples | None, list[Part]]:
         """X, y, weight, and numbers of the rows among them, to train on; all of it; what is measured at each entry."""

@@ -173,18 +173,18 @@ class Spread:
         self._n_sent = 0
         self._width: int | None = None  # tasks at once, after a pool broke
         self._broken = 0  # pools in a row, without an answer in between
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
         self._closed = False
 
     # -------------------------------------------------------------- the run
 
-    def train(self, crew: Crew, blocks: list[Block]) -> Exception | None:
+    def train(self, crew: Crew, blocks: list[Block]) -> BaseException | None:
         """Fill `blocks`, and the networks; gives what ended it early, if anything did."""
         self._blocks, self._crew, members = blocks, crew, self._members
         n_threads = self.engine.n_threads if self._n_threads is None else self._n_threads
         train = partial(self._train, None)
-        if isinstance(self.engine, Here):  # a chunk here ends at the time limit by itself, as elsewhere
-            train = partial(self._train, lambda: crew.reasons[0] if crew.interrupted else None)
+        if self.engine.in_process:  # at the time limit a chunk ends by itself, as elsewhere
+            train = partial(self._train, lambda: crew.reasons[0] if crew.interrupted or self._closed else None)
         self._task = partial(chunks.answer, train)
         try:
             left = np.arange(len(members))
@@ -356,9 +356,14 @@ class Spread:
                 self._failed(chunk, error)
             return
         except BaseException as error:  # a worker was interrupted
+            if self.engine.in_process:  # so was this process
+                self._error = self._error or error
+                return
             self._failed(chunk, RuntimeError(f"its worker was ended by {type(error).__name__}"), error)
             return
-        if answer.differs is not None:
+        if not isinstance(answer, chunks.Answer):
+            self._error = self._error or TypeError(f"executor: a task of {self.engine.name} gave {answer!r}, not its result")
+        elif answer.differs is not None:
             self._error = self._error or RuntimeError(
                 f"a worker of {self.engine.name} would not make the same bits. Here: {self._packer.build}. "
                 f"There: {answer.differs}. Install the same fastbp on both; isa= chooses instructions that both have"

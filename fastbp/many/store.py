@@ -16,9 +16,10 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
+from types import CodeType, FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -72,7 +73,7 @@ class Store:
         try:
             with open(self._file(_HEADER), encoding="ascii") as file:
                 header = json.load(file)
-            found = header["digests"] if header.items() >= _FORMAT.items() else None
+            found = {**header["digests"]} if header.items() >= _FORMAT.items() else None
         except FileNotFoundError:
             strange = [name for name in names if not _is_ours(name)]
             if strange:
@@ -218,39 +219,74 @@ def _digests(asked: Asked, members: list[Member], lanes: Any) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _digest(digest: Any, value: Any) -> None:
-    """Add a value, so that equal ones add the same in every process."""
-    if isinstance(value, np.ndarray) or hasattr(value, "block_bytes"):  # lazy rows too
+_PLAIN = (int, float, complex, str, bytes, bool, type(None), np.generic, np.dtype, range, slice)  # a repr says it all
+
+
+def _digest(digest: Any, value: Any, above: tuple[int, ...] = ()) -> None:
+    """Add a value, so that equal ones add the same in every process; `above` are the ids of what it is a part of.
+
+    Functions are told apart by what they do: their code, defaults, closures, and the numbers and arrays of their module
+    that they name.
+
+    Raises
+    ------
+    TypeError
+        It cannot be told from others: neither a number, a function nor anything that can be pickled.
+    """
+    if isinstance(value, _PLAIN):
+        digest.update(_name(type(value)) + repr(value).encode() + b";")
+        return
+    if id(value) in above:
+        digest.update(b"^%d" % above.index(id(value)))
+        return
+    add = partial(_digest, digest, above=(*above, id(value)))
+    if isinstance(value, np.ndarray) and value.dtype.kind != "O" or hasattr(value, "block_bytes"):  # lazy rows too
         digest.update(f"{value.dtype.str}{value.shape}".encode())
         rows = max(1, _PIECE // max(1, value.dtype.itemsize * int(np.prod(value.shape[1:]))))
         for at in range(0, len(value) if value.shape else 0, rows):
             digest.update(np.ascontiguousarray(value[at : at + rows]))
         if not value.shape:
             digest.update(np.ascontiguousarray(value))
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         digest.update(b"{%d" % len(value))
         for item in value.items():
-            _digest(digest, list(item))
+            add(list(item))
     elif isinstance(value, (list, tuple)):
         digest.update(b"[%d" % len(value))
         for item in value:
-            _digest(digest, item)
+            add(item)
     elif isinstance(value, (set, frozenset)):  # in no order of its own
-        _digest(digest, sorted(map(repr, value)))
+        add(sorted(map(repr, value)))
     elif is_dataclass(value) and not isinstance(value, type):
         digest.update(_name(type(value)))
-        _digest(digest, {field.name: getattr(value, field.name) for field in fields(value)})
-    elif isinstance(value, type) or hasattr(value, "__code__"):
+        add({field.name: getattr(value, field.name) for field in fields(value)})
+    elif isinstance(value, CodeType):
+        digest.update(value.co_code)
+        add([value.co_names, value.co_consts])
+    elif isinstance(value, FunctionType):
         digest.update(_name(value))
-        code = getattr(value, "__code__", None)
-        if code is not None:
-            digest.update(code.co_code)
-            _digest(digest, [one for one in code.co_consts if not hasattr(one, "co_code")])
-    elif type(value).__repr__ is object.__repr__:
-        digest.update(_name(type(value)))
-        _digest(digest, getattr(value, "__dict__", {}))
+        used = {name: value.__globals__.get(name) for name in value.__code__.co_names}
+        add([value.__code__, value.__defaults__, value.__kwdefaults__,
+             [cell.cell_contents for cell in value.__closure__ or ()],
+             {name: one for name, one in used.items() if isinstance(one, (*_PLAIN, np.ndarray))}])  # fmt: skip
+    elif isinstance(value, MethodType):
+        add([value.__func__, value.__self__])
+    elif isinstance(value, partial):
+        add([value.func, value.args, value.keywords])
+    elif isinstance(value, type):
+        digest.update(_name(value))
     else:
-        digest.update(_name(type(value)) + repr(value).encode() + b";")
+        digest.update(_name(type(value)))
+        try:
+            made = value.__reduce_ex__(4)
+        except Exception as error:
+            raise TypeError(f"store: {value!r} cannot be told from another value ({error}); a function, or an object that "
+                            "can be pickled, can be") from None  # fmt: skip
+        if isinstance(made, str):
+            digest.update(made.encode())
+        else:
+            _, arguments, state, items, pairs = (*made, *[None] * 3)[:5]
+            add([[one for one in arguments if one is not type(value)], state, list(items or ()), list(pairs or ())])
 
 
 def _name(of: Any) -> bytes:
