@@ -184,6 +184,8 @@ def group(by: Any, n: int, networks: Networks, *, every: bool = True) -> Grouped
 
     Each network of a dict must have some, unless `every` is False; those of a list must have.
     """
+    if isinstance(by, str):
+        raise TypeError(f"by must be the column itself, such as df[{by!r}], not its name")
     keys = np.asarray(by)
     if keys.dtype.kind in "US" and isinstance(by, (list, tuple)) and len({*map(type, by)}) > 1:
         keys = np.array(by, object)  # NumPy would write out numbers, and NaN
