@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from inspect import signature
 from itertools import product
@@ -36,7 +36,7 @@ OTHERS: dict[str, tuple[str, ...]] = {  # what other libraries call them: see `f
     "batch_size": ("batch", "bs"),
     "epochs": ("max_iter", "n_epochs", "num_epochs"),
     "dropout": ("dropout_rate",),
-    "n_threads": ("n_jobs", "num_threads", "workers", "n_workers"),
+    "n_threads": ("n_jobs", "num_threads", "workers"),
     "seed": ("random_state", "rng", "random_seed"),
 }
 _HIDDEN = (100,)
