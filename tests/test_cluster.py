@@ -1093,3 +1093,99 @@ def test_a_function_that_gives_a_pool_which_was_shut_down_is_told_so():
     with in_time(), pytest.raises(RuntimeError, match="makes a new executor at each call") as raised:
         fit_many(made(), X, Y, epochs=1, executor=lambda: pool)
     assert "after shutdown" in str(raised.value)
+
+
+def rated(rate, by_default=False):
+    def schedule(step, rate=rate):
+        return rate
+
+    return schedule if by_default else lambda step: rate
+
+
+class Rated:
+    __slots__ = ("rate",)
+
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, step):
+        return self.rate
+
+    def bound(self, step):
+        return self.rate
+
+
+@pytest.mark.parametrize("make", [
+    rated, functools.partial(rated, by_default=True), Rated, lambda rate: Rated(rate).bound,
+    lambda rate: functools.partial(lambda step, rate: rate, rate=rate),
+])  # fmt: skip
+def test_a_store_tells_functions_apart_by_what_they_do(tmp_path, make):
+    def trained(rate, nets):
+        return fit_many(nets, X, Y, epochs=1, optimizer=fastbp.Adam(lr=make(rate)), store=tmp_path / "store")
+
+    first, again = made(3), made(3)
+    trained(0.1, first)
+    trained(0.1, again)  # the same function, made anew
+    assert [frozen(net.__getstate__()) for net in first] == [frozen(net.__getstate__()) for net in again]
+    with pytest.raises(ValueError, match="it differs in arguments"):
+        trained(0.001, made(3))
+
+
+def test_metrics_that_call_other_functions_differ(tmp_path):
+    def trained(metric):
+        fit_many(made(3), X, Y, epochs=1, metrics=[metric], store=tmp_path / "store")
+
+    trained(lambda p, t: np.mean(p - t))
+    with pytest.raises(ValueError, match="it differs in arguments"):
+        trained(lambda p, t: np.max(p - t))
+
+
+class Itself:
+    def __init__(self, size):
+        self.me, self.size = self, size
+
+    def __call__(self, prediction, target):
+        return self.size
+
+
+def test_an_object_that_holds_itself_and_a_partial_are_the_same_in_another_process(tmp_path):
+    program = (
+        "import functools, numpy as np, fastbp\nfrom test_cluster import Itself, X, Y, made\n"
+        "def met(p, t, k): return k\n"
+        "one = functools.partial(met, k=2); one.__name__ = 'one'\n"
+        f"fastbp.fit_many(made(3), X, Y, epochs=1, metrics=[Itself(1), one], store={str(tmp_path / 'store')!r})\n"
+    )
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "tests", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def interrupts(prediction, target):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("by", ["fit_many", "store", "executor"])
+def test_a_keyboard_interrupt_of_a_metric_is_one(tmp_path, by):
+    more = {"store": {"store": tmp_path / "store"}, "executor": {"executor": lambda: ThreadPoolExecutor(1)}}.get(by, {})
+    with in_time(), pytest.raises(KeyboardInterrupt):
+        fit_many(made(3), X, Y, epochs=1, metrics=[interrupts], **more)
+
+
+def test_after_ctrl_c_no_thread_of_a_pool_trains_on():
+    before = threading.active_count()
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with in_time(), pytest.raises(KeyboardInterrupt):
+        fit_many(made(2), X, Y, steps=2**60, executor=lambda: ThreadPoolExecutor(1))
+    until = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.05)
+    assert threading.active_count() <= before
+
+
+def test_what_is_no_executor_is_told_so():
+    class Gives(ThreadPoolExecutor):
+        def submit(self, function, /, *args, **kwargs):
+            return None
+
+    with in_time(), pytest.raises((TypeError, RuntimeError), match="which is no Future"):
+        fit_many(made(3), X, Y, epochs=1, executor=Gives(1))

@@ -147,6 +147,8 @@ WRONG = {
     "threads": ((NETS, X), {"n_threads": 0}, ValueError, "n_threads must be at least 1, got 0"),
     "keys for other rows": ((NETS, X), {"by": ["a"]}, ValueError, "by must hold a key for each of the 700 rows of "
                                                                   "X, got shape (1,)"),
+    "a name": ((NETS, X), {"by": "store"}, TypeError,
+               "by must be the column itself, such as df['store'], not its name"),
     "an unseen key": ((NETS, X[:3]), {"by": ["a", "x", "y"]}, ValueError, "by holds the key 'x', for which nets has no "
                                                                           "network, at row 1"),
     "NaN": ((NETS, X[:3]), {"by": [1.0, np.nan, 2.0]}, ValueError, "by has no key at row 1, got np.float64(nan)"),

@@ -697,6 +697,8 @@ WRONG = {
     "an optimizer": ({"optimizer": ["adam", 0.1, "sgd"]}, TypeError, r"nets\[1\]: optimizer must be a name or one of"),
     "rprop": ({"optimizer": "rprop"}, ValueError, r"nets\[0\]: Rprop needs all rows in a batch"),
     "a class": ({"early_stopping": EarlyStopping}, TypeError, r"early_stopping must be .*EarlyStopping\(\) makes one"),
+    "yes": ({"early_stopping": True}, TypeError,
+            r"as in fastbp.EarlyStopping\(patience=10\), with validation_split=0.2; got True"),
     "no validation": ({"early_stopping": EarlyStopping()},
                       ValueError, r"nets\[0\]: EarlyStopping: monitor: unknown name"),
     "a metric": ({"metrics": ["acuracy"]}, ValueError, r"metrics: unknown name 'acuracy'"),
@@ -708,6 +710,7 @@ WRONG = {
     "lanes": ({"lanes": "yes"}, ValueError, "lanes: unknown name 'yes'"),
     "a limit": ({"time_limit": -1}, ValueError, "time_limit must be finite and at least 0, got -1"),
     "keys": ({"by": BY[:5]}, ValueError, r"by must hold a key for each of the 60 rows of X, got shape \(5,\)"),
+    "a name": ({"by": "store"}, TypeError, r"by must be the column itself, such as df\['store'\], not its name"),
     "2 keys": ({"by": np.where(BY == "a", "b", BY)}, ValueError, r"by holds 2 different keys for 3 network\(s\)"),
     "no key": ({"by": np.where(np.arange(N) == 9, None, BY)}, ValueError, r"by has no key at row 9, got None"),
     "NaN": ({"by": np.where(np.arange(N) == 9, np.nan, np.arange(N) % 3)},
@@ -941,3 +944,36 @@ def test_a_history_is_a_picture():
         assert len(many.plot().lines) == 505
     finally:
         pyplot.close("all")
+
+
+@pytest.mark.parametrize("lanes", [True, False])
+@pytest.mark.parametrize("length", [{"epochs": 2**63}, {"epochs": 10**400}, {"steps": 2**63 - 1}, {"steps": 2**62}])
+def test_a_run_without_end_ends_at_the_time_limit(lanes, length):
+    nets = [fastbp.MLP((3, 4, 1), seed=k) for k in range(3)]
+    x, y = np.ones((8, 3)), np.ones(8)
+    fastbp.fit_many(nets, x, y, epochs=2, lanes=lanes)
+    history = fastbp.fit_many(nets, x, y, time_limit=0.2, eval_every=2**70, metrics=["mae"], lanes=lanes, **length)
+    assert set(history.status) == {"stopped"} and not history.errors and (history.n_steps > 0).any()
+
+
+def test_what_a_mask_hides_is_no_key_and_no_row():
+    nets = [fastbp.MLP((3, 1), seed=k) for k in range(2)]
+    x, y = np.ones((4, 3)), np.ones(4)
+    with pytest.raises(ValueError, match="by is a masked array whose entry 1 is masked"):
+        fastbp.fit_many(nets, x, y, by=np.ma.array([0, 1, 0, 1], mask=[0, 1, 0, 0]), epochs=1)
+    with pytest.raises(ValueError, match=r"rows of nets\[0\] is a masked array"):
+        fastbp.fit_many(nets, x, y, rows=[np.ma.array([0, 1], mask=[0, 1]), [0]], epochs=1)
+    with pytest.raises(TypeError, match="rows must hold an entry for each network"):
+        fastbp.fit_many(nets, x, y, rows=3, epochs=1)
+    fastbp.fit_many(nets, x, y, by=np.ma.array([0, 1, 0, 1]), epochs=1)
+
+
+def test_an_array_of_weights_of_targets_is_for_all_networks():
+    x, y = np.random.default_rng(0).normal(size=(2, 4, 3))
+    weight = np.array([[1.0, 0, 2], [1, 1, 1], [0, 0, 3], [2, 1, 0]])
+    for rows in (slice(0, 4), slice(0, 3)):  # as many networks as rows, too
+        nets, others = ([fastbp.MLP((3, 4, 3), seed=k) for k in range(3)] for _ in range(2))
+        fastbp.fit_many(nets, x[rows], y[rows], sample_weight=weight[rows], epochs=3)
+        for net, other in zip(nets, others):
+            other.fit(x[rows], y[rows], sample_weight=weight[rows], epochs=3)
+            assert np.array_equal(net.params, other.params)

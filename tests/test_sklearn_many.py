@@ -430,7 +430,7 @@ def test_grouped_estimators_say_what_is_wrong():
     frame = pandas.DataFrame({"store": STORE, "a": X[:, 0]})
     for by, x, message in [
         ("shop", frame, "by: X has no column 'shop'; it has 'store', 'a'"),
-        ("store", WITH_STORE, "'store' is the name of a column, and X is no data frame"),
+        ("store", WITH_STORE, "'store' is the name of a column, and X is no data frame; .*set_output"),
         (4, WITH_STORE, "there is no column 4; X has 4"),
         ([], WITH_STORE, "by is empty"),
         (["store", "a"], frame, "no feature"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from fastbp.arrays import shown
 from fastbp.checks import refuse
 from fastbp.data.samples import Samples
 from fastbp.mlp import MLP
@@ -188,6 +189,8 @@ def group(by: Any, n: int, networks: Networks, *, every: bool = True) -> Grouped
     Each network of a dict must have some, unless `every` is False; those of a list must have.
     """
     refuse_masked("by", by)
+    if isinstance(by, str):
+        raise TypeError(f"by must be the column itself, such as df[{by!r}], not its name")
     keys = np.asarray(by)
     if keys.dtype.kind in "US" and isinstance(by, (list, tuple)) and len({*map(type, by)}) > 1:
         keys = np.array(by, object)  # NumPy would write out numbers, and NaN

@@ -258,8 +258,9 @@ class Asked:
         if work.rule == "lbfgs" or isinstance(work.rule, LBFGS):
             work.batch_size = sys.maxsize
         if not isinstance(work.early, (EarlyStopping, type(None))):
-            raise TypeError(f"early_stopping must be a fastbp.EarlyStopping or None, got {work.early!r}"
-                            f"{instance_hint(work.early, EarlyStopping)}")  # fmt: skip
+            raise TypeError("early_stopping must be a fastbp.EarlyStopping or None, as in "
+                            "fastbp.EarlyStopping(patience=10), with validation_split=0.2; got "
+                            f"{work.early!r}{instance_hint(work.early, EarlyStopping)}")  # fmt: skip
         own = rows is not None and not self._one_set
         work.alike = self._alike.setdefault(_likeness(work.rule), len(self._alike))
         more = work.held, work.weight, work.validation, work.early, self.split, self.class_weight, self.eval_every

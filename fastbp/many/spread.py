@@ -362,7 +362,8 @@ class Spread:
             self._failed(chunk, RuntimeError(f"its worker was ended by {type(error).__name__}"), error)
             return
         if not isinstance(answer, chunks.Answer):
-            self._error = self._error or TypeError(f"executor: a task of {self.engine.name} gave {answer!r}, not its result")
+            told = f"executor: a task of {self.engine.name} gave {answer!r}, not its result"
+            self._error = self._error or TypeError(told)
         elif answer.differs is not None:
             self._error = self._error or RuntimeError(
                 f"a worker of {self.engine.name} would not make the same bits. Here: {self._packer.build}. "

@@ -280,8 +280,8 @@ def _digest(digest: Any, value: Any, above: tuple[int, ...] = ()) -> None:
         try:
             made = value.__reduce_ex__(4)
         except Exception as error:
-            raise TypeError(f"store: {value!r} cannot be told from another value ({error}); a function, or an object that "
-                            "can be pickled, can be") from None  # fmt: skip
+            raise TypeError(f"store: {value!r} cannot be told from another value ({error}); a function can be, and an "
+                            "object that can be pickled") from None  # fmt: skip
         if isinstance(made, str):
             digest.update(made.encode())
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from inspect import signature
 from itertools import product
@@ -36,6 +36,8 @@ OTHERS: dict[str, tuple[str, ...]] = {  # what other libraries call them: see `f
     "batch_size": ("batch", "bs"),
     "epochs": ("max_iter", "n_epochs", "num_epochs"),
     "dropout": ("dropout_rate",),
+    "n_threads": ("n_jobs", "num_threads", "workers"),
+    "seed": ("random_state", "rng", "random_seed"),
 }
 _HIDDEN = (100,)
 
@@ -82,14 +84,14 @@ def checked(space: Any, fixed: Mapping[str, Any], method: str) -> dict[str, Any]
     return found
 
 
-def check_fixed(fixed: Mapping[str, Any]) -> None:
-    """Make sure that what `sweep` hands on has a place to go to."""
+def check_fixed(fixed: Mapping[str, Any], own: Iterable[str]) -> None:
+    """Make sure that what `sweep` hands on has a place to go to; `own` are the arguments that it has itself."""
     for name in fixed:
         if name in _GIVEN:
             raise ValueError(f"{name}: sweep says that itself, see cv= and seed=" if name != "nets" else
                              "nets: sweep makes the networks, from hidden= and the arguments of MLP")  # fmt: skip
         if name not in (*KEYS, *OF_ALL):
-            raise unknown_name("argument of sweep", name, (*KEYS, *OF_ALL), ValueError, OTHERS)
+            raise unknown_name("argument of sweep", name, {*KEYS, *OF_ALL, *own}, ValueError, OTHERS)
 
 
 # ------------------------------------------------------------------ which are tried

@@ -134,7 +134,7 @@ def sweep(
     """
     began = time.perf_counter()
     method = checks.choice("method", method, ("grid", "random", "sobol"))
-    spaces.check_fixed(fixed)
+    spaces.check_fixed(fixed, sweep.__kwdefaults__ or ())
     space = spaces.checked(space, fixed, method)
     refit = checks.boolean("refit", refit)
     seed = checks.seed(seed)

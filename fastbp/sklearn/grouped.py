@@ -224,7 +224,8 @@ def _place(column: Any, names: Sequence[Any]) -> int:
             return int(column) % len(names)
         raise ValueError(f"by: there is no column {column}; X has {len(names)}")
     if all(name is None for name in names):
-        raise ValueError(f"by={column!r} is the name of a column, and X is no data frame; give the column's number")
+        raise ValueError(f"by={column!r} is the name of a column, and X is no data frame; give the column's number, or "
+                         "call .set_output(transform='pandas') on the step before")  # fmt: skip
     raise ValueError(f"by: X has no column {column!r}; it has {', '.join(map(repr, names))}")
 
 
