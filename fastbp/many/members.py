@@ -138,7 +138,8 @@ class Asked:
         if seed is not None and all(one is seed for one in seeds):
             self.split_seed = checks.seed(seed)
             seeds = [self.split_seed] * n_nets
-        own_weights = not isinstance(sample_weight, np.ndarray) and has_each(sample_weight, 1)  # (n, outputs) is for all
+        is_array = isinstance(sample_weight, np.ndarray)  # for all, of targets (n, outputs) too
+        own_weights = not is_array and has_each(sample_weight, 1)
         weights = given.each("sample_weight", sample_weight) if own_weights else [None] * n_nets
         sources = self._sources(X, y, None if own_weights else sample_weight)
         rows, held = self._rows_of(sources, by, rows, validation_rows)
