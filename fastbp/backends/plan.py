@@ -179,9 +179,11 @@ class Programs:
 
     def ready(self, plan: Plan) -> list[Program]:
         """The idle programs of a plan, one at least: it is made where there is none."""
-        idle = self.idle(plan)
+        idle = self.idle(plan)  # where there was no such plan, the last one now
         if not idle:
-            self.give_back(self._made(plan))
+            idle.append(self._made(plan))
+            if len(self._idle) > self._KEPT:
+                self._idle.popitem(last=False)
         return idle
 
     def take(self, plan: Plan) -> Program:

@@ -182,7 +182,7 @@ class TrainingState:
             ],
             [optimizer.l1 * decay_scale for _, decay_scale in scales],
             optimizer.skips_zero_gradient,
-            *(math.inf if x is None else x for x in (optimizer.clip_around, optimizer.clip_norm, optimizer.max_norm)),
+            *[math.inf if x is None else x for x in (optimizer.clip_around, optimizer.clip_norm, optimizer.max_norm)],
             None if optimizer.average is None else self.average,
             optimizer.average or 0.0,
             accumulate,
