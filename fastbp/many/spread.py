@@ -451,13 +451,18 @@ class Spread:
                     future.result(timeout=_LOOK_SECONDS)
                     return
                 except (TimeoutError, futures.TimeoutError):
-                    if future.done() or time.monotonic() > until:
+                    if time.monotonic() > until:
                         raise
+                except Exception as error:
+                    if is_lost(error):
+                        raise
+                    return  # a worker has run it
         except Exception as error:
             raise RuntimeError(
                 f"{self.engine.name} broke {self._broken} times in a row, and then with a task that does nothing "
-                f"({error}). Processes import the file of the program: what calls fit_many stands below "
-                "`if __name__ == '__main__':`. The function given as executor= makes a new executor at each call"
+                f"({error or type(error).__name__}). Processes import the file of the program: what calls fit_many "
+                "stands below `if __name__ == '__main__':`. The function given as executor= makes a new executor at each "
+                "call"
             ) from error
 
     def _drain_quietly(self) -> None:
