@@ -461,8 +461,8 @@ class Spread:
             raise RuntimeError(
                 f"{self.engine.name} broke {self._broken} times in a row, and then with a task that does nothing "
                 f"({error or type(error).__name__}). Processes import the file of the program: what calls fit_many "
-                "stands below `if __name__ == '__main__':`. The function given as executor= makes a new executor at each "
-                "call"
+                "stands below `if __name__ == '__main__':`. The function given as executor= makes a new executor "
+                "at each call"
             ) from error
 
     def _drain_quietly(self) -> None:
