@@ -179,11 +179,9 @@ class Programs:
 
     def ready(self, plan: Plan) -> list[Program]:
         """The idle programs of a plan, one at least: it is made where there is none."""
-        idle = self.idle(plan)  # where there was no such plan, the last one now
+        idle = self.idle(plan)
         if not idle:
-            idle.append(self._made(plan))
-            if len(self._idle) > self._KEPT:
-                self._idle.popitem(last=False)
+            self.give_back(self._made(plan))
         return idle
 
     def take(self, plan: Plan) -> Program:

@@ -55,22 +55,27 @@ def bench(*arguments: str) -> None:
         parser.error(str(error))
 
 
+def _record_options(parser: argparse.ArgumentParser, load: Callable[[str], Any]) -> None:
+    """The options that `--many` and `--growth` share: how long to measure, and what becomes of the record."""
+    out = _told(_in_a_folder)
+    parser.add_argument("--full", action="store_true", help="more rounds")
+    parser.add_argument("--rounds", type=_told(_rounds), help="interleaved rounds")
+    parser.add_argument("--json", metavar="FILE", type=out, help="write all figures")
+    parser.add_argument("--from", metavar="FILE", type=_told(load), dest="saved", help="do not measure")
+    parser.add_argument("--markdown", metavar="FILE", type=out, nargs="+", help="replace the figures in texts")
+    parser.add_argument("--picture", metavar="FILE", type=out, help="draw it; needs matplotlib")
+
+
 def _many(arguments: list[str]) -> None:
     """``--many``: networks trained in a second, many at once."""
     from fastbp.bench import many
 
     parser = argparse.ArgumentParser(prog="python -m fastbp bench --many", description=_many.__doc__)
-    out = _told(_in_a_folder)
-    parser.add_argument("--full", action="store_true", help="more rounds")
     parser.add_argument("--widths", type=_told(_widths), default=many.WIDTHS, help="of the hidden layer, as 4,8,16")
     known = ", ".join(many.CONTENDERS)
     parser.add_argument("--networks", type=_told(_widths), default=(many.NETWORKS,), help="at once, as 1,4,16")
     parser.add_argument("--contenders", type=_told(many.contenders), help=f"some of {known}; separated by semicolons")
-    parser.add_argument("--rounds", type=_told(_rounds), help="interleaved rounds")
-    parser.add_argument("--json", metavar="FILE", type=out, help="write all figures")
-    parser.add_argument("--from", metavar="FILE", type=_told(many.Record.load), dest="saved", help="do not measure")
-    parser.add_argument("--markdown", metavar="FILE", type=out, nargs="+", help="replace the figures in texts")
-    parser.add_argument("--picture", metavar="FILE", type=out, help="draw it; needs matplotlib")
+    _record_options(parser, many.Record.load)
     options = parser.parse_args(arguments)
     try:
         measured = options.saved
@@ -90,15 +95,10 @@ def _growth(arguments: list[str]) -> None:
     from fastbp.bench import growth
 
     parser = argparse.ArgumentParser(prog="python -m fastbp bench --growth", description=_growth.__doc__)
-    out, axes = _told(_in_a_folder), tuple(growth.AXES)
-    parser.add_argument("--full", action="store_true", help="more rounds")
+    axes = tuple(growth.AXES)
     parser.add_argument("--along", choices=axes, nargs="+", default=axes, help="what grows; all unless told")
     parser.add_argument("--contenders", type=_told(contenders.contenders), help="as of the benchmark itself")
-    parser.add_argument("--rounds", type=_told(_rounds), help="interleaved rounds")
-    parser.add_argument("--json", metavar="FILE", type=out, help="write all figures")
-    parser.add_argument("--from", metavar="FILE", type=_told(growth.Record.load), dest="saved", help="do not measure")
-    parser.add_argument("--markdown", metavar="FILE", type=out, nargs="+", help="replace the figures in texts")
-    parser.add_argument("--picture", metavar="FILE", type=out, help="draw it; needs matplotlib")
+    _record_options(parser, growth.Record.load)
     options = parser.parse_args(arguments)
     try:
         measured = options.saved

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent import futures
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from functools import partial
@@ -450,7 +449,7 @@ class Spread:
                 try:
                     future.result(timeout=_LOOK_SECONDS)
                     return
-                except (TimeoutError, futures.TimeoutError):
+                except TimeoutError:
                     if time.monotonic() > until:
                         raise
                 except Exception as error:
