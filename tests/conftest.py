@@ -118,6 +118,16 @@ def dtype(request):
     return np.dtype(request.param)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def environment():
+    """Each test file leaves the environment as it was: Dask, which starts workers, puts OMP_NUM_THREADS=1 and more there."""
+    before = dict(os.environ)
+    yield
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 def missing_peer(error):
     """Skip the test whose peer cannot be imported, or fail where it must be there."""
     reason = f"{error}: `make test-peers` installs it"
