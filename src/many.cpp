@@ -13,7 +13,7 @@ namespace fbp {
 namespace {
 
 constexpr idx MAX_LANES = 16;
-constexpr idx MAX_STRETCH = 128;         // steps of a call of a kernel
+constexpr idx MAX_STRETCH = 256;         // steps of a call of a kernel
 constexpr idx BLOCK = 32;                // samples that go through a network at once; its bits depend on it
 constexpr idx ROWS_BYTES = 32 << 10;     // of the rows gathered for a stretch, unless a step has more
 constexpr idx RECORDS_BYTES = 32 << 20;  // of copies of members' rows, which are kept from call to call

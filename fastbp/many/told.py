@@ -68,9 +68,13 @@ def together(
 ) -> ManyHistory:
     """All blocks as arrays; `unbegun` is the status of networks that are in none."""
     shape = n_networks, max((block.loss.shape[1] for block in blocks), default=0)
-    loss, step = np.full(shape, np.nan), np.full(shape, -1, np.int64)
-    names = dict.fromkeys(name for block in blocks for name in block.columns)
-    columns = {name: np.full(shape, np.nan) for name in names}
+    whole = blocks[0] if len(blocks) == 1 and np.array_equal(blocks[0].numbers, np.arange(n_networks)) else None
+    if whole is not None and whole.loss.flags.c_contiguous:  # is taken as it is
+        loss, step, columns = whole.loss, whole.step, whole.columns
+    else:
+        whole, loss, step = None, np.full(shape, np.nan), np.full(shape, -1, np.int64)
+        names = dict.fromkeys(name for block in blocks for name in block.columns)
+        columns = {name: np.full(shape, np.nan) for name in names}
     kernel, status = np.full(n_networks, "one by one"), np.full(n_networks, unbegun, "U11")
     n_steps, best_step = np.zeros(n_networks, np.int64), np.full(n_networks, -1, np.int64)
     best_value = np.full(n_networks, np.nan)
@@ -79,9 +83,10 @@ def together(
         at, width = block.numbers, block.loss.shape[1]
         if len(at) == 1:
             at = slice(at[0], at[0] + 1)  # in a third of the time
-        loss[at, :width], step[at, :width] = block.loss, block.step
-        for name, column in block.columns.items():
-            columns[name][at, : column.shape[1]] = column
+        if block is not whole:
+            loss[at, :width], step[at, :width] = block.loss, block.step
+            for name, column in block.columns.items():
+                columns[name][at, : column.shape[1]] = column
         kernel[at], status[at], n_steps[at] = block.kernel, block.status, block.n_steps
         best_value[at], best_step[at] = block.best_value, block.best_step
         errors |= block.errors

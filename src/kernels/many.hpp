@@ -377,12 +377,15 @@ static void many_gather(const T* const* from, idx ld, idx in, idx cols, const ui
 
 template <class T>
 static void many_sum(const double* losses, const double* weights, bool own, idx steps, double* totals) {
-  for (int l = 0; l < lanes<T>; l += lanes<double>) {
-    VD total = load(totals + l);
-    for (idx step = 0; step < steps; step++)
-      total += load(losses + step * lanes<T> + l) * (own ? load(weights + step * lanes<T> + l) : splat<VD>(weights[step]));
-    store(totals + l, total);
-  }
+  enum { N = lanes<T> / lanes<double> };
+  VD total[N];   // side by side: each waits for its own last sum
+  FBP_UNROLL for (int k = 0; k < N; k++) total[k] = load(totals + k * lanes<double>);
+  for (idx step = 0; step < steps; step++, losses += lanes<T>, weights += own ? lanes<T> : 1)
+    FBP_UNROLL for (int k = 0; k < N; k++) {
+      const idx at = k * lanes<double>;
+      total[k] += load(losses + at) * (own ? load(weights + at) : splat<VD>(*weights));
+    }
+  FBP_UNROLL for (int k = 0; k < N; k++) store(totals + k * lanes<double>, total[k]);
 }
 
 #include "many_hidden.hpp"
