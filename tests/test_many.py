@@ -18,7 +18,9 @@ from side_by_side import instead_of_lanes
 import fastbp
 from fastbp import EarlyStopping, fit_many
 from fastbp.history import ManyHistory
+from fastbp.many.cohorts import Entries
 from fastbp.many.given import Networks, group
+from fastbp.many.told import Block, together
 
 N = 60
 RNG = np.random.default_rng(5)
@@ -977,3 +979,46 @@ def test_an_array_of_weights_of_targets_is_for_all_networks():
         for net, other in zip(nets, others):
             other.fit(x[rows], y[rows], sample_weight=weight[rows], epochs=3)
             assert np.array_equal(net.params, other.params)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_entries_of_epochs_stand_behind_one_another(alike):
+    """Networks that are at one place get theirs in one go, others one by one."""
+    rng, n = np.random.default_rng(4), 5
+    entries, wanted = Entries(n), [[] for _ in range(n)]
+    used = np.zeros(n, np.int64)
+    for call in range(6):
+        which = np.array([0, 1, 3, 4]) if call == 5 or (call % 2 and not alike) else np.arange(n)
+        epochs = np.full(len(which), call) if alike else rng.integers(0, 4, len(which))
+        losses, first, apart = rng.normal(size=(n, 40)), rng.integers(1, 9, len(which)), rng.integers(1, 5, len(which))
+        entries.add_epochs(which, epochs, losses, used[which], first, apart)
+        for j, count, step, every in zip(which.tolist(), epochs.tolist(), first.tolist(), apart.tolist()):
+            wanted[j] += [(losses[j, used[j] + k], step + k * every) for k in range(count)]
+        used[which] += epochs
+    loss, step, _ = entries.told()
+    assert loss.shape == step.shape == (n, max(map(len, wanted)))
+    for j, pairs in enumerate(wanted):
+        assert list(zip(loss[j].tolist(), step[j].tolist()))[: len(pairs)] == pairs
+        assert np.isnan(loss[j, len(pairs) :]).all() and (step[j, len(pairs) :] == -1).all()
+
+
+def test_a_history_is_the_same_from_one_block_and_from_several():
+    rng = np.random.default_rng(5)
+
+    def block(numbers):
+        return Block(
+            numbers, "lanes", loss[numbers], step[numbers], {"val_loss": val_loss[numbers]}, status[numbers],
+            steps[numbers], best[numbers], steps[numbers], {2: ValueError()} if 2 in numbers else {},
+        )  # fmt: skip
+
+    loss, val_loss, best = rng.normal(size=(4, 6)), rng.normal(size=(4, 6)), rng.normal(size=4)
+    step, steps = rng.integers(0, 9, (4, 6)), rng.integers(0, 9, 4)
+    status = np.array(["done", "stopped", "nonfinite", "done"])
+    for cut in ([[0, 1, 2, 3]], [[2, 0], [3], [1]], [[3, 1, 0, 2]]):
+        history = together([block(np.array(numbers)) for numbers in cut], 4, None, "stopped", 1.0)
+        for found, wanted in (
+            (history.loss, loss), (history.step, step), (history.columns["val_loss"], val_loss), (history.n_steps, steps),
+            (history.best_value, best), (history.best_step, steps), (history.status, status),
+        ):  # fmt: skip
+            np.testing.assert_array_equal(found, wanted)
+        assert [*history.errors] == [2] and set(history.kernel) == {"lanes"}

@@ -2,7 +2,7 @@
 
 Reads what objdump makes of object files that still have their symbols; OBJDUMP=... chooses another objdump. A loop is
 what a jump backwards encloses. Left out is what hardly multiplies, and code that stands aside and jumps back once: none
-falls through to that jump.
+falls through to that jump. A loop that writes none reads what does not change in it.
 """
 
 import os
@@ -16,6 +16,7 @@ KERNELS = re.compile(
 JUMP = re.compile(r"(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\s.*?\b([0-9a-f]+) <")
 LEAVE = re.compile(r"ret|jmp\s|b\s")
 ARITHMETIC = re.compile(r"v?(?:fn?m)?(?:add|sub|mul)\w*p[sd]\s|f(?:ml[as]|add|mul)\s+v")
+WRITES = re.compile(r"\S+\s+%[xyz]mm\d+,[^,]*\(%rsp|st[rp]\s")
 ON_THE_STACK = re.compile(r"[xyz]mm.*\(%rsp|\(%rsp.*[xyz]mm|\s[qdsv]\d+.*\[sp\b")
 
 
@@ -39,8 +40,8 @@ def loops(text):
 for file in sys.argv[1:]:
     command = [os.environ.get("OBJDUMP", "objdump"), "-dC", "--no-show-raw-insn", file]
     found = list(loops(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
-    spills = [(sum(map(bool, map(ON_THE_STACK.search, loop))), len(loop), name) for name, loop in found]
-    print(f"{file}: {len(found)} loops, {sum(hits > 0 for hits, _, _ in spills)} of them with a vector on the stack")
-    for hits, length, name in spills:
-        if hits:
-            print(f"  {hits} of {length} instructions: {name}")
+    spills = [(list(filter(ON_THE_STACK.search, loop)), len(loop), name) for name, loop in found]
+    spills = [(len(hits), sum(map(bool, map(WRITES.match, hits))), *rest) for hits, *rest in spills if hits]
+    print(f"{file}: {len(found)} loops, {len(spills)} of them with a vector on the stack")
+    for hits, writes, length, name in spills:
+        print(f"  {hits} of {length} instructions, {writes} of which write: {name}")

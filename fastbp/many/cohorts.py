@@ -42,7 +42,7 @@ _EPOCHS = 1024  # at most that `Many` has room for: then the cohort goes on with
 _PIECE_BYTES = 1 << 14  # of the memory that slots of several networks lie in, which lasts as long as any of them
 _OUTPUTS_BYTES = 1 << 26  # of networks that are measured in one go
 _ENDED = "nonfinite", "failed"  # by an error
-_ENTRIES = 1 << 20  # of the histories of a cohort that there is room for from the beginning
+_ENTRIES = 1 << 19  # of the histories of a cohort that there is room for from the beginning
 _SCALARS = 1 << 18  # of a call, where they differ from step to step: they are tables
 
 
