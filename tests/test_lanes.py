@@ -82,9 +82,9 @@ def made_up(seed):
         "activation": activation,
         "loss": loss, "labels": labels,
         "rule": rng.choice(["sgd", "adam"] if one_hidden else [*RULES]),
-        "rows": rng.randint(1, 40), "own": rng.random() < 0.5, "weighted": rng.random() < 0.5,
+        "rows": rng.randint(1, rng.choice([40, 120])), "own": rng.random() < 0.5, "weighted": rng.random() < 0.5,
         "bias": rng.random() < 0.8,
-    }, rng.randint(1, 20), rng.random() < 0.5  # fmt: skip
+    }, rng.randint(1, rng.choice([20, 80])), rng.random() < 0.5  # fmt: skip  # blocks of 8, or of 32, and more of them
 
 
 @pytest.mark.parametrize("seed", range(2000 if every_case else 150))

@@ -1017,8 +1017,8 @@ def test_a_history_is_the_same_from_one_block_and_from_several():
     for cut in ([[0, 1, 2, 3]], [[2, 0], [3], [1]], [[3, 1, 0, 2]]):
         history = together([block(np.array(numbers)) for numbers in cut], 4, None, "stopped", 1.0)
         for found, wanted in (
-            (history.loss, loss), (history.step, step), (history.columns["val_loss"], val_loss), (history.n_steps, steps),
-            (history.best_value, best), (history.best_step, steps), (history.status, status),
+            (history.loss, loss), (history.step, step), (history.columns["val_loss"], val_loss),
+            (history.n_steps, steps), (history.best_value, best), (history.best_step, steps), (history.status, status),
         ):  # fmt: skip
             np.testing.assert_array_equal(found, wanted)
         assert [*history.errors] == [2] and set(history.kernel) == {"lanes"}
