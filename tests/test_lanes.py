@@ -199,7 +199,7 @@ def test_lanes_at_different_places_of_different_rows(isa):
     assert len({one.net.flatten().tobytes() for one in group}) == len(group)
 
 
-@pytest.mark.parametrize("other", ["X", "y", "weight", "rows", "seed"])
+@pytest.mark.parametrize("other", ["X", "y", "weight", "rows", "seed", "epoch", "start"])
 def test_lanes_that_differ_in_one_thing_alone(other, isa):
     """What is read once for all lanes is what all lanes read."""
     rng = np.random.default_rng(5)
@@ -210,7 +210,11 @@ def test_lanes_that_differ_in_one_thing_alone(other, isa):
         "X": group[0].X[::-1].copy(), "y": group[0].y[::-1].copy(), "weight": rng.uniform(1, 2, 24),
         "rows": rng.permutation(24), "seed": 99,
     }  # fmt: skip
-    setattr(group[2], other, different[other])
+    if other in different:
+        setattr(group[2], other, different[other])
+    else:
+        group[2].state.place[["epoch", "start"].index(other)] = 7
+        group[2].partial[:] = (2.5, 7) if other == "start" else 0
     if other == "rows":
         for k in (0, 1, 3):
             group[k].rows = group[0].rows if k else np.arange(24)
