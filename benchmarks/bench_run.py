@@ -44,6 +44,28 @@ def test_shuffling_takes_six_tenths_of_a_tiny_networks_step(sizes, batch_size, c
     assert ratio <= 1.6
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("case", [((784, 128, 10), 32, 1000, 20, 1.03), ((1024,) * 4, 16, 64, 10, 1.2)], ids=str)
+def test_fit_of_single_epochs_takes_as_long_as_one_call(case, optimizer, monkeypatch, capsys):
+    """What a call costs: checks, and a copy of all that steps change: 0.4 MB or 12, three times as much with Adam."""
+    sizes, batch_size, n, epochs, bar = case
+    monkeypatch.setenv("FASTBP_NUM_THREADS", "1")  # as an argument it would be one that a plain call has not
+    X, y = (rng.uniform(size=(n, size)).astype(np.float32) for size in (sizes[0], sizes[-1]))
+    net = fastbp.MLP(sizes, activation="relu", seed=0)
+
+    def fit(epochs, calls=1):
+        for _ in range(calls):
+            net.fit(X, y, loss="mse", optimizer=optimizer, batch_size=batch_size, epochs=epochs)
+
+    fit(1, 3)
+    times = seconds_of(3 * ROUNDS, {"single epochs": lambda: fit(1, epochs), "one call": lambda: fit(epochs)})
+    ratio = median_ratio(times, "single epochs", "one call")
+    with capsys.disabled():
+        each = ", ".join(f"{name} {np.median(found) / epochs * 1e3:.3f} ms" for name, found in times.items())
+        print(f"\n{'-'.join(map(str, sizes))} {optimizer}: {each} an epoch, {ratio - 1:+.1%}", end=" ")
+    assert ratio <= bar
+
+
 class Looks(fastbp.Callback):
     def on_epoch_end(self, net, logs):
         self.loss = logs["loss"]

@@ -44,6 +44,7 @@ def thread_limit() -> int: ...
 def phase_seconds(threads: int, repeats: int) -> float: ...
 
 class Program:
+    piece: tuple[int, int]
     @property
     def plan(self) -> Plan: ...
     @property
@@ -151,6 +152,7 @@ class Calls:
     def __new__(
         cls, forced: Forced, spec: Spec, programs: Programs, params: _Own, state: TrainingState, lock: Any,
         pending: list[tuple[Program, int]], make_buffer: Callable[[], _Own],
+        room_for: Callable[[list[_Own]], list[_Own]], give_back: Callable[[list[_Own]], None],
     ) -> Self: ...  # fmt: skip
     def is_current(self) -> bool: ...
     def remember_ahead(self, rows: int, idle: list[Program], hidden: int | None = None) -> None: ...
@@ -180,8 +182,8 @@ class Calls:
     ) -> int: ...
     def knows_step(self, rows: int, loss: Any, optimizer: Any) -> bool: ...
     def fit(
-        self, X: Any, y: Any, loss: Any, optimizer: Any, batch_size: int, steps: int, shuffle: bool
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None: ...  # losses, net.step at each
+        self, X: Any, y: Any, loss: Any, optimizer: Any, batch_size: int, steps: int, shuffle: bool, most: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], int, Rule] | None: ...  # losses, net.step at each, steps
     def train_step(
         self, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: Any, missing: Any
     ) -> float | None: ...

@@ -207,6 +207,37 @@ def aligned_rows(n: int, size: int, dtype: np.dtype) -> list[np.ndarray]:
     return list(aligned_zeros(n * size, dtype).reshape(n, size))
 
 
+_LARGE = 1 << 15  # bytes of an array; fresh memory for a smaller one costs little
+_MOST_SPARE = 1 << 26  # bytes
+_spare: list[np.ndarray] = []  # large arrays that nobody looks at any more
+
+
+def room_for(arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Arrays like these, whatever they hold, for copies.
+
+    Of large ones those that were given back: fresh pages take longer than what is copied into them.
+    """
+    return [np.empty_like(array) if array.nbytes < _LARGE else _spare_or_new(array) for array in arrays]
+
+
+def _spare_or_new(array: np.ndarray) -> np.ndarray:
+    while _spare:
+        try:
+            room = _spare.pop()
+        except IndexError:  # another thread was faster
+            break
+        if room.shape == array.shape and room.dtype == array.dtype:  # else of a network trained before
+            return room
+    return np.empty_like(array)
+
+
+def give_back(arrays: Iterable[np.ndarray]) -> None:
+    """Nobody looks at these any more, which `room_for` made."""
+    _spare.extend(array for array in arrays if array.nbytes >= _LARGE)
+    while sum(array.nbytes for array in _spare[:]) > _MOST_SPARE:
+        del _spare[:1]  # the oldest; no error where another thread has taken it
+
+
 # ------------------------------------------------------------------ activations, losses, optimizers
 
 

@@ -192,7 +192,7 @@ cdef class KnownRule:
     """
 
     cdef object optimizer, rule
-    cdef bint steady, scheduled, averages, clips
+    cdef bint steady, scheduled, averages, clips, of_all_rows
     cdef idx accumulate
     cdef object given                   # what `update` points into
     cdef object family, slots, average, accumulated
@@ -204,10 +204,11 @@ cdef class KnownRule:
         self.optimizer, self.rule, self.accumulate = optimizer, rule, accumulate
         self.steady, self.scheduled = steady, scheduled
         self.averages, self.clips = rule.average is not None, rule.clip_norm is not None
+        self.of_all_rows = rule.full_batch
         self.length = 0
 
-    cdef bint is_ready(self, state, idx step) except -1:
-        """Whether the update was made from the state as it is; it is moved to this step."""
+    cdef bint is_ready(self, state, idx step, idx steps=1) except -1:
+        """Whether the update was made from the state as it is, for so many steps; it is moved to this step."""
         cdef idx position, at, delta
         cdef size_t k
         if self.given is None or state.slots is not self.slots or state.accumulate != self.accumulate:
@@ -220,7 +221,7 @@ cdef class KnownRule:
             return True
         position = <idx> state.updates * self.accumulate + step - <idx> state.since
         at = position - self.position
-        if not self.steady and not 0 <= at < self.length:
+        if not self.steady and not 0 <= at <= self.length - steps:
             return False
         if self.scheduled and step - self.step != at:
             return False
@@ -230,7 +231,7 @@ cdef class KnownRule:
         self.update.phase = position % self.accumulate
         return True
 
-    cdef bint enters_again(self, state, idx step) except -1:
+    cdef bint enters_again(self, state, idx step, idx steps) except -1:
         """Whether the state, which has another family's slots, could be given those made before, at zero again."""
         if (self.given is None or state.family == self.family or self.averages
                 or len(self.slots) != len(self.given.slots)   # others of the family had more
@@ -240,15 +241,15 @@ cdef class KnownRule:
         for slot in self.given.slots:
             memset(data_of(slot), 0, cnp.PyArray_NBYTES(slot))
         state.family, state.slots, state.updates, state.since = self.family, self.slots, 0, step
-        return self.is_ready(state, step)
+        return self.is_ready(state, step, steps)
 
-    cdef int make_ready(self, state, idx step, Program program) except -1:
+    cdef int make_ready(self, state, idx step, Program program, idx steps=1) except -1:
         """Make the update from the state, which enters the optimizer's family of slots; as the long way does."""
-        cdef idx length = 1
-        if self.enters_again(state, step):
+        cdef idx length = steps
+        if self.enters_again(state, step, steps):
             return 0
         if self.given is not None and state.slots is self.slots and not self.steady:   # it was at its end
-            length = min(2 * self.length, MOST_FORESEEN)
+            length = max(steps, min(2 * self.length, MOST_FORESEEN))
         self.given = None
         given = state.update(self.rule, length, program.params, accumulate=self.accumulate)
         self.update = program.update_of(given)
@@ -301,7 +302,7 @@ cdef class Calls:
     """
 
     cdef Forced forced
-    cdef object programs, state, lock, make_buffer
+    cdef object programs, state, lock, make_buffer, room_for, give_back
     cdef list pending                   # (program, rows) of the last `forward`
     cdef cnp.ndarray params, count
     cdef list places                    # (offset, rows, columns, leading dimension, transposed) of weights and biases
@@ -316,9 +317,11 @@ cdef class Calls:
     cdef object kept_plan
     cdef list buffers                   # laid out as the parameters, for gradients
 
-    def __cinit__(self, Forced forced, spec, programs, cnp.ndarray params, state, lock, list pending, make_buffer):
+    def __cinit__(self, Forced forced, spec, programs, cnp.ndarray params, state, lock, list pending, make_buffer, room_for,
+                  give_back):
         self.forced, self.programs, self.params, self.state = forced, programs, params, state
         self.lock, self.pending, self.make_buffer = lock, pending, make_buffer
+        self.room_for, self.give_back = room_for, give_back
         self.count, self.type_num, self.drops = state.count, cnp.PyArray_TYPE(params), bool(spec.dropout)
         self.in_features, self.out_features, self.n_params = spec.in_features, spec.out_features, spec.n_params
         self.losses, self.rules, self.alone, self.steps, self.buffers = [], [], [], [], []
@@ -431,17 +434,20 @@ cdef class Calls:
         finally:
             self.lock.release()
 
-    def fit(self, X, y, loss, optimizer, idx batch_size, idx steps, bint shuffle):
-        """A short run: the entries of its history, loss and `net.step`."""
+    def fit(self, X, y, loss, optimizer, idx batch_size, idx steps, bint shuffle, idx most):
+        """A short run: the entries of its history, loss and `net.step`; its steps, and by which rule.
+
+        Of at most `most` steps, or of as many as the last run on such batches would have made in one piece.
+        """
         cdef KnownStep known = self.known_step(loss, optimizer)
         if known is None or not is_matrix(as_real(X), -1, self.in_features) or not self.lock.acquire(False):
             return None
         try:
-            return self.run(known, X, as_real(y), batch_size, steps, shuffle)
+            return self.run(known, X, as_real(y), batch_size, steps, shuffle, most)
         finally:
             self.lock.release()
 
-    cdef run(self, KnownStep known, cnp.ndarray x, cnp.ndarray y, idx batch, idx steps, bint shuffle):
+    cdef run(self, KnownStep known, cnp.ndarray x, cnp.ndarray y, idx batch, idx steps, bint shuffle, idx most):
         """As `fastbp.training.run.Run` makes it, in one piece; one that fails leaves nothing, and is made again there."""
         cdef Data data
         cdef Run run
@@ -449,34 +455,41 @@ cdef class Calls:
         cdef Update update
         cdef idx n = cnp.PyArray_DIM(x, 0)
         cdef bint good = False
+        cdef KnownRule rule = known.rule
         state = self.state
         if not known.idle or batch > known.capacity or not self.forced.still() or state._untold is not None:
             return None
-        if n >= 2 ** 32 or not known.loss.fits(y, n, False, &data.y, &data.y_is_label):
+        cdef tuple piece = (<Program> known.idle[-1]).piece
+        if steps > most and (batch != piece[0] or steps > piece[1]):
+            return None
+        if n >= 2 ** 32 or rule.of_all_rows and batch < n or not known.loss.fits(y, n, False, &data.y, &data.y_is_label):
             return None
         if overlap(x, self.params) or overlap(y, self.params):
             return None
         data.x, data.weight, data.weights = source_of(x), <const double*> NULL, 1
-        cdef KnownRule rule = known.rule
         cdef cnp.ndarray place = state.place, partial = np.zeros(2), losses = np.empty(steps + 1)
         cdef int64_t* count = <int64_t*> data_of(self.count)
         cdef int64_t* at = <int64_t*> data_of(place)
         cdef double* sums = <double*> data_of(partial)
         cdef dict before = state.__dict__.copy()
-        cdef list kept = [(array, array.copy()) for array in (self.params, self.count, place)]
+        cdef int64_t[3] was = [at[0], at[1], count[0]]
+        cdef list arrays = [], rooms = []   # what steps move on, and its copies
         cdef list idle = known.idle
         cdef Program program = idle.pop()
         try:
-            state.enter(n, batch)
-            state.prepare(rule.rule, self.params, rule.accumulate)
-            kept += [(array, array.copy()) for array in state.buffers.values()]
-            if not rule.steady:
+            if state.data_shape != (n, batch):
+                state.enter(n, batch)
+            if rule.steady or steps <= MOST_FORESEEN:
+                if not rule.is_ready(state, count[0], steps):
+                    rule.make_ready(state, count[0], program, steps)
+                given, update = rule.given, rule.update
+            else:
                 given = state.update(rule.rule, steps, self.params, accumulate=rule.accumulate)
                 update = program.update_of(given)
-            else:
-                if not rule.is_ready(state, count[0]):
-                    rule.make_ready(state, count[0], program)
-                update = rule.update
+            arrays = [self.params, *given.buffers]
+            rooms = self.room_for(arrays)
+            for array, room in zip(arrays, rooms):
+                copy_away(data_of(room), data_of(array), cnp.PyArray_NBYTES(array))
             run.batch_size, run.steps, run.seed = batch, steps, state.seed
             run.shuffle, run.stop_on_loss, run.stop_on_params = shuffle, True, False
             run.count, run.place, run.partial, run.losses = count, at, sums, <double*> data_of(losses)
@@ -486,13 +499,16 @@ cdef class Calls:
         finally:
             idle.append(program)
             if not good:
-                for array, copy in kept:
-                    array[...] = copy
+                at[0], at[1], count[0] = was[0], was[1], was[2]
+                for array, room in zip(arrays, rooms):
+                    array[...] = room
                 state.__dict__.update(before)
                 rule.given = None
+        if good:
+            state.loss, state.link = known.loss.row, known.loss.row.link
+        self.give_back(rooms)           # Python's code, where a signal may come in: all is done by now, or nothing
         if not good:
             return None
-        state.loss, state.link = known.loss.row, known.loss.row.link
         self.drop_pending()
         tell_of_refused()
         cdef idx entries = done.epochs + (sums[1] > 0)
@@ -502,7 +518,7 @@ cdef class Calls:
         if sums[1] > 0:
             (<double*> data_of(losses))[done.epochs] = sums[0] / sums[1]
             (<int64_t*> data_of(step))[done.epochs] = count[0]
-        return losses[:entries].copy(), step
+        return losses[:entries].copy(), step, steps, rule.rule
 
     cdef step(self, KnownStep known, cnp.ndarray x, cnp.ndarray y, sample_weight, bint may_miss):
         if not known.idle or not self.forced.still():

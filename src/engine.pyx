@@ -46,6 +46,7 @@ cdef extern from "memory.hpp" namespace "fbp" nogil:
     cdef struct AllocationCounts:
         int64_t live_buffers, live_bytes, allocations
     AllocationCounts allocation_counts()
+    void copy_away(void* to, const void* of, size_t n_bytes)
     void c_set_guard "fbp::set_guard"(cbool on)
 
 cdef extern from "feed.hpp" namespace "fbp" nogil:
@@ -394,6 +395,9 @@ cdef Update update_of(given, dict optimizer_index, own_rows) except *:
     return update
 
 
+cdef tuple NO_PIECE = (0, 0)
+
+
 cdef class Program:
     """One network shape bound to its parameter buffer; see `fastbp.backends.Program`.
 
@@ -403,6 +407,7 @@ cdef class Program:
     cdef CProgram* program
     cdef readonly object plan
     cdef readonly cnp.ndarray params
+    cdef public tuple piece                 # see the protocol
     cdef dict optimizer_index
     cdef object own_rows                    # keeps what the addresses of a user's rows point to
     cdef size_t n_layers
@@ -416,6 +421,7 @@ cdef class Program:
             raise ValueError("like must be a program of the same network")
         self.plan = plan
         self.params = params
+        self.piece = NO_PIECE
         self.optimizer_index, self.own_rows = optimizer_index, own_rows
         self.n_layers = shapes.size()
         self.program = make_program(find_isa(isa)[0], <int> cnp.PyArray_ITEMSIZE(params), shape, data_of(params),

@@ -113,8 +113,23 @@ template <class Test> static bool each_piece(const Source& from, bool by_rows, T
   return true;
 }
 
+// By vectors: each short run looks at all of its targets.
+static bool all_between(const double* x, idx n, double low, double high) {
+  typedef double Pair __attribute__((vector_size(16)));
+  typedef int64_t Masks __attribute__((vector_size(16)));
+  const Pair least = {low, low}, most = {high, high};
+  Masks fit = {-1, -1};
+  idx i = 0;
+  for (; i + 2 <= n; i += 2) {
+    const Pair two = {x[i], x[i + 1]};
+    fit &= (least <= two) & (two <= most);
+  }
+  return fit[0] && fit[1] && (i == n || (low <= x[i] && x[i] <= high));
+}
+
 bool within(const Source& source, double low, double high, bool ends, bool or_nan) {
   return each_piece(source, false, [&](const double* x, idx n, bool) {
+    if (!ends && !or_nan) return all_between(x, n, low, high);
     bool fit = true;
     for (idx i = 0; i < n; i++)
       fit &= (low <= x[i] && x[i] <= high && (!ends || x[i] == low || x[i] == high)) || (or_nan && x[i] != x[i]);

@@ -9,6 +9,10 @@
 #include <cstring>
 #include <new>
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 namespace fbp {
 namespace {
 constexpr size_t LINE = 64;
@@ -62,6 +66,26 @@ AllocationCounts allocation_counts() { return {live_buffers.load(), live_bytes.l
 
 void set_guard(bool on) { guarding = on; }
 bool guarded() { return guarding; }
+
+// A store into a line that no cache holds fetches it first, and throws out what the next step wants.
+void copy_away(void* to, const void* from, size_t bytes) {
+#if defined(__SSE2__)
+  constexpr size_t MUCH = 1 << 17, VECTOR = sizeof(__m128i);
+  if (bytes >= MUCH) {
+    char* t = static_cast<char*>(to);
+    const char* f = static_cast<const char*>(from);
+    const size_t head = -reinterpret_cast<uintptr_t>(t) % LINE;
+    std::memcpy(t, f, head);
+    t += head, f += head, bytes -= head;
+    for (; bytes >= LINE; t += LINE, f += LINE, bytes -= LINE)
+      for (size_t k = 0; k < LINE; k += VECTOR)
+        _mm_stream_si128(reinterpret_cast<__m128i*>(t + k), _mm_loadu_si128(reinterpret_cast<const __m128i*>(f + k)));
+    _mm_sfence();
+    to = t, from = f;
+  }
+#endif
+  std::memcpy(to, from, bytes);
+}
 
 // Plain buffers carry a line in front, whose last word tells the two kinds apart. Large ones ask for huge pages: the
 // kernels stride over more rows at once than a TLB of small pages holds.

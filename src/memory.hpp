@@ -17,6 +17,9 @@ AllocationCounts allocation_counts();
 void set_guard(bool on);
 bool guarded();
 
+// As memcpy, past the caches where there is much: for what is hardly ever read again.
+void copy_away(void* to, const void* from, size_t bytes);
+
 void* allocate(size_t bytes);             // throws std::bad_alloc
 void deallocate(void* p, size_t bytes);
 

@@ -396,6 +396,35 @@ def test_a_run_that_is_not_plain_goes_the_long_way(what):
     assert got == wanted and everything(net) == everything(other)
 
 
+@pytest.mark.parametrize("rule", ["sgd", "adam", fastbp.SGD(fastbp.schedules.Cosine(0.1, 99))], ids=str)
+def test_a_run_as_long_as_the_piece_of_the_last_one_takes_the_short_way(rule, monkeypatch):
+    """Nobody knows how fast the first one is: it goes in pieces, and the next one of as many steps in one."""
+    monkeypatch.setattr("fastbp.backends.again._PIECE_STEPS", 2)
+    (net, other), (x, y) = (network(), network()), data()
+    long_way(other)
+    runs = ((3, 40, 0), (3, 40, 1), (2, 40, 0), (3, 1, 1), (3, 400, 0), (3, 400, 1), (3, 7, 1))
+    for batch_size, steps, short in runs:
+        run = {"loss": "mse", "optimizer": rule, "batch_size": batch_size, "steps": steps}
+        assert takes_the_short_way(net, lambda run=run: net.fit(x, y, **run)) == short
+        other.fit(x, y, **run)
+        assert everything(net) == everything(other)
+
+
+def test_targets_are_looked_at_wherever_they_lie():
+    """By vectors of two, in pieces: each place of an odd number of them."""
+    rng = np.random.default_rng(2)
+    for rows, dtype in ((1, np.float32), (43, np.float32), (50, np.float64), (86, ">f4")):
+        net, x, y = network(), rng.normal(size=(rows, 5)), rng.normal(size=(rows, 3)).astype(dtype)
+        assert np.isfinite(net.fit(x, y, batch_size=rows, steps=1).loss[0])
+        before = everything(net)
+        for place in range(y.size):
+            wrong = y.copy()
+            wrong.flat[place] = (np.nan, np.inf, -np.inf)[place % 3]
+            with pytest.raises(ValueError, match=rf"y\[{place // 3}, {place % 3}\]"):
+                net.fit(x, wrong, batch_size=rows, steps=1)
+        assert everything(net) == before
+
+
 def test_a_short_run_leaves_nothing_where_its_end_is_no_number():
     """The long way says at which step: it finds everything as it was, and makes the same steps."""
     net, (x, y) = network(), data()

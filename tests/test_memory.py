@@ -9,7 +9,7 @@ from conftest import every_case, frozen, need_extension
 from test_process import python
 
 import fastbp
-from fastbp import SGD, backends
+from fastbp import SGD, backends, spec
 from fastbp.backends import plan
 from fastbp.spec import aligned_zeros
 
@@ -173,6 +173,44 @@ def test_an_idle_network_takes_at_most_2_kB(made):
         assert nets[7].weights is nets[7].weights and nets[7].weights[0].base is nets[7].params.base
     """
     assert 500 < float(python(script, made)) <= 2000
+
+
+# ------------------------------------------------------------------ memory for copies
+
+
+@pytest.mark.parametrize("way", [{}, {"eval_every": 3}], ids=["the short way", "the long way"])
+def test_the_copies_that_a_run_begins_with_lie_where_those_of_the_last_did(backend, way, monkeypatch):
+    """Of large networks; a larger one than may be spared, another one, and two at once take new memory."""
+    monkeypatch.setattr(spec, "_spare", spare := [])
+    x, y = np.ones((8, 40), np.float32), np.ones((8, 6))
+
+    def kept(width):
+        """Addresses of what is spared after a run of a new network, the same after each."""
+        net = fastbp.MLP((40, width, 6), seed=1, backend=backend)
+        addresses = []
+        for _ in range(3):
+            net.fit(x, y, optimizer=RULE, steps=3, **way)
+            addresses.append(sorted(array.ctypes.data for array in spare))
+        assert addresses[0] == addresses[1] == addresses[2]
+        return addresses[0]
+
+    assert kept(4) == []  # small ones do not go there
+    first = kept(400)
+    assert len(first) == 2  # parameters and velocities
+    assert len(kept(401)) == 2 and {array.size for array in spare} == {fastbp.MLP((40, 401, 6))._spec.buffer_size}
+    monkeypatch.setattr(spec, "_MOST_SPARE", 50_000)
+    assert kept(402) == []  # each is larger
+
+
+def test_memory_for_copies_belongs_to_one_caller_at_a_time(monkeypatch):
+    monkeypatch.setattr(spec, "_spare", [])
+    array, rooms = np.arange(10_000.0), []
+    spec.give_back(spec.room_for([array, array, np.ones(9)]))
+    assert [a.nbytes for a in spec._spare] == [array.nbytes] * 2
+    for _ in range(3):
+        rooms += spec.room_for([array, array])
+    assert spec._spare == [] and len({room.ctypes.data for room in rooms}) == 6
+    assert all(room.shape == array.shape and room.dtype == array.dtype for room in rooms)
 
 
 # ------------------------------------------------------------------ the engine's allocator

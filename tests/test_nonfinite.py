@@ -24,8 +24,8 @@ def build(backend, dtype=np.float32, sizes=(4, 6, 2), **options):
 
 def frozen(net):
     state = net.__getstate__()
-    slots = {name: slot.tobytes() for name, slot in state["state"].pop("slots").items()}
-    return state["params"].tobytes(), slots, state["state"]
+    buffers = state["state"].pop("slots") | state["state"].pop("sums")
+    return state["params"].tobytes(), {name: buffer.tobytes() for name, buffer in buffers.items()}, state["state"]
 
 
 class Simulation:
@@ -159,6 +159,36 @@ def test_an_overflow_of_the_last_update_alone_is_found(kernels, dtype, momentum,
     assert np.isfinite(net.params).all()
     twin.fit(X, Y, optimizer=huge, batch_size=4, steps=0)
     assert frozen(net) == frozen(twin)
+
+
+@pytest.mark.parametrize("way", ["the short way", "the long way"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf], ids=["seen in the loss", "in the parameters alone"])
+@pytest.mark.parametrize("rule", [SGD(0.01), SGD(0.01, momentum=0.9, average=0.9), fastbp.Adam(0.01)], ids=str)
+@pytest.mark.parametrize("sizes", [(4, 6, 2), (600, 64, 6)], ids=["small", "copied into spare memory"])
+def test_a_run_of_one_chunk_stops_at_whichever_of_its_steps_fails(backend, monkeypatch, sizes, rule, bad, way):
+    """The first step, the last, any between: the run has a single piece, and nothing is known before it begins."""
+    monkeypatch.setattr("fastbp.backends.again._PIECE_FLOPS", 1e15)
+    steps, rng = 6, np.random.default_rng(5)
+    x, y = rng.normal(size=(2 * steps, sizes[0])).astype(np.float32), rng.normal(size=(2 * steps, sizes[-1]))
+    run = {"optimizer": rule, "batch_size": 2, "shuffle": False}
+    same_seed = {"seed": 2} if way == "the long way" else {}
+    for step in range(steps):
+        net, stopped = (build(backend, sizes=sizes, activation="tanh") for _ in range(2))
+        for one in (net, stopped):
+            one.fit(x, y, epochs=1, **run)
+        spoiled = x.copy()
+        spoiled[2 * step, 1] = bad  # tanh(inf) is 1, and inf * 0 in the gradient of a weight NaN
+        before = [view.base for view in (net.params, *net.weights)]
+        with pytest.raises(NonFiniteError, match="parameter" if bad == np.inf else "loss") as caught:
+            net.fit(spoiled, y, epochs=1, **run, **same_seed)
+        assert caught.value.step == net.step == steps + step and caught.value.epoch == net.epoch == 1
+        assert np.isfinite(net.params).all() and [view.base for view in (net.params, *net.weights)] == before
+        if step:
+            stopped.fit(x, y, steps=step, **run)
+        assert frozen(net) == frozen(stopped)
+        for one in (net, stopped):  # and on, from there
+            one.fit(x, y, epochs=1, **run)
+        assert frozen(net) == frozen(stopped)
 
 
 PLACES = {  # a parameter of a network of zeros, with zeros for data: grow as it may, no loss ever sees it

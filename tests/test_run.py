@@ -109,7 +109,7 @@ def test_where_nothing_waits_an_epochs_end_does_not_enter_python(backend, monkey
         (program,) = net._programs._idle.popitem()[1]
 
         class Counting:
-            plan, finite = program.plan, program.finite
+            plan, finite, piece = program.plan, program.finite, program.piece
 
             def train(self, *args, **kwargs):
                 next(count)

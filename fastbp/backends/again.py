@@ -45,7 +45,10 @@ _PIECE_FLOPS, _PIECE_STEPS = 5e7, 500  # 50 ms of a slow machine
 
 
 def most_steps(batch_size: int, n_params: int) -> int:
-    """Steps that are made in one piece before anything is measured: signals are served after each."""
+    """Steps that are made in one piece before anything is measured: signals are served after each.
+
+    What was measured is a program's `piece`.
+    """
     return max(1, min(_PIECE_STEPS, int(_PIECE_FLOPS / (6 * batch_size * n_params))))
 
 
@@ -113,7 +116,7 @@ class Memory:
         network, *rest = self._network
         make_buffer = partial(spec.aligned_zeros, network.buffer_size, network.dtype)
         self._asked = wanted  # before the calls that go by it, as other threads may look
-        self.calls = engine.Calls(forced, network, *rest, make_buffer)
+        self.calls = engine.Calls(forced, network, *rest, make_buffer, spec.room_for, spec.give_back)
 
     # Each is told of what the caller named, what that came to, and the programs that served it: those of the plan.
 
@@ -146,17 +149,11 @@ class Memory:
             return None  # rows that lie apart may be put together first
         batch_size = min(batch_size, len(X))
         number *= 1 if steps is not None else -(-len(X) // batch_size)
-        if number > most_steps(batch_size, self._n_params):
-            return None
-        try:
-            rule = spec.optimizer(optimizer, self._network[0], len(X), batch_size)
-        except (TypeError, ValueError):
-            return None
-        given = X, y, loss, optimizer, batch_size, number, shuffle
-        made = self.calls.fit(*given)
+        given = X, y, loss, optimizer, batch_size, number, shuffle, most_steps(batch_size, self._n_params)
+        made: tuple[NDArray[Any], NDArray[Any], int, Rule] | None = self.calls.fit(*given)
         if made is None and self.expects_step(make_plan, trains, X, loss, optimizer, batch_size):
             made = self.calls.fit(*given)
-        return None if made is None else (*made, number, rule)
+        return made
 
     def expects_step(
         self, make_plan: Callable[..., Plan], trains: tuple[tuple[bool, bool], ...], x: Any, loss: Any, optimizer: Any,

@@ -146,6 +146,8 @@ class LayerPlan(NamedTuple):
 class Program(Protocol):
     """One network shape bound to its parameters; see `reference` for the plain meaning of every method."""
 
+    piece: tuple[int, int]  # rows of a batch, and steps of them that the last run would make next in one piece; (0, 0)
+
     @property
     def plan(self) -> Plan: ...
 

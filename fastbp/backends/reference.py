@@ -85,6 +85,8 @@ def activation_backward(row: Activation, g: np.ndarray, a: np.ndarray, z: np.nda
 class Program:
     """See `fastbp.backends.protocol.Program`."""
 
+    piece = 0, 0
+
     def __init__(self, plan: Plan, params: np.ndarray) -> None:
         self.plan = plan
         self.params = params

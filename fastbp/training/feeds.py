@@ -20,7 +20,6 @@ from fastbp.data.examples import Examples
 from fastbp.data.samples import Lazy, Samples
 from fastbp.errors import StopTraining
 from fastbp.training.run import CHUNK_SECONDS, Run, culprit
-from fastbp.training.state import Snapshot
 
 _BLOCK_BYTES = 1 << 22  # of rows made dense in one go
 _KEPT_BYTES = 1 << 26  # of batches kept for a replay
@@ -204,13 +203,12 @@ class BatchesRun(_RunOfBatches):
     def _is_full(self) -> bool:
         return self._kept_bytes > _KEPT_BYTES
 
-    def _is_old(self, snapshot: Snapshot | None) -> bool:
-        return super()._is_old(snapshot) or self._is_full
+    def _is_old(self) -> bool:
+        return super()._is_old() or self._is_full
 
-    def _checked_snapshot(self, previous: Snapshot | None) -> Snapshot:
-        snapshot = super()._checked_snapshot(previous)
+    def _renew_snapshot(self) -> None:
+        super()._renew_snapshot()
         self._forget()
-        return snapshot
 
     def _forget(self) -> None:
         self._first, self._kept, self._kept_bytes = self.state.step, [], 0  # batches of the steps from `_first` on

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -100,6 +100,13 @@ class Run:
         NonFiniteError
             With the parameters of the last finite step in place.
         """
+        self._snapshot: Snapshot | None = None
+        try:
+            return self._go(steps)
+        finally:
+            self._forget_snapshot()
+
+    def _go(self, steps: int) -> History:
         self._began, state = time.perf_counter(), self.state
         self._begin, end, chunk = state.step, state.step + steps, self._first_chunk()
         self._loss: list[np.ndarray] = []  # of `History`, in pieces
@@ -110,13 +117,13 @@ class Run:
         state.prepare(self.optimizer, self.params, self.optimizer.accumulate)  # buffers, which snapshots hold
         state.enter(len(self.X), self.batch_size)
         watch, epochs_are_entries = self.watch, self.watch is None or not self.watch.eval_every
-        snapshot, stopped = None, None
+        stopped = None
         try:
             if watch is not None:
                 watch.begin(self, steps)
             while state.step < end:
-                if self.stop_on_non_finite and self._is_old(snapshot):
-                    snapshot = self._checked_snapshot(snapshot)
+                if self.stop_on_non_finite and self._is_old():
+                    self._renew_snapshot()
                 wanted = min(chunk, end - state.step)
                 if watch is not None:
                     wanted = min(wanted, watch.steps_ahead())
@@ -128,31 +135,32 @@ class Run:
                 self._watch_plateau(losses)
                 done = self._train(wanted, losses, stop_on_params=False)
                 if done.status != DONE:
-                    self._fail(snapshot)
+                    self._fail()
                 speed = (state.step - before) / max(time.perf_counter() - clock, 1e-9)
                 most = _MOST_VARYING if self._varies else 1 << 30
                 chunk = min(next_chunk(speed, wanted), most)
+                self.program.piece = self.batch_size, min(chunk, _MOST_VARYING)
                 losses = losses[: done.epochs]
-                if snapshot is not None and state.reduction_of(self.optimizer) != self._reduction:
-                    snapshot = self._checked_snapshot(snapshot)  # a replay has one rate
+                if self._snapshot is not None and state.reduction_of(self.optimizer) != self._reduction:
+                    self._renew_snapshot()  # a replay has one rate
                 if epochs_are_entries and done.epochs:
                     last = state.step - int(state.place[1]) // self.batch_size
                     self.record(losses, last - self.steps_per_epoch * np.arange(done.epochs - 1, -1, -1))
                 if watch is not None and watch.arrived(losses):
-                    if snapshot is not None and watch.looks and not self.program.finite():
-                        self._fail(snapshot)
+                    if self._snapshot is not None and watch.looks and not self.program.finite():
+                        self._fail()
                     optimizer = self.optimizer
                     if watch.may_write:
-                        snapshot = None  # of a run that may go another way now
+                        self._forget_snapshot()  # of a run that may go another way now
                     watch.tell()
                     if self.optimizer is not optimizer:
-                        snapshot = None  # a replay has one rate
+                        self._forget_snapshot()  # a replay has one rate
                 if self.why_stop is not None and (reason := self.why_stop()) is not None:
                     raise StopTraining(reason)
         except StopTraining as stop:
             stopped = stop.reason if state.step < end else None
-        if snapshot is not None and not self.program.finite():
-            self._fail(snapshot)
+        if self._snapshot is not None and not self.program.finite():
+            self._fail()
         unfinished = epochs_are_entries and bool(self._partial[1])
         if unfinished:
             self.record(self.mean_loss, state.step)
@@ -239,20 +247,31 @@ class Run:
         if isinstance(self.optimizer.lr, ReduceOnPlateau):
             self.state.tell(self.optimizer.lr, losses)
 
-    def _is_old(self, snapshot: Snapshot | None) -> bool:
-        return snapshot is None or snapshot.time + SNAPSHOT_SECONDS < time.perf_counter()
+    def _is_old(self) -> bool:
+        return self._snapshot is None or self._snapshot.time + SNAPSHOT_SECONDS < time.perf_counter()
 
     def _first_chunk(self) -> int:
+        rows, steps = self.program.piece
+        return max(self._few_steps(), steps if rows == self.batch_size else 1)
+
+    def _few_steps(self) -> int:
         return most_steps(self.batch_size, self.state.spec.n_params)
 
-    def _checked_snapshot(self, previous: Snapshot | None) -> Snapshot:
-        if previous is not None and not self.program.finite():
-            self._fail(previous)
-        return self.snapshot()
+    def _renew_snapshot(self) -> None:
+        """Of parameters that are finite, where the one before was; the first may hold anything."""
+        if self._snapshot is not None and not self.program.finite():
+            self._fail()
+        self._forget_snapshot()
+        self._snapshot = self.snapshot()
 
-    def _fail(self, snapshot: Snapshot) -> None:
+    def _forget_snapshot(self) -> None:
+        if self._snapshot is not None:
+            self._snapshot.drop()
+            self._snapshot = None
+
+    def _fail(self) -> NoReturn:
         """Go back to the last step whose parameters are finite, and say what happened there."""
-        state = self.state
+        state, snapshot = self.state, self._snapshot
         if not self.program.finite():
             failed, overflow = state.step, True
             snapshot.restore()
@@ -273,7 +292,7 @@ class Run:
     def _replay(self, steps: int, *, stop_on_params: bool) -> int:
         """Run `steps` steps again, in chunks, up to the first that fails; the status of the last."""
         end = self.state.step + steps
-        chunk = self._first_chunk()
+        chunk = self._few_steps()
         while self.state.step < end:
             losses = np.empty(chunk + 1)
             self._watch_plateau(losses)

@@ -16,7 +16,7 @@ from fastbp.backends.protocol import Update, assign
 from fastbp.checks import integer, number
 from fastbp.losses import LINKS
 from fastbp.schedules import ReduceOnPlateau
-from fastbp.spec import Spec, aligned_rows, aligned_zeros
+from fastbp.spec import Spec, aligned_rows, aligned_zeros, give_back, room_for
 
 if TYPE_CHECKING:
     from fastbp import optimizers
@@ -319,9 +319,16 @@ class Snapshot:
     def __init__(self, state: TrainingState, params: np.ndarray, partial: np.ndarray) -> None:
         self.arrays = [params, *state.slots.values(), state.count, state.place, partial]
         self.arrays += [buffer for buffer in (state.accumulated, state.average) if buffer is not None]
-        self.copies = [array.copy() for array in self.arrays]
+        self.copies = room_for(self.arrays)
+        for copy, array in zip(self.copies, self.arrays):
+            copy[...] = array
         self.state, self.step, self.plateau = state, state.step, state.plateau
         self.time = time.perf_counter()
 
     def restore(self) -> None:
         assign(self.arrays, self.copies, self.state, _plateau=self.plateau, _untold=None)
+
+    def drop(self) -> None:
+        """Nobody goes back to it any more: the next one may lie in its memory."""
+        copies, self.arrays, self.copies = self.copies, [], []
+        give_back(copies)

@@ -114,6 +114,8 @@ _quiet = np.errstate(all="ignore")  # casts may overflow
 class Program:
     """See `fastbp.backends.protocol.Program`."""
 
+    piece = 0, 0
+
     def __init__(self, plan: Plan, params: np.ndarray) -> None:
         self.plan, self.params = plan, params
         self.dtype = plan.spec.dtype
