@@ -39,7 +39,7 @@ def mean_of_outputs(y, outputs):
 
 
 def poisoned(function, packed, *shared):
-    sent = chunks._Unpickler(packed, shared).load()
+    sent = packed.networks.load()
     if 1 in sent["seeds"].tolist():
         os.kill(os.getpid(), signal.SIGKILL)
     return function(packed, *shared)
