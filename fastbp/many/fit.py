@@ -158,8 +158,9 @@ def fit_many(
         An argument cannot be used, cannot be sent to workers, or `store` belongs to another call. Nothing was trained;
         the message names the network, if it is one.
     RuntimeError
-        A network is training elsewhere, or its backend or `isa` is not there: nothing was trained. Or the executor
-        broke, or a worker has another fastbp: what came back is kept, and told by the exception's ``history``.
+        A network is training elsewhere, another call writes `store`, or a backend or `isa` is not there: nothing was
+        trained. Or the executor broke, or a worker has another fastbp: what came back is kept, and told by the
+        exception's ``history``.
     KeyboardInterrupt
         Ctrl-C: each network is at a finished step, and the ManyHistory is the exception's ``history``. So it is of
         TimeoutError, when no worker answers within `task_timeout`, and of OSError, when `store` cannot be written.

@@ -15,7 +15,7 @@ from fastbp import checks, metrics
 from fastbp.arrays import is_sparse, is_stored, real_array
 from fastbp.errors import unknown_name
 from fastbp.many.fit import fit_many
-from fastbp.many.given import indices
+from fastbp.many.given import folder_of, indices
 from fastbp.optimizers import LBFGS
 from fastbp.search import space as spaces
 from fastbp.search.found import Sweep
@@ -253,7 +253,7 @@ class _Trials:
         if validation is not None:
             self.shared["validation_data"] = validation
         self.more = {} if executor is None else {"executor": executor}  # arguments that have to do with where it runs
-        self.store = None if store is None else os.fspath(store)
+        self.store = None if store is None else folder_of(store)
         n_folds = 1 if folds is None else len(folds)
         self.nets, self.arguments = [], []
         for number, values in enumerate(self.values):
