@@ -5,8 +5,6 @@ import signal
 import time
 from pathlib import Path
 
-from fastbp.many import chunks
-
 
 def faulty(fault, folder, times, function, *arguments):
     """A task that first does `fault` in its worker, `times` times in all."""

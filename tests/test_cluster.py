@@ -815,7 +815,7 @@ def test_two_calls_at_once_do_not_share_a_store(tmp_path, monkeypatch):
 def test_a_store_in_use_by_another_process_is_refused_until_that_is_killed(tmp_path):
     """Its worker outlives it, and holds nothing."""
     program = (
-        "import multiprocessing, os, sys; sys.path.insert(0, {tests!r})\n"
+        f"import multiprocessing, os, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from concurrent.futures import ProcessPoolExecutor\n"
         "import test_cluster as t, in_workers\n"
         "pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('fork'))\n"
@@ -824,8 +824,8 @@ def test_a_store_in_use_by_another_process_is_refused_until_that_is_killed(tmp_p
         "        future = pool.submit(in_workers.slow, True, function, *arguments)\n"
         "        print(*pool._processes, flush=True)\n"
         "        return future\n"
-        "t.fit_many(t.made(), t.X, t.Y, epochs=2, executor=Says(), n_workers=1, store={store!r})\n"
-    ).format(tests=str(Path(__file__).parent), store=str(tmp_path))
+        f"t.fit_many(t.made(), t.X, t.Y, epochs=2, executor=Says(), n_workers=1, store={str(tmp_path)!r})\n"
+    )
     driver = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     worker = int(driver.stdout.readline())
     try:

@@ -89,8 +89,8 @@ class Store:
         names = os.listdir(self.path)
         strange = [name for name in names if not _is_ours(name)]
         if strange and _HEADER not in names:
-            raise ValueError(f"store: the folder {self.path!r} holds other files, such as {strange[0]!r}; give an empty "
-                             "one, or one that is not there yet")  # fmt: skip
+            raise ValueError(f"store: the folder {self.path!r} holds other files, such as {strange[0]!r}; give an "
+                             "empty one, or one that is not there yet")  # fmt: skip
         self._lock = _Lock(self._file(_LOCK), self.path)
         try:
             self._check()
@@ -233,8 +233,7 @@ def _lock(fd: int) -> None:
 
 
 def _in_use(folder: str, who: str) -> RuntimeError:
-    return RuntimeError(f"store: {folder!r} is in use by {who}. Wait until that call has ended, or give another folder: "
-                        "two calls at once write two stores")  # fmt: skip
+    return RuntimeError(f"store: {folder!r} is in use by {who}. Wait until that call has ended, or give another folder")
 
 
 def _is_ours(name: str) -> bool:
