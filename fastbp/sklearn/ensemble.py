@@ -72,15 +72,15 @@ class _Members(Together):
         -------
         self
 
-        Warns
-        -----
-        ConvergenceWarning
-            Networks reached `max_iter` before they converged: one warning, which says how many did.
-
         Raises
         ------
         ValueError
             A parameter, X or y is none that can be used; or a member diverged, which is named.
+
+        Warns
+        -----
+        ConvergenceWarning
+            Networks reached `max_iter` before they converged: one warning, which says how many did.
         """
         self._validate_params()
         if self.oob_score and not self.bootstrap:

@@ -114,16 +114,16 @@ class _Grouped(Together):
         -------
         self
 
-        Warns
-        -----
-        ConvergenceWarning
-            Networks reached `max_iter` before they converged: one warning, which says how many did.
-
         Raises
         ------
         ValueError
             A parameter, X or y is none that can be used; with ``fallback="raise"`` also a group that can have no
             network, which is named.
+
+        Warns
+        -----
+        ConvergenceWarning
+            Networks reached `max_iter` before they converged: one warning, which says how many did.
         """
         self._validate_params()
         keys, features = self._parts(X)
