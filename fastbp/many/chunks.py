@@ -264,7 +264,8 @@ class Packer:
         rows = {id(member.rows): member.rows for member in members if member.rows is not None}
         of_work, of_rule, of_rows = ({key: k for k, key in enumerate(one)} for one in (works, rules, rows))
         of_rows[id(None)] = -1
-        which = [(of_work[id(one.work)], of_rows[id(one.rows)], of_rule[id(one.rule)]) for one in members]
+        which = [[of_work[id(one.work)] for one in members], [of_rows[id(one.rows)] for one in members],
+                 [of_rule[id(one.rule)] for one in members]]  # fmt: skip
         joined = np.concatenate([*rows.values()]) if rows else np.empty(0, np.int64)
         stack = Stack.of([member.net for member in members])
         what = *works, None, *rules, None, *stack.kinds
@@ -279,7 +280,7 @@ class Packer:
                  "kinds": stack.kinds}, self.shared,
             )  # fmt: skip
         networks = {
-            "which": np.array(which, np.int64),  # work, rows (-1: all) and rule of each
+            "which": np.array(which, np.int64),  # (3, n): work, rows (-1: all) and rule of each
             "ends": np.cumsum([len(one) for one in rows.values()]), "rows": joined,
             "seeds": np.array([member.seed for member in members], np.uint64), "deadline": deadline,
             "of_kind": stack.of_kind, "arrays": stack.arrays,
@@ -386,7 +387,7 @@ def _trained(train: Callable[..., Any], sent: dict[str, Any]) -> Answer:
     rules = sent["rules"]
     members = [
         Member(net, None if part < 0 else parts[part], seed, rules[rule], works[work])
-        for net, seed, (work, part, rule) in zip(nets, sent["seeds"].tolist(), sent["which"].tolist())
+        for net, seed, (work, part, rule) in zip(nets, sent["seeds"].tolist(), zip(*sent["which"].tolist()))
     ]
     asked = Asked.of_settings(Networks(nets), sent["settings"])
     deadline = sent["deadline"]
