@@ -980,9 +980,10 @@ def test_an_array_of_weights_of_targets_is_for_all_networks():
 
 
 @pytest.mark.parametrize("wrong, told", [
-    ({"X": np.float32(1)}, "X must be"), ({"X": [X, None, X], "y": [Y] * 3}, r"X of nets\[1\] must be an array of rows"),
+    ({"X": np.float32(1)}, "X must be"), ({"X": [X, None, X], "y": [Y] * 3}, r"X of nets\[1\] must be an array"),
     ({"X": [X, 3.0, X], "y": [Y] * 3}, r"X of nets\[1\] must be an array of rows"),
-    ({"X": [X] * 3, "y": [Y, None, Y]}, r"nets\[1\]: y "), ({"batch_size": 0}, "batch_size"), ({"store": 3}, "store must"),
+    ({"X": [X] * 3, "y": [Y, None, Y]}, r"nets\[1\]: y "), ({"batch_size": 0}, "batch_size"),
+    ({"store": 3}, "store must"),
     ({"executor": 3}, "executor must be"), ({"n_workers": 2}, "give executor="),
     ({"rows": [np.arange(3), np.arange(3), np.array([10**6])]}, r"rows of nets\[2\]"),
 ])  # fmt: skip

@@ -201,7 +201,8 @@ def test_a_network_that_fails_is_the_last_and_of_equals_the_first_is_best():
     assert np.isnan(found.values[0]) and found.rank.tolist() == [3, 1, 2] and found.best_index == 1
     assert found.columns["status"].tolist() == ["nonfinite", "done", "done"]
     nothing = sweep({"lr": [1e30]}, X, Y, cv=2, optimizer="sgd", **QUICK)
-    assert nothing._best_net is None and np.isnan(nothing.best_value) and "none with a value of val_loss" in repr(nothing)
+    assert nothing._best_net is None and np.isnan(nothing.best_value)
+    assert "none with a value of val_loss" in repr(nothing)
     for name in ("best", "best_net"):
         with pytest.raises(RuntimeError, match="none of the 1 candidates has a value of 'val_loss'; the first error: "):
             getattr(nothing, name)

@@ -368,7 +368,7 @@ def test_failures_are_the_last_of_a_rung():
         (classifier(), {"alpha": [0.1]}, {"executor": 3}, "executor must have a method submit"),
         (classifier(), {"alpha": [0.1]}, {"executor": "dask"}, "executor must be an executor, 'joblib' or None"),
         (classifier(), {"max_iter": [1, 2]}, {"halving": 2}, "space: max_iter is what halving says"),
-        (classifier(), {"alpha": [0.1]}, {"halving": 2, "executor": "joblib"}, "fastbp.sweep(..., halving=, executor=) has"),
+        (classifier(), {"alpha": [0.1]}, {"halving": 2, "executor": "joblib"}, "fastbp.sweep(..., halving=, ex"),
         (classifier(), {"alpha": [0.1]}, {"executor": lambda: None}, "executor: the function gave None, which has no"),
         (classifier(early_stopping=True), {"alpha": [0.1]}, {"halving": 2}, "halving: early_stopping=True"),
         (classifier(solver="lbfgs"), {"alpha": [0.1]}, {"halving": 2}, "halving: solver='lbfgs' begins anew"),

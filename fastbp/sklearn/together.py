@@ -178,8 +178,8 @@ class Together(_BaseEstimator):
                 sample_weight=weight, validation_rows=held, early_stopping=early, n_threads=self.n_threads,
                 lanes=self.lanes, executor=executor,
             )  # fmt: skip
-        except ValueError as error:
-            told = re.sub(r"nets\[(\d+)\]", lambda found: called[int(found[1])], str(error))
+        except ValueError as refusal:
+            told = re.sub(r"nets\[(\d+)\]", lambda found: called[int(found[1])], str(refusal))
             raise ValueError(told) from None
         for k, error in history.errors.items():
             if not isinstance(error, NonFiniteError):
