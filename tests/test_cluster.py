@@ -1201,7 +1201,7 @@ def test_metrics_that_call_other_functions_differ(tmp_path):
         fit_many(made(3), X, Y, epochs=1, metrics=[metric], store=tmp_path / "store")
 
     trained(lambda p, t: np.mean(p - t))
-    with pytest.raises(ValueError, match="it differs in optimizer=\\. "):
+    with pytest.raises(ValueError, match="it differs in metrics=\\. "):
         trained(lambda p, t: np.max(p - t))
 
 
