@@ -23,7 +23,7 @@ def faulty(fault, folder, times, function, *arguments):
             time.sleep(60)
         elif fault == "late":
             answer = function(*arguments)
-            time.sleep(1.5)
+            time.sleep(2.5)
             return answer
     return function(*arguments)
 

@@ -554,7 +554,7 @@ def test_a_task_that_does_not_come_back_is_sent_again(tmp_path):
 def test_a_late_answer_does_no_harm(tmp_path):
     mine, theirs = made(), made()
     with ThreadPoolExecutor(3) as inner, in_time():
-        history = fit_many(mine, X, Y, epochs=2, executor=Faulty(inner, "late", tmp_path), task_timeout=0.8)
+        history = fit_many(mine, X, Y, epochs=2, executor=Faulty(inner, "late", tmp_path), task_timeout=2)
         state = [frozen(net.__getstate__()) for net in mine]
     assert_same(mine, history, theirs, fit_many(theirs, X, Y, epochs=2))
     assert state == [frozen(net.__getstate__()) for net in mine]
