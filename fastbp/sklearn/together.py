@@ -35,7 +35,7 @@ else:
     from sklearn.base import BaseEstimator as _BaseEstimator
 
 _MOST_OF_A_BATCH = 200  # of batch_size="auto", as in scikit-learn
-OTHER_ARGUMENTS = {  # of `fit`: see `fastbp.errors`
+OTHER_ARGUMENTS: dict[str, tuple[str, ...]] = {  # of `fit`: see `fastbp.errors`
     "fastbp.fit_many(nets, X, y, store='folder') keeps what is finished": ("store",),
     "n_threads is a parameter of the estimator": ("n_workers", "n_jobs", "n_threads"),
 }  # fmt: skip
