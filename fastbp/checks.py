@@ -11,7 +11,8 @@ import math
 import operator
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import FrozenInstanceError, fields
 from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -212,6 +213,18 @@ def seed(value: Any) -> int:
     if not isinstance(value, (np.random.RandomState, np.random.BitGenerator)):
         hint = ""
     raise TypeError(f"seed must be an integer, a Generator or a SeedSequence of NumPy, got {value!r}{hint}")
+
+
+@contextmanager
+def undrawn(*seeds: Any) -> Iterator[None]:
+    """Where the block raises, Generators that seeds were drawn from are left as they were before it."""
+    drawn = [(one.bit_generator, one.bit_generator.state) for one in seeds if isinstance(one, np.random.Generator)]
+    try:
+        yield
+    except Exception:
+        for generator, state in drawn:
+            generator.state = state
+        raise
 
 
 def run_length(epochs: Any, steps: Any, steps_per_epoch: int) -> int:

@@ -120,7 +120,7 @@ def dtype(request):
 
 @pytest.fixture(autouse=True, scope="module")
 def environment():
-    """Each test file leaves the environment as it was: Dask, which starts workers, puts OMP_NUM_THREADS=1 and more there."""
+    """Each test file leaves the environment as it was: Dask, which starts workers, puts OMP_NUM_THREADS=1 there."""
     before = dict(os.environ)
     yield
     if dict(os.environ) != before:

@@ -1022,3 +1022,22 @@ def test_a_history_is_the_same_from_one_block_and_from_several():
         ):  # fmt: skip
             np.testing.assert_array_equal(found, wanted)
         assert [*history.errors] == [2] and set(history.kernel) == {"lanes"}
+
+
+@pytest.mark.parametrize("wrong, told", [
+    ({"X": np.float32(1)}, "X must be"), ({"X": [X, None, X], "y": [Y] * 3}, r"X of nets\[1\] must be an array"),
+    ({"X": [X, 3.0, X], "y": [Y] * 3}, r"X of nets\[1\] must be an array of rows"),
+    ({"X": [X] * 3, "y": [Y, None, Y]}, r"nets\[1\]: y "), ({"batch_size": 0}, "batch_size"),
+    ({"store": 3}, "store must"),
+    ({"executor": 3}, "executor must be"), ({"n_workers": 2}, "give executor="),
+    ({"rows": [np.arange(3), np.arange(3), np.array([10**6])]}, r"rows of nets\[2\]"),
+])  # fmt: skip
+def test_a_refused_call_names_what_is_wrong_and_draws_nothing(wrong, told):
+    rng, untouched = np.random.default_rng(3), np.random.default_rng(3)
+    nets = [fastbp.MLP((X.shape[1], 1), seed=k) for k in range(3)]
+    for seed in (rng, [rng, 1, rng]):
+        with pytest.raises((TypeError, ValueError), match=told):
+            fastbp.fit_many(nets, **{"X": X, "y": Y, "epochs": 1, "seed": seed, **wrong})
+    assert rng.bit_generator.state == untouched.bit_generator.state and not any(net.step for net in nets)
+    fastbp.fit_many(nets, X, Y, epochs=1, seed=rng)
+    assert rng.bit_generator.state != untouched.bit_generator.state

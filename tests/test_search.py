@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -200,7 +201,35 @@ def test_a_network_that_fails_is_the_last_and_of_equals_the_first_is_best():
     assert np.isnan(found.values[0]) and found.rank.tolist() == [3, 1, 2] and found.best_index == 1
     assert found.columns["status"].tolist() == ["nonfinite", "done", "done"]
     nothing = sweep({"lr": [1e30]}, X, Y, cv=2, optimizer="sgd", **QUICK)
-    assert nothing._best_net is None and np.isnan(nothing.best_value) and "nan" in repr(nothing)
+    assert nothing._best_net is None and np.isnan(nothing.best_value)
+    assert "none with a value of val_loss" in repr(nothing)
+    for name in ("best", "best_net"):
+        with pytest.raises(RuntimeError, match="none of the 1 candidates has a value of 'val_loss'; the first error: "):
+            getattr(nothing, name)
+
+
+@pytest.mark.parametrize("dtype, warns", [(int, True), (bool, True), (np.uint8, True), (float, False), (object, True)])
+def test_whole_numbers_without_a_loss_are_asked_about(dtype, warns):
+    y = (X[:, 0] > 0).astype(dtype)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = sweep({"lr": [0.01]}, X, y, cv=2, **QUICK)
+        for loss in ("mse", "binary_cross_entropy"):
+            sweep({"lr": [0.01]}, X, y, cv=2, loss=loss, **QUICK)
+        sweep({"loss": ["mse"]}, X, y, cv=2, **QUICK)
+        sweep({"lr": [0.01]}, X, np.stack([y, y], axis=1), cv=2, **QUICK)
+    told = [one for one in caught if "y holds whole numbers" in str(one.message)]
+    assert len(told) == warns and found.best_net.sizes[-1] == 1
+    assert all(one.category is UserWarning and one.filename == __file__ for one in told)
+    assert all("loss='softmax_cross_entropy'" in str(one.message) and "loss='mse'" in str(one.message) for one in told)
+
+
+def test_a_refused_sweep_draws_nothing_from_a_generator():
+    rng, untouched = np.random.default_rng(1), np.random.default_rng(1)
+    for wrong in ({"cv": 1}, {"cv": 2, "metric": "x"}, {"cv": 2, "batch_size": 0}, {"cv": 2, "store": 3}):
+        with pytest.raises((TypeError, ValueError)):
+            sweep({"lr": [0.1]}, X, Y, seed=rng, **{**QUICK, **wrong})
+    assert rng.bit_generator.state == untouched.bit_generator.state
 
 
 # ------------------------------------------------------------------ halving

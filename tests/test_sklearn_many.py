@@ -1,6 +1,7 @@
 """Many networks of `fastbp.sklearn`: each is what `fit` makes of its rows, and answers are theirs."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -448,3 +449,57 @@ def test_grouped_estimators_say_what_is_wrong():
         model.predict(WITH_STORE[:, :3])
     with pytest.raises(ValueError, match="feature names"):
         grouped(GroupedMLPRegressor, "store").fit(frame, Y).predict(frame.rename(columns={"a": "b"}))
+
+
+# ------------------------------------------------------------------ what is told
+
+
+@pytest.mark.parametrize("make, first", [
+    (lambda **more: ensemble(MLPEnsembleRegressor, **more).fit(X, Y), "estimators_[0]"),
+    (lambda **more: ensemble(MLPEnsembleClassifier, **more).fit(X, LABELS), "estimators_[0]"),
+    (lambda **more: grouped(GroupedMLPRegressor, **more).fit(WITH_STORE, Y), "the network of the group 'Bern'"),
+])  # fmt: skip
+def test_one_warning_says_how_many_networks_have_not_converged(make, first):
+    def told(**more):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            make(**more)
+        found = [one for one in caught if one.category is ConvergenceWarning]
+        assert all(one.filename == __file__ for one in found)
+        return [str(one.message) for one in found]
+
+    (message,) = told()
+    n = 3 if "estimators" in first else 4
+    assert f"iterations (12) reached, and {n} of {n} networks have not converged yet, {first} first" in message
+    assert told(tol=1e9, n_iter_no_change=2) == []  # all stop
+    assert told(n_iter_no_change=np.inf) == []  # nobody asks
+
+
+@pytest.mark.parametrize("name", ["n_estimators", "max_iter", "batch_size", "learning_rate_init", "tol"])
+def test_a_truth_value_is_no_number(name):
+    with pytest.raises(ValueError, match=f"The '{name}' parameter of MLPEnsembleRegressor must be a number, got True"):
+        MLPEnsembleRegressor(**{name: True}).fit(X, Y)
+
+
+def test_a_group_without_weight_is_named_by_its_key():
+    weight = np.where(STORE == "Chur", 0.0, 1.0)
+    model = grouped(GroupedMLPRegressor).fit(WITH_STORE, Y, sample_weight=weight)
+    assert list(model.networks_) == ["Bern", "Thun"]
+    assert model.without_network_ == {"Chur": "sample_weight is zero for all its rows"}
+    with pytest.raises(ValueError, match="the group 'Chur' cannot have a network: sample_weight is zero"):
+        grouped(GroupedMLPRegressor, fallback="raise").fit(WITH_STORE, Y, sample_weight=weight)
+    model = grouped(GroupedMLPRegressor, early_stopping=True).fit(WITH_STORE, Y, sample_weight=weight)
+    assert "that early_stopping leaves, or holds back" in model.without_network_["Chur"]
+
+
+def test_a_bootstrap_without_weight_is_named():
+    weight = np.zeros(len(X))
+    weight[0] = 1
+    with pytest.raises(ValueError, match=r"^estimators_\[\d\]: sample_weight is zero for every row"):
+        ensemble(MLPEnsembleRegressor, 9, bootstrap=True).fit(X, Y, sample_weight=weight)
+
+
+@pytest.mark.parametrize("make", [lambda: ensemble(MLPEnsembleRegressor), lambda: grouped(GroupedMLPRegressor)])
+def test_fit_says_who_has_a_store(make):
+    with pytest.raises(TypeError, match=r"argument of fit: unknown name 'store'; fastbp.fit_many\(nets, X, y, store="):
+        make().fit(WITH_STORE, Y, store="folder")

@@ -1,8 +1,9 @@
 """Chunks of networks: cut, packed for a worker, trained there, and laid into the caller's networks.
 
 A task is `answer` with a `Packed` chunk. The driver has checked and decided everything; a worker gets the same `Member`
-objects, but for rows that its networks do not need, and trains them as `fit_many` does. What travels is one pickle of
-protocol 5 with its arrays beside it. Large arrays that all chunks need do not travel with them: each is handed to a
+objects, but for rows that its networks do not need, and trains them as `fit_many` does. What travels is two pickles of
+protocol 5, what was asked for and the numbers of networks, with large arrays beside them. The first one is made once
+for chunks that ask for the same. Large arrays that all chunks need do not travel with them: each is handed to a
 task as a `Kept` file, as an object of the engine, or, for a worker that cannot read that, as it is.
 """
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from fastbp.spec import Spec
 
 SHARED_BYTES = 1 << 20  # of arrays that are sent apart
+_INSIDE_BYTES = 1 << 16  # of an array that lies in its pickle: by itself it would take longer
 _SAMPLED = 16  # places of a file, 4 kB each, that tell it from another
 
 
@@ -184,12 +186,42 @@ class Shared:
 # ------------------------------------------------------------------ what travels
 
 
+class Pickled(NamedTuple):
+    """Something as it is sent."""
+
+    data: bytes
+    buffers: list[np.ndarray]  # large arrays, out of band
+
+    @classmethod
+    def of(cls, value: Any, shared: Shared | None = None) -> Pickled:
+        """`shared`: the arrays that are sent apart."""
+        buffers = list[np.ndarray]()
+
+        def lies_inside(buffer: pickle.PickleBuffer) -> bool:
+            raw = buffer.raw()
+            if raw.nbytes >= _INSIDE_BYTES:
+                buffers.append(np.frombuffer(raw, np.uint8))
+            return raw.nbytes < _INSIDE_BYTES
+
+        file = io.BytesIO()
+        pickler = pickle.Pickler(file, 5, buffer_callback=lies_inside)
+        if shared is not None:
+            pickler.persistent_id = shared.number
+        pickler.dump(value)
+        return cls(file.getvalue(), buffers)
+
+    def load(self, shared: Sequence[Any] = ()) -> Any:
+        unpickler = pickle.Unpickler(io.BytesIO(self.data), buffers=self.buffers)
+        unpickler.persistent_load = shared.__getitem__
+        return unpickler.load()
+
+
 class Packed(NamedTuple):
     """A chunk as it is sent."""
 
     build: Build
-    pickled: bytes
-    buffers: list[np.ndarray]  # of the pickle, out of band
+    asked: Pickled
+    networks: Pickled
 
 
 class Answer(NamedTuple):
@@ -204,29 +236,6 @@ class Answer(NamedTuple):
     unread: str | None = None
 
 
-def _bytes(buffer: pickle.PickleBuffer) -> np.ndarray:
-    raw = buffer.raw()
-    return np.frombuffer(raw, np.uint8) if raw.nbytes else np.empty(0, np.uint8)
-
-
-class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO, buffers: list[np.ndarray], shared: Shared) -> None:
-        super().__init__(file, protocol=5, buffer_callback=lambda buffer: buffers.append(_bytes(buffer)))
-        self._shared = shared
-
-    def persistent_id(self, value: Any) -> Any:
-        return self._shared.number(value)
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, packed: Packed, shared: Sequence[Any]) -> None:
-        super().__init__(io.BytesIO(packed.pickled), buffers=packed.buffers)
-        self._arrays = shared
-
-    def persistent_load(self, number: int) -> Any:
-        return self._arrays[number]
-
-
 class Packer:
     """Packs members of one call."""
 
@@ -236,6 +245,7 @@ class Packer:
         self._more = {"lanes": lanes, "n_threads": n_threads, "backend": config.requested_backend("auto")}
         self.build = build()
         self._parted = asked.parted(members)  # rows travel with their networks
+        self._last: tuple[Any, Pickled] | None = None  # what the last chunk asked for, and how it was sent
         for source in {id(source): source for work in self._works() for source in (work.source, work.validation)
                        if source is not None and source.is_for_all and not (self._parted and source is work.source)
                        }.values():  # fmt: skip
@@ -249,41 +259,33 @@ class Packer:
     def pack(self, numbers: np.ndarray, deadline: float | None) -> Packed:
         """These members; `deadline` by the clock that all machines have."""
         members = [self.members[k] for k in numbers.tolist()]
-        number: dict[int, int] = {}
-        works: list[Work] = []
+        works = {id(member.work): member.work for member in members}
         rules = {id(member.rule): member.rule for member in members}
-        of_rule = {key: k for k, key in enumerate(rules)}
-        rows: list[np.ndarray] = []
-        of_rows: dict[int, int] = {}
-        which = np.empty((len(members), 3), np.int64)  # work, rows (-1: all) and rule of each
-        for j, member in enumerate(members):
-            at = number.setdefault(id(member.work), len(works))
-            if at == len(works):
-                works.append(member.work)
-            which[j, ::2] = at, of_rule[id(member.rule)]
-            if member.rows is None:
-                which[j, 1] = -1
-            else:
-                which[j, 1] = at = of_rows.setdefault(id(member.rows), len(rows))
-                if at == len(rows):
-                    rows.append(member.rows)
-        ends = np.cumsum([len(one) for one in rows])
-        joined = np.concatenate(rows) if rows else np.empty(0, np.int64)
-        nets = [member.net for member in members]
-        kinds = {(member.work.loss, member.net._spec) for member in members}
-        works = [copy.copy(work) for work in works]
-        for work in works:
-            work.kind = work.shared = None
-        if self._parted:
-            joined = _part(works, joined, kinds)
-        sent = {
-            **self._more, "settings": self._settings, "works": works, "rules": list(rules.values()), "which": which,
-            "ends": ends, "rows": joined, "seeds": np.array([member.seed for member in members], np.uint64),
-            "deadline": deadline, "stack": Stack.of(nets),
+        rows = {id(member.rows): member.rows for member in members if member.rows is not None}
+        of_work, of_rule, of_rows = ({key: k for k, key in enumerate(one)} for one in (works, rules, rows))
+        of_rows[id(None)] = -1
+        which = [[of_work[id(one.work)] for one in members], [of_rows[id(one.rows)] for one in members],
+                 [of_rule[id(one.rule)] for one in members]]  # fmt: skip
+        joined = np.concatenate([*rows.values()]) if rows else np.empty(0, np.int64)
+        stack = Stack.of([member.net for member in members])
+        what = *works, None, *rules, None, *stack.kinds
+        if self._parted or self._last is None or self._last[0] != what:
+            sent_works = [copy.copy(work) for work in works.values()]
+            for work in sent_works:
+                work.kind = work.shared = None
+            if self._parted:
+                joined = _part(sent_works, joined, {(member.work.loss, member.net._spec) for member in members})
+            self._last = what, Pickled.of(
+                {**self._more, "settings": self._settings, "works": sent_works, "rules": [*rules.values()],
+                 "kinds": stack.kinds}, self.shared,
+            )  # fmt: skip
+        networks = {
+            "which": np.array(which, np.int64),  # (3, n): work, rows (-1: all) and rule of each
+            "ends": np.cumsum([len(one) for one in rows.values()]), "rows": joined,
+            "seeds": np.array([member.seed for member in members], np.uint64), "deadline": deadline,
+            "of_kind": stack.of_kind, "arrays": stack.arrays,
         }  # fmt: skip
-        file, buffers = io.BytesIO(), list[np.ndarray]()
-        _Pickler(file, buffers, self.shared).dump(sent)
-        return Packed(self.build, file.getvalue(), buffers)
+        return Packed(self.build, self._last[1], Pickled.of(networks))
 
     def _objects(self) -> Iterable[tuple[str, Any]]:
         """What is not numbers, by the argument that it came in."""
@@ -367,7 +369,7 @@ def answer(train: Callable[..., Any], packed: Packed, *shared: Any) -> Answer:
     except Exception as error:
         return Answer(error=_portable(error))
     try:
-        sent = _Unpickler(packed, arrays).load()
+        sent = packed.asked.load(arrays) | packed.networks.load()
         with config.isa(None if packed.build.isa == "none" else packed.build.isa), _backend(sent["backend"]):
             return _trained(train, sent)._replace(seconds=time.perf_counter() - began)
     except Exception as error:
@@ -379,13 +381,13 @@ def _backend(name: str) -> Any:
 
 
 def _trained(train: Callable[..., Any], sent: dict[str, Any]) -> Answer:
-    nets = sent["stack"].networks()
+    nets = Stack(sent["kinds"], sent["of_kind"], sent["arrays"]).networks()
     works, rows, ends = sent["works"], sent["rows"], sent["ends"].tolist()
     parts = [rows[a:b] for a, b in zip((0, *ends), ends)]
     rules = sent["rules"]
     members = [
         Member(net, None if part < 0 else parts[part], seed, rules[rule], works[work])
-        for net, seed, (work, part, rule) in zip(nets, sent["seeds"].tolist(), sent["which"].tolist())
+        for net, seed, (work, part, rule) in zip(nets, sent["seeds"].tolist(), zip(*sent["which"].tolist()))
     ]
     asked = Asked.of_settings(Networks(nets), sent["settings"])
     deadline = sent["deadline"]

@@ -158,8 +158,9 @@ def fit_many(
         An argument cannot be used, cannot be sent to workers, or `store` belongs to another call. Nothing was trained;
         the message names the network, if it is one.
     RuntimeError
-        A network is training elsewhere, or its backend or `isa` is not there: nothing was trained. Or the executor
-        broke, or a worker has another fastbp: what came back is kept, and told by the exception's ``history``.
+        A network is training elsewhere, another call writes `store`, or a backend or `isa` is not there: nothing was
+        trained. Or the executor broke, or a worker has another fastbp: what came back is kept, and told by the
+        exception's ``history``.
     KeyboardInterrupt
         Ctrl-C: each network is at a finished step, and the ManyHistory is the exception's ``history``. So it is of
         TimeoutError, when no worker answers within `task_timeout`, and of OSError, when `store` cannot be written.
@@ -186,20 +187,21 @@ def fit_many(
         checks.choice("lanes", lanes, ("auto",))
     bar = Progress("networks") if checks.boolean("progress", progress) else None
     with config.isa(isa):
-        X, function = (X(), X) if is_function(X) else (X, None)
-        members = asked.members_of(
-            X, y, by, rows, loss, optimizer, batch_size, epochs, steps, seed, sample_weight, validation_data,
-            validation_rows, early_stopping,
-        )  # fmt: skip
-        call = _Call(asked, members, began, n_threads, lanes)
-        if executor is not None or store is not None:
-            from fastbp.many.spread import spread
+        with checks.undrawn(*given.one_or_each("seed", seed)):
+            X, function = (X(), X) if is_function(X) else (X, None)
+            members = asked.members_of(
+                X, y, by, rows, loss, optimizer, batch_size, epochs, steps, seed, sample_weight, validation_data,
+                validation_rows, early_stopping,
+            )  # fmt: skip
+            call = _Call(asked, members, began, n_threads, lanes)
+            if executor is not None or store is not None:
+                from fastbp.many.spread import spread
 
-            call.spread = spread(
-                _train_here, asked, members, executor, own_threads, n_workers, task_timeout, store, lanes, function
-            )
-        elif n_workers is not None or task_timeout is not None:
-            raise ValueError("n_workers and task_timeout are about the workers of an executor; give executor=")
+                call.spread = spread(
+                    _train_here, asked, members, executor, own_threads, n_workers, task_timeout, store, lanes, function
+                )
+            elif n_workers is not None or task_timeout is not None:
+                raise ValueError("n_workers and task_timeout are about the workers of an executor; give executor=")
         return call.run(time_limit, bar)
 
 

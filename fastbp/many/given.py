@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -77,6 +78,22 @@ class Networks:
 def is_function(X: Any) -> bool:
     """Whether X is a function that gives the rows."""
     return callable(X) and not hasattr(X, "shape") and not hasattr(X, "__array__") and not hasattr(X, "__len__")
+
+
+def folder_of(path: Any) -> str:
+    """`store=` as the path of a folder.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is none.
+    """
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"store must be the path of a folder, such as 'networks', got {path!r}")
+    folder = os.fsdecode(path)
+    if not folder or "\0" in folder:
+        raise ValueError(f"store must be the path of a folder, such as 'networks', got {folder!r}")
+    return folder
 
 
 class Apart:

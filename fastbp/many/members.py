@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp import checks, spec
-from fastbp.arrays import is_sparse, is_stored, real_array
+from fastbp.arrays import is_sparse, is_stored, real_array, shown
 from fastbp.backends import plan
 from fastbp.callbacks import EarlyStopping
 from fastbp.data import arguments
@@ -176,9 +176,10 @@ class Asked:
             if weight is not None:
                 raise ValueError("sample_weight: X is a list with the rows of each network; give a list of weights")
             pairs = zip(self.given.each("X", X), self.given.each("y", y))
-            return [Source(partial(self._check_rows, *pair, None), _length(pair[0])) for pair in pairs]
+            return [Source(partial(self._check_rows, *pair, None), _length(f"X of {self.given.name(k)}", pair[0]))
+                    for k, pair in enumerate(pairs)]  # fmt: skip
         X = X if is_sparse(X) or is_stored(X) else real_array("X", X)  # once for all kinds of networks
-        source = Source(partial(self._check_rows, X, real_array("y", y), weight), _length(X))
+        source = Source(partial(self._check_rows, X, real_array("y", y), weight), _length("X", X))
         source.is_for_all = True
         return [source] * len(self.given)
 
@@ -403,7 +404,10 @@ def _likeness(rule: Any) -> Any:
     return rule.likeness if isinstance(rule, Rule) else rule if type(rule) is str else id(rule)
 
 
-def _length(X: Any) -> int:
+def _length(argument: str, X: Any) -> int:
     """Rows of X, which is not checked yet."""
     shape = getattr(X, "shape", None)
-    return int(shape[0]) if isinstance(shape, tuple) and shape else len(X)
+    try:
+        return int(shape[0]) if isinstance(shape, tuple) and shape else len(X)
+    except TypeError:
+        raise TypeError(f"{argument} must be an array of rows, (n, in_features), got {shown(X)}") from None

@@ -247,6 +247,15 @@ class Spread:
         finally:
             hung = any(not sent.future.done() for sent in (*self._flying.values(), *self._ghosts.values()))
             self.close(hung)
+
+    def close(self, hung: bool = False) -> None:
+        """Let go of the engine, of files and of the store, once."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.engine.close(hung)
+        finally:
             if self._folder is not None and self._store is None:
                 shutil.rmtree(self._folder, ignore_errors=True)
             for path in self._written:
@@ -254,12 +263,8 @@ class Spread:
                     os.unlink(path)
                 except OSError:
                     pass
-
-    def close(self, hung: bool = False) -> None:
-        """Let go of the engine, once."""
-        if not self._closed:
-            self._closed = True
-            self.engine.close(hung)
+            if self._store is not None:
+                self._store.close()
 
     # -------------------------------------------------------------- sending
 

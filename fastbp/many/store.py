@@ -4,6 +4,7 @@
     chunk-<first>-<token>.npz     what became of some networks, as a `ManyHistory` has it
     chunk-<first>-<token>.safetensors    these networks, by number, as `fastbp.save_many` writes them
     index.csv                     for whoever looks for one network: its number and its file
+    store.lock                    locked by the call that writes, whose process it names
 
 The driver alone writes, each file as a whole. A chunk is there when its networks are, whose file comes last; both files
 have checksums, and one that is damaged is as if it were not there. So nothing is lost but the chunk at hand, wherever
@@ -12,9 +13,13 @@ the store is cut. The index follows from the chunks, and is made anew when the s
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import socket
+import sys
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -27,6 +32,7 @@ import numpy as np
 from fastbp import files
 from fastbp.errors import FormatError, NonFiniteError
 from fastbp.many.chunks import build, lay_into
+from fastbp.many.given import folder_of
 from fastbp.many.stacked import Stack
 from fastbp.many.stored import load_many
 from fastbp.many.told import Block
@@ -35,10 +41,11 @@ if TYPE_CHECKING:
     from fastbp.many.members import Asked, Member
     from fastbp.rows import Activation
 
-_HEADER, _INDEX = "store.json", "index.csv"
+_HEADER, _INDEX, _LOCK = "store.json", "index.csv", "store.lock"
 _FORMAT = {"format": "fastbp store", "version": 1}
 _ARRAYS = "numbers", "kernel", "loss", "step", "status", "n_steps", "best_value", "best_step"
 _COLUMN = "column "  # before the names of columns
+_LOCKED_BYTE = 1 << 30  # of the lock's file
 _PIECE = 1 << 24  # bytes of rows that are digested in one go
 
 
@@ -47,14 +54,18 @@ class Store:
 
     Raises
     ------
+    TypeError
+        The path is none.
     ValueError
         The folder holds something else, or the store of other networks, data or arguments.
+    RuntimeError
+        Another call writes it.
     OSError
         It cannot be read or written.
     """
 
     def __init__(self, path: Any, asked: Asked, members: list[Member], lanes: Any) -> None:
-        self.path = os.fsdecode(path)
+        self.path = folder_of(path)
         self._digests = _digests(asked, members, lanes)
         self._n = len(members)
         self._keys = asked.keys
@@ -63,25 +74,43 @@ class Store:
             if net.dtype.name not in ("float16", "float32", "float64"):
                 raise ValueError(f"store: a file cannot hold a network of {net.dtype}")
         os.makedirs(self.path, exist_ok=True)
+        self._lock: _Lock | None = None
         self._open()
+
+    def close(self) -> None:
+        """Let others write it."""
+        if self._lock is not None:
+            self._lock.release()
 
     def _file(self, name: str) -> str:
         return os.path.join(self.path, name)
 
     def _open(self) -> None:
         names = os.listdir(self.path)
+        strange = [name for name in names if not _is_ours(name)]
+        if strange and _HEADER not in names:
+            raise ValueError(f"store: the folder {self.path!r} holds other files, such as {strange[0]!r}; give an "
+                             "empty one, or one that is not there yet")  # fmt: skip
+        self._lock = _Lock(self._file(_LOCK), self.path)
+        try:
+            self._check()
+            for name in os.listdir(self.path):  # of a driver that was killed
+                if name.startswith(("shared-", ".fastbp-")):
+                    os.unlink(self._file(name))
+            header = {**_FORMAT, "networks": self._n, "digests": self._digests}
+            files.replace(self._file(_HEADER), lambda file: _write(file, json.dumps(header, indent=1).encode("ascii")))
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self) -> None:
+        """Make sure that it belongs to this call."""
         try:
             with open(self._file(_HEADER), encoding="ascii") as file:
                 header = json.load(file)
             found = {**header["digests"]} if header.items() >= _FORMAT.items() else None
-        except FileNotFoundError:
-            strange = [name for name in names if not _is_ours(name)]
-            if strange:
-                raise ValueError(f"store: the folder {self.path!r} holds other files, such as {strange[0]!r}; give an "
-                                 "empty one, or one that is not there yet") from None  # fmt: skip
-            found = self._digests
-        except (ValueError, KeyError, TypeError, AttributeError):  # cut: the chunks say what they belong to
-            found = self._digests
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+            found = self._digests  # it is new, or cut: the chunks say what they belong to
         if found is None:
             raise ValueError(f"store: {self.path!r} was made by a newer fastbp")
         other = [name for name, digest in self._digests.items() if found.get(name) != digest]
@@ -91,11 +120,6 @@ class Store:
                 "call with networks in the state that they had at first (made anew, not those that were trained "
                 "meanwhile), the same rows and the same arguments; or give another folder"
             )
-        for name in names:  # of a driver that was killed
-            if name.startswith(("shared-", ".fastbp-")):
-                os.unlink(self._file(name))
-        header = {**_FORMAT, "networks": self._n, "digests": self._digests}
-        files.replace(self._file(_HEADER), lambda file: _write(file, json.dumps(header, indent=1).encode("ascii")))
 
     # -------------------------------------------------------------- reading
 
@@ -122,7 +146,7 @@ class Store:
     ) -> tuple[Block, Stack] | None:  # fmt: skip
         """A chunk, or None where it is cut or damaged."""
         try:
-            with np.load(self._file(f"{name}.npz"), allow_pickle=False) as file:
+            with open(self._file(f"{name}.npz"), "rb") as cut, np.load(cut, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             if str(arrays.pop("store")) != self._key:
                 return None
@@ -152,8 +176,68 @@ class Store:
         return [f"{k},{key},{name}\n" for k, key in zip(numbers.tolist(), keys)]
 
 
+class _Lock:
+    """A lock on a file, which the system lets go of when this process ends, however it does.
+
+    It is one by `fcntl`, which forked processes do not inherit: workers that outlive their driver hold nothing. To
+    other threads of this process it says nothing, so that files are known here, too; and to close the file, wherever in
+    this process, is to lose it. Where a file system has no locks there is none.
+    """
+
+    _held = set[tuple[int, int]]()  # files that this process has locked
+    _guard = threading.Lock()
+
+    def __init__(self, path: str, folder: str) -> None:
+        with self._guard:
+            if os.path.exists(path) and _identity(os.stat(path)) in self._held:
+                raise _in_use(folder, "another call in this process")
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _lock(fd)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):  # else there are none here
+                    told = os.read(fd, 200).decode(errors="replace").strip()
+                    os.close(fd)
+                    raise _in_use(folder, told or "another process") from None
+            self._fd: int | None = fd
+            self._file = _identity(os.fstat(fd))
+            self._held.add(self._file)
+            os.write(fd, f"process {os.getpid()} of {socket.gethostname()}\n".ljust(200).encode())
+
+    def release(self) -> None:
+        with self._guard:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+                self._held.discard(self._file)
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _lock(fd: int) -> None:
+    """Lock a byte that nobody reads or writes, or raise an OSError at once."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(fd, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        finally:
+            os.lseek(fd, 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _LOCKED_BYTE)
+
+
+def _in_use(folder: str, who: str) -> RuntimeError:
+    return RuntimeError(f"store: {folder!r} is in use by {who}. Wait until that call has ended, or give another folder")
+
+
 def _is_ours(name: str) -> bool:
-    return name.startswith(("chunk-", "shared-", ".fastbp-")) or name in (_HEADER, _INDEX)
+    return name.startswith(("chunk-", "shared-", ".fastbp-")) or name in (_HEADER, _INDEX, _LOCK)
 
 
 def _write(file: BinaryIO, data: bytes) -> None:
@@ -187,36 +271,60 @@ def _block(arrays: dict[str, np.ndarray]) -> Block:
 
 def _digests(asked: Asked, members: list[Member], lanes: Any) -> dict[str, str]:
     """Of all that decides about bits, by what an error calls it."""
-    works = {id(member.work): member.work for member in members}
-    number = {key: k for k, key in enumerate(works)}
-    networks, data, arguments = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+    number: dict[int, int] = {}
+    of_work = np.array([number.setdefault(id(member.work), len(number)) for member in members])
+    works = [*{id(member.work): member.work for member in members}.values()]
     stack = Stack.of([member.net for member in members])
-    _digest(networks, [stack.kinds, stack.of_kind, stack.arrays])
     rows = {id(member.rows): member.rows for member in members if member.rows is not None}
     place = {key: k for k, key in enumerate(rows)}
-    sources: dict[int, int] = {}
-    for work in works.values():
+    data, sources = hashlib.sha256(), dict[int, int]()
+    for work in works:
         for source in (work.source, work.validation):
             if source is not None and id(source) not in sources:
                 sources[id(source)] = len(sources)
                 for samples in source.known():
                     _digest(data, list(samples))
     _digest(data, [list(rows.values()), np.array([place.get(id(member.rows), -1) for member in members])])
-    for work in works.values():
-        _digest(data, [sources[id(work.source)], sources.get(id(work.validation), -1), work.held, work.weight])
-        _digest(arguments, [work.loss, work.early, work.batch, work.n_steps])
-    rules = {id(member.rule): member.rule for member in members}
-    of_rule = {key: k for k, key in enumerate(rules)}
-    _digest(arguments, [
-        np.array([number[id(member.work)] for member in members]), np.array([member.seed for member in members], "u8"),
-        list(rules.values()), np.array([of_rule[id(member.rule)] for member in members]),
-        asked.settings(), lanes,
-    ])  # fmt: skip
+    more = [[sources[id(one.source)], sources.get(id(one.validation), -1), one.held, one.weight] for one in works]
+    _digest(data, _of_each(more, of_work))
+    settings = asked.settings()
+    settings["validation_split"], settings["nonfinite"] = settings.pop("split"), settings.pop("stop")
+    kept = settings.pop("split_seed") if settings["validation_split"] is not None else None
+    for name in ("sign_of", "_one_set"):  # which follow from the others
+        del settings[name]
+    lengths = [[None if one is None else int(one) for one in (work.epochs, work.steps)] for work in works]
+    given = {
+        "loss": _of_each([work.loss for work in works], of_work),
+        "optimizer": _of_each([member.rule for member in members], np.arange(len(members))),
+        "batch_size": _of_each([work.batch for work in works], of_work),
+        "epochs": _of_each([epochs for epochs, _ in lengths], of_work),
+        "steps": _of_each([steps for _, steps in lengths], of_work),
+        "early_stopping": _of_each([work.early for work in works], of_work),
+        "seed": _hash([np.array([member.seed for member in members], "u8"), kept]),
+        "lanes": _hash(lanes), **{name: _hash(value) for name, value in settings.items()},
+    }  # fmt: skip
     version, engine, isa = build()
     return {
-        "networks": networks.hexdigest(), "data": data.hexdigest(), "arguments": arguments.hexdigest(),
+        "networks": _hash([stack.kinds, stack.of_kind, stack.arrays]), "data": data.hexdigest(),
+        **{f"{name}=": digest for name, digest in given.items()},
         "the version of fastbp": f"{version} {engine}", "the instruction set": isa,
     }  # fmt: skip
+
+
+def _hash(value: Any) -> str:
+    digest = hashlib.sha256()
+    _digest(digest, value)
+    return digest.hexdigest()
+
+
+def _of_each(values: list[Any], places: np.ndarray) -> str:
+    """Of ``values[place]`` for each of the places, whatever objects equal values are."""
+    known, number = dict[int, str](), dict[str, int]()
+    for value in values:
+        if id(value) not in known:
+            known[id(value)] = _hash(value)
+    numbers = [number.setdefault(known[id(value)], len(number)) for value in values]
+    return _hash([list(number), np.array(numbers)[places]])
 
 
 _PLAIN = (int, float, complex, str, bytes, bool, type(None), np.generic, np.dtype, range, slice)  # a repr says it all

@@ -68,9 +68,11 @@ class Sweep:
         return len(self.params)
 
     def __repr__(self) -> str:
+        begin = f"Sweep({len(self)} candidates in {self.seconds:.3g} s"
+        if np.isnan(self.best_value):
+            return f"{begin}, none with a value of {self.metric})"
         shown = ", ".join(f"{name}={value!r}" for name, value in self.best.items())
-        return (f"Sweep({len(self)} candidates in {self.seconds:.3g} s, best {self.metric} {self.best_value:g}"
-                f"{': ' if shown else ''}{shown})")  # fmt: skip
+        return f"{begin}, best {self.metric} {self.best_value:g}{': ' if shown else ''}{shown})"
 
     @property
     def values(self) -> NDArray[np.float64]:
@@ -85,7 +87,14 @@ class Sweep:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The values of the best candidate."""
+        """The values of the best candidate.
+
+        Raises
+        ------
+        RuntimeError
+            No candidate has a value: all failed, or Ctrl-C came before any had one.
+        """
+        self._check()
         return dict(self.params[self.best_index])
 
     @property
@@ -97,14 +106,23 @@ class Sweep:
         RuntimeError
             There is none: the sweep had ``refit=False``, or was interrupted, or no candidate has a value.
         """
+        self._check()
         if self._best_net is None:
-            raise RuntimeError("no network was trained on all rows: refit=False, Ctrl-C, or no candidate with a value; "
+            raise RuntimeError("no network was trained on all rows, as of refit=False or Ctrl-C; "
                                f"nets[{self.best_index}] has those of the best candidate's folds")  # fmt: skip
         return self._best_net
 
+    def _check(self) -> None:
+        """Make sure that there is a best candidate."""
+        if np.isnan(self.best_value):
+            errors = [error for history in self.history for error in history.errors.values()]
+            why = f"; the first error: {errors[0]}" if errors else ""
+            raise RuntimeError(f"none of the {len(self)} candidates has a value of {self.metric!r}{why}. `columns` and "
+                               "`history` tell what became of each")  # fmt: skip
+
     @property
     def best_value(self) -> float:
-        """The metric of the best candidate."""
+        """The metric of the best candidate; NaN where none has one."""
         return float(self.values[self.best_index])
 
     @property

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from fastbp import checks, metrics
 from fastbp.arrays import is_sparse, is_stored, real_array
 from fastbp.errors import unknown_name
 from fastbp.many.fit import fit_many
-from fastbp.many.given import indices
+from fastbp.many.given import folder_of, indices
 from fastbp.optimizers import LBFGS
 from fastbp.search import space as spaces
 from fastbp.search.found import Sweep
@@ -79,7 +80,8 @@ def sweep(
         has ``pmf``, integers are drawn.
     X : array_like or CSR matrix, (n_rows, features)
     y : array_like, (n_rows,) or (n_rows, targets)
-        As for `MLP.fit`; how many outputs a network has is read off y and the loss.
+        As for `MLP.fit`; how many outputs a network has is read off y and the loss. Whole numbers (n_rows,) may be
+        classes, so that a sweep of them without `loss` warns and says how to ask for either.
     n : int, optional
         How many candidates are drawn, for "random" and "sobol".
     method : {"grid", "random", "sobol"}
@@ -133,32 +135,37 @@ def sweep(
     (0.03, (4, 3), 1)
     """
     began = time.perf_counter()
-    method = checks.choice("method", method, ("grid", "random", "sobol"))
-    spaces.check_fixed(fixed, sweep.__kwdefaults__ or ())
-    space = spaces.checked(space, fixed, method)
-    refit = checks.boolean("refit", refit)
-    seed = checks.seed(seed)
-    if X is None or y is None or hasattr(X, "__next__"):
-        raise TypeError("sweep trains on arrays X and y, got an iterator or None")
-    X = X if is_sparse(X) or is_stored(X) else real_array("X", X)
-    y = real_array("y", y)
-    folds = _folds(cv, X, y, seed, {*space, *fixed})
-    held = [name for name in _VALIDATION if fixed.get(name) is not None]
-    held += ["validation_data"] if validation_data is not None else []
-    held += ["cv"] if folds is not None else []
-    if len(held) > 1:
-        raise ValueError(f"give at most one of {' and '.join(held)}: each says which rows are measured on")
-    judge = _judge(metric, mode, space, fixed, bool(held))
-    params = spaces.candidates(space, n, method, seed)
-    trials = _Trials(X, y, params, fixed, folds, validation_data, judge, seed, executor, store)
-    plan = trials.plan(halving)
-    try:
-        trials.go(plan, began)
-    except KeyboardInterrupt as error:
-        error.sweep = trials.found(None, time.perf_counter() - began)  # type: ignore[attr-defined]
-        raise
-    best = trials.refitted(refit, held)
-    return trials.found(best, time.perf_counter() - began)
+    with checks.undrawn(seed):
+        method = checks.choice("method", method, ("grid", "random", "sobol"))
+        spaces.check_fixed(fixed, sweep.__kwdefaults__ or ())
+        space = spaces.checked(space, fixed, method)
+        refit = checks.boolean("refit", refit)
+        seed = checks.seed(seed)
+        if X is None or y is None or hasattr(X, "__next__"):
+            raise TypeError("sweep trains on arrays X and y, got an iterator or None")
+        X = X if is_sparse(X) or is_stored(X) else real_array("X", X)
+        y = real_array("y", y)
+        folds = _folds(cv, X, y, seed, {*space, *fixed})
+        held = [name for name in _VALIDATION if fixed.get(name) is not None]
+        held += ["validation_data"] if validation_data is not None else []
+        held += ["cv"] if folds is not None else []
+        if len(held) > 1:
+            raise ValueError(f"give at most one of {' and '.join(held)}: each says which rows are measured on")
+        judge = _judge(metric, mode, space, fixed, bool(held))
+        params = spaces.candidates(space, n, method, seed)
+        trials = _Trials(X, y, params, fixed, folds, validation_data, judge, seed, executor, store)
+        plan = trials.plan(halving)
+        if "loss" not in {*space, *fixed} and y.ndim == 1 and y.dtype.kind in "biu":
+            warnings.warn("y holds whole numbers, and without loss= networks learn them as numbers, by loss='mse'. If "
+                          "they are classes, give loss='softmax_cross_entropy'; if they are not, say loss='mse'",
+                          UserWarning, stacklevel=2)  # fmt: skip
+        try:
+            trials.go(plan, began)
+        except KeyboardInterrupt as error:
+            error.sweep = trials.found(None, time.perf_counter() - began)  # type: ignore[attr-defined]
+            raise
+        best = trials.refitted(refit, held)
+        return trials.found(best, time.perf_counter() - began)
 
 
 # ------------------------------------------------------------------ arguments
@@ -253,7 +260,7 @@ class _Trials:
         if validation is not None:
             self.shared["validation_data"] = validation
         self.more = {} if executor is None else {"executor": executor}  # arguments that have to do with where it runs
-        self.store = None if store is None else os.fspath(store)
+        self.store = None if store is None else folder_of(store)
         n_folds = 1 if folds is None else len(folds)
         self.nets, self.arguments = [], []
         for number, values in enumerate(self.values):

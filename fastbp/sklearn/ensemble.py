@@ -15,10 +15,11 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from fastbp import checks
 from fastbp.many.ensemble import Ensemble
 from fastbp.mlp import MLP
 from fastbp.sklearn import parameters
-from fastbp.sklearn.together import SEEDS, Together
+from fastbp.sklearn.together import OTHER_ARGUMENTS, SEEDS, Together
 
 if TYPE_CHECKING:
     from typing import Self
@@ -53,6 +54,7 @@ class _Members(Together):
 
     __metadata_request__fit: ClassVar[dict[str, str]] = {"executor": UNUSED}
 
+    @checks.names_arguments(OTHER_ARGUMENTS)
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, executor: ExecutorLike | None = None) -> Self:
         """Train all members, together.
 
@@ -74,6 +76,11 @@ class _Members(Together):
         ------
         ValueError
             A parameter, X or y is none that can be used; or a member diverged, which is named.
+
+        Warns
+        -----
+        ConvergenceWarning
+            Networks reached `max_iter` before they converged: one warning, which says how many did.
         """
         self._validate_params()
         if self.oob_score and not self.bootstrap:
@@ -150,7 +157,7 @@ class _Members(Together):
                              "estimators, or more rows, leave some")  # fmt: skip
         if not answered[wanted].all():
             warnings.warn("Some rows were drawn by all members, so they have no out-of-bag prediction, and are NaN; "
-                          "more estimators leave none", UserWarning, stacklevel=3)  # fmt: skip
+                          "more estimators leave none", UserWarning, stacklevel=4)  # fmt: skip
         self._keep_oob(mean, answered, y)
 
     def _keep_oob(self, mean: NDArray[Any], answered: NDArray[np.bool_], y: Any) -> None:

@@ -13,10 +13,11 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from fastbp import checks
 from fastbp.many.predict import predict_many
 from fastbp.mlp import MLP
 from fastbp.sklearn import parameters
-from fastbp.sklearn.together import SEEDS, Together
+from fastbp.sklearn.together import OTHER_ARGUMENTS, SEEDS, Together
 
 if TYPE_CHECKING:
     from typing import Self
@@ -95,6 +96,7 @@ class _Grouped(Together):
 
     __metadata_request__fit: ClassVar[dict[str, str]] = {"executor": UNUSED}
 
+    @checks.names_arguments(OTHER_ARGUMENTS)
     def fit(self, X: Any, y: Any, sample_weight: Any = None, *, executor: ExecutorLike | None = None) -> Self:
         """Train a network for each group, and with ``fallback="global"`` one for all rows, together.
 
@@ -117,6 +119,11 @@ class _Grouped(Together):
         ValueError
             A parameter, X or y is none that can be used; with ``fallback="raise"`` also a group that can have no
             network, which is named.
+
+        Warns
+        -----
+        ConvergenceWarning
+            Networks reached `max_iter` before they converged: one warning, which says how many did.
         """
         self._validate_params()
         keys, features = self._parts(X)
@@ -138,14 +145,17 @@ class _Grouped(Together):
         names, rows, held = [], [], []
         for key in self.groups_:
             of_group = np.array(found[key])
+            left, out = self._held_back(of_group, seed)
             if self._classifies and (targets[of_group] == targets[of_group[0]]).all():
                 label = self.classes_.tolist()[targets[of_group[0]]]
                 self._no_network(key, f"all its rows are of one class, {label!r}")
             elif self.early_stopping and len(of_group) < 2:
                 self._no_network(key, "it has one row alone, and early_stopping holds back one at least")
+            elif weight is not None and not all(weight[part].any() for part in (left, out) if len(part)):
+                which = " that early_stopping leaves, or holds back," if len(out) else ""
+                self._no_network(key, f"sample_weight is zero for all its rows{which}")
             else:
                 names.append(key)
-                left, out = self._held_back(of_group, seed)
                 rows.append(left)
                 held.append(out)
         if self.fallback == "global":
@@ -183,7 +193,7 @@ class _Grouped(Together):
         if errors:
             warnings.warn(f"The networks of {len(errors)} groups diverged, {names[next(iter(errors))]!r} first; they "
                           "take that of all rows. without_network_ has the reasons", ConvergenceWarning,
-                          stacklevel=3)  # fmt: skip
+                          stacklevel=4)  # fmt: skip
         self.networks_ = {key: nets[k] for k, key in enumerate(names) if k not in errors}
 
     def _no_network(self, key: Any, why: str) -> None:

@@ -244,7 +244,8 @@ class MLPSearchCV(_BaseSearchCV):
 
     def _check_halving(self) -> None:
         if self.executor is not None:
-            raise ValueError("halving goes on with estimators, which stay in this process: leave executor=None")
+            raise ValueError("halving goes on with estimators, which stay in this process, and takes no executor: give "
+                             "one of the two. fastbp.sweep(..., halving=, executor=) has both")  # fmt: skip
         if isinstance(self.scoring, (list, tuple, set, dict)) and not isinstance(self.refit, str):
             raise ValueError("halving: of several metrics refit= must name the one that decides, got "
                              f"refit={self.refit!r}")  # fmt: skip
@@ -443,7 +444,10 @@ def _engine(given: Any, n_threads: int) -> Iterator[None]:
             pool = given
         elif callable(given):
             pool = given()
-            stack.callback(pool.shutdown)
+            if not callable(getattr(pool, "submit", None)):
+                raise TypeError(f"executor: the function gave {pool!r}, which has no `submit`")
+            if hasattr(pool, "shutdown"):
+                stack.callback(pool.shutdown)
         else:
             raise TypeError(f"executor must have a method submit, or be a function that makes such, got {given!r}")
         n_workers = n_threads if given is None else max(2, int(getattr(pool, "_max_workers", 0) or n_threads))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import compute_sample_weight
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
@@ -32,6 +35,10 @@ else:
     from sklearn.base import BaseEstimator as _BaseEstimator
 
 _MOST_OF_A_BATCH = 200  # of batch_size="auto", as in scikit-learn
+OTHER_ARGUMENTS: dict[str, tuple[str, ...]] = {  # of `fit`: see `fastbp.errors`
+    "fastbp.fit_many(nets, X, y, store='folder') keeps what is finished": ("store",),
+    "n_threads is a parameter of the estimator": ("n_workers", "n_jobs", "n_threads"),
+}  # fmt: skip
 SEEDS = 1 << 31  # random numbers that networks may be seeded with
 
 
@@ -79,6 +86,13 @@ class Together(_BaseEstimator):
     n_iter_: int
     n_outputs_: int
     _head: parameters.Head
+
+    def _validate_params(self) -> None:
+        super()._validate_params()
+        for name, kinds in self._parameter_constraints.items():
+            value = getattr(self, name)
+            if isinstance(value, (bool, np.bool_)) and any(isinstance(kind, Interval) for kind in kinds):
+                raise ValueError(f"The {name!r} parameter of {type(self).__name__} must be a number, got {value!r}")
 
     def _take(self, named: dict[str, Any]) -> None:
         """Keep the parameters, which are the local variables of an `__init__`."""
@@ -157,16 +171,25 @@ class Together(_BaseEstimator):
                 "loss" if held is None else "val_loss", patience=int(self.n_iter_no_change), min_delta=self.tol,
                 restore_best=held is not None,
             )  # fmt: skip
-        history = fit_many(
-            nets, X, y, rows=rows, loss=self._head.loss, optimizer=rule, epochs=self.max_iter, shuffle=self.shuffle,
-            batch_size=_MOST_OF_A_BATCH if self.batch_size == "auto" else self.batch_size,  # type: ignore[arg-type]
-            sample_weight=weight, validation_rows=held, early_stopping=early, n_threads=self.n_threads,
-            lanes=self.lanes, executor=executor,
-        )  # fmt: skip
+        try:
+            history = fit_many(
+                nets, X, y, rows=rows, loss=self._head.loss, optimizer=rule, epochs=self.max_iter, shuffle=self.shuffle,
+                batch_size=_MOST_OF_A_BATCH if self.batch_size == "auto" else self.batch_size,  # type: ignore[arg-type]
+                sample_weight=weight, validation_rows=held, early_stopping=early, n_threads=self.n_threads,
+                lanes=self.lanes, executor=executor,
+            )  # fmt: skip
+        except ValueError as refusal:
+            told = re.sub(r"nets\[(\d+)\]", lambda found: called[int(found[1])], str(refusal))
+            raise ValueError(told) from None
         for k, error in history.errors.items():
             if not isinstance(error, NonFiniteError):
                 raise RuntimeError(f"{called[k]}: {error}") from error
         self.history_, self.n_iter_ = history, history.loss.shape[1]
+        late = np.flatnonzero(history.status == "done")
+        if early is not None and len(late):
+            warnings.warn(f"Maximum iterations ({self.max_iter}) reached, and {len(late)} of {len(nets)} networks have "
+                          f"not converged yet, {called[late[0]]} first; a larger max_iter lets them",
+                          ConvergenceWarning, stacklevel=4)  # fmt: skip
         return history
 
     def _linked(self, out: NDArray[Any], seen: NDArray[np.bool_] | None = None) -> NDArray[Any]:
