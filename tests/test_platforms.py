@@ -1,4 +1,4 @@
-"""Other systems: their calls stand in one file, the flags are theirs, zig compiles that file for them (`make cross`)."""
+"""Other systems: their calls stand in one file, the flags are theirs, zig compiles that file (`make cross`)."""
 
 import re
 import runpy

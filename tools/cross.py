@@ -1,8 +1,8 @@
-"""Compiles and links the engine without Python for systems that are not here: `python tools/cross.py OUT [TARGET ...]`.
+"""Compiles and links the engine, without Python, for other systems: `python tools/cross.py OUT [TARGET ...]`.
 
-By `zig c++` (the package `ziglang`), which brings the headers and libraries of each. The program is tests/engine's, with
-the flags of setup.py, but for -O1, which takes half of the time. Nothing runs it here. `--quick` compiles what differs
-between systems alone, and links nothing. `make cross` runs it.
+By `zig c++` (the package `ziglang`), which brings the headers and libraries of each. The program is tests/engine's,
+with the flags of setup.py, but for -O1, which takes half of the time. Nothing runs it here. `--quick` compiles what
+differs between systems alone, and links nothing. `make cross` runs it.
 """
 
 import os

@@ -96,12 +96,14 @@ def objections(name, size, dynamic, symbols):
     """What is wrong with a wheel, from its name, its size and what `readelf -d` and `--dyn-syms` say of its module."""
     if size > MOST_BYTES:
         yield f"it has {size / 2**20:.1f} MiB, more than {MOST_BYTES / 2**20:.0f}"
-    needed = set(re.findall(r"\(NEEDED\).*\[([\w+-]+)\.", dynamic))
+    packed = "musllinux" in name  # where a system need not have C++'s library: auditwheel packs it in, by another name
+    needed = {re.sub(r"-[0-9a-f]{8}$", "", one) if packed else one
+              for one in re.findall(r"\(NEEDED\).*\[([\w+-]+)\.", dynamic)}  # fmt: skip
     if needed - NEEDED:
         yield f"its module needs {', '.join(sorted(needed - NEEDED))}"
-    if re.search(r"\((RPATH|RUNPATH)\)", dynamic):
+    if re.search(r"\((RPATH|RUNPATH)\)", dynamic) and not packed:
         yield "its module looks for libraries in folders of its own"
-    defined = set(re.findall(r"(?:GLOBAL|WEAK)\s+DEFAULT\s+\d+\s+([\w.]+)", symbols))
+    defined = set(re.findall(r"GLOBAL\s+DEFAULT\s+\d+\s+([\w.]+)", symbols))
     if defined != EXPORTED:
         yield f"its module exports {', '.join(sorted(defined ^ EXPORTED))}, or lacks it"
     claimed = glibc_of(name)
@@ -119,7 +121,7 @@ def look(wheel):
     with zipfile.ZipFile(wheel) as archive, tempfile.TemporaryDirectory() as folder:
         (module,) = [name for name in archive.namelist() if re.fullmatch(r"fastbp/_engine\.[\w.-]+", name)
                      and not name.endswith((".pyi", ".pxd"))]  # fmt: skip
-        if any(name.startswith("fastbp.libs/") for name in archive.namelist()):
+        if any(name.startswith("fastbp.libs/") for name in archive.namelist()) and "musllinux" not in wheel.name:
             yield "libraries were packed into it"
         path = archive.extract(module, folder)
         yield from objections(wheel.name, wheel.stat().st_size, run("readelf", "-dW", path, LC_ALL="C"),
