@@ -1,8 +1,8 @@
 """Compiles and links the engine, without Python, for other systems: `python tools/cross.py OUT [TARGET ...]`.
 
 By `zig c++` (the package `ziglang`), which brings the headers and libraries of each. The program is tests/engine's,
-with the flags of setup.py, but for -O1, which takes half of the time. Nothing runs it here. `--quick` compiles what
-differs between systems alone, and links nothing. `make cross` runs it.
+with the flags of setup.py, but not optimised, which takes a third of the time. Nothing runs it here. `--quick` compiles
+what differs between systems alone, and links nothing. `make cross` runs it.
 """
 
 import os
@@ -33,7 +33,7 @@ def zig(target, *arguments):
 def compile_for(target, out, quick=False):
     """The program for a target, or the objects of a few sources; its file or their folder."""
     flags = runpy.run_path(str(ROOT / "setup.py"))["compile_flags"](TARGETS[target][0])
-    flags = ["-O1", *(flag for flag in flags if not flag.startswith(BASELINE))]
+    flags = ["-O0", "-fno-sanitize=undefined", *(flag for flag in flags if not flag.startswith(BASELINE))]
     folder = Path(out) / target
     folder.mkdir(parents=True, exist_ok=True)
     sources = sorted({*ROOT.glob("src/*.cpp"), *ROOT.glob("src/kernels/*.cpp")} - {ROOT / "src/engine.cpp"})
