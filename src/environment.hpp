@@ -3,27 +3,14 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__APPLE__)
-#include <crt_externs.h>
-#elif defined(_WIN32)
-#include <stdlib.h>
-#else
-extern "C" char** environ;
-#endif
+#include "platform.hpp"
 
 namespace fbp {
 
 // One number for all variables that fastbp reads; one pass, where `getenv` makes one for each of them.
 inline uint64_t environment_stamp() {
-#if defined(__APPLE__)
-  char** entry = *_NSGetEnviron();
-#elif defined(_WIN32)
-  char** entry = _environ;
-#else
-  char** entry = environ;
-#endif
   uint64_t stamp = 14695981039346656037u;   // FNV-1a
-  for (; entry && *entry; entry++) {
+  for (char** entry = environment(); entry && *entry; entry++) {
     const char* text = *entry;
     if ((text[0] != 'F' && text[0] != 'O') || (strncmp(text, "FASTBP_", 7) && strncmp(text, "OMP_NUM_THREADS=", 16)))
       continue;

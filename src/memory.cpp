@@ -1,8 +1,5 @@
 #include "memory.hpp"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -13,6 +10,8 @@
 #include <emmintrin.h>
 #endif
 
+#include "platform.hpp"
+
 namespace fbp {
 namespace {
 constexpr size_t LINE = 64;
@@ -22,43 +21,33 @@ std::atomic<int64_t> live_buffers{0}, live_bytes{0}, allocations{0};
 thread_local int64_t here = 0;
 std::atomic<bool> guarding{false};
 
-// A guarded buffer: [guard bytes, at least a line][data, to the end of a page][unmapped page]. The first line of the
-// mapping holds its length, so that a buffer knows how to be freed whatever `guarding` says by then.
-struct Guarded {
-  unsigned char* base;
-  size_t mapped;
-};
+// A guarded buffer: [guard bytes, at least a line][data, to the end of a page][a page that nobody may touch].
 constexpr uint64_t MARK = 0x67756172646564ull;   // in the word before the data of every buffer
 
 size_t lines(size_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
 
+size_t pages(size_t bytes) {   // of the guard bytes and the data together
+  const size_t page = page_size();
+  return (LINE + lines(bytes) + page - 1) / page * page;
+}
+
 unsigned char* allocate_guarded(size_t bytes) {
-  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const size_t used = (2 * LINE + lines(bytes) + page - 1) / page * page;
-  void* base = mmap(nullptr, used + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (base == MAP_FAILED) throw std::bad_alloc();
-  auto* start = static_cast<unsigned char*>(base);
-  mprotect(start + used, page, PROT_NONE);
-  unsigned char* data = start + used - lines(bytes);
+  auto* start = static_cast<unsigned char*>(guarded_pages(pages(bytes)));
+  if (!start) throw std::bad_alloc();
+  unsigned char* data = start + pages(bytes) - lines(bytes);
   std::memset(start, GUARD, static_cast<size_t>(data - start));
-  const Guarded head{start, used + page};
-  std::memcpy(start, &head, sizeof head);
   return data;
 }
 
 void deallocate_guarded(unsigned char* data, size_t bytes) {
-  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const size_t used = (2 * LINE + lines(bytes) + page - 1) / page * page;
-  unsigned char* start = data + lines(bytes) - used;
-  Guarded head;
-  std::memcpy(&head, start, sizeof head);
-  for (unsigned char* p = start + sizeof head; p < data; p++)
+  unsigned char* start = data + lines(bytes) - pages(bytes);
+  for (unsigned char* p = start; p < data; p++)
     if (*p != GUARD) {
       std::fprintf(stderr, "fastbp: guard byte %ld before a buffer of %zu bytes was overwritten\n",
                    static_cast<long>(data - p), bytes);
       std::abort();
     }
-  munmap(head.base, head.mapped);
+  free_guarded_pages(start, pages(bytes));
 }
 }  // namespace
 
@@ -94,13 +83,10 @@ void* allocate(size_t bytes) {
   if (guarding) {
     data = allocate_guarded(bytes);
   } else {
-    void* p = nullptr;
     const bool huge = bytes >= HUGE_PAGE;
-    const size_t alignment = huge ? HUGE_PAGE : LINE;
-    if (bytes > SIZE_MAX / 2 || posix_memalign(&p, alignment, LINE + lines(bytes))) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-    if (huge) madvise(p, LINE + lines(bytes), MADV_HUGEPAGE);   // a wish: what it answers does not matter
-#endif
+    void* p = bytes > SIZE_MAX / 2 ? nullptr : aligned_memory(huge ? HUGE_PAGE : LINE, LINE + lines(bytes));
+    if (!p) throw std::bad_alloc();
+    if (huge) wish_for_huge_pages(p, LINE + lines(bytes));
     data = static_cast<unsigned char*>(p) + LINE;
     std::memcpy(data - sizeof MARK, &MARK, sizeof MARK);
     std::memset(data, 0, bytes);
@@ -114,7 +100,7 @@ void deallocate(void* p, size_t bytes) {
   uint64_t mark;
   std::memcpy(&mark, data - sizeof mark, sizeof mark);
   live_buffers--, live_bytes -= static_cast<int64_t>(bytes), here -= static_cast<int64_t>(bytes);
-  if (mark == MARK) std::free(data - LINE);
+  if (mark == MARK) free_aligned_memory(data - LINE);
   else deallocate_guarded(data, bytes);
 }
 }  // namespace fbp

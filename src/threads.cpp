@@ -1,10 +1,5 @@
 #include "threads.hpp"
 
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <climits>
@@ -12,10 +7,13 @@
 #include <cstdint>
 #include <mutex>
 #include <new>
+#include <thread>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "platform.hpp"
 
 namespace fbp {
 namespace {
@@ -52,7 +50,7 @@ struct Pool {
   alignas(64) std::atomic<uint64_t> asleep{0};   // a bit for each worker
   std::atomic<bool> taken{false};      // by a Team, which alone changes the next two
   int workers = 0, refused_at = MAX_THREADS;
-  pid_t pid = 0;
+  int64_t process = 0;
   std::mutex mutex;
   std::condition_variable wake[MAX_THREADS];
 
@@ -78,7 +76,7 @@ struct Pool {
       }
     for (int k = 1, looks = 0; k < offered; k++)
       while (desks[k].state.load(std::memory_order_acquire) != IDLE)
-        looks++ < LOOKS_BEFORE_YIELD ? pause() : static_cast<void>(sched_yield());
+        looks++ < LOOKS_BEFORE_YIELD ? pause() : std::this_thread::yield();
   }
 
   void work(int me) {
@@ -116,34 +114,21 @@ std::atomic<bool> refused{false};
 
 void renew() {   // the child of a fork has none of the threads, and whatever state they left
   new (storage) Pool;
-  pool.pid = getpid();
+  pool.process = process_number();
 }
-const bool made = (renew(), !pthread_atfork(nullptr, nullptr, renew));
+const bool made = (renew(), after_fork(renew), true);
 
-void* worker(void* me) {
-  pool.work(static_cast<int>(reinterpret_cast<intptr_t>(me)));
-  return nullptr;
-}
+void worker(void* me) { pool.work(static_cast<int>(reinterpret_cast<intptr_t>(me))); }
 }  // namespace
 
 bool Pool::start_one(int me) {
-  pthread_attr_t attributes;
-  pthread_attr_init(&attributes);
-  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-  pthread_attr_setstacksize(&attributes, STACK);
-  sigset_t all, before;   // signals are for the threads of Python
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  pthread_t thread;
-  const bool started = !pthread_create(&thread, &attributes, worker, reinterpret_cast<void*>(static_cast<intptr_t>(me)));
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  pthread_attr_destroy(&attributes);
+  const bool started = start_thread(worker, reinterpret_cast<void*>(static_cast<intptr_t>(me)), STACK);
   if (!started) refused = true;
   return started;
 }
 
 // By this name threadpoolctl's controller knows the library from others that are called so (fastbp/threads.py).
-extern "C" __attribute__((visibility("default"))) int fastbp_thread_limit() { return thread_limit(); }
+extern "C" FBP_EXPORT int fastbp_thread_limit() { return thread_limit(); }
 
 void limit_threads(int most) { limit = most; }
 int thread_limit() { return limit.load(std::memory_order_relaxed); }
@@ -152,7 +137,7 @@ bool threads_were_refused() { return refused.exchange(false); }
 void Team::run(int parts, Part part, const void* f) {
   const int threads = std::min(parts, thread_limit());
   if (state_ == UNDECIDED && threads > 1) {
-    if (pool.pid != getpid()) renew();   // a fork that ran no handlers
+    if (pool.process != process_number()) renew();   // a fork that ran no handlers
     state_ = pool.taken.exchange(true, std::memory_order_acquire) ? ALONE : HAS_THE_POOL;
   }
   if (state_ == HAS_THE_POOL && threads > 1) {

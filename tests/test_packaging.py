@@ -113,7 +113,7 @@ def environment_with(wheel, folder, *libraries):
 # --- what is in the files ---
 
 SDIST = [re.compile(pattern) for pattern in (
-    r"PKG-INFO|LICENSE|README\.md|CHANGELOG\.md|CONTRIBUTING\.md|MANIFEST\.in|Makefile|pyproject\.toml|setup\.(py|cfg)",
+    r"PKG-INFO|LICENSE|README\.md|CHANGELOG\.md|CONTRIBUTING\.md|SECURITY\.md|CITATION\.cff|MANIFEST\.in|Makefile|pyproject\.toml|setup\.(py|cfg)",
     r"fastbp\.egg-info/[\w-]+(\.\w+)?",
     r"fastbp/(\w+/)*\w+\.pyi?|fastbp/py\.typed|fastbp/_engine\.pxd",
     r"src/\w+\.(pyx|pxd|cpp|hpp)|src/kernels/\w+\.(cpp|hpp)",
@@ -131,7 +131,8 @@ def test_the_sdist_holds_the_sources_and_nothing_else(sdist):
     assert not names & {"src/engine.cpp", "fastbp/_engine.so", "src/kernels/isa.o"}
     wanted = {path.relative_to(ROOT).as_posix() for folder in SOURCE_FOLDERS for path in (ROOT / folder).rglob("*")
               if path.is_file() and not DEBRIS("", path.relative_to(ROOT).parts)}
-    wanted |= {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", "setup.py", "pyproject.toml"}
+    wanted |= {"LICENSE", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CITATION.cff", "Makefile",
+               "setup.py", "pyproject.toml"}
     assert sorted(wanted - names) == []
 
 

@@ -9,6 +9,20 @@
 #include "../kernels.hpp"
 #if defined(__x86_64__)
 #include <immintrin.h>
+#if defined(_MSC_VER)   // clang-cl's immintrin.h leaves out what the command line does not allow in every function
+#include <avxintrin.h>
+#include <avx2intrin.h>
+#include <f16cintrin.h>
+#include <fmaintrin.h>
+#include <bmiintrin.h>
+#include <bmi2intrin.h>
+#include <avx512fintrin.h>
+#include <avx512vlintrin.h>
+#include <avx512bwintrin.h>
+#include <avx512vlbwintrin.h>
+#include <avx512dqintrin.h>
+#include <avx512vldqintrin.h>
+#endif
 #if !defined(__clang__)
 // GCC 12's own _mm512_max_ps starts from a deliberately undefined vector and is then warned about.
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
