@@ -1022,3 +1022,18 @@ def test_a_history_is_the_same_from_one_block_and_from_several():
         ):  # fmt: skip
             np.testing.assert_array_equal(found, wanted)
         assert [*history.errors] == [2] and set(history.kernel) == {"lanes"}
+
+
+def test_a_thread_that_the_system_refuses_is_an_error(monkeypatch):
+    nets = made()
+    before = [*map(state, nets)]
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            fit_many(nets, X, Y, epochs=1, n_threads=1)
+    assert [*map(state, nets)] == before
+    assert set(fit_many(nets, X, Y, epochs=1, n_threads=1).status) == {"done"}
