@@ -293,7 +293,7 @@ def test_rows_of_any_dtype_and_strides(as_given, own, isa):
 
 
 @pytest.mark.parametrize("sizes", [[3, 5, 1], [3, 5, 4, 2]], ids=str)
-@pytest.mark.parametrize("failing", ["nan target", "rate", "overflow"])
+@pytest.mark.parametrize("failing", ["nan target", "loss", "rate", "overflow"])
 def test_a_member_that_fails_leaves_the_others_alone(failing, sizes, isa):
     rng, rule = np.random.default_rng(4), "momentum" if len(sizes) > 3 else "sgd"
     group = learners(rng, 19, sizes, dtype="float32", activation="relu", rows=30, rule=rule)
@@ -301,20 +301,24 @@ def test_a_member_that_fails_leaves_the_others_alone(failing, sizes, isa):
     if failing == "nan target":
         bad.y = bad.y.copy()
         bad.y[17] = np.nan
+    elif failing == "loss":   # the parameters stay finite, and so does all of the next epoch's beginning
+        bad.y, bad.rule = bad.y.copy(), RULES[rule](1e-30)
+        bad.y[17] = 3e19
     elif failing == "rate":
         bad.rule = RULES[rule](3e4)
     else:   # the parameters overflow, not the loss before
         bad.rule = RULES[rule](1e38)
     others = [one.copy() for one in group if one is not bad]
     twin = bad.copy()
-    status, epochs = train(group, 14, 4)
+    steps = 10 if failing == "loss" else 14
+    status, epochs = train(group, steps, 4)
     assert status[11] in (LOSS_NOT_FINITE, PARAMS_NOT_FINITE) and np.count_nonzero(status) == 1
-    train(others, 14, 4)
+    train(others, steps, 4)
     assert [one.bits for one in group if one is not bad] == [one.bits for one in others]
     # as after the last finite step
     done = int(bad.state.count[0])
-    assert done < 14 and np.isfinite(bad.net.flatten()).all()
-    if failing == "nan target":
+    assert done < steps and np.isfinite(bad.net.flatten()).all()
+    if failing in ("nan target", "loss"):
         assert done == 4 and status[11] == LOSS_NOT_FINITE   # row 17 is in the fifth batch
     if done:
         train([twin], done, 4)

@@ -1041,3 +1041,18 @@ def test_a_refused_call_names_what_is_wrong_and_draws_nothing(wrong, told):
     assert rng.bit_generator.state == untouched.bit_generator.state and not any(net.step for net in nets)
     fastbp.fit_many(nets, X, Y, epochs=1, seed=rng)
     assert rng.bit_generator.state != untouched.bit_generator.state
+
+
+def test_a_thread_that_the_system_refuses_is_an_error(monkeypatch):
+    nets = made()
+    before = [*map(state, nets)]
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            fit_many(nets, X, Y, epochs=1, n_threads=1)
+    assert [*map(state, nets)] == before
+    assert set(fit_many(nets, X, Y, epochs=1, n_threads=1).status) == {"done"}

@@ -63,6 +63,7 @@ KINDS = [
     ("mse", fastbp.AdamW(fastbp.schedules.Cosine(0.05, 20), weight_decay=0.1), {"sizes": (3, 9, 4, 1)}, {}),
     ("log_cosh", "adam", {"dtype": "float64", "activation": ["relu", "silu"], "sizes": (3, 17, 2, 1)}, {}),
     ("mse", fastbp.SGD(0.1), {}, {"sample_weight": np.linspace(0, 2, N)}),
+    (fastbp.losses.mse(output_weights=[3.0]), fastbp.SGD(0.05), {"activation": "relu"}, {}),
     ("mse", "adam", {}, {"shuffle": False}), ("mse", "adam", {}, {"seed": 5}),
 ]  # fmt: skip
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _MOST = 256  # networks of a cohort
 _GROUP = 16  # networks that go into the lanes together, at most
 _FIRST_SECONDS = 0.005  # of the first call, by a guess of 1e9 multiplications a second and network
-_EPOCHS = 1024  # at most that `Many` has room for: then the cohort goes on with a new one
+_EPOCHS = 4096  # at most that `Many` has room for: then the cohort goes on with a new one
 _PIECE_BYTES = 1 << 14  # of the memory that slots of several networks lie in, which lasts as long as any of them
 _OUTPUTS_BYTES = 1 << 26  # of networks that are measured in one go
 _ENDED = "nonfinite", "failed"  # by an error

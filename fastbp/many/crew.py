@@ -36,6 +36,7 @@ class Crew:
         self._until = math.inf if time_limit is None else time.monotonic() + time_limit
         self.reasons = "Ctrl-C", "the time limit" if time_limit is None else f"the time limit of {time_limit:g} seconds"
         self._begun = self._ended = False
+        self._refused: list[RuntimeError] = []  # by the system, to start a thread
         self._signal = threading.Lock()  # free when the work is done
         self._signal.acquire()
         self.interrupted = False
@@ -61,8 +62,8 @@ class Crew:
         """
         try:
             # `Thread.start` waits with Python's locks, which a signal may leave locked: so it does in another thread.
-            _thread.start_new_thread(self._start, ())
-            while not self._ended:
+            _thread.start_new_thread(_start, (self._thread, self._refused))
+            while not (self._ended or self._refused):
                 self._signal.acquire(timeout=_LOOK_SECONDS)
                 look()
             if self._begun:
@@ -70,23 +71,19 @@ class Crew:
         except BaseException:
             self._stop()
             raise
+        if self._refused:
+            raise self._refused[0]
         if self.error is not None:
             raise self.error
 
     def _stop(self) -> None:
         latest = time.monotonic() + _START_SECONDS
-        while self._thread.is_alive() or (not self._ended and time.monotonic() < latest):
+        while self._thread.is_alive() or (not (self._ended or self._refused) and time.monotonic() < latest):
             try:
                 self.interrupted = True
                 self._thread.join(_LOOK_SECONDS) if self._begun else time.sleep(0.01)
             except BaseException:  # Ctrl-C again: what is under way ends within a step
                 pass
-
-    def _start(self) -> None:
-        try:
-            self._thread.start()
-        except RuntimeError as error:  # the system refuses one
-            self.error, self._ended = error, True
 
     def _main(self) -> None:
         self._begun = True
@@ -127,3 +124,11 @@ class Crew:
             help()
         for thread in threads:
             thread.join()
+
+
+def _start(thread: threading.Thread, refused: list[RuntimeError]) -> None:
+    """What starts a thread may outlive all that it does: it knows no crew, which knows the rows."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        refused.append(error)
