@@ -47,6 +47,7 @@ _FIELDS = {  # what a header says about the network, in this order; `fastbp` is 
     "format": str, "version": int, "fastbp": str, "sizes": list, "activations": list, "rows": list, "bias": bool,
     "dtype": str, "dropout": list, "backend": str, "trains": list, "training": dict,
 }  # fmt: skip
+_YOUNGER = {"matmul_precision": str}  # fields that come last, and only where they are not as they always were
 _FIELDS_OF_MANY = {"format": str, "version": int, "fastbp": str, "kinds": list}
 _FIELDS_OF_KIND = {name: kind for name, kind in _FIELDS.items() if name not in _FIELDS_OF_MANY}
 
@@ -173,10 +174,11 @@ def _kind(saved: dict, training: Any) -> dict[str, Any]:
     spec = saved["spec"]
     if spec.dtype.name not in _CODES:
         raise ValueError(f"a safetensors file cannot hold {spec.dtype}; float64 is the widest that it can")
-    return dict(zip(_FIELDS_OF_KIND, (
+    kind = dict(zip(_FIELDS_OF_KIND, (
         spec.sizes, [row.name for row in spec.activations], _own_rows(spec), spec.bias, spec.dtype.name, spec.dropout,
         saved["backend"], saved["trains"], training,
     )))  # fmt: skip
+    return kind if spec.matmul_precision == "float32" else kind | {"matmul_precision": spec.matmul_precision}
 
 
 def _put(place: Any, header: bytes, data: list[np.ndarray]) -> None:
@@ -415,9 +417,15 @@ def _metadata(header: bytes, what: str, fields: dict[str, type]) -> tuple[dict[s
         raise ValueError("it does not say which format it has")
     if described["version"] != VERSION:
         raise ValueError(f"it has version {described['version']} of the format, this fastbp reads version {VERSION}")
-    if {name: type(value) for name, value in described.items()} != fields:
+    if not _has(fields, described):
         raise ValueError(f"it describes the {what} in another way")
     return described, entries
+
+
+def _has(fields: dict[str, type], described: dict[str, Any]) -> bool:
+    """Whether something is described by these fields, and by younger ones where they say more."""
+    kinds = {name: type(value) for name, value in described.items()}
+    return kinds == fields or ("training" in fields and kinds == fields | _YOUNGER)
 
 
 def _check_kind(kind: dict[str, Any]) -> None:
@@ -426,6 +434,8 @@ def _check_kind(kind: dict[str, Any]) -> None:
         raise ValueError("its sizes are not those of a network")
     if kind["dtype"] not in _CODES:
         raise ValueError(f"there is no dtype {kind['dtype']!r}")
+    if kind.get("matmul_precision", "bfloat16") != "bfloat16":
+        raise ValueError(f"there is no matmul_precision {kind['matmul_precision']!r} that a file says")
     if not all(type(name) is str for name in kind["rows"] + kind["activations"]):
         raise ValueError("its rows have no names")
 
@@ -477,7 +487,8 @@ def _of_kind(network: dict[str, Any], table: dict[str, Activation]) -> dict:
         raise ValueError(f"this fastbp does not know {', '.join(map(repr, unknown or [network['backend']]))}")
     *hidden, output = [table[name] for name in network["activations"]]
     first, *rates = network["dropout"] or [0.0] * len(network["activations"])
-    spec = make_spec(network["sizes"], hidden, output, network["bias"], network["dtype"], rates, first)
+    precision = network.get("matmul_precision", "float32")
+    spec = make_spec(network["sizes"], hidden, output, network["bias"], network["dtype"], rates, first, precision)
     trains = tuple((weight, bias) for weight, bias in network["trains"])
     if _text(spec.dropout) != _text(network["dropout"]) or len(trains) != len(spec.layers) or not all(
         type(flag) is bool for layer in trains for flag in layer
@@ -690,7 +701,7 @@ def load_many(path: Any, rows: Iterable[Activation], make: Callable[[dict], _N])
         header = _read_header(file, size, _MAX_HEADER_OF_MANY)
         described, entries = _metadata(header, "networks", _FIELDS_OF_MANY)
         for kind in described["kinds"]:
-            if {name: type(value) for name, value in kind.items()} != _FIELDS_OF_KIND:
+            if not _has(_FIELDS_OF_KIND, kind):
                 raise ValueError("it describes a network in another way")
             _check_kind(kind)
         tensors = {name: _tensor(name, entry) for name, entry in entries.items()}

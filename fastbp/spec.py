@@ -22,6 +22,7 @@ from fastbp.checks import boolean, choice, integer, number
 from fastbp.errors import elsewhere, instance_hint
 from fastbp.rows import Activation, Loss, Optimizer
 
+MATMUL_PRECISIONS = ("float32", "bfloat16")  # of the products of a training step
 NARROW_OUTPUTS = 4  # an output layer of at most this many is kept transposed; src/kernels.hpp says the same
 LINE = 64  # bytes of a cache line: rows of owned matrices fill whole lines
 _FEW_PARAMS = 1000  # up to so many a copy element by element is the quicker one
@@ -72,6 +73,7 @@ class Spec:
     dtype: np.dtype
     dropout: tuple[float, ...] = ()  # of the inputs of each layer; none is the same as zeros
     whole: bool = True  # not the first layers of a larger network, of which the last lies as hidden layers do
+    matmul_precision: str = MATMUL_PRECISIONS[0]  # of a training step; in bfloat16 every layer lies as hidden layers do
 
     def __hash__(self) -> int:
         """Of the sizes: few networks that are alike in them are different."""
@@ -87,9 +89,10 @@ class Spec:
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         layers, offset, itemsize = [], 0, self.dtype.itemsize
+        may_be_narrow = self.whole and self.matmul_precision == "float32"
         for k, activation in enumerate(self.activations):
             n_in, n_out = self.sizes[k], self.sizes[k + 1]
-            transposed = self.whole and k == len(self.activations) - 1 and n_out <= NARROW_OUTPUTS
+            transposed = may_be_narrow and k == len(self.activations) - 1 and n_out <= NARROW_OUTPUTS
             rows, cols = (n_out, n_in) if transposed else (n_in, n_out)
             ldw = padded(cols, itemsize)
             weight, offset = offset, offset + rows * ldw
@@ -324,10 +327,11 @@ def optimizer(value: Any, spec: Spec, n_rows: int | None = None, batch_size: int
 
 
 def make_spec(
-    sizes: Any, hidden: Any, output: Any, bias: Any, dtype: Any, dropout: Any = 0.0, input_dropout: Any = 0.0
-) -> Spec:
+    sizes: Any, hidden: Any, output: Any, bias: Any, dtype: Any, dropout: Any = 0.0, input_dropout: Any = 0.0,
+    matmul_precision: Any = MATMUL_PRECISIONS[0],
+) -> Spec:  # fmt: skip
     """Check the arguments of `fastbp.MLP` that say what the network is: plain ones, that may come again, once."""
-    more = hidden, output, bias, dropout, input_dropout
+    more = hidden, output, bias, dropout, input_dropout, matmul_precision
     if type(sizes) in (tuple, list) and (dtype is np.float32 or type(dtype) is str):
         if {*map(type, sizes), *map(type, more)} <= _PLAIN:
             return _plain_spec(dtype, *more, *sizes)
@@ -339,10 +343,12 @@ _PLAIN = {bool, float, int, str}
 
 @lru_cache(maxsize=64, typed=True)  # each size is an argument: 4 is one, 4.0 and True are none
 def _plain_spec(dtype: Any, *given: Any) -> Spec:
-    return _checked_spec(given[5:], dtype, *given[:5])
+    return _checked_spec(given[6:], dtype, *given[:6])
 
 
-def _checked_spec(sizes: Any, dtype: Any, hidden: Any, output: Any, bias: Any, dropout: Any, of_input: Any) -> Spec:
+def _checked_spec(
+    sizes: Any, dtype: Any, hidden: Any, output: Any, bias: Any, dropout: Any, of_input: Any, precision: Any
+) -> Spec:
     if isinstance(sizes, (str, bytes)) or not isinstance(sizes, (Sequence, np.ndarray)) or np.ndim(sizes) != 1:
         raise TypeError(f"sizes must be a sequence of integers such as (2, 3, 1), got {sizes!r}")
     sizes = tuple(integer(f"sizes[{k}]", size, 1) for k, size in enumerate(sizes))
@@ -364,7 +370,11 @@ def _checked_spec(sizes: Any, dtype: Any, hidden: Any, output: Any, bias: Any, d
         raise TypeError(f"dtype must be a floating-point dtype, got {dtype!r}") from None
     if dtype.kind != "f" or not dtype.isnative:
         raise ValueError(f"dtype must be a native floating-point dtype such as float32, got {dtype}")
-    spec = _shared(sizes, rows, boolean("bias", bias), dtype, dropout_rates(dropout, of_input, n_hidden))
+    what = sizes, rows, boolean("bias", bias), dtype, dropout_rates(dropout, of_input, n_hidden)
+    precision = choice("matmul_precision", precision, MATMUL_PRECISIONS)
+    if precision != "float32" and dtype != np.float32:
+        raise ValueError(f"matmul_precision={precision!r} is for networks of dtype float32, got dtype={dtype}")
+    spec = _shared(*what) if precision == "float32" else _shared(*what, True, precision)
     n_bytes = spec.buffer_size * dtype.itemsize
     if n_bytes > sys.maxsize // 4:
         raise ValueError(f"sizes {sizes!r} need {n_bytes:.3g} bytes of parameters")

@@ -52,6 +52,7 @@ InitName: TypeAlias = Literal[
 BiasInitName: TypeAlias = Literal["zeros", "uniform"]
 BackendName: TypeAlias = Literal["auto", "cython", "reference", "numba"]
 LinkName: TypeAlias = Literal["softmax", "sigmoid"]
+MatmulPrecision: TypeAlias = Literal["float32", "bfloat16"]
 
 # ------------------------------------------------------------------ arrays
 

@@ -1,5 +1,9 @@
 #include "dispatch.hpp"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace fbp {
 namespace {
 bool always() { return true; }
@@ -13,6 +17,11 @@ bool has_avx2() {
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq");
+}
+bool has_avx512_bf16() {   // compilers know it by different names
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
+         (a & 1u << 5);
 }
 #endif
 
@@ -48,6 +57,16 @@ int many_of(const Isa& isa, const ManyTable* many[MAX_ISAS]) {
   (void)isa, (void)many;
 #endif
   return n;
+}
+
+const Bfloat16Kernels* bfloat16_of(const Isa& isa) {
+#if defined(__x86_64__)
+  static const bool found = has_avx512_bf16();
+  if (&isa == &isa_avx512 && found) return &bfloat16_avx512;
+#else
+  (void)isa;
+#endif
+  return nullptr;
 }
 
 bool found(const Isa& isa) {

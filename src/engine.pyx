@@ -34,6 +34,9 @@ cdef extern from "dispatch.hpp" namespace "fbp" nogil:
     int MAX_ISAS
     int built_isas(const Isa** isas)
     cbool found(const Isa& isa)
+    cdef struct Bfloat16Kernels:
+        pass
+    const Bfloat16Kernels* bfloat16_of(const Isa& isa)
 
 cdef extern from "measure.hpp" namespace "fbp" nogil:
     double c_tile_gflops "fbp::tile_gflops"(const Isa& isa, cbool f64)
@@ -101,7 +104,7 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         const double* output_weights
         idx n_output_weights
         int optimizer
-        cbool fused, plain
+        cbool rounds, fused, plain
         int n_threads
         cbool gated
     double C_FLOPS_OF_A_THREAD "fbp::FLOPS_OF_A_THREAD"
@@ -136,6 +139,7 @@ cdef extern from "program.hpp" namespace "fbp" nogil:
         int64_t* place
         double* partial
         double* losses
+        cbool goes_on
         const int64_t* orders
         double factor
         const double* l2
@@ -263,6 +267,11 @@ def choose_isa(requested=None):
     return requested
 
 
+def has_bfloat16(isa):
+    """Whether this machine multiplies in bfloat16 beside an instruction set's kernels."""
+    return bfloat16_of(find_isa(isa)[0]) != NULL
+
+
 def vector_bytes(isa):
     """Of an instruction set's vectors."""
     return find_isa(isa).f32.lanes * sizeof(float)
@@ -377,7 +386,7 @@ cdef Shape shape_of(plan, list layers, vector[LayerShape]* shapes, int loss, dou
     shape.settings, shape.n_settings = settings.data(), <idx> settings.size()
     shape.output_weights, shape.n_output_weights = output_weights.data(), <idx> output_weights.size()
     shape.optimizer = -1
-    shape.fused, shape.plain = plan.fused, plan.plain
+    shape.rounds, shape.fused, shape.plain = plan.rounds, plan.fused, plan.plain
     shape.n_threads, shape.gated = plan.n_threads, plan.gated
     return shape
 
@@ -446,7 +455,7 @@ cdef class Program:
 
     def train(self, cnp.ndarray X, cnp.ndarray y, weight, *, idx batch_size, idx steps, uint64_t seed, bint shuffle,
               cnp.ndarray count, cnp.ndarray place, cnp.ndarray partial, cnp.ndarray losses, update,
-              bint stop_on_loss, bint stop_on_params, course=None):
+              bint stop_on_loss, bint stop_on_params, course=None, bint goes_on=False):
         cdef Data data
         cdef Run run
         cdef CTrained done
@@ -460,6 +469,7 @@ cdef class Program:
         run.place = <int64_t*> data_of(place)
         run.partial = <double*> data_of(partial)
         run.losses = <double*> data_of(losses)
+        run.goes_on = goes_on
         if course is not None:
             run.orders, run.factor = <const int64_t*> data_or_null(course.orders), course.factor
             run.l2, run.stall = <const double*> data_or_null(course.l2), <double*> data_or_null(course.stall)

@@ -105,7 +105,8 @@ enum Family {
   FEW,      // a few rows: grad_input by dot products, in one pass over the weight with the update
   SINGLE,   // one row: a pass over the weight forward, a pass for grad_input and update; inputs of 0 may be skipped
   FAMILIES,
-  TINY = FAMILIES   // a whole network narrower than a vector: one kernel, below, and none of a layer's
+  TINY = FAMILIES,  // a whole network narrower than a vector: one kernel, below, and none of a layer's
+  ROUNDED           // register tiles over operands in bfloat16: Bfloat16Kernels, below
 };
 // Outputs; NARROW: rows; SINGLE: inputs, whole blocks of SINGLE_INPUTS, after which `single_finish` is due.
 template <class T> using ForwardKernel = void (*)(const Forward<T>&, idx begin, idx end);
@@ -249,6 +250,65 @@ template <class T> struct ManyKernels {
   const ManyLossRow<T>* loss;                   // as the tables
   const ManyUpdateRow<T>* update;
 };
+// ------------------------------------------------------------------ products of numbers rounded to bfloat16
+// Sums are float32. Two neighbours along what is summed over lie in 32 bits, as a pair; beyond the last row or column
+// there are zeros, so that a sum may end within a pair. Ranges begin at multiples of ROUNDED_COLUMNS.
+enum { ROUNDED_COLUMNS = 32 };
+struct Rounded {                                // a matrix in two forms
+  uint16_t* row; idx ldr;                       // (rows made even, ldr): pairs along a row; null: nothing reads it
+  uint32_t* pair; idx ldp;                      // (half as many, ldp): pairs of rows
+};
+struct Dropped {                                // dropout: as `Kernels::drop` takes it
+  const uint16_t* words; idx ld;                // (rows, ld), or null: nothing is dropped
+  int threshold;
+  float scale;
+  void (*drop)(const float* x, float* out, idx n, const uint16_t* words, int threshold, float scale);
+};
+struct RoundedForward {
+  idx rows, in, out;
+  const uint16_t* x; idx ldx;                   // Rounded::row
+  const uint32_t* weight; idx ldw;              // Rounded::pair
+  const float* bias;
+  Rounded to;                                   // of a hidden layer: the next one's inputs
+  uint16_t* kept;                               // as to.row, before dropout
+  float* z; float* a; idx ld;                   // z, where it is kept, and a of the output layer
+  ForwardRow<float> activation;                 // null: the identity
+  Dropped dropped;
+};
+struct RoundedGradInput {
+  idx rows, in, out;
+  const uint16_t* delta; idx ldd;               // Rounded::row
+  const uint32_t* weight; idx ldw;              // Rounded::pair
+  uint32_t* panel;                              // scratch, out x ROUNDED_COLUMNS / 2, out to a multiple of 16
+  Rounded to;                                   // the previous layer's delta
+  const uint16_t* a; idx lda;                   // of the previous layer, before dropout
+  const float* z; idx ldz;
+  BackwardRow<float> activation;
+  Dropped dropped;
+};
+struct RoundedGradWeight {                      // beside a GradWeight, whose x and delta these stand for
+  const uint32_t* x; idx ldx;                   // Rounded::pair
+  const uint32_t* delta; idx ldd;
+  uint32_t* weight;                             // its pairs, which follow an update
+};
+using RoundedForwardKernel = void (*)(const RoundedForward&, idx begin, idx end);                // outputs
+using RoundedGradInputKernel = void (*)(const RoundedGradInput&, idx begin, idx end);            // inputs
+using RoundedUpdateKernel = void (*)(const RoundedGradWeight&, const GradWeight<float>&, idx begin, idx end);
+struct RoundedActivation {
+  RoundedForwardKernel forward;
+  RoundedGradInputKernel grad_input;
+};
+struct Bfloat16Kernels {
+  // Rows m0..m1 of x, (rows, cols), or those at the places of an order; m0 is even. `pair` is always written.
+  void (*round)(const float* x, idx ldx, const uint32_t* order, idx rows, idx cols, idx m0, idx m1, const Rounded& to);
+  RoundedForwardKernel output;
+  RoundedActivation identity, called;           // called: by row functions, with dropout
+  const RoundedActivation* activation;          // these two are indexed as the tables of fastbp/
+  const RoundedUpdateKernel* optimizer;
+  RoundedUpdateKernel by_call, grad_weight;     // the latter stores, or adds
+  void (*grad_bias)(const RoundedGradWeight&, const GradWeight<float>&);
+};
+
 struct Isa {
   const char* name;
   Kernels<float> f32;
@@ -269,5 +329,6 @@ extern const Isa isa_generic;
 #if defined(__x86_64__)
 extern const Isa isa_avx2, isa_avx512;
 extern const ManyTable many_avx2, many_avx512;
+extern const Bfloat16Kernels bfloat16_avx512;
 #endif
 }  // namespace fbp

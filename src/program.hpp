@@ -40,6 +40,7 @@ struct Shape {
   const double* output_weights;
   idx n_output_weights;   // 0: none
   int optimizer;          // row of the table, -1 where there is none
+  bool rounds;            // its training steps multiply in bfloat16, and it does nothing else; no layer is transposed
   bool fused;
   bool plain;             // the rule has one set of scalars and nothing around it, nothing is frozen or dropped
   int n_threads;          // at most
@@ -82,6 +83,7 @@ struct Run {
   int64_t* place;         // [epoch, first row of its next batch]
   double* partial;        // [sum of loss * rows, rows] of the epoch begun
   double* losses;         // mean loss of each epoch finished
+  bool goes_on = false;   // since the program's last call nobody has touched parameters or rows, which are the same
   // What `fit` asks for none of: see `Course` in fastbp/backends/protocol.py.
   const int64_t* orders = nullptr;   // (epochs, rows): the order of each epoch that the call comes to; no `shuffle` then
   double factor = 1;                 // of a batch's loss where it is reported

@@ -5,6 +5,8 @@
 #include <memory>
 #include <vector>
 
+#include "bfloat16.hpp"
+#include "dispatch.hpp"
 #include "layout.hpp"
 #include "memory.hpp"
 #include "tiny.hpp"
@@ -24,8 +26,6 @@ template <class T> Buffer<T> copied(const double* from, idx n) {
   for (idx i = 0; i < n; i++) to.data()[i] = static_cast<T>(from[i]);
   return to;
 }
-
-inline idx drop_blocks(const LayerShape& s) { return (s.in + DROP_BLOCK - 1) / DROP_BLOCK; }   // of words, a row
 
 template <class T> struct Layer {
   LayerShape shape;
@@ -52,8 +52,8 @@ template <class T> struct Layer {
   Split forward_split, backward_split;
 
   T* z() const { return shape.keeps_z ? kept_z.data() : a.data(); }
-  int threshold() const { return static_cast<int>(std::lround(shape.dropout * 65536)); }   // of 16 bits
-  T kept_scale() const { return static_cast<T>(1 / (1 - threshold() / 65536.0)); }
+  int threshold() const { return drop_threshold(shape); }
+  T kept_scale() const { return static_cast<T>(drop_scale(shape)); }
 };
 
 template <class T> Family family_of(const Layer<T>& layer, idx rows, idx lanes) {
@@ -90,6 +90,9 @@ template <class T> class Network final : public Program {
   void drop_inputs(Layer<T>& layer, uint64_t seed, int64_t step);
   void run_forward(bool skip_zeros, const Run* training);
   void run_backward();
+  void set_rounded_input(const Source& x, idx start, const uint32_t* order, idx rows);
+  void run_forward_rounded(const Run& run);
+  void run_backward_rounded();
   Split share(idx n, idx unit, double work, double of_a_thread) const;
   Split share(int n_threads, idx n, idx unit, double work, double of_a_thread) const;
   Split share_forward(const Layer<T>& layer, Family family, idx rows, int n_threads) const;
@@ -127,7 +130,8 @@ template <class T> class Network final : public Program {
   Buffer<uint32_t> order_;
   uint64_t order_seed_ = 0;
   int64_t order_epoch_ = -1;
-  std::unique_ptr<Tiny<T>> tiny_;   // the training steps of a tiny network
+  std::unique_ptr<Tiny<T>> tiny_;   // the training steps of a tiny network ...
+  std::unique_ptr<Bfloat16> bfloat16_;   // ... or of one whose products are rounded; at most one of the two
   Team* team_ = nullptr;            // of the call at hand
   const T* x_ = nullptr;            // the batch at hand
   idx ldx_ = 0, rows_ = 0;
@@ -153,7 +157,8 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params, const Network
   for (int l = 0; l < shape.n_layers; l++) {
     const LayerShape& s = shape.layers[l];
     const idx ld = ld_of<T>(s, shape.batch);
-    const size_t size = static_cast<size_t>(s.transposed ? s.out : shape.batch) * ld;
+    const bool unused = shape.rounds && l + 1 < shape.n_layers;   // hidden layers have matrices of their own there
+    const size_t size = unused ? 0 : static_cast<size_t>(s.transposed ? s.out : shape.batch) * ld;
     const Layer<T>* const other = like ? &like->layers_[static_cast<size_t>(l)] : nullptr;
     const auto room = [other](auto Layer<T>::*which, size_t n) {
       return std::decay_t<decltype(other->*which)>(n, other ? &(other->*which) : nullptr);
@@ -162,8 +167,8 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params, const Network
                        activation_of(kernels_, s),
                        ld, room(&Layer<T>::kept_z, s.keeps_z ? size : 0), room(&Layer<T>::a, size),
                        room(&Layer<T>::delta, size),
-                       room(&Layer<T>::dropped, s.dropout > 0 ? shape.batch * padded<T>(s.in) : 0),
-                       room(&Layer<T>::words, s.dropout > 0 ? shape.batch * drop_blocks(s) * DROP_BLOCK : 0),
+                       room(&Layer<T>::dropped, s.dropout > 0 && !(shape.rounds && l) ? shape.batch * padded<T>(s.in) : 0),
+                       room(&Layer<T>::words, s.dropout > 0 && !(shape.rounds && l) ? shape.batch * drop_blocks(s) * DROP_BLOCK : 0),
                        room(&Layer<T>::used, s.in),
                        room(&Layer<T>::partial, s.transposed ? 0 : (s.in + SINGLE_INPUTS - 1) / SINGLE_INPUTS * ld),
                        DIRECT, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}});
@@ -180,7 +185,9 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params, const Network
   if (!shape.fused) grads_ = {static_cast<size_t>(n_params), like ? &like->grads_ : nullptr};
   scalars_ = Buffer<T>(std::max<idx>(MAX_STRETCH, 2 * shape.n_layers) * MAX_SCALARS);
   l1_ = Buffer<T>(2 * shape.n_layers);
-  if (Tiny<T>::suits(shape))
+  if constexpr (std::is_same<T, float>::value)
+    if (shape.rounds) bfloat16_.reset(new Bfloat16(*bfloat16_of(isa), kernels_, shape, params));
+  if (!bfloat16_ && Tiny<T>::suits(shape))
     tiny_.reset(new Tiny<T>(kernels_, shape, loss_row_, &own_loss_, setting_.data(), output_weight_.data()));
 }
 
@@ -213,6 +220,8 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
   bool constant = true;
   for (const Scalar& scalar : update.scalars) constant = constant && scalar.stride == 0;
   if (tiny_) tiny_->enter(params_, step.slots);
+  if (bfloat16_) bfloat16_->enter(team, run.goes_on, run.steps * run.batch_size / n);
+  const int rounded_rule = !fused_ ? Bfloat16::STORE : step.around.on || update.own ? Bfloat16::BY_CALL : update.row;
 
   Trained done{0, 0, DONE, 0};
   while (done.steps < run.steps && done.status == DONE) {
@@ -245,10 +254,12 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
       if (!constant) set_scalars(update, done.steps, wanted);
       taken = tiny_->train(data.weight, data.weights, start, order, rows, wanted, step, constant, run.stop_on_loss, losses);
     } else {
-      set_input(data.x, start, order, rows, false);
+      if (bfloat16_) set_rounded_input(data.x, start, order, rows);
+      else set_input(data.x, start, order, rows, false);
       if (rows != bound || update.accumulate > 1) {
         bind_forward(true);
         bind_backward(grads, fused_ ? &step : nullptr, nullptr, phase > 0);
+        if (bfloat16_) bfloat16_->set_rule(rounded_rule);
         bound = rows;
       }
       taken = train_batch(data, start, order, step, run, update, &phase, losses);
@@ -285,10 +296,12 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
 template <class T>
 idx Network<T>::train_batch(const Data& data, idx start, const uint32_t* order, const Step<T>& step, const Run& run,
                             const Update& update, idx* phase, double* loss) {
-  run_forward(update.skip_zeros, &run);
+  if (bfloat16_) run_forward_rounded(run);
+  else run_forward(update.skip_zeros, &run);
   *loss = batch_loss(data.y, data.y_is_label, data.weight, data.weights, start, order, -1, true);
   if (run.stop_on_loss && !std::isfinite(*loss)) return 0;
-  run_backward();
+  if (bfloat16_) run_backward_rounded();
+  else run_backward();
   if (++*phase < update.accumulate) return 1;
   *phase = 0;
   if (!fused_) {
@@ -297,6 +310,7 @@ idx Network<T>::train_batch(const Data& data, idx start, const uint32_t* order, 
                clipping(grads, static_cast<T>(1.0 / static_cast<double>(update.accumulate)), update.clip_norm));
   }
   finish_step(step);
+  if (bfloat16_ && !(fused_ && std::isinf(step.max_norm))) bfloat16_->round_weights(*team_);
   return 1;
 }
 
@@ -441,7 +455,8 @@ template <class T> Split Network<T>::share(idx n, idx unit, double work, double 
   return share(n_threads_, n, unit, work, of_a_thread);
 }
 template <class T> double Network<T>::forward_flops(const Layer<T>& layer, idx rows) const {
-  return 2.0 * static_cast<double>(rows * layer.shape.in * layer.shape.out);
+  const double each = bfloat16_ ? 1 : 2;   // these take half the time
+  return each * static_cast<double>(rows * layer.shape.in * layer.shape.out);
 }
 template <class T> double Network<T>::backward_flops(const Layer<T>& layer, idx rows) const {
   return (&layer == &layers_.front() ? 1 : 2) * forward_flops(layer, rows);   // the first has no grad_input
@@ -550,6 +565,50 @@ template <class T> void Network<T>::run_backward() {
       grad_input.panel += part * ld_panel_;
       back(grad_input, begin, end);
     });
+  }
+}
+
+// ------------------------------------------------------------------ in bfloat16
+
+// Rows of float32 are rounded where they lie, in any order.
+template <class T>
+void Network<T>::set_rounded_input(const Source& x, idx start, const uint32_t* order, idx rows) {
+  const idx size = sizeof(T);
+  bfloat16_->bind(rows, threads_of_a_step(rows));
+  if constexpr (std::is_same<T, float>::value) {
+    const bool in_place = x.kind == 'f' && x.itemsize == size && !x.swapped && (x.cols == 1 || x.col_stride == size) &&
+                          x.row_stride % size == 0 && reinterpret_cast<uintptr_t>(x.data) % size == 0;
+    if (in_place && !layers_.front().dropped.size()) {
+      rows_ = rows;
+      const float* const first = reinterpret_cast<const float*>(x.data);
+      if (order) bfloat16_->set_input(*team_, first, x.row_stride / size, order + start);
+      else bfloat16_->set_kept_input(*team_, first, x.row_stride / size, start, x.rows);
+      return;
+    }
+    set_input(x, start, order, rows, false);
+    if (!layers_.front().dropped.size()) bfloat16_->set_input(*team_, x_, ldx_, nullptr);   // else when that is done
+  }
+}
+template <class T> void Network<T>::run_forward_rounded(const Run& run) {
+  if constexpr (std::is_same<T, float>::value) {
+    Layer<T>&first = layers_.front(), &last = layers_.back();
+    if (first.dropped.size()) {
+      drop_inputs(first, run.seed, *run.count);
+      bfloat16_->set_input(*team_, first.dropped.data(), padded<T>(first.shape.in), nullptr);
+    }
+    bfloat16_->forward(*team_, run.seed, *run.count, last.z(), last.a.data(), last.ld);
+  }
+}
+template <class T> void Network<T>::run_backward_rounded() {
+  if constexpr (std::is_same<T, float>::value) {
+    const Layer<T>& last = layers_.back();
+    if (last.activation.backward)
+      last.activation.backward(last.delta.data(), last.a.data(), last.z(), last.ld, rows_, last.shape.out);
+    const auto wanted = [&](size_t l) {
+      return Bfloat16::Wanted{layers_[l].run_grad_weight ? &layers_[l].grad_weight : nullptr,
+                              layers_[l].run_grad_bias ? &layers_[l].grad_bias : nullptr};
+    };
+    bfloat16_->backward(*team_, last.delta.data(), last.ld, wanted);
   }
 }
 
@@ -740,6 +799,7 @@ template <class T> bool Network<T>::finite() const {
 
 template <class T> void Network<T>::describe(idx rows, LayerPlan* plans) const {
   const int n_threads = threads_of_a_step(rows);
+  if (bfloat16_) return bfloat16_->describe(rows, n_threads, plans);
   for (const Layer<T>& layer : layers_) {
     const Family family = family_of(layer, rows, kernels_.lanes);
     if (tiny_) *plans++ = {TINY, 1, 1};

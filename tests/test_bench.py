@@ -15,6 +15,7 @@ from conftest import every_case, missing_peer, need_extension
 
 import fastbp
 from fastbp import __main__ as command
+from fastbp import backends
 from fastbp.backends import threads
 from fastbp.bench import growth, measure
 from fastbp.bench.contenders import CONTENDERS, GROWTH, RULES, WORKLOADS, Problem, Workload, numpy_by_hand
@@ -47,6 +48,23 @@ def test_every_contender_that_is_here_computes_the_same(workload, optimizer, nam
     except NotImplementedError as error:
         pytest.skip(str(error))
     assert measure.check(problem, contender) < 1e-2
+
+
+@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize("optimizer", RULES)
+def test_who_has_bfloat16_computes_the_same_up_to_that(optimizer, name):
+    if name == "fastbp" and backends.lacks_bfloat16("cython", backends.engine().choose_isa()):
+        pytest.skip("this CPU has no AVX512-BF16")
+    problem = Problem(replace(WORKLOADS[3], optimizer=optimizer, precision="bfloat16"))
+    assert problem.workload.name.endswith(" bfloat16")
+    try:
+        contender = CONTENDERS[name](problem)
+    except ImportError as error:
+        missing_peer(error) if name in NEED_PEERS else pytest.skip(str(error))
+    except NotImplementedError as error:
+        assert name in ("fastbp numba", "numpy", "sklearn", "tf.v1") and "bfloat16" in str(error)
+        return
+    assert 1e-3 < measure.check(problem, contender)
 
 
 def test_a_contender_that_computes_something_else_is_not_timed():
@@ -324,6 +342,8 @@ def test_two_threads_are_compared_with_one_in_the_same_rounds(run_bench, tmp_pat
         (["--rounds", "0"], "rounds must be at least 1"),
         (["--rounds", "many"], "invalid literal"),
         (["--dtype", "float16"], "invalid choice: 'float16'"),
+        (["--precision", "bf16"], "invalid choice: 'bf16'"),
+        (["--precision", "bfloat16", "--dtype", "float64"], "--precision bfloat16 is for --dtype float32, got float64"),
         (["--json", "no/such/folder/x.json"], "there is no folder 'no/such/folder'"),
         (["--against", "missing.json"], "No such file"),
         (["--from", __file__], "is no record of this benchmark"),

@@ -18,8 +18,8 @@ def explained(net, batch_size, loss="mse", optimizer=None):
     return explain(program(plan, net.params))
 
 
-def families(sizes, batch_size, dtype=np.float32):
-    net = fastbp.MLP(sizes, backend="cython", dtype=dtype, seed=1)
+def families(sizes, batch_size, dtype=np.float32, **more):
+    net = fastbp.MLP(sizes, backend="cython", dtype=dtype, seed=1, **more)
     return [layer.how.family.name for layer in explained(net, batch_size).layers]
 
 
@@ -42,6 +42,10 @@ def test_every_family_has_a_name_and_a_reason():
     from fastbp.backends.cython import FAMILIES
 
     seen = {name for sizes in ((8, 4), (99, 4), (99, 99)) for rows in (1, 2, 25) for name in families(sizes, rows)}
+    if backends.lacks_bfloat16("cython", backends.engine().choose_isa()):
+        seen.add("bfloat16")
+    else:
+        seen |= {*families((8, 4), 25, matmul_precision="bfloat16")}
     assert seen == {family.name for family in FAMILIES}
     assert all(family.reason for family in FAMILIES)
 

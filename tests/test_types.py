@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastbp
-from fastbp import activations, backends, initializers, losses, metrics, optimizers
+from fastbp import activations, backends, initializers, losses, metrics, optimizers, spec
 from fastbp import typing as types
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,8 +27,10 @@ ROOT = Path(__file__).resolve().parents[1]
         (types.BiasInitName, {*initializers.BIASES}),
         (types.BackendName, {"auto", *backends.NAMES}),
         (types.LinkName, {*losses.LINKS}),
+        (types.MatmulPrecision, {*spec.MATMUL_PRECISIONS}),
     ],
-    ids=["activations", "losses", "optimizers", "initializers", "initializers of biases", "backends", "links"],
+    ids=["activations", "losses", "optimizers", "initializers", "initializers of biases", "backends", "links",
+         "precisions"],
 )
 def test_the_names_of_a_type_are_those_of_the_table(names, known):
     listed = typing.get_args(names)

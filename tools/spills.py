@@ -11,11 +11,11 @@ import subprocess
 import sys
 
 KERNELS = re.compile(
-    r"\b(tile|dot_products|narrow_\w+|single_\w+|sum_columns|grad_bias|tiny_\w+|many_(?:forward|grad_\w+|hidden))<"
+    r"\b((?:pair_)?tile|sum_pair_columns|dot_products|narrow_\w+|single_\w+|sum_columns|grad_bias|tiny_\w+|many_(?:forward|grad_\w+|hidden))<"
 )
 JUMP = re.compile(r"(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\s.*?\b([0-9a-f]+) <")
 LEAVE = re.compile(r"ret|jmp\s|b\s")
-ARITHMETIC = re.compile(r"v?(?:fn?m)?(?:add|sub|mul)\w*p[sd]\s|f(?:ml[as]|add|mul)\s+v")
+ARITHMETIC = re.compile(r"vdpbf16ps\s|v?(?:fn?m)?(?:add|sub|mul)\w*p[sd]\s|f(?:ml[as]|add|mul)\s+v")
 WRITES = re.compile(r"\S+\s+%[xyz]mm\d+,[^,]*\(%rsp|st[rp]\s")
 ON_THE_STACK = re.compile(r"[xyz]mm.*\(%rsp|\(%rsp.*[xyz]mm|\s[qdsv]\d+.*\[sp\b")
 

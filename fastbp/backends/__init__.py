@@ -136,6 +136,15 @@ def _refusal(name: str, dtype: np.dtype, own_rows: list[str]) -> str | None:
     return missing(name)
 
 
+def lacks_bfloat16(name: str, isa: str | None) -> str | None:
+    """Why a backend, with kernels of that ISA, cannot train by products in bfloat16, or None."""
+    if name == "numba":
+        return "backend 'numba' has no products in bfloat16"
+    if name == "cython" and not engine().has_bfloat16(isa):  # type: ignore[union-attr]  # it was chosen
+        return f"training needs a CPU with AVX512-BF16, and its ISA 'avx512'; the ISA used here is {isa!r}"
+    return None
+
+
 def usable(dtype: np.dtype, own_rows: list[str]) -> tuple[str, ...]:
     """The backends that can serve a request."""
     return tuple(name for name in NAMES if _refusal(name, dtype, own_rows) is None)

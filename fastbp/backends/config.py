@@ -150,6 +150,9 @@ def config() -> dict[str, object]:
         facts["isa built"] = ", ".join(engine.isas_built())
         facts["isa found"] = ", ".join(engine.isas_found())
         facts["isa used"] = _or_why(lambda: engine.choose_isa(requested_isa()))
+        facts["bfloat16"] = _or_why(
+            lambda: backends.lacks_bfloat16("cython", engine.choose_isa(requested_isa())) or "available: AVX512-BF16"
+        )
     return facts
 
 

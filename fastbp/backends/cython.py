@@ -30,6 +30,7 @@ FAMILIES = (
     Family("few", "at most 24 rows, outputs beyond 4 vectors: back in one pass"),
     Family("single", "one row: one pass each way, inputs of 0 skipped where they may be"),
     Family("tiny", "no layer wider than 8, outputs at most 4: the whole network at once"),
+    Family("bfloat16", "matmul_precision='bfloat16': tiles of products of pairs, summed in float32"),
 )
 
 

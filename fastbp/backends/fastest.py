@@ -33,6 +33,8 @@ def prepared(net: Any, names: tuple[str, ...] | None, work: dict[str, Any]) -> l
     rows = [*net._spec.activations, work["loss"], work["optimizer"].row]
     if names is None:
         usable = backends.usable(net.dtype, own_rows(rows))
+        if net.matmul_precision != "float32":  # Numba has no other
+            usable = tuple(name for name in usable if name != "numba")
         names = tuple(name for name in COMPILED if name in usable) or usable[:1]
     return [_candidate(copy.deepcopy(net), name, work) for name in names]
 

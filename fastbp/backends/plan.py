@@ -70,7 +70,7 @@ def make_plan(
     Raises
     ------
     RuntimeError
-        A forced backend or ISA is not there.
+        A forced backend or ISA is not there, or cannot multiply in bfloat16 as the network's training asks for.
     """
     trains = trains or spec.all_train
     plain = trains == spec.all_train and not spec.dropout
@@ -80,7 +80,11 @@ def make_plan(
     own = own_rows([*spec.activations, *[row for row in (loss, optimizer) if row is not None]])
     choose = _choose if own or requested not in ("auto", "cython") else _choose_once
     name, isa = choose(backends.engine(), requested, isa, spec.dtype, *own)
-    return Plan(spec, batch, name, isa, loss, optimizer, trains, plain, fused, most_threads, gated)
+    plan = Plan(spec, batch, name, isa, loss, optimizer, trains, plain, fused, most_threads, gated)
+    if plan.rounds and (reason := backends.lacks_bfloat16(name, isa)):
+        emulated = 'backend="reference" emulates it, slowly, for tests'
+        raise RuntimeError(f"matmul_precision='bfloat16': {reason}; {emulated}")
+    return plan
 
 
 def _choose(
@@ -144,7 +148,7 @@ def serves_lanes(plan: Plan, batch_size: int, lanes: str | bool) -> bool:
     that is alone in its group pays for all of it. How many networks there are has no say: bits depend on this.
     Weights of single targets are not served, whoever asks knows whether there are some.
     """
-    if not lanes or plan.backend != "cython" or plan.isa not in _LANE_BYTES or not plan.plain:
+    if not lanes or plan.backend != "cython" or plan.isa not in _LANE_BYTES or not plan.plain or plan.rounds:
         return False
     if plan.loss is None or plan.optimizer is None or own_rows([*plan.spec.activations, plan.loss, plan.optimizer]):
         return False

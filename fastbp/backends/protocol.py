@@ -33,6 +33,11 @@ class Plan(NamedTuple):
     n_threads: int = 1  # at most; the engine decides for each phase (`share` in src/train.cpp)
     gated: bool = True  # by what a thread has to do at least
 
+    @property
+    def rounds(self) -> bool:
+        """Whether `train` multiplies numbers that are rounded to bfloat16; nothing else does."""
+        return self.optimizer is not None and self.spec.matmul_precision == "bfloat16"
+
     def __hash__(self) -> int:
         """Of what tells the plans of one network apart: to hash the rest takes longer than to compare it."""
         loss, optimizer = self.loss, self.optimizer
@@ -171,6 +176,7 @@ class Program(Protocol):
         stop_on_loss: bool,
         stop_on_params: bool,
         course: Course | None = None,
+        goes_on: bool = False,
     ) -> Trained:
         """Run `steps` training steps: order, gather, forward with dropout, loss, backward, update.
 
@@ -182,6 +188,8 @@ class Program(Protocol):
         finds these, the parameters and the rule's buffers at one and the same step.
         `losses` takes the mean loss of each epoch finished. `seed` is that of the order and of dropout; with
         ``course.orders`` `shuffle` is not looked at, and indices of rows are not checked.
+        `goes_on`: since this program's last call nobody else has touched the parameters, and X is the same, untouched.
+        What the program has made of them it may use again.
         """
 
     def forward(self, x: np.ndarray, out: np.ndarray | None, *, keep: bool = False) -> None:

@@ -1,6 +1,8 @@
 """The reference backend: back-propagation in plain NumPy, any floating-point dtype. The oracle of every test.
 
-It shares the rows' expressions with the compiled kernels, and nothing else: layers are ``@`` and sums.
+It shares the rows' expressions with the compiled kernels, and nothing else: layers are ``@`` and sums. Products in
+bfloat16 are emulated: what they multiply is rounded, and the way back through an activation reads what it gave as the
+next layer got it, but for dropout.
 """
 
 from __future__ import annotations
@@ -67,6 +69,21 @@ def _loss_terms(row, a, t):
     return value, np.concatenate(grads, axis=1)
 
 
+def _rounded(array):
+    """To bfloat16, to nearest with ties to even: the upper half of a float32, as AVX512-BF16 rounds it.
+
+    Subnormal numbers are 0, and a NaN stays one.
+    """
+    bits = array.astype(np.float32).view(np.uint32)
+    upper = (bits + (0x7FFF + (bits >> 16 & 1))) & 0xFFFF0000
+    upper = np.where(bits & 0x7F800000, upper, bits & 0x80000000)
+    return np.where(array != array, array, upper.astype(np.uint32).view(np.float32)).astype(array.dtype)
+
+
+def _as_it_is(array):
+    return array
+
+
 _quiet = np.errstate(all="ignore")  # overflow is looked for, not warned about
 
 
@@ -94,7 +111,7 @@ class Program:
     @_quiet
     def train(
         self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, update, stop_on_loss,
-        stop_on_params, course=None,
+        stop_on_params, course=None, goes_on=False,
     ) -> Trained:  # fmt: skip
         n, loss, epochs, phase, course = len(X), 0.0, 0, update.phase, course or Course()
         order, order_epoch = None, None
@@ -149,24 +166,26 @@ class Program:
         a = np.array(x, dtype=self.plan.spec.dtype, order="C")
         self.kept = [(None, a)]  # (z, a) of the input and of each layer
         self.inputs = []  # of each layer, and what dropout has multiplied them with
+        self._round = _rounded if training and self.plan.rounds else _as_it_is  # what products multiply
         for k, layer in enumerate(self.plan.spec.layers):
             scales = None
             if training and layer.dropout:
                 seed, step = training
                 scales = dropout_scales(seed, step, k, *a.shape, layer.dropout).astype(a.dtype)
                 a = np.where(scales, a * scales, a.dtype.type(0))
-            self.inputs.append((a, scales))
-            z = a @ layer.weight_in(self.params)
+            x = self._round(a)
+            self.inputs.append((x, scales))
+            z = x @ self._round(layer.weight_in(self.params))
             if layer.bias is not None:
                 z = z + layer.bias_in(self.params)
             a = _forward(layer.activation, z)
-            self.kept.append((z, a))
+            self.kept.append((z, a if k + 1 == len(self.plan.spec.layers) else self._round(a)))
 
     @_quiet
     def restore(self, x, a, z) -> None:
         dtype = self.plan.spec.dtype
         self.kept = [(None, x.astype(dtype)), (None if z is None else z.astype(dtype), a.astype(dtype))]
-        self.inputs = [(self.kept[0][1], None)]
+        self.inputs, self._round = [(self.kept[0][1], None)], _as_it_is
 
     @_quiet
     def loss(self, y, weight, total, *, gradient) -> float:
@@ -237,11 +256,12 @@ class Program:
             if scales is not None:  # last: what is dropped counts for nothing, though its derivative may be infinite
                 delta = np.where(scales, delta * scales, delta.dtype.type(0))
             self.sent_back.append((g, delta))
+            delta = self._round(delta)
             if layer.bias is not None:
                 gradients.append(delta.sum(axis=0))
             gradients.append(x.T @ delta)
             if k > 0 or grad_input is not None:
-                g = delta @ layer.weight_in(self.params).T
+                g = delta @ self._round(layer.weight_in(self.params)).T
         if grad_input is not None:
             grad_input[...] = g
         return gradients[::-1]

@@ -14,6 +14,7 @@ from fastbp import checks
 from fastbp.backends import threads
 from fastbp.bench import contenders, measure
 from fastbp.bench.figures import Record
+from fastbp.spec import MATMUL_PRECISIONS
 
 
 def bench(*arguments: str) -> None:
@@ -31,6 +32,8 @@ def bench(*arguments: str) -> None:
     parser.add_argument("--cells", type=_told(contenders.cells), help=f"numbers of cells, as 0,3,5: {cells}")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--optimizer", choices=tuple(contenders.RULES), default="sgd")
+    parser.add_argument("--precision", choices=MATMUL_PRECISIONS, default="float32",
+                        help="of matrix products; bfloat16 is for --dtype float32, on CPUs that have it")  # fmt: skip
     known = ", ".join(contenders.CONTENDERS)
     parser.add_argument("--contenders", type=_told(contenders.contenders), help=f"some of {known}")
     parser.add_argument("--threads", type=_told(_threads), default=1, help="that each contender may use; 1 unless told")
@@ -152,9 +155,11 @@ def _on_cores(n: int) -> None:
 
 
 def _measure(options: argparse.Namespace) -> Record:
+    if options.precision != "float32" and options.dtype != "float32":
+        raise ValueError(f"--precision {options.precision} is for --dtype float32, got {options.dtype}")
     _on_cores(options.threads)
     workloads = options.cells or (contenders.WORKLOADS if options.full else contenders.WORKLOADS[:8])
-    workloads = [replace(workload, optimizer=options.optimizer) for workload in workloads]
+    workloads = [replace(workload, optimizer=options.optimizer, precision=options.precision) for workload in workloads]
     names = options.contenders or (tuple(contenders.CONTENDERS) if options.full else measure.QUICK)
     rounds = options.rounds or (7 if options.full else 3)
     return measure.run(workloads, names, rounds, options.dtype, _report, options.threads)

@@ -38,13 +38,15 @@ class Workload:
     rows: int
     bias: bool = True
     optimizer: str = "sgd"  # a name of `RULES`
+    precision: str = "float32"  # of the products of a step
 
     @property
     def name(self) -> str:
         sizes = "-".join(map(str, self.sizes))
         if len(set(self.sizes)) == 1:
             sizes = f"{self.sizes[0]}x{len(self.sizes) - 1}"
-        return f"{sizes} b{self.batch}" + ("" if self.optimizer == "sgd" else f" {self.optimizer}")
+        more = [word for word in (self.optimizer, self.precision) if word not in ("sgd", "float32")]
+        return " ".join([sizes, f"b{self.batch}", *more])
 
     @property
     def mathematics(self) -> str:
@@ -97,9 +99,15 @@ class Problem:
         self.n_batches = workload.rows // workload.batch
 
     def network(self, backend: str, dtype: Any = None) -> MLP:
-        w = self.workload
-        return MLP(w.sizes, activation=w.activation, bias=w.bias, dtype=dtype or self.dtype, init=self.weights, seed=0,
-                   backend=backend)  # fmt: skip
+        w, dtype = self.workload, np.dtype(dtype or self.dtype)
+        precision: Any = w.precision if dtype == np.float32 else "float32"
+        return MLP(w.sizes, activation=w.activation, bias=w.bias, dtype=dtype, init=self.weights, seed=0,
+                   backend=backend, matmul_precision=precision)  # fmt: skip
+
+    def needs_float32(self) -> None:
+        """Whether a contender that has no products in bfloat16 is to be left out: NotImplementedError."""
+        if self.workload.precision != "float32":
+            raise NotImplementedError("it has no products in bfloat16")
 
     def batch(self, step: int) -> slice:
         start = step % self.n_batches * self.workload.batch
@@ -127,11 +135,13 @@ def fastbp_numba(problem: Problem) -> Contender:
     """The same network on the other compiled backend, on one thread."""
     import numba  # noqa: F401 - skipped where it is not installed
 
+    problem.needs_float32()
     return fastbp_cython(problem, "numba")
 
 
 def numpy_by_hand(problem: Problem) -> Contender:
     """What one writes in NumPy: `@`, in place, nothing general."""
+    problem.needs_float32()
     w = problem.workload
     weights = [weight.copy() for weight in problem.weights]
     biases = [np.zeros(weight.shape[1], problem.dtype) for weight in weights]
@@ -185,6 +195,7 @@ def scikit_learn(problem: Problem) -> Contender:
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
     w = problem.workload
+    problem.needs_float32()
     if not w.bias:
         raise NotImplementedError("it has no network without biases")
     if w.optimizer == "adam":
@@ -237,7 +248,9 @@ def _torch(problem: Problem, compiled: bool) -> Contender:
 
     def step(x: Any, t: Any) -> None:
         optimizer.zero_grad()
-        loss_of(net(x), t).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=w.precision == "bfloat16"):
+            loss = loss_of(net(x), t)
+        loss.backward()
         optimizer.step()
 
     if compiled:
@@ -274,11 +287,17 @@ def _jax(problem: Problem, scan: bool) -> Contender:
         jax.config.update("jax_enable_x64", True)
     w = problem.workload
     act = {"identity": lambda z: z, "tanh": jnp.tanh, "relu": lambda z: jnp.maximum(z, 0)}[w.activation]
+    sums: Any = None if w.precision == "float32" else jnp.float32  # dtype of what is added up
+
+    def product(a: Any, weight: Any) -> Any:
+        if sums is not None:
+            a, weight = a.astype(w.precision), weight.astype(w.precision)
+        return jnp.matmul(a, weight, preferred_element_type=sums)
 
     def loss(params: Any, x: Any, t: Any) -> Any:
         a = x
         for k, (weight, bias) in enumerate(params):
-            a = a @ weight + bias if w.bias else a @ weight
+            a = product(a, weight) + bias if w.bias else product(a, weight)
             if k < len(params) - 1:
                 a = act(a)
         if w.loss == _CE:
@@ -350,6 +369,7 @@ def tensorflow_v1(problem: Problem) -> Contender:
 
     tf.disable_eager_execution()
     w = problem.workload
+    problem.needs_float32()
     if w.optimizer != "sgd":
         raise NotImplementedError("only with plain SGD, as in the original program")
     graph = tf.Graph()

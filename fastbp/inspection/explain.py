@@ -141,6 +141,8 @@ def _what(plan: Plan) -> dict[str, str]:
         "network": f"{'-'.join(map(str, spec.sizes))}, {spec.dtype}, {spec.n_params:,} parameters",
         "step": ", ".join([f"{plan.batch:,} rows", *(row.name for row in (plan.loss, plan.optimizer) if row)]),
     }
+    if plan.rounds:
+        facts["products"] = "of numbers rounded to bfloat16, summed in float32"
     of = ["inputs", *(f"outputs of layer {k}" for k in range(len(spec.layers) - 1))]
     dropped = [f"{rate:g} of the {what}" for rate, what in zip(spec.dropout, of) if rate]
     kinds = {(False, True): "the weight of layer {}", (True, False): "the bias of layer {}", (False, False): "layer {}"}

@@ -99,6 +99,8 @@ class Trace:
     loss_before, loss_after : float
         Of these rows, before and after the update.
     layers : tuple of LayerStep
+    trains_in : str or None
+        The network's ``matmul_precision``, where that is not float32, in which all of this is computed.
     """
 
     __module__ = "fastbp"
@@ -112,6 +114,7 @@ class Trace:
     loss_before: float
     loss_after: float
     layers: tuple[LayerStep, ...]
+    trains_in: str | None = None
 
     def __repr__(self) -> str:
         return f"Trace({self._headline()}, loss {self.loss_before:.4g} -> {self.loss_after:.4g})"
@@ -220,6 +223,8 @@ class Trace:
             "g = dL/da, delta = dL/dz; a row of an array is a row of the batch.",
             "Each g is made with the weights before the step.",
         ]
+        if self.trains_in is not None:
+            remarks.append(f"All of it is in float32: training rounds what its products multiply to {self.trains_in}.")
         everything = [self.x, *(part for layer in self.layers for part in (layer.z, layer.weight.value))]
         if any(formulas.is_cut(array, limit) for array in everything):
             remarks.append(f"Of more than {limit} rows or columns the middle is left out; beside it: (rows x columns).")
@@ -410,6 +415,9 @@ def _short(expression: str, names: Mapping[str, str], otherwise: str) -> str:
 
 def trace(net: Any, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: Any) -> Trace:
     """Watch one step on a copy of `net`, an `MLP`; arguments as for `MLP.train_step`."""
+    trains_in = None if net.matmul_precision == "float32" else net.matmul_precision
+    if trains_in is not None:
+        net = _in_float32(net)
     network = net._spec
     rows = arguments.features(x, network)
     row = spec.loss(loss, network)
@@ -455,7 +463,15 @@ def trace(net: Any, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: An
         targets = np.eye(network.out_features)[targets.astype(np.int64)]
     kept = [_frozen(rows.astype(network.dtype)), _frozen(targets.astype(network.dtype))]
     kept.append(None if weight is None else _frozen(weight))
-    return Trace(*kept, row, rule.row, scalars, loss_before, loss_after, layers)
+    return Trace(*kept, row, rule.row, scalars, loss_before, loss_after, layers, trains_in)
+
+
+def _in_float32(net: Any) -> Any:
+    """A copy of a network, whose training steps multiply in float32."""
+    saved = net.__getstate__()
+    twin = type(net).__new__(type(net))
+    twin.__setstate__(saved | {"spec": replace(saved["spec"], matmul_precision="float32")})
+    return twin
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:

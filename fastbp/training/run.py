@@ -114,6 +114,7 @@ class Run:
         self._lr: list[np.ndarray] = []
         self._partial = np.zeros(2)
         self._varies = False  # of the updates made so far
+        self._goes_on = False  # nobody has touched parameters or rows since the last call
         state.prepare(self.optimizer, self.params, self.optimizer.accumulate)  # buffers, which snapshots hold
         state.enter(len(self.X), self.batch_size)
         watch, epochs_are_entries = self.watch, self.watch is None or not self.watch.eval_every
@@ -146,6 +147,7 @@ class Run:
                 if epochs_are_entries and done.epochs:
                     last = state.step - int(state.place[1]) // self.batch_size
                     self.record(losses, last - self.steps_per_epoch * np.arange(done.epochs - 1, -1, -1))
+                self._goes_on = watch is None or not watch.may_write
                 if watch is not None and watch.arrived(losses):
                     if self._snapshot is not None and watch.looks and not self.program.finite():
                         self._fail()
@@ -224,17 +226,17 @@ class Run:
         """Make `steps` steps. What takes its rows from elsewhere does it in pieces."""
         return self._train_on(self.X, self.y, self.weight, self.state.place, self._partial, steps, losses,
                               shuffle=self.shuffle, batch_size=self.batch_size,
-                              stop_on_params=stop_on_params)  # fmt: skip
+                              stop_on_params=stop_on_params, goes_on=self._goes_on)  # fmt: skip
 
     def _train_on(
         self, X: np.ndarray, y: np.ndarray, weight: np.ndarray | None, place: np.ndarray, partial: np.ndarray,
-        steps: int, losses: np.ndarray, *, shuffle: bool, batch_size: int, stop_on_params: bool,
+        steps: int, losses: np.ndarray, *, shuffle: bool, batch_size: int, stop_on_params: bool, goes_on: bool = False,
     ) -> Trained:  # fmt: skip
         state = self.state
         return self.program.train(
             X, y, weight, batch_size=batch_size, steps=steps, seed=state.seed, shuffle=shuffle,
             count=state.count, place=place, partial=partial, losses=losses, update=self._update(steps),
-            stop_on_loss=self.stop_on_non_finite, stop_on_params=stop_on_params,
+            stop_on_loss=self.stop_on_non_finite, stop_on_params=stop_on_params, goes_on=goes_on,
         )  # fmt: skip
 
     def _update(self, steps: int) -> Update:
@@ -271,7 +273,7 @@ class Run:
 
     def _fail(self) -> NoReturn:
         """Go back to the last step whose parameters are finite, and say what happened there."""
-        state, snapshot = self.state, self._snapshot
+        state, snapshot, self._goes_on = self.state, self._snapshot, False
         if not self.program.finite():
             failed, overflow = state.step, True
             snapshot.restore()

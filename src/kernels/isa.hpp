@@ -2,7 +2,8 @@
 //   FBP_ISA             name of the namespace and of the exported table
 //   FBP_VECTOR_BYTES    16, 32 or 64
 //   FBP_TILE_ROWS, FBP_TILE_VECTORS   the GEMM's register tile
-//   FBP_MANY            defined: the kernels of many networks alone, else all but these
+//   FBP_MANY            defined: the kernels of many networks alone
+//   FBP_BFLOAT16        defined: the products in bfloat16 alone; without either of the two all others
 //   FBP_TARGET          what the compiler may use beyond the baseline, or nothing
 // Everything but the table has internal linkage, and no C++ standard header is included: what the linker may merge
 // across files must not have been compiled for a wider ISA.
@@ -60,6 +61,22 @@ namespace {
 }  // namespace
 extern const ManyTable FBP_MANY_NAME(FBP_ISA);
 const ManyTable FBP_MANY_NAME(FBP_ISA) = {&FBP_NAME(FBP_ISA), many_kernels<float>(), many_kernels<double>()};
+#elif defined(FBP_BFLOAT16)
+#include "gemm.hpp"
+#include "layers.hpp"
+#include "bfloat16.hpp"
+}  // namespace
+extern const Bfloat16Kernels FBP_BFLOAT16;
+const Bfloat16Kernels FBP_BFLOAT16 = {
+    round_rows,
+    rounded_output,
+    {rounded_forward<activation_identity>, rounded_grad_input<activation_identity>},
+    {rounded_forward<ByCall>, rounded_grad_input<ByCall>},
+    rounded_activations,
+    rounded_optimizers,
+    rounded_update<ByCall>,
+    rounded_grad_weight,
+    rounded_grad_bias};
 #else
 #include "random.hpp"
 #include "gemm.hpp"

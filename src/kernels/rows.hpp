@@ -31,13 +31,15 @@ static void backward_row(T* delta, const T* a, const T* z, idx ld, idx rows, idx
   });
 }
 
-// One vector of parameters and of their slots, by an optimizer's row.
+// One vector of parameters, which it gives, and of their slots, by an optimizer's row.
 template <class Row, class T>
-FBP_INLINE void update_vector(T* p, T* const* slots, idx at, Vec<T> g, const Vec<T>* scalar) {
+FBP_INLINE Vec<T> update_vector(T* p, T* const* slots, idx at, Vec<T> g, const Vec<T>* scalar) {
   Vec<T> state[Row::states + 1];   // C++ has no empty arrays
   FBP_UNROLL for (int s = 0; s < Row::states; s++) state[s] = load(slots[s] + at);
-  store(p + at, Row::template update<Vec<T>>(load(p + at), g, state, scalar));
+  const Vec<T> made = Row::template update<Vec<T>>(load(p + at), g, state, scalar);
+  store(p + at, made);
   FBP_UNROLL for (int s = 0; s < Row::states; s++) store(slots[s] + at, state[s]);
+  return made;
 }
 
 template <class Row, class T>

@@ -225,7 +225,7 @@ class Program:
 
     def train(
         self, X, y, weight, *, batch_size, steps, seed, shuffle, count, place, partial, losses, update, stop_on_loss,
-        stop_on_params, course=None,
+        stop_on_params, course=None, goes_on=False,
     ) -> Trained:  # fmt: skip
         if not self._serves(update):
             return self._reference.train(
