@@ -26,8 +26,8 @@ def digits(n):
 
 
 @pytest.mark.parametrize("sizes, batch_size", [((2, 3, 1), 8), ((4, 8, 1), 32)], ids=str)
-def test_shuffling_takes_six_tenths_of_a_tiny_networks_step(sizes, batch_size, capsys):
-    """1,024 rows, whose order is drawn anew each epoch, and which are gathered in it."""
+def test_shuffling_takes_half_of_a_tiny_networks_step(sizes, batch_size, capsys):
+    """1,024 rows, whose order is drawn anew each epoch, and which are read in it where they lie."""
     X, y = (rng.uniform(-1, 1, (1024, n)).astype(np.float32) for n in (sizes[0], sizes[-1]))
     net = fastbp.MLP(sizes, activation="relu", seed=0)
 
@@ -41,7 +41,7 @@ def test_shuffling_takes_six_tenths_of_a_tiny_networks_step(sizes, batch_size, c
     with capsys.disabled():
         told = ", ".join(f"{name} {min(found) / steps * 1e9:.0f} ns" for name, found in times.items())
         print(f"\n{'-'.join(map(str, sizes))} b{batch_size}: {told} a step, {ratio:.2f} times", end=" ")
-    assert ratio <= 1.6
+    assert ratio <= 1.5
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])

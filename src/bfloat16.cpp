@@ -21,7 +21,7 @@ Bfloat16::Matrix::Matrix(idx rows, idx cols, bool rows_too)
       ldr(padded<uint16_t>(cols)), ldp(padded<uint32_t>(cols)) {}
 
 Dropped Bfloat16::Layer::dropped() const {
-  return {words.data(), drop_blocks(shape) * DROP_BLOCK, drop_threshold(shape), static_cast<float>(drop_scale(shape)), nullptr};
+  return {words.data(), shape.drop_blocks() * DROP_BLOCK, shape.drop_threshold(), static_cast<float>(shape.kept_scale()), nullptr};
 }
 
 Bfloat16::Bfloat16(const Bfloat16Kernels& rounded, const Kernels<float>& kernels, const Shape& shape, float* params)
@@ -37,7 +37,7 @@ Bfloat16::Bfloat16(const Bfloat16Kernels& rounded, const Kernels<float>& kernels
                        own || drops_next ? rounded.called : row, Matrix(shape.batch, s.in, true),
                        Matrix(shape.batch, s.out, l > 0), Buffer<uint32_t>(even(s.in) / 2 * s.ldw),
                        Buffer<uint16_t>(l && s.dropout > 0 ? even(shape.batch) * padded<uint16_t>(s.in) : 0),
-                       Buffer<uint16_t>(l && s.dropout > 0 ? shape.batch * drop_blocks(s) * DROP_BLOCK : 0),
+                       Buffer<uint16_t>(l && s.dropout > 0 ? shape.batch * s.drop_blocks() * DROP_BLOCK : 0),
                        Buffer<float>(s.keeps_z && l + 1 < shape.n_layers ? shape.batch * padded<float>(s.out) : 0), {}});
     panel_size_ = std::max(panel_size_, (s.out + 15) / 16 * 8 * ROUNDED_COLUMNS);
   }
@@ -120,7 +120,7 @@ void Bfloat16::set_kept_input(Team& team, const float* x, idx ldx, idx start, id
 
 // Which inputs of a hidden layer are dropped, before the layer below makes them.
 void Bfloat16::draw_words(Team& team, Layer& layer, uint64_t seed, int64_t step) {
-  const idx blocks = drop_blocks(layer.shape), n = blocks * DROP_BLOCK;
+  const idx blocks = layer.shape.drop_blocks(), n = blocks * DROP_BLOCK;
   const auto l = static_cast<uint64_t>(&layer - layers_.data());
   each_part(team, share_rows(rows_, n), [&](idx m0, idx m1, int) {
     for (idx m = m0; m < m1; m++)

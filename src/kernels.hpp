@@ -150,6 +150,50 @@ template <class T> struct TinyBatches {           // `steps` batches of `rows` r
 };
 template <class T> using TinyKernel = idx (*)(const TinyBatches<T>& run, double* losses);
 
+// The same for a network of one hidden layer, a hidden unit per lane. Parameters, slots and gradient lie as weight
+// (in, width) with `width` lanes of whole vectors, output weight (out, width), bias (width) and output bias (one vector).
+// Either of the last may be missing.
+enum { HIDDEN_WIDTH = 16 };                       // inputs at most
+enum { HIDDEN_SAMPLES = 8 };                      // at most, that go through it together
+enum { WIDEST = 16 };                             // lanes of the widest vector
+enum { HIDDEN_GROUP = 32 };                       // samples that a row is called for at once
+enum HiddenActivation { HIDDEN_IDENTITY, HIDDEN_RELU, HIDDEN_TANH, HIDDEN_CALLED };
+template <class T> struct HiddenRows {            // row k: data + order[k] * ld, or data + k * ld
+  const T* data; idx ld;
+  const uint32_t* order;
+};
+template <class T> struct HiddenRun {             // `steps` batches of `rows` rows, one after the other
+  idx in, hidden, rows, steps;
+  HiddenRows<T> x, t;                             // t.data null where labels are given
+  const int32_t* label;
+  // Of a batch's rows, then zeros: (blocks of samples, WIDEST) of the squared error, with the loss's factor, and (rows,).
+  const double *share, *row_share;
+  LossRow<T> loss;
+  const T* setting;                               // of Loss, as the next two, which are those of a batch's rows
+  const T* weight; idx ldw;
+  const OwnLoss<T>* own_loss;
+  HiddenActivation activation;
+  ForwardRow<T> forward, output_forward;          // null: there is nothing to do
+  BackwardRow<T> backward, output_backward;
+  bool keeps_z, output_keeps_z;
+  const T* kept;                                  // dropout of the hidden units, (whole blocks, WIDEST): a factor or 0; or null
+  T* params; T* const* slots; T* gradient;
+  idx n_params;
+  idx bias, output_bias;                          // offsets, or -1
+  bool sgd;                                       // the rule, which is inline then; else
+  UpdateRow<T> update;                            // this
+  const T* scalars; idx scalars_of_a_step;        // the latter 0 where each step has the same
+  bool stop_on_loss;
+};
+template <class T> using HiddenKernel = idx (*)(const HiddenRun<T>& run, double* losses);
+template <class T> struct HiddenKernels {
+  idx lanes;                                      // of a vector
+  // By outputs, from 1 on, and whether any row is called, for units in one vector and in two; or null.
+  const HiddenKernel<T> (*train[2])[2];
+  // Rows of the table for the same vectors, as a load of two that were just stored waits for the cache; null: the ISA's.
+  const UpdateRow<T>* update;
+};
+
 // Both ways back in one: grad_input where it is wanted (null where not), then the update of the weights it has read.
 template <class T> using BackwardKernel = void (*)(const GradInput<T>&, const GradWeight<T>&, idx begin, idx end);
 template <class T> struct OptimizerKernels {
@@ -188,6 +232,8 @@ template <class T> struct Kernels {
   const LossRow<T>* loss;
   const OptimizerKernels<T>* optimizer;
   ActivationKernels<T> called_activation;       // for a user's own activation, whose row functions are put in
+  HiddenKernels<T> hidden;
+  const HiddenKernels<T>* narrower_hidden;      // on vectors of half the width, for as few units; or null
 };
 
 // ------------------------------------------------------------------ many networks of one kind, a network per lane
@@ -315,6 +361,11 @@ struct Isa {
   Kernels<double> f64;
 };
 
+struct HiddenTable {
+  HiddenKernels<float> f32;
+  HiddenKernels<double> f64;
+};
+
 struct ManyTable {
   const Isa* isa;                               // with vectors as wide
   ManyKernels<float> f32;
@@ -330,5 +381,6 @@ extern const Isa isa_generic;
 extern const Isa isa_avx2, isa_avx512;
 extern const ManyTable many_avx2, many_avx512;
 extern const Bfloat16Kernels bfloat16_avx512;
+extern const HiddenTable hidden_avx512_256;
 #endif
 }  // namespace fbp

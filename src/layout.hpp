@@ -2,7 +2,6 @@
 // kernels a layer gets, and how its work is shared by threads.
 #pragma once
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 
 #include "program.hpp"
@@ -35,11 +34,6 @@ inline Family family_of(bool transposed, idx rows, idx out, idx lanes) {
   if (rows <= FEW_ROWS && out > FEW_OUTPUTS_IN_VECTORS * lanes) return FEW;
   return DIRECT;
 }
-
-// Dropout of a layer's inputs: words a row, in blocks; below which a word of 16 bits drops; what the others grow by.
-inline idx drop_blocks(const LayerShape& s) { return (s.in + DROP_BLOCK - 1) / DROP_BLOCK; }
-inline int drop_threshold(const LayerShape& s) { return static_cast<int>(std::lround(s.dropout * 65536)); }
-inline double drop_scale(const LayerShape& s) { return 1 / (1 - drop_threshold(s) / 65536.0); }
 
 // What threads share: 0..n in parts, each some whole units.
 struct Split {

@@ -25,6 +25,10 @@ struct LayerShape {
   bool skips_zeros;       // an input of exactly 0 moves neither output nor, at its row of the weight, anything back
   bool trains_weight, trains_bias;   // not those that are frozen
   double dropout;         // share of its inputs that a training step sets to 0
+
+  idx drop_blocks() const { return (in + DROP_BLOCK - 1) / DROP_BLOCK; }   // of words, a row
+  int drop_threshold() const { return static_cast<int>(std::lround(dropout * 65536)); }   // of 16 bits
+  double kept_scale() const { return 1 / (1 - drop_threshold() / 65536.0); }
 };
 
 struct Shape {
@@ -42,7 +46,7 @@ struct Shape {
   int optimizer;          // row of the table, -1 where there is none
   bool rounds;            // its training steps multiply in bfloat16, and it does nothing else; no layer is transposed
   bool fused;
-  bool plain;             // the rule has one set of scalars and nothing around it, nothing is frozen or dropped
+  bool plain;             // the rule has one set of scalars and nothing around it, nothing is frozen
   int n_threads;          // at most
   bool gated;             // by what a thread has to do at least; tests let small networks have threads
 };

@@ -15,6 +15,8 @@ namespace fbp {
 namespace {
 
 constexpr idx MAX_STRETCH = 64;    // steps of a tiny network between two looks at the epoch
+constexpr idx ORDERS = 16;         // of coming epochs that are made at once,
+constexpr idx ORDER_ROWS = 4096;   // where they have no more rows than these together
 constexpr idx SQUARES_ROWS = 16;   // rows whose squares are summed in one go, whatever the number of threads
 
 // Leading dimension of a layer's z, a and delta.
@@ -52,8 +54,6 @@ template <class T> struct Layer {
   Split forward_split, backward_split;
 
   T* z() const { return shape.keeps_z ? kept_z.data() : a.data(); }
-  int threshold() const { return drop_threshold(shape); }
-  T kept_scale() const { return static_cast<T>(drop_scale(shape)); }
 };
 
 template <class T> Family family_of(const Layer<T>& layer, idx rows, idx lanes) {
@@ -127,11 +127,14 @@ template <class T> class Network final : public Program {
   Buffer<double> squares_;          // sums over blocks of rows of a matrix
   bool drops_ = false;              // the batch at hand is trained on, with dropout
   idx ld_panel_ = 0;                // from one thread's to the next's
-  Buffer<uint32_t> order_;
+  Buffer<uint32_t> order_;          // (order_epochs_, order_rows_): those of order_seed_ from order_epoch_ on
+  idx order_rows_ = 0;
   uint64_t order_seed_ = 0;
-  int64_t order_epoch_ = -1;
-  std::unique_ptr<Tiny<T>> tiny_;   // the training steps of a tiny network ...
-  std::unique_ptr<Bfloat16> bfloat16_;   // ... or of one whose products are rounded; at most one of the two
+  int64_t order_epoch_ = 0;
+  idx order_epochs_ = 0;
+  TinyPair<T> tiny_{nullptr, nullptr, 0};   // the training steps of a tiny network
+  Tiny<T>* training_ = nullptr;     // which of them has the parameters
+  std::unique_ptr<Bfloat16> bfloat16_;      // those of one whose products are rounded; at most one of the two
   Team* team_ = nullptr;            // of the call at hand
   const T* x_ = nullptr;            // the batch at hand
   idx ldx_ = 0, rows_ = 0;
@@ -158,6 +161,7 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params, const Network
     const LayerShape& s = shape.layers[l];
     const idx ld = ld_of<T>(s, shape.batch);
     const bool unused = shape.rounds && l + 1 < shape.n_layers;   // hidden layers have matrices of their own there
+    const bool drops = s.dropout > 0 && !(shape.rounds && l);
     const size_t size = unused ? 0 : static_cast<size_t>(s.transposed ? s.out : shape.batch) * ld;
     const Layer<T>* const other = like ? &like->layers_[static_cast<size_t>(l)] : nullptr;
     const auto room = [other](auto Layer<T>::*which, size_t n) {
@@ -167,8 +171,8 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params, const Network
                        activation_of(kernels_, s),
                        ld, room(&Layer<T>::kept_z, s.keeps_z ? size : 0), room(&Layer<T>::a, size),
                        room(&Layer<T>::delta, size),
-                       room(&Layer<T>::dropped, s.dropout > 0 && !(shape.rounds && l) ? shape.batch * padded<T>(s.in) : 0),
-                       room(&Layer<T>::words, s.dropout > 0 && !(shape.rounds && l) ? shape.batch * drop_blocks(s) * DROP_BLOCK : 0),
+                       room(&Layer<T>::dropped, drops ? shape.batch * padded<T>(s.in) : 0),
+                       room(&Layer<T>::words, drops ? shape.batch * s.drop_blocks() * DROP_BLOCK : 0),
                        room(&Layer<T>::used, s.in),
                        room(&Layer<T>::partial, s.transposed ? 0 : (s.in + SINGLE_INPUTS - 1) / SINGLE_INPUTS * ld),
                        DIRECT, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, {}, {}});
@@ -187,8 +191,7 @@ Network<T>::Network(const Isa& isa, const Shape& shape, T* params, const Network
   l1_ = Buffer<T>(2 * shape.n_layers);
   if constexpr (std::is_same<T, float>::value)
     if (shape.rounds) bfloat16_.reset(new Bfloat16(*bfloat16_of(isa), kernels_, shape, params));
-  if (!bfloat16_ && Tiny<T>::suits(shape))
-    tiny_.reset(new Tiny<T>(kernels_, shape, loss_row_, &own_loss_, setting_.data(), output_weight_.data()));
+  if (!bfloat16_) tiny_ = make_tiny<T>(kernels_, shape, loss_row_, &own_loss_, setting_.data(), output_weight_.data());
 }
 
 // ------------------------------------------------------------------ many steps
@@ -207,19 +210,19 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
   Team team;
   team_ = &team;
   const idx n = data.x.rows;
-  const bool ordered = run.shuffle || run.orders;
-  if (ordered && static_cast<idx>(order_.size()) != n) {
-    order_ = Buffer<uint32_t>(n);
-    order_epoch_ = -1;
+  if ((run.shuffle || run.orders) && order_rows_ != n) {
+    order_ = Buffer<uint32_t>(std::max<idx>(std::min(ORDERS, ORDER_ROWS / n), 1) * n);
+    order_rows_ = n;
+    order_epochs_ = 0;
   }
-  const uint32_t* order = ordered ? order_.data() : nullptr;
+  const uint32_t* order = nullptr;
+  int64_t order_of = -1;                 // the epoch whose order that is
   const int64_t* given = run.orders;     // of the epoch at hand, until it is in order_
   const Step<T> step = step_of(update);
   T* const grads = fused_ ? nullptr : update.accumulated ? static_cast<T*>(update.accumulated) : grads_.data();
   idx bound = 0, phase = update.phase;   // rows that the layers are bound for; batches since the last update
   bool constant = true;
   for (const Scalar& scalar : update.scalars) constant = constant && scalar.stride == 0;
-  if (tiny_) tiny_->enter(params_, step.slots);
   if (bfloat16_) bfloat16_->enter(team, run.goes_on, run.steps * run.batch_size / n);
   const int rounded_rule = !fused_ ? Bfloat16::STORE : step.around.on || update.own ? Bfloat16::BY_CALL : update.row;
 
@@ -230,29 +233,48 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
     bool reordered = false;
     if (given) {
       std::transform(given, given + n, order_.data(), [](int64_t row) { return static_cast<uint32_t>(row); });
-      order_epoch_ = -1;   // it is no epoch's own
+      order = order_.data();
+      order_epochs_ = 0;   // it is no epoch's own
       given = nullptr;
       reordered = true;
-    } else if (run.shuffle && !run.orders && (order_epoch_ != epoch || order_seed_ != run.seed)) {
-      const auto number = static_cast<uint64_t>(epoch);
-      kernels_.epoch_orders(&run.seed, &number, 1, static_cast<uint32_t>(n), order_.data(), 0);
-      order_epoch_ = epoch;
-      order_seed_ = run.seed;
+    } else if (run.shuffle && !run.orders && order_of != epoch) {
+      if (order_seed_ != run.seed || epoch < order_epoch_ || epoch >= order_epoch_ + order_epochs_) {
+        const idx batch = std::min(run.batch_size, n), batches = (n + batch - 1) / batch;
+        const idx coming = (start / batch + run.steps - done.steps + batches - 1) / batches;   // epochs of this call
+        const idx orders = std::min(coming, static_cast<idx>(order_.size()) / n);
+        uint64_t seeds[ORDERS], epochs[ORDERS];
+        for (idx k = 0; k < orders; k++) {
+          seeds[k] = run.seed;
+          epochs[k] = static_cast<uint64_t>(epoch + k);
+        }
+        kernels_.epoch_orders(seeds, epochs, orders, static_cast<uint32_t>(n), order_.data(), n);
+        order_seed_ = run.seed;
+        order_epoch_ = epoch;
+        order_epochs_ = orders;
+      }
+      order = order_.data() + (epoch - order_epoch_) * n;
+      order_of = epoch;
       reordered = true;
     }
-    if (!constant && !tiny_) set_scalars(update, done.steps, 1);
+    if (Tiny<T>* const tiny = tiny_.of(rows); tiny != training_) {
+      if (training_) training_->leave(params_, step.slots);
+      if (tiny) tiny->enter(params_, step.slots);
+      training_ = tiny;
+    }
+    if (!constant && !training_) set_scalars(update, done.steps, 1);
     const double penalty = run.l2 ? run.l2[done.steps] * weight_squares() : 0;
 
     double losses[MAX_STRETCH];
     idx wanted = 1, taken;   // a tiny network takes a stretch of steps at once where only the rows differ
-    if (tiny_) {
-      const idx ready = tiny_->gather(data, start, order, reordered, rows);
-      if (!data.weight && !run.stop_on_params && !run.l2) {
-        const idx most[] = {ready, run.steps - done.steps, MAX_STRETCH};
-        wanted = *std::min_element(most, most + 3);
-      }
+    if (training_) {
+      // Orders that follow one another are one order, where all their batches are whole.
+      const bool goes_on = run.shuffle && !run.orders && !run.stall && n % std::min(run.batch_size, n) == 0;
+      const idx end = goes_on ? std::min((order_epoch_ + order_epochs_ - epoch) * n, start + MAX_STRETCH * rows) : n;
+      const idx ready = training_->gather(data, start, end, order, reordered, rows);
+      if (!data.weight && !run.stop_on_params && !run.l2) wanted = std::min({ready, run.steps - done.steps, MAX_STRETCH});
       if (!constant) set_scalars(update, done.steps, wanted);
-      taken = tiny_->train(data.weight, data.weights, start, order, rows, wanted, step, constant, run.stop_on_loss, losses);
+      taken = training_->train({data.weight, data.weights, start, order, rows, wanted, constant, run.stop_on_loss, run.seed, *run.count},
+                           step, losses);
     } else {
       if (bfloat16_) set_rounded_input(data.x, start, order, rows);
       else set_input(data.x, start, order, rows, false);
@@ -265,30 +287,35 @@ template <class T> Trained Network<T>::train(const Data& data, const Run& run, c
       taken = train_batch(data, start, order, step, run, update, &phase, losses);
     }
 
-    for (idx k = 0; k < taken; k++) {
-      losses[k] = losses[k] * run.factor + penalty;
-      run.partial[0] += losses[k] * static_cast<double>(rows);
-      run.partial[1] += static_cast<double>(rows);
-    }
     done.steps += taken;
     run.count[0] += taken;
-    run.place[1] = start + taken * rows;
-    if (run.place[1] == n) {
-      const double loss = run.losses[done.epochs++] = run.partial[0] / run.partial[1];
-      run.partial[0] = run.partial[1] = 0;
-      run.place[0] = epoch + 1;
-      run.place[1] = 0;
+    double sum = run.partial[0], seen = run.partial[1];   // not in memory, where each step would wait for the last one
+    idx at = start;
+    for (idx k = 0; k < taken; k++) {
+      losses[k] = losses[k] * run.factor + penalty;
+      sum += losses[k] * static_cast<double>(rows);
+      seen += static_cast<double>(rows);
+      at += rows;
+      if (at < n) continue;
+      const double loss = run.losses[done.epochs++] = sum / seen;
+      sum = seen = 0;
+      at = 0;
+      run.place[0]++;
       if (run.orders) given = run.orders + done.epochs * n;
       if (run.stall && stalled(loss, run.stall)) done.status = STALLED;
     }
+    run.partial[0] = sum;
+    run.partial[1] = seen;
+    run.place[1] = at;
     done.loss = losses[taken < wanted ? taken : taken - 1];
     if (taken < wanted) done.status = LOSS_NOT_FINITE;
     if (run.stop_on_params && taken) {
-      if (tiny_) tiny_->leave(params_, step.slots);
+      if (training_) training_->leave(params_, step.slots);
       if (!finite()) done.status = PARAMS_NOT_FINITE;
     }
   }
-  if (tiny_) tiny_->leave(params_, step.slots);
+  if (training_) training_->leave(params_, step.slots);
+  training_ = nullptr;
   return done;
 }
 
@@ -331,6 +358,7 @@ template <class T> Step<T> Network<T>::step_of(const Update& update) {
                  static_cast<T*>(update.average), in_t(update.decay)};
   step.max_norm = in_t(update.max_norm);
   step.kernels = step.around.on || update.own ? &kernels_.by_call : &kernels_.optimizer[update.row];
+  step.row = update.own ? -1 : update.row;
   step.update = update.own ? reinterpret_cast<UpdateRow<T>>(update.own) : kernels_.optimizer[update.row].update;
   set_scalars(update, 0, 1);
   return step;
@@ -489,7 +517,7 @@ template <class T> template <class F> void Network<T>::each_part(const Split& sp
 
 // The layer's inputs as training has them in one step: which are dropped is a function of (seed, step, layer, place).
 template <class T> void Network<T>::drop_inputs(Layer<T>& layer, uint64_t seed, int64_t step) {
-  const idx n = layer.shape.in, blocks = drop_blocks(layer.shape), ld = padded<T>(n);
+  const idx n = layer.shape.in, blocks = layer.shape.drop_blocks(), ld = padded<T>(n);
   const auto l = &layer - layers_.data();
   const T* x = l ? layers_[l - 1].a.data() : x_;
   const idx ldx = l ? layers_[l - 1].ld : ldx_;
@@ -501,7 +529,8 @@ template <class T> void Network<T>::drop_inputs(Layer<T>& layer, uint64_t seed, 
       for (idx k = 0; k < n; k += 64 / static_cast<idx>(sizeof(T))) __builtin_prefetch(x + m * ldx + k);
       kernels_.drop_words(seed, static_cast<uint64_t>(step), static_cast<uint64_t>(l), static_cast<uint64_t>(m), blocks,
                           words);
-      kernels_.drop(x + m * ldx, layer.dropped.data() + m * ld, n, words, layer.threshold(), layer.kept_scale());
+      kernels_.drop(x + m * ldx, layer.dropped.data() + m * ld, n, words, layer.shape.drop_threshold(),
+                    static_cast<T>(layer.shape.kept_scale()));
     }
   });
 }
@@ -554,8 +583,8 @@ template <class T> void Network<T>::run_backward() {
       if (drops && grad_input.grad_input)
         for (idx m = 0; m < rows_; m++) {   // derivatives of activations are factors: dropped before or after them
           T* const g = grad_input.grad_input + m * grad_input.ldg + begin;
-          kernels_.drop(g, g, end - begin, layer.words.data() + m * drop_blocks(layer.shape) * DROP_BLOCK + begin,
-                        layer.threshold(), layer.kept_scale());
+          kernels_.drop(g, g, end - begin, layer.words.data() + m * layer.shape.drop_blocks() * DROP_BLOCK + begin,
+                        layer.shape.drop_threshold(), static_cast<T>(layer.shape.kept_scale()));
         }
       if (end == layer.shape.in && layer.run_grad_bias) layer.run_grad_bias(layer.grad_bias);
     };
@@ -684,7 +713,7 @@ template <class T> double Network<T>::squares(const T* matrix, const LayerShape&
 }
 
 template <class T> double Network<T>::weight_squares() {
-  if (tiny_) return tiny_->weight_squares();   // it has the parameters while it trains
+  if (training_) return training_->weight_squares();   // it has the parameters while it trains
   double sum = 0;
   for (const Layer<T>& layer : layers_) sum += squares(layer.weight, layer.shape);
   return sum;
@@ -802,7 +831,7 @@ template <class T> void Network<T>::describe(idx rows, LayerPlan* plans) const {
   if (bfloat16_) return bfloat16_->describe(rows, n_threads, plans);
   for (const Layer<T>& layer : layers_) {
     const Family family = family_of(layer, rows, kernels_.lanes);
-    if (tiny_) *plans++ = {TINY, 1, 1};
+    if (tiny_.of(rows)) *plans++ = {TINY, 1, 1};
     else *plans++ = {family, share_forward(layer, family, rows, n_threads).parts,
                    share_backward(layer, family, rows, n_threads).parts};
   }

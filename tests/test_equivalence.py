@@ -276,6 +276,7 @@ KINDS = {
 SMALL = range(1, 34)
 LARGE = [34, 47, 48, 49, 63, 64, 65, 66, 95, 96, 97, 127, 128, 129, 130, 255, 256, 257, 784, 1023, 1024, 1025]
 PLACES = ("n_in", "hidden", "n_out", "batch")
+HIDDEN_PART = 8
 FAINT = 1e-3  # outputs and gradients below are mostly the rounding of numbers of size 1
 WORK_OF_LARGE = 4_000_000  # multiplications of one forward pass
 
@@ -323,6 +324,14 @@ def tiny_cases():
     sizes = [(i, j, (i + j) % 8, (i + 3 * j) % 9 + 9 * k) for k in range(8) for i in range(8) for j in range(8)]
     rows = [dict(zip(PLACES, (size + 1 for size in row))) for row in sizes]
     return [row | kinds | {"depth": k % 4 + 1} for k, (row, kinds) in enumerate(zip(rows, levels(len(rows), 3)))]
+
+
+@cache
+def hidden_cases():
+    """One hidden layer of up to 17 units, up to 5 outputs, each batch up to 33: all, or one of `HIDDEN_PART`."""
+    sizes = [(k % 17 + 1, *three) for k, three in enumerate(itertools.product(range(1, 18), range(1, 6), range(1, 34)))]
+    rows = [dict(zip(PLACES, size)) | kinds for size, kinds in zip(sizes, levels(len(sizes), 5))]
+    return [row | {"depth": 2, "path": "fit"} for row in (rows if every_case else rows[::HIDDEN_PART])]
 
 
 @cache
@@ -591,6 +600,11 @@ def test_compiled_training_is_the_references_on_tiny_sizes(shard, isa, dtype):
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
+def test_compiled_training_is_the_references_with_one_small_hidden_layer(shard, isa, dtype):
+    check_cases(hidden_cases()[shard::SHARDS], dtype)
+
+
+@pytest.mark.parametrize("shard", range(SHARDS))
 def test_compiled_training_is_the_references_on_large_sizes(shard, isa, dtype):
     check_cases(large_cases()[shard::SHARDS], dtype)
 
@@ -613,6 +627,11 @@ def test_the_cases_cover_every_pair_and_their_data_is_spread():
     assert {case["batch"] for case in tiny} == set(range(1, 73)) and {case["depth"] for case in tiny} == {1, 2, 3, 4}
     for a, b in itertools.combinations(PLACES[:3], 2):
         assert len({(case[a], case[b]) for case in tiny}) == 64
+    hidden = hidden_cases()
+    for place, most in zip(PLACES, (17, 17, 5, 33)):
+        assert {case[place] for case in hidden} == set(range(1, most + 1)), place
+    for kind in ("activation", "head", "optimizer", "bias", "weighted", "rows", "shuffle"):
+        assert {case[kind] for case in hidden} == set(KINDS[kind]), kind
     for values in (spread, on_grid):
         sample = values(np.random.default_rng(0), (33, 33))
         size = np.abs(sample[sample != 0])

@@ -26,10 +26,15 @@ def families(sizes, batch_size, dtype=np.float32, **more):
 def test_each_rule_and_its_other_side(isa, dtype):
     """Who changes a rule in C++ finds its words in `FAMILIES` of fastbp/backends/cython.py, and its numbers here."""
     assert families((8, 8, 4), 100, dtype) == ["tiny", "tiny"]
-    assert families((9, 8, 4), 100, dtype) == ["direct", "narrow"]
-    assert families((8, 9, 4), 100, dtype) == ["direct", "narrow"]
+    lanes = VECTOR_BYTES[isa] // dtype.itemsize
+    units = min(2 * lanes, 16) if lanes > 2 else 8
+    assert families((16 if lanes > 2 else 8, units, 4), 100, dtype) == ["tiny", "tiny"]
+    assert families((17, units, 4), 100, dtype) == ["direct", "narrow"]
+    assert families((8, units + 1, 4), 100, dtype) == ["direct", "narrow"]
+    assert families((8, 8, 8, 4), 100, dtype) == ["tiny", "tiny", "tiny"]
+    assert families((9, 8, 8, 4), 100, dtype) == ["direct", "direct", "narrow"]
     assert families((8, 8, 5), 100, dtype) == ["direct", "direct"]
-    assert families((8, 9, 4), 1, dtype) == ["single", "narrow"]
+    assert families((8, 17, 4), 1, dtype) == ["single", "narrow"]
     assert families((8, 9, 5), 1, dtype) == ["single", "single"]
     outputs = 4 * VECTOR_BYTES[isa] // dtype.itemsize
     assert families((10, outputs + 1, outputs), 24, dtype) == ["few", "direct"]

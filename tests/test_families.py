@@ -24,13 +24,22 @@ def constant(file, name):
     return int(value)
 
 
-TINY_WIDTH, NARROW_OUTPUTS = (constant("kernels.hpp", name) for name in ("TINY_WIDTH", "NARROW_OUTPUTS"))
+TINY_WIDTH, HIDDEN_WIDTH, NARROW_OUTPUTS = (
+    constant("kernels.hpp", name) for name in ("TINY_WIDTH", "HIDDEN_WIDTH", "NARROW_OUTPUTS")
+)
 FEW_ROWS, FEW_VECTORS = (constant("layout.hpp", name) for name in ("FEW_ROWS", "FEW_OUTPUTS_IN_VECTORS"))
 
 
+def units_in_lanes(lanes):
+    """Units of a hidden layer that lie in one vector or two: none where vectors are of two lanes."""
+    return min(2 * lanes, HIDDEN_WIDTH) if lanes >= 4 else 0
+
+
 def families(sizes, rows, most, tiny):
-    """The family of each layer: `family_of` in src/layout.hpp; where `tiny` may be, `Tiny::suits` in src/tiny.cpp."""
-    if tiny and max(sizes) <= TINY_WIDTH and sizes[-1] <= NARROW_OUTPUTS:
+    """The family of each layer: `family_of` in src/layout.hpp; where `tiny` may be, `make_tiny` in src/tiny.cpp."""
+    units = units_in_lanes(most // FEW_VECTORS)
+    in_units = len(sizes) == 3 and sizes[0] <= HIDDEN_WIDTH and sizes[1] <= units
+    if tiny and (in_units or max(sizes) <= TINY_WIDTH) and sizes[-1] <= NARROW_OUTPUTS:
         return ["TINY"] * (len(sizes) - 1)
     found = ["SINGLE" if rows == 1 else "FEW" if rows <= FEW_ROWS and out > most else "DIRECT" for out in sizes[1:]]
     return [*found[:-1], "NARROW"] if sizes[-1] <= NARROW_OUTPUTS else found
@@ -38,8 +47,9 @@ def families(sizes, rows, most, tiny):
 
 # Sizes and rows of a batch; up to `most` outputs, a few rows are DIRECT.
 SHAPES = {
-    "TINY": lambda most: [((3, 5, 2), 7), ((8, 8, 4), 33), ((1, 1, 1), 1), ((7, 3, 2), 257)],
-    "NARROW": lambda most: [((9, 1), 5), ((65, 33, 3), 37), ((17, 5, 4), 1), ((131, 40, 2), 26)],
+    "TINY": lambda most: [((3, 5, 2), 7), ((8, 8, 4), 33), ((1, 1, 1), 1), ((7, 3, 2), 257), ((3, 8, 5, 2), 33),
+                          ((6, 3), 9), ((16, units_in_lanes(most // FEW_VECTORS), 3) if most > 8 else (4, 7, 3), 19)],
+    "NARROW": lambda most: [((9, 1), 5), ((65, 33, 3), 37), ((17, 5, 4), 1), ((131, 40, 2), 26), ((16, 17, 4), 9)],
     "SINGLE": lambda most: [((33, 70, 19), 1), ((9, 5, 5), 1), ((130, 17, 65), 1)],
     "FEW": lambda most: [((21, most + 1, most + 3), 2), ((5, most + 9, most + 1), FEW_ROWS), ((70, 2 * most + 1), 9)],
     "DIRECT": lambda most: [((17, 33, 19), 41), ((9, 67, 35), FEW_ROWS + 1), ((40, most - 1, most), 3), ((5, 9), 257)],

@@ -11,7 +11,8 @@ import subprocess
 import sys
 
 KERNELS = re.compile(
-    r"\b((?:pair_)?tile|sum_pair_columns|dot_products|narrow_\w+|single_\w+|sum_columns|grad_bias|tiny_\w+|many_(?:forward|grad_\w+|hidden))<"
+    r"\b((?:pair_)?tile|sum_pair_columns|dot_products|narrow_\w+|single_\w+|sum_columns|grad_bias|tiny_\w+|hidden_\w+"
+    r"|many_(?:forward|grad_\w+|hidden))<"
 )
 JUMP = re.compile(r"(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\s.*?\b([0-9a-f]+) <")
 LEAVE = re.compile(r"ret|jmp\s|b\s")

@@ -29,7 +29,7 @@ FAMILIES = (
     Family("narrow", "an output layer of at most 4: kept transposed"),
     Family("few", "at most 24 rows, outputs beyond 4 vectors: back in one pass"),
     Family("single", "one row: one pass each way, inputs of 0 skipped where they may be"),
-    Family("tiny", "no layer wider than 8, outputs at most 4: the whole network at once"),
+    Family("tiny", "one hidden layer of at most 16, or none wider than 8; outputs at most 4: all layers at once"),
     Family("bfloat16", "matmul_precision='bfloat16': tiles of products of pairs, summed in float32"),
 )
 

@@ -73,7 +73,7 @@ def make_plan(
         A forced backend or ISA is not there, or cannot multiply in bfloat16 as the network's training asks for.
     """
     trains = trains or spec.all_train
-    plain = trains == spec.all_train and not spec.dropout
+    plain = trains == spec.all_train
     if rule is not None:
         optimizer, plain, fused = rule.row, plain and rule.is_plain, fused and not rule.needs_whole_gradient
     requested, isa, most_threads, gated = wanted or asked(backend, n_threads)
@@ -148,7 +148,7 @@ def serves_lanes(plan: Plan, batch_size: int, lanes: str | bool) -> bool:
     that is alone in its group pays for all of it. How many networks there are has no say: bits depend on this.
     Weights of single targets are not served, whoever asks knows whether there are some.
     """
-    if not lanes or plan.backend != "cython" or plan.isa not in _LANE_BYTES or not plan.plain or plan.rounds:
+    if not lanes or plan.backend != "cython" or plan.isa not in _LANE_BYTES or not plan.bare or plan.rounds:
         return False
     if plan.loss is None or plan.optimizer is None or own_rows([*plan.spec.activations, plan.loss, plan.optimizer]):
         return False

@@ -28,10 +28,15 @@ class Plan(NamedTuple):
     loss: Loss | None
     optimizer: Optimizer | None
     trains: tuple[tuple[bool, bool], ...]  # weight and bias of each layer; not those that are frozen
-    plain: bool  # nothing is around the rule, one rate for all, nothing frozen, no dropout
+    plain: bool  # nothing is around the rule, one rate for all, nothing frozen
     fused: bool  # `train` updates each tile of a gradient while it is hot; else gradients go to memory first
     n_threads: int = 1  # at most; the engine decides for each phase (`share` in src/train.cpp)
     gated: bool = True  # by what a thread has to do at least
+
+    @property
+    def bare(self) -> bool:
+        """Whether a step is what its tables say and no more: `plain`, and no inputs are dropped."""
+        return self.plain and not self.spec.dropout
 
     @property
     def rounds(self) -> bool:

@@ -423,7 +423,7 @@ def trace(net: Any, x: Any, y: Any, loss: Any, optimizer: Any, sample_weight: An
     row = spec.loss(loss, network)
     _, targets, weight = arguments.samples(rows, y, sample_weight, row, network)
     rule = spec.optimizer(optimizer, network)
-    if not make_plan(network, len(rows), backend="reference", loss=row, rule=rule, trains=net._trains).plain:
+    if not make_plan(network, len(rows), backend="reference", loss=row, rule=rule, trains=net._trains).bare:
         raise ValueError(
             f"trace shows a rule by itself: no dropout, nothing frozen, and nothing around the optimizer; got {rule!r}"
         )

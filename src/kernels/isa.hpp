@@ -3,7 +3,9 @@
 //   FBP_VECTOR_BYTES    16, 32 or 64
 //   FBP_TILE_ROWS, FBP_TILE_VECTORS   the GEMM's register tile
 //   FBP_MANY            defined: the kernels of many networks alone
-//   FBP_BFLOAT16        defined: the products in bfloat16 alone; without either of the two all others
+//   FBP_HIDDEN          defined: those of tiny networks with a hidden unit per lane alone, in one vector
+//   FBP_BFLOAT16        defined: the products in bfloat16 alone
+//                       with none of the three: all others
 //   FBP_TARGET          what the compiler may use beyond the baseline, or nothing
 // Everything but the table has internal linkage, and no C++ standard header is included: what the linker may merge
 // across files must not have been compiled for a wider ISA.
@@ -48,6 +50,8 @@ FBP_ATTRIBUTE(FBP_TARGET)
 #define FBP_NAME(isa) FBP_NAME_(isa)
 #define FBP_MANY_NAME_(isa) many_##isa
 #define FBP_MANY_NAME(isa) FBP_MANY_NAME_(isa)
+#define FBP_HIDDEN_NAME_(isa) hidden_##isa
+#define FBP_HIDDEN_NAME(isa) FBP_HIDDEN_NAME_(isa)
 #define FBP_STRING_(x) #x
 #define FBP_STRING(x) FBP_STRING_(x)
 
@@ -77,11 +81,17 @@ const Bfloat16Kernels FBP_BFLOAT16 = {
     rounded_update<ByCall>,
     rounded_grad_weight,
     rounded_grad_bias};
+#elif defined(FBP_HIDDEN)
+#include "hidden.hpp"
+}  // namespace
+extern const HiddenTable FBP_HIDDEN_NAME(FBP_ISA);
+const HiddenTable FBP_HIDDEN_NAME(FBP_ISA) = {hidden_kernels<float>(), hidden_kernels<double>()};
 #else
 #include "random.hpp"
 #include "gemm.hpp"
 #include "layers.hpp"
 #include "tiny.hpp"
+#include "hidden.hpp"
 
 #define FBP_ACTIVATION_KERNELS(row) \
   {forward<T, row>, narrow_forward<T>, forward<T, row>, single_forward<T>},      \
@@ -99,6 +109,12 @@ template <class T> struct Tables {
   static constexpr LossRow<T> loss[] = {FBP_LOSSES(FBP_LOSS)};
   static constexpr OptimizerKernels<T> optimizer[] = {FBP_OPTIMIZERS(FBP_OPTIMIZER)};
 };
+#if FBP_VECTOR_BYTES == 64
+constexpr const HiddenKernels<float>* narrower_hidden(float) { return &hidden_avx512_256.f32; }
+constexpr const HiddenKernels<double>* narrower_hidden(double) { return &hidden_avx512_256.f64; }
+#else
+template <class T> constexpr const HiddenKernels<T>* narrower_hidden(T) { return nullptr; }
+#endif
 template <class T> constexpr Kernels<T> kernels() {
   return {FBP_TILE_ROWS,
           panel_width<T>,
@@ -122,7 +138,9 @@ template <class T> constexpr Kernels<T> kernels() {
           Tables<T>::activation,
           Tables<T>::loss,
           Tables<T>::optimizer,
-          {nullptr, nullptr, FBP_ACTIVATION_KERNELS(ByCall)}};
+          {nullptr, nullptr, FBP_ACTIVATION_KERNELS(ByCall)},
+          hidden_kernels<T>(),
+          narrower_hidden(T{})};
 }
 }  // namespace
 

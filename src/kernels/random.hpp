@@ -34,50 +34,63 @@ static void drop_words(uint64_t seed, uint64_t step, uint64_t layer, uint64_t ro
   }
 }
 
-// Fisher-Yates goes on with the `left` rows whose place is not drawn yet, by the words of as many blocks as there are lanes
-// in some vectors, a block in each: so one order is made at once, and no other needed beside it. A draw takes one word, or
-// two, the lower half first. Gives the rows that are left after it.
-template <int vectors, int words>
-FBP_INLINE uint32_t draw_rows(uint64_t seed, uint64_t epoch, uint64_t block, uint32_t left, uint32_t* order) {
+// Fisher-Yates goes on with the `left` rows of each order whose place is not drawn yet, by the words of as many blocks as
+// there are lanes in some vectors, a block in each; of one order at a time, or of several short ones. A draw takes one
+// word, or two, the lower half first. Gives the rows that are left after it.
+template <int orders, int vectors, int words>
+FBP_INLINE uint32_t draw_rows(uint64_t seed, const uint64_t* epochs, uint64_t block, uint32_t left, uint32_t* order, idx ld) {
   typedef Bits<VD> V;
   typedef uint64_t U __attribute__((vector_size(FBP_VECTOR_BYTES), may_alias));
   constexpr int n = lanes<double>, draws = 4 / words;   // of a block
-  V x[4][vectors];
-  FBP_UNROLL for (int v = 0; v < vectors; v++) {
-    x[0][v] = (V)lane_index<double>() + (block + v * n);
+  V x[4][orders * vectors];
+  FBP_UNROLL for (int v = 0; v < orders * vectors; v++) {
+    const uint64_t epoch = epochs[v / vectors];
+    x[0][v] = (V)lane_index<double>() + (block + v % vectors * n);
     x[1][v] = V{} + epoch;
     x[2][v] = V{} + (epoch >> 32);
     x[3][v] = V{} + 0xFFFFFFFFu;   // `ORDER`: no counter of dropout
   }
   philox(x, seed);
-  alignas(FBP_VECTOR_BYTES) uint64_t at[draws][vectors * n];
-  FBP_UNROLL for (int v = 0; v < vectors; v++)
+  alignas(FBP_VECTOR_BYTES) uint64_t at[draws][orders * vectors * n];
+  FBP_UNROLL for (int v = 0; v < orders * vectors; v++)
     FBP_UNROLL for (int d = 0; d < draws; d++) {
-      const V rows = V{} + (uint64_t)left - (uint64_t)(draws * v * n + d) - (V)lane_index<double>() * (uint64_t)draws;
+      const V rows =
+          V{} + (uint64_t)left - (uint64_t)(draws * (v % vectors) * n + d) - (V)lane_index<double>() * (uint64_t)draws;
       V drawn{};
       FBP_UNROLL for (int w = 0; w < words; w++) drawn = (multiply_halves(x[d * words + w][v], rows) + drawn) >> 32;
       *(U*)(at[d] + v * n) = drawn;
     }
-  for (int b = 0; b < vectors * n; b++)
-    FBP_UNROLL for (int d = 0; d < draws; d++) {
-      if (left <= 1) return left;
-      const uint32_t last = order[--left];
-      order[left] = order[at[d][b]];
-      order[at[d][b]] = last;
-    }
-  return left;
+  const auto swap_rows = [&](const uint64_t* first, uint32_t end) {
+    for (int b = 0; b < vectors * n; b++)
+      FBP_UNROLL for (int d = 0; d < draws; d++) {
+        if (end <= 1) return end;
+        const uint64_t with = first[d * orders * vectors * n + b];
+        const uint32_t last = order[--end];
+        order[end] = order[with];
+        order[with] = last;
+      }
+    return end;
+  };
+  uint32_t end = left;
+  for (int o = 0; o < orders; o++, order += ld) end = swap_rows(at[0] + o * vectors * n, left);
+  return end;
 }
+enum { ORDER_VECTORS = FBP_VECTOR_BYTES == 32 ? 2 : 4 };   // at once: they hide each other's latency
 template <int words> static void epoch_order(uint64_t seed, uint64_t epoch, uint32_t n, uint32_t* order) {
-  constexpr int together = FBP_VECTOR_BYTES == 16 ? 4 : 2;   // vectors: they hide each other's latency
   uint64_t block = 0;
-  for (uint32_t i = 0; i < n; i++) order[i] = i;
   while (n > 1 + 4 / words * lanes<double>) {
-    n = draw_rows<together, words>(seed, epoch, block, n, order);
-    block += together * lanes<double>;
+    n = draw_rows<1, ORDER_VECTORS, words>(seed, &epoch, block, n, order, 0);
+    block += ORDER_VECTORS * lanes<double>;
   }
-  draw_rows<1, words>(seed, epoch, block, n, order);
+  draw_rows<1, 1, words>(seed, &epoch, block, n, order, 0);
 }
 static void epoch_orders(const uint64_t* seeds, const uint64_t* epochs, idx count, uint32_t n, uint32_t* orders, idx ld) {
-  for (idx k = 0; k < count; k++, orders += ld)
-    (n <= 1u << 16 ? epoch_order<1> : epoch_order<2>)(seeds[k], epochs[k], n, orders);   // `ONE_WORD`
+  for (idx k = 0; k < count; k++)
+    for (uint32_t i = 0; i < n; i++) orders[k * ld + i] = i;
+  idx k = 0;
+  if (n <= 1 + 4 * lanes<double>)   // one vector of words each
+    for (; k + ORDER_VECTORS <= count && seeds[k] == seeds[k + ORDER_VECTORS - 1]; k += ORDER_VECTORS)
+      draw_rows<ORDER_VECTORS, 1, 1>(seeds[k], epochs + k, 0, n, orders + k * ld, ld);
+  for (; k < count; k++)
+    (n <= 1u << 16 ? epoch_order<1> : epoch_order<2>)(seeds[k], epochs[k], n, orders + k * ld);   // `ONE_WORD`
 }

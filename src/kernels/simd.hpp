@@ -182,16 +182,24 @@ template <class T> FBP_INLINE void transpose(Vec<T>* rows) {
     FBP_UNROLL for (int i = 0; i < n; i++) rows[i] = t[i];
   }
 }
-// Horizontal sums of neighbours, in one fixed order for an ISA. sum_each: lane i of the result is the sum of rows[i].
-template <class T> FBP_INLINE Vec<T> sum_each(Vec<T>* rows) {
-  FBP_UNROLL for (int round = 1; round < lanes<T>; round *= 2)
-    FBP_UNROLL for (int i = 0; i < lanes<T> / 2 / round; i++)
-      rows[i] = evens<T>(rows[2 * i], rows[2 * i + 1], round) + odds<T>(rows[2 * i], rows[2 * i + 1], round);
+// Horizontal sums of neighbours, in one fixed order for an ISA. sum_each: lane i of the result is the sum of rows[i], of n
+// rows; further lanes are those again.
+template <class T, int n = lanes<T>> FBP_INLINE Vec<T> sum_each(Vec<T>* rows) {
+  FBP_UNROLL for (int round = 1; round < lanes<T>; round *= 2) {
+    const int left = n / round;   // rows, of which the last one is added to itself
+    FBP_UNROLL for (int i = 0; 2 * i < left; i++) {
+      const Vec<T> a = rows[2 * i], b = rows[left > 1 ? 2 * i + 1 : 0];
+      rows[i] = evens<T>(a, b, round) + odds<T>(a, b, round);
+    }
+    if (left < 1) rows[0] = evens<T>(rows[0], rows[0], round) + odds<T>(rows[0], rows[0], round);
+  }
   return rows[0];
 }
-template <class T> FBP_INLINE T sum_lanes(Vec<T> v) {
-  FBP_UNROLL for (int round = 1; round < lanes<T>; round *= 2) v = evens<T>(v, v, round) + odds<T>(v, v, round);
-  return v[0];
+template <class T> FBP_INLINE Vec<T> sum_lanes_everywhere(Vec<T> v) { return sum_each<T, 1>(&v); }
+template <class T> FBP_INLINE T sum_lanes(Vec<T> v) { return sum_lanes_everywhere<T>(v)[0]; }
+// Lane `from` in all lanes.
+template <class T, int from, int... i> FBP_INLINE Vec<T> spread(Vec<T> v, Indices<i...>) {
+  return FBP_SHUFFLE(Vec<T>, IntVec<T>, v, v, (i - i + from)...);
 }
 
 // Between a vector of T and doubles, one for each lane.

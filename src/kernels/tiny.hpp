@@ -76,9 +76,9 @@ template <class T, class Row> static idx tiny_train(const TinyBatches<T>& run, d
         input = masked;
         ldx = lanes<T>;
       }
-      // Theirs is an input of 0, but a bias may still overflow there, and inf times a delta of 0 is NaN.
+      // Theirs is an input of 0, but a bias or a user's activation may be infinite there, and inf times a delta of 0 is NaN.
       const auto mask = [&](const TinyLayer<T>& layer, T* units) {
-        if (samples == lanes<T> || layer.bias < 0) return;
+        if (samples == lanes<T>) return;
         const IntVec<T> real = columns_below<T>(0, samples);
         for (idx j = 0; j < layer.out; j++) store(units + j * lanes<T>, WHERE(real, load(units + j * lanes<T>), V{}));
       };

@@ -351,7 +351,7 @@ def is_small(plan: Plan) -> bool:
 
 
 def suits_columns(plan: Plan) -> bool:
-    return bool(plan.fused and plan.plain and plan.loss and plan.optimizer and is_small(plan))
+    return bool(plan.fused and plan.bare and plan.loss and plan.optimizer and is_small(plan))
 
 
 def lanes_for(batch: int, widest: int) -> int:

@@ -214,7 +214,7 @@ class Program:
 
     def _serves(self, update: Update) -> bool:
         """Whether kernels here know all of a step: a rule by itself, nothing frozen, no dropout."""
-        return self.plan.plain and update.is_plain
+        return self.plan.bare and update.is_plain
 
     @functools.cached_property
     def _reference(self) -> reference.Program:
@@ -374,7 +374,7 @@ class Program:
     # -------------------------------------------------------------- what it is
 
     def describe(self, rows: int) -> list[LayerPlan]:
-        family = "columns" if generate.suits_columns(self.plan) else "tiles" if self.plan.plain else "numpy"
+        family = "columns" if generate.suits_columns(self.plan) else "tiles" if self.plan.bare else "numpy"
         family = FAMILIES[family]
         return [LayerPlan(family)] * len(self.plan.spec.layers)
 
