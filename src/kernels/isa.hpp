@@ -25,6 +25,8 @@
 #include <avx512vlbwintrin.h>
 #include <avx512dqintrin.h>
 #include <avx512vldqintrin.h>
+#include <avx512bf16intrin.h>
+#include <avx512vlbf16intrin.h>
 #endif
 #if !defined(__clang__)
 // GCC 12's own _mm512_max_ps starts from a deliberately undefined vector and is then warned about.
