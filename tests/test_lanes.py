@@ -225,6 +225,18 @@ def test_lanes_that_differ_in_one_thing_alone(other, isa):
     assert [one.bits for one in group] == [one.bits for one in alone]
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_rate_that_changes_beside_one_that_does_not(first, isa):
+    group = learners(np.random.default_rng(5), 4, [3, 5, 1], rows=24)
+    for one in group[first::2]:
+        one.rule = fastbp.SGD(fastbp.schedules.Cosine(0.1, 20))
+    alone = [one.copy() for one in group]
+    for one in alone:
+        train([one], 9, 7)
+    train(group, 9, 7)
+    assert [one.bits for one in group] == [one.bits for one in alone]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_weights_of_others_do_not_show(dtype, isa):
     """Rows without weights have a short way through the loss, which those with weights must not take from them."""
