@@ -64,8 +64,9 @@ template <class T, int vectors, int out, bool calls> static idx hidden_train(con
       const T* row[S];
       rows_of(m, run.t, row);
       FBP_UNROLL for (int k = 0; k < out; k++) {
-        t[k] = V{};
-        FBP_UNROLL for (int s = 0; s < S; s++) t[k][s] = row[s][k];
+        V column{};
+        FBP_UNROLL for (int s = 0; s < S; s++) column[s] = row[s][k];
+        t[k] = column;
       }
     };
     const auto each = [&](auto f) {
