@@ -11,7 +11,7 @@ from fastbp.backends.protocol import DONE, PARAMS_NOT_FINITE
 
 
 def serves(plan, batch_size, lanes):
-    return plan.backend == "cython" and plan.plain and not plan.spec.dropout
+    return plan.backend == "cython" and plan.bare
 
 
 class Many:
