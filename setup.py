@@ -77,6 +77,8 @@ def without_refused(command):
 
 def use_a_compiler_that_exists():
     """Pythons built elsewhere name the compiler of their builder; where it is missing, take the one that is here."""
+    if PLATFORM.startswith("win"):   # there it is clang-cl, or what CXX says: `use_clang_cl`
+        return
     configured = shlex.split(sysconfig.get_config_var("CXX") or "")
     if not os.environ.get("CXX") and not (configured and shutil.which(configured[0])):
         os.environ["CXX"] = next(filter(shutil.which, ("c++", "g++", "clang++")), "c++")
@@ -143,8 +145,9 @@ class build_ext(_build_ext):
         """Microsoft's libraries and linker, but Clang: their compiler lacks the vector extensions of the kernels."""
         clang = shutil.which(os.environ.get("CXX") or "clang-cl")
         if not clang:
-            sys.exit("fastbp: on Windows the kernels need clang-cl, and there is none on PATH: install LLVM >= 14, or "
-                     "Visual Studio's component for it. FASTBP_NO_EXTENSION=1 installs without the compiled kernels.")
+            sys.exit("fastbp: on Windows the kernels need clang-cl, and there is none on PATH: install a new LLVM "
+                     "(Visual Studio 2026 wants 20), or Visual Studio's component for it. FASTBP_NO_EXTENSION=1 "
+                     "installs without the compiled kernels.")
         if not self.compiler.initialized:
             self.compiler.initialize(self.plat_name)
         self.compiler.cc = clang

@@ -211,7 +211,7 @@ class MLP:
 
     @property
     def matmul_precision(self) -> MatmulPrecision:
-        """Of the matrix products in training steps."""
+        """The precision of the matrix products in training steps: "float32" or "bfloat16"."""
         return self._spec.matmul_precision  # type: ignore[return-value]  # checked, and kept as a str
 
     @property

@@ -23,6 +23,7 @@ from fastbp.errors import elsewhere, instance_hint
 from fastbp.rows import Activation, Loss, Optimizer
 
 MATMUL_PRECISIONS = ("float32", "bfloat16")  # of the products of a training step
+OTHER_PRECISIONS = {"networks of another dtype are made by dtype=": ("float64", "double", "float16", "half")}
 NARROW_OUTPUTS = 4  # an output layer of at most this many is kept transposed; src/kernels.hpp says the same
 LINE = 64  # bytes of a cache line: rows of owned matrices fill whole lines
 _FEW_PARAMS = 1000  # up to so many a copy element by element is the quicker one
@@ -371,7 +372,7 @@ def _checked_spec(
     if dtype.kind != "f" or not dtype.isnative:
         raise ValueError(f"dtype must be a native floating-point dtype such as float32, got {dtype}")
     what = sizes, rows, boolean("bias", bias), dtype, dropout_rates(dropout, of_input, n_hidden)
-    precision = choice("matmul_precision", precision, MATMUL_PRECISIONS)
+    precision = choice("matmul_precision", precision, MATMUL_PRECISIONS, OTHER_PRECISIONS)
     if precision != "float32" and dtype != np.float32:
         raise ValueError(f"matmul_precision={precision!r} is for networks of dtype float32, got dtype={dtype}")
     spec = _shared(*what) if precision == "float32" else _shared(*what, True, precision)

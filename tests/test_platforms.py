@@ -4,6 +4,7 @@ import re
 import runpy
 import subprocess
 import sys
+import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -82,7 +83,13 @@ def test_on_windows_clang_compiles_and_microsoft_links(setup_py, monkeypatch, tm
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SystemExit, match="on Windows the kernels need clang-cl"):
         command.use_clang_cl(extension)
+    mingw = clang.parent / "c++"  # which takes none of Microsoft's options
+    mingw.write_text("#!/bin/sh\n")
+    mingw.chmod(0o755)
     monkeypatch.setenv("PATH", str(clang.parent))
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: None)
+    monkeypatch.setitem(setup_py["use_a_compiler_that_exists"].__globals__, "PLATFORM", "win-amd64")
+    setup_py["use_a_compiler_that_exists"]()
     command.use_clang_cl(extension)
     assert command.compiler.cc == str(clang) and command.compiler.initialized == "win-amd64"
     assert "/GL" not in command.compiler.compile_options and extension.extra_objects == [str(library)]

@@ -27,6 +27,10 @@ SYMBOLS = """
    300: 0000000000041f20    48 FUNC    GLOBAL DEFAULT   12 PyInit__engine
    301: 0000000000061f20    16 FUNC    GLOBAL DEFAULT   12 fastbp_thread_limit
 """
+STARTED = """
+   302: 0000000000001000     1 FUNC    GLOBAL DEFAULT    8 _init
+   303: 0000000000091000     1 FUNC    GLOBAL DEFAULT   10 _fini
+"""  # musl's start-up code
 
 
 def said(name=NAME, size=3_000_000, dynamic=DYNAMIC, symbols=SYMBOLS):
@@ -37,7 +41,8 @@ def test_a_wheel_that_keeps_what_its_tag_says_is_not_objected_to():
     assert said() == ""
     musl = SYMBOLS.replace("@GLIBC_2.14", "").replace("@GLIBC_2.28", "")
     packed = DYNAMIC.replace("libstdc++.so", "libstdc++-1a2b3c4d.so") + " 0x1d (RUNPATH)  Library runpath: [$ORIGIN/x]"
-    assert said("fastbp-0.1.0-cp312-cp312-musllinux_1_2_x86_64.whl", dynamic=packed, symbols=musl) == ""
+    assert said("fastbp-0.1.0-cp312-cp312-musllinux_1_2_x86_64.whl", dynamic=packed, symbols=musl + STARTED) == ""
+    assert "exports _fini, _init" in said(symbols=SYMBOLS + STARTED)
     assert said(dynamic=packed).count(";") == 1
 
 
@@ -109,7 +114,7 @@ def test_the_workflows_can_be_read_and_name_what_there_is():
     jobs = {name: job for path in WORKFLOWS for name, job in yaml.safe_load(path.read_text())["jobs"].items()}
     assert {"wheels", "sdist", "tests", "gates"} <= set(jobs)
     machines = " ".join(jobs["wheels"]["strategy"]["matrix"]["machine"])
-    for kind in ("ubuntu-latest", "ubuntu-24.04-arm", "macos-14", "macos-15-intel", "windows-"):
+    for kind in ("ubuntu-latest", "ubuntu-24.04-arm", "macos-15", "macos-15-intel", "windows-"):
         assert kind in machines
     makefile = (ROOT / "Makefile").read_text()
     for job in jobs.values():
@@ -118,14 +123,6 @@ def test_the_workflows_can_be_read_and_name_what_there_is():
                 assert (ROOT / tool).exists(), tool
             for target in re.findall(r"^make (?:-k )?([\w-]+)", step.get("run", "")):
                 assert re.search(rf"^{target}:", makefile, re.M), target
-
-
-def test_no_registry_is_named():
-    host = re.compile(r"\b(?:pypi\.org|pythonhosted|anaconda\.org|npmjs|debian\.org)", re.I)
-    names = ("pyproject.toml", "setup.py", "Makefile", "docs/platforms.md", "SECURITY.md")
-    files = [*WORKFLOWS, *map(ROOT.joinpath, names), *(ROOT / "tools").glob("*.py")]
-    assert len(files) > 12 and not [path.name for path in files if host.search(path.read_text())]
-    assert host.search("https://files.pythonhosted.org/x")
 
 
 def test_a_wheel_is_built_for_each_python_that_is_claimed():

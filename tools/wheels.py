@@ -104,6 +104,7 @@ def objections(name, size, dynamic, symbols):
     if re.search(r"\((RPATH|RUNPATH)\)", dynamic) and not packed:
         yield "its module looks for libraries in folders of its own"
     defined = set(re.findall(r"GLOBAL\s+DEFAULT\s+\d+\s+([\w.]+)", symbols))
+    defined -= {"_init", "_fini"} if packed else set()  # of musl's start-up code
     if defined != EXPORTED:
         yield f"its module exports {', '.join(sorted(defined ^ EXPORTED))}, or lacks it"
     claimed = glibc_of(name)

@@ -10,8 +10,9 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any
 
-from fastbp import checks
+from fastbp import backends, checks
 from fastbp.backends import threads
+from fastbp.backends.config import requested_isa
 from fastbp.bench import contenders, measure
 from fastbp.bench.figures import Record
 from fastbp.spec import MATMUL_PRECISIONS
@@ -157,6 +158,10 @@ def _on_cores(n: int) -> None:
 def _measure(options: argparse.Namespace) -> Record:
     if options.precision != "float32" and options.dtype != "float32":
         raise ValueError(f"--precision {options.precision} is for --dtype float32, got {options.dtype}")
+    engine = backends.engine()
+    if options.precision == "bfloat16" and engine is not None:
+        if reason := backends.lacks_bfloat16("cython", engine.choose_isa(requested_isa())):
+            raise ValueError(f"--precision bfloat16: {reason}")
     _on_cores(options.threads)
     workloads = options.cells or (contenders.WORKLOADS if options.full else contenders.WORKLOADS[:8])
     workloads = [replace(workload, optimizer=options.optimizer, precision=options.precision) for workload in workloads]

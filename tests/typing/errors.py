@@ -32,6 +32,7 @@ fastbp.MLP((2, 3, 1), output_activation="lineer")  # error
 fastbp.MLP((2, 3, 1), init="he_normall")  # error
 fastbp.MLP((2, 3, 1), bias_init="uniformm")  # error
 fastbp.MLP((2, 3, 1), backend="refrence")  # error
+fastbp.MLP((2, 3, 1), matmul_precision="bf16")  # error
 fastbp.set_backend("numbaa")  # error
 net.fit(rows, targets, loss="msee", epochs=1)  # error
 net.fit(rows, targets, optimizer="adamm", epochs=1)  # error
