@@ -44,9 +44,9 @@ class Shape(NamedTuple):
 
 BCE = "binary_cross_entropy"
 SHAPES = (
-    Shape((2, 3, 1), 8, "identity", over_alone=15, over_jax=20),
+    Shape((2, 3, 1), 8, "identity", over_alone=5, over_jax=20),
     Shape((2, 3, 1), 8, "identity", rule="adam"),
-    Shape((8, 8, 1), 8, "relu", over_alone=8),
+    Shape((8, 8, 1), 8, "relu", over_alone=1.0),
     Shape((10, 32, 1), 32, "relu", over_alone=1.0, over_jax=3.0),
     Shape((10, 32, 1), 32, "relu", lanes=True, over_alone=1.4, over_jax=4.5),
     Shape((10, 32, 1), 32, "relu", rule="adam", lanes=True),

@@ -127,18 +127,17 @@ def many(plan: Plan, members: list[Member], **more: Any) -> Many:
     return Many(plan, members, **more)
 
 
-# Most multiplications of a row going forward with which a full group of lanes gains at least 4 times, for batches of at
-# most 8 rows, of at most 32, and of more, by (lanes, whether one kernel makes the whole step, whether the rule is SGD).
-# Measured with one hidden layer or several of 2 to 32 units; what is not here gains less: docs/internals.md.
+# Most multiplications of a row going forward with which a full group of lanes gains at least 4 times in float32, for
+# batches of at most 8 rows, of at most 32, and of more, by (ISA, whether one kernel makes the whole step of a lane,
+# whether the rule is SGD). Measured with hidden layers of 2 to 16 units; what is not here gains less: docs/internals.md.
 _GAINS_BY_LANES = {
-    (16, True, True): (128, 64, 48),
-    (16, True, False): (96, 48, 36),
-    (16, False, True): (64, 20, 20),
-    (16, False, False): (20, 20, 20),
-    (8, True, True): (32, 24, 24),
-    (8, True, False): (16, 16, 16),
+    ("avx512", True, True): (28, 16, 16),
+    ("avx512", True, False): (28, 16, 16),
+    ("avx512", False, True): (64, 20, 20),
+    ("avx512", False, False): (20, 20, 20),
+    ("avx2", True, True): (16, 0, 0),
 }
-_LANE_BYTES = {"avx2": 32, "avx512": 64}  # of the vectors that hold a network per lane
+_LANE_ISAS = ("avx2", "avx512")  # whose vectors hold a network per lane
 
 
 def serves_lanes(plan: Plan, batch_size: int, lanes: str | bool) -> bool:
@@ -148,7 +147,7 @@ def serves_lanes(plan: Plan, batch_size: int, lanes: str | bool) -> bool:
     that is alone in its group pays for all of it. How many networks there are has no say: bits depend on this.
     Weights of single targets are not served, whoever asks knows whether there are some.
     """
-    if not lanes or plan.backend != "cython" or plan.isa not in _LANE_BYTES or not plan.bare or plan.rounds:
+    if not lanes or plan.backend != "cython" or plan.isa not in _LANE_ISAS or not plan.bare or plan.rounds:
         return False
     if plan.loss is None or plan.optimizer is None or own_rows([*plan.spec.activations, plan.loss, plan.optimizer]):
         return False
@@ -156,10 +155,12 @@ def serves_lanes(plan: Plan, batch_size: int, lanes: str | bool) -> bool:
 
 
 def _gains_by_lanes(plan: Plan, batch_size: int) -> bool:
-    layers, rule, width = plan.spec.layers, plan.optimizer, _LANE_BYTES[plan.isa] // plan.spec.dtype.itemsize
+    layers, rule = plan.spec.layers, plan.optimizer
     hidden = layers[0].activation.name in ("identity", "relu", "tanh") and layers[-1].activation.is_identity
     at_once = len(layers) == 2 and hidden and plan.spec.out_features == 1 and rule.name in ("sgd", "adam")
-    few, some, many = _GAINS_BY_LANES.get((width, at_once, rule.name == "sgd"), (0, 0, 0))
+    if plan.spec.dtype != np.float32 or (len(layers) == 2 and not at_once):  # one by one has a unit per lane
+        return False
+    few, some, many = _GAINS_BY_LANES.get((plan.isa, at_once, rule.name == "sgd"), (0, 0, 0))
     products = sum(layer.in_features * layer.out_features for layer in layers)
     return products <= (few if batch_size <= 8 else some if batch_size <= 32 else many)
 
