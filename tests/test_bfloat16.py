@@ -289,6 +289,32 @@ def test_what_a_callback_writes_is_seen(monkeypatch):
 
 
 @need_bfloat16
+@pytest.mark.parametrize("how", ["a callback", "a metric"])
+def test_rows_that_code_of_the_callers_changes_during_a_run_are_rounded_anew(how):
+    """It may say that it writes no parameters: rows are others."""
+    rows, y = problem((60, 70, 4), 96)
+    X, epochs = rows.copy(), iter(range(1, 9))
+
+    def change(*given):
+        X[...] = rows * (1 + next(epochs))
+        return 0.0
+
+    class Augment(fastbp.Callback):
+        writes = False
+
+        def on_epoch_end(self, net, logs):
+            change()
+
+    more = {"callbacks": [Augment()]} if how == "a callback" else {"metrics": [change]}
+    settings = {"batch_size": 16, "shuffle": False, "optimizer": fastbp.SGD(1e-3)}
+    net, other = (network((60, 70, 4), "cython") for _ in range(2))
+    net.fit(X, y, epochs=4, **settings, **more)
+    for epoch in range(4):
+        other.fit(rows * (1 + epoch), y, epochs=1, **settings)
+    assert np.array_equal(net.params, other.params)
+
+
+@need_bfloat16
 def test_a_call_that_goes_on_gives_the_bits_of_a_fresh_one(monkeypatch):
     """Nobody has touched anything in between: the second call does not round again what the first has rounded."""
     X, y = problem((13, 20, 3), 64)

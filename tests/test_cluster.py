@@ -812,6 +812,38 @@ def test_two_calls_at_once_do_not_share_a_store(tmp_path, monkeypatch):
     assert_same(other, fit_many(other, X, Y, epochs=2, store=tmp_path), theirs, history)
 
 
+def test_a_lock_that_has_no_room_for_its_text_is_let_go(tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fastbp.many.store.os.write", full)
+    fit_many(made(2), X, Y, epochs=1, store=tmp_path)
+    monkeypatch.undo()
+    fit_many(made(2), X, Y, epochs=1, store=tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_forked_process_does_not_take_its_parents_lock_for_its_own(tmp_path):
+    lock = store._Lock(str(tmp_path / "lock"), "folder")
+    child = os.fork()
+    if not child:
+        done = 1
+        try:
+            store._Lock(str(tmp_path / "lock"), "folder")
+        except RuntimeError as error:  # of the system's lock, which names the parent
+            done = 0 if f"process {os.getppid()}" in str(error) else 2
+        os._exit(done)
+    assert os.waitpid(child, 0)[1] == 0
+    lock.release()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may open whatever there is")
+def test_a_lock_that_cannot_be_opened_says_so(tmp_path):
+    (tmp_path / "store.lock").touch(0o400)
+    with pytest.raises(PermissionError, match="store: its lock cannot be opened"):
+        fit_many(made(2), X, Y, epochs=1, store=tmp_path)
+
+
 def test_a_store_in_use_by_another_process_is_refused_until_that_is_killed(tmp_path):
     """Its worker outlives it, and holds nothing."""
     program = (

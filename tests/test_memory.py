@@ -47,7 +47,10 @@ LEAKS = [("cython", work) for work in WORK] + [("reference", "fit and predict"),
 @pytest.mark.noasan
 @pytest.mark.parametrize("backend, work", LEAKS)
 def test_2000_rounds_of_work_do_not_grow_the_process(backend, work):
-    """By at most 1 MB after a warm-up; a leak of one small array a round would be three."""
+    """By at most 1 MB after a warm-up; a leak of one small array a round would be three.
+
+    Of two halves the one that grows less tells: Python's table of interned strings takes 0.9 MB more once.
+    """
     if backend == "cython":
         need_extension()
     script = """
@@ -74,10 +77,13 @@ def test_2000_rounds_of_work_do_not_grow_the_process(backend, work):
         work = compile(sys.argv[2], "work", "exec")
         for k in range(300):
             exec(work)
-        before = resident()
-        for k in range(2000):
-            exec(work)
-        print(resident() - before)
+        grown = []
+        for half in range(2):
+            before = resident()
+            for k in range(1000):
+                exec(work)
+            grown.append(resident() - before)
+        print(2 * min(grown))
     """
     growth = int(python(script, backend, WORK[work], timeout=120))
     assert growth <= 1_000_000

@@ -129,7 +129,7 @@ def many(plan: Plan, members: list[Member], **more: Any) -> Many:
 
 # Most multiplications of a row going forward with which a full group of lanes gains at least 4 times in float32, for
 # batches of at most 8 rows, of at most 32, and of more, by (ISA, whether one kernel makes the whole step of a lane,
-# whether the rule is SGD). Measured with hidden layers of 2 to 16 units; what is not here gains less: docs/internals.md.
+# whether the rule is SGD). Measured with 2 to 16 hidden units; what is not here gains less: docs/internals.md.
 _GAINS_BY_LANES = {
     ("avx512", True, True): (28, 16, 16),
     ("avx512", True, False): (28, 16, 16),

@@ -13,6 +13,7 @@ the store is cut. The index follows from the chunks, and is made anew when the s
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -184,14 +185,17 @@ class _Lock:
     this process, is to lose it. Where a file system has no locks there is none.
     """
 
-    _held = set[tuple[int, int]]()  # files that this process has locked
+    _held = set[tuple[int, int, int]]()  # (process, file): a process that was forked inherits these, but no lock
     _guard = threading.Lock()
 
     def __init__(self, path: str, folder: str) -> None:
         with self._guard:
-            if os.path.exists(path) and _identity(os.stat(path)) in self._held:
+            if os.path.exists(path) and (os.getpid(), *_identity(os.stat(path))) in self._held:
                 raise _in_use(folder, "another call in this process")
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError as error:
+                raise type(error)(error.errno, f"store: its lock cannot be opened: {error.strerror}", path) from None
             try:
                 _lock(fd)
             except OSError as error:
@@ -199,10 +203,11 @@ class _Lock:
                     told = os.read(fd, 200).decode(errors="replace").strip()
                     os.close(fd)
                     raise _in_use(folder, told or "another process") from None
+            with contextlib.suppress(OSError):  # no room: the text is for the message to others alone
+                os.write(fd, f"process {os.getpid()} of {socket.gethostname()}\n".ljust(200).encode())
             self._fd: int | None = fd
-            self._file = _identity(os.fstat(fd))
+            self._file = os.getpid(), *_identity(os.fstat(fd))
             self._held.add(self._file)
-            os.write(fd, f"process {os.getpid()} of {socket.gethostname()}\n".ljust(200).encode())
 
     def release(self) -> None:
         with self._guard:

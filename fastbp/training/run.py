@@ -147,7 +147,7 @@ class Run:
                 if epochs_are_entries and done.epochs:
                     last = state.step - int(state.place[1]) // self.batch_size
                     self.record(losses, last - self.steps_per_epoch * np.arange(done.epochs - 1, -1, -1))
-                self._goes_on = watch is None or not watch.may_write
+                self._goes_on = watch is None or not watch.calls_others
                 if watch is not None and watch.arrived(losses):
                     if self._snapshot is not None and watch.looks and not self.program.finite():
                         self._fail()

@@ -146,6 +146,9 @@ class Watch:
         self._logs: dict[str, float] = {}  # of the last entry or epoch
         self._mean_loss = float("nan")
         self.may_write = any(map(_may_write, callbacks))
+        # What is not fastbp's own may change rows, too: callbacks, and metrics when something is measured.
+        own = all(type(one).__module__.startswith("fastbp.") for one in callbacks)
+        self.calls_others = self.may_write or measure is not None or not own
 
     @property
     def only_evaluates(self) -> bool:
