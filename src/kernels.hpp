@@ -165,6 +165,7 @@ template <class T> struct HiddenRows {            // row k: data + order[k] * ld
 template <class T> struct HiddenRun {             // `steps` batches of `rows` rows, one after the other
   idx in, hidden, rows, steps;
   HiddenRows<T> x, t;                             // t.data null where labels are given
+  idx targets;                                    // columns of t: fewer than outputs where a loss has several for one
   const int32_t* label;
   // Of a batch's rows, then zeros: (blocks of samples, WIDEST) of the squared error, with the loss's factor, and (rows,).
   const double *share, *row_share;

@@ -330,6 +330,7 @@ idx TinyHidden<T>::gather(const Data& data, idx start, idx end, const uint32_t* 
   run_.x = x_lies ? lying(data.x) : HiddenRows<T>{x_.data() + at * data.x.cols, data.x.cols, nullptr};
   run_.t = data.y_is_label ? HiddenRows<T>{} : t_lies ? lying(data.y)
            : HiddenRows<T>{t_.data() + at * data.y.cols, data.y.cols, nullptr};
+  run_.targets = data.y.cols;
   run_.label = this->label_.data() + at;
   return ready;
 }

@@ -7,6 +7,8 @@ That they train as the reference does, over all sizes: tests/test_equivalence.py
 import numpy as np
 import pytest
 from conftest import need_numba
+from test_arrays import GUARDED
+from test_process import python
 from tolerance import assert_close
 
 import fastbp
@@ -190,3 +192,23 @@ def test_orders_are_made_anew_for_another_seed_and_other_rows(isa, dtype):
             other.fit(X[order], y[order], epochs=1, shuffle=False, **run)
             epoch += 1
     assert np.array_equal(one.flatten(), other.flatten())
+
+
+@pytest.mark.parametrize("at_end", [True, False], ids=["before a page", "after a page"])
+def test_no_byte_beside_rows_that_are_read_where_they_lie_is_touched(at_end, isa, dtype):
+    """Targets have fewer columns than outputs where a loss has two for one."""
+    out = python(GUARDED + f"""
+    rng, walls = np.random.default_rng(0), [Walled(4) for _ in range(3)]
+    for loss, columns in [("mse", 4), ("gaussian_nll", 2), ("huber", 4), ("softmax_cross_entropy", 0)]:
+        for hidden, rows, batch in [(3, 29, 5), (8, 29, 8), (9, 16, 16), (16, 33, 32)]:
+            X = walls[0].place(rng.normal(size=(rows, 5)).astype("{np.dtype(dtype)}"), at_end={at_end})
+            y = rng.normal(size=(rows, columns)).astype(X.dtype) if columns else rng.integers(0, 4, rows)
+            y = walls[1].place(y, at_end={at_end})
+            w = walls[2].place(rng.uniform(1, 2, rows).astype(X.dtype), at_end={at_end})
+            for weight in (None, w):
+                net = fastbp.MLP((5, hidden, 4), dtype=X.dtype, seed=0, backend="cython")
+                for shuffle in (False, True):
+                    net.fit(X, y, loss=loss, sample_weight=weight, batch_size=batch, epochs=2, shuffle=shuffle)
+    print("unharmed")
+    """)
+    assert out == "unharmed\n"

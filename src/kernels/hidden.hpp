@@ -65,7 +65,7 @@ template <class T, int vectors, int out, bool calls> static idx hidden_train(con
       rows_of(m, run.t, row);
       FBP_UNROLL for (int k = 0; k < out; k++) {
         V column{};
-        FBP_UNROLL for (int s = 0; s < S; s++) column[s] = row[s][k];
+        if (!calls || k < run.targets) FBP_UNROLL for (int s = 0; s < S; s++) column[s] = row[s][k];
         t[k] = column;
       }
     };
