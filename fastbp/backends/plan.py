@@ -127,16 +127,14 @@ def many(plan: Plan, members: list[Member], **more: Any) -> Many:
     return Many(plan, members, **more)
 
 
-# Most multiplications of a row going forward with which a full group of lanes gains at least 4 times in float32, for
-# batches of at most 8 rows, of at most 32, and of more, by (ISA, whether one kernel makes the whole step of a lane,
-# whether the rule is SGD). Measured with 2 to 16 hidden units; what is not here gains less: docs/internals.md.
-_GAINS_BY_LANES = {
-    ("avx512", True, True): (28, 16, 16),
-    ("avx512", True, False): (28, 16, 16),
-    ("avx512", False, True): (64, 20, 20),
-    ("avx512", False, False): (20, 20, 20),
-    ("avx2", True, True): (16, 0, 0),
+# Where a full group of lanes gains at least 4 times in float32, for batches of at most 8 rows and of more; what is not
+# here gains less: docs/internals.md. The most inputs where one kernel makes the whole step of a lane, by ISA and hidden
+# units; and for deeper networks on AVX-512 the most multiplications of a row going forward, by whether the rule is SGD.
+_MOST_INPUTS = {
+    "avx512": {1: (16, 16), 2: (16, 16), 3: (8, 4)},
+    "avx2": {1: (4, 4), 2: (4, 4), 3: (4, 0)},
 }
+_MOST_PRODUCTS = {True: (64, 20), False: (20, 20)}
 _LANE_ISAS = ("avx2", "avx512")  # whose vectors hold a network per lane
 
 
@@ -156,13 +154,15 @@ def serves_lanes(plan: Plan, batch_size: int, lanes: str | bool) -> bool:
 
 def _gains_by_lanes(plan: Plan, batch_size: int) -> bool:
     layers, rule = plan.spec.layers, plan.optimizer
-    hidden = layers[0].activation.name in ("identity", "relu", "tanh") and layers[-1].activation.is_identity
-    at_once = len(layers) == 2 and hidden and plan.spec.out_features == 1 and rule.name in ("sgd", "adam")
-    if plan.spec.dtype != np.float32 or (len(layers) == 2 and not at_once):  # one by one has a unit per lane
+    if plan.spec.dtype != np.float32:
         return False
-    few, some, many = _GAINS_BY_LANES.get((plan.isa, at_once, rule.name == "sgd"), (0, 0, 0))
+    if len(layers) == 2:  # one by one has a unit per lane
+        hidden = layers[0].activation.name in ("identity", "relu", "tanh") and layers[-1].activation.is_identity
+        at_once = hidden and plan.spec.out_features == 1 and rule.name in ("sgd", "adam")
+        most = _MOST_INPUTS[plan.isa].get(layers[0].out_features, (0, 0)) if at_once else (0, 0)
+        return plan.spec.in_features <= most[batch_size > 8]
     products = sum(layer.in_features * layer.out_features for layer in layers)
-    return products <= (few if batch_size <= 8 else some if batch_size <= 32 else many)
+    return plan.isa == "avx512" and products <= _MOST_PRODUCTS[rule.name == "sgd"][batch_size > 8]
 
 
 class Programs:
