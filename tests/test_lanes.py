@@ -426,6 +426,17 @@ def test_which_plans_are_served(isa):
     assert not serves_lanes(clipped.plan(8), 8, True)
 
 
+@pytest.mark.parametrize("sizes, batch, rule, avx512, avx2", [
+    ([10, 2, 1], 32, "adam", True, False), ([8, 3, 1], 8, "sgd", True, False), ([8, 3, 1], 9, "sgd", False, False),
+    ([4, 3, 1], 8, "adam", True, True), ([4, 3, 1], 32, "sgd", True, False), ([4, 4, 1], 8, "sgd", False, False),
+    ([2, 2, 2], 8, "sgd", False, False), ([8, 4, 4, 1], 8, "sgd", True, False), ([8, 4, 4, 1], 8, "adam", False, False),
+])  # fmt: skip
+def test_auto_takes_lanes_where_a_group_gains_four_times(isa, sizes, batch, rule, avx512, avx2):
+    plan = plan_of(sizes, rule=rule, activation="relu")
+    assert serves_lanes(plan, batch, "auto") is {"avx512": avx512, "avx2": avx2}[isa]
+    assert not serves_lanes(plan_of(sizes, rule=rule, activation="relu", dtype="float64"), batch, "auto")
+
+
 def test_narrow_vectors_serve_none(monkeypatch):
     for name in set(ISAS) - set(WIDE):
         monkeypatch.setenv("FASTBP_ISA", name)
