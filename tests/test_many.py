@@ -599,8 +599,8 @@ def test_no_time_at_all():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no os.kill of SIGINT")
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 0.2])
-@pytest.mark.parametrize("rule", ["adam", "lbfgs"])
-def test_ctrl_c_leaves_each_network_at_a_finished_step(seconds, rule):
+@pytest.mark.parametrize("rule, n_threads", [("adam", 1), ("adam", 2), ("lbfgs", 1), ("lbfgs", 2)])
+def test_ctrl_c_leaves_each_network_at_a_finished_step(seconds, rule, n_threads):
     if rule == "lbfgs":
         pytest.importorskip("scipy")
     nets = made(SHAPES + ((3, 30, 30, 1),))
@@ -608,11 +608,12 @@ def test_ctrl_c_leaves_each_network_at_a_finished_step(seconds, rule):
     timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt) as caught:
         timer.start()
-        fit_many(nets, X, Y, optimizer=rules, epochs=10**9, batch_size=16)
+        fit_many(nets, X, Y, optimizer=rules, epochs=10**9, batch_size=16, n_threads=n_threads)
         timer.join()
         time.sleep(1)
     timer.join()
     assert not threads() and not any(map(trains, nets))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     history = getattr(caught.value, "history", None)
     if history is None:  # before any work
         assert seconds < 0.2 and not any(net.step for net in nets)
@@ -625,7 +626,8 @@ def test_ctrl_c_leaves_each_network_at_a_finished_step(seconds, rule):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no os.kill of SIGINT")
-def test_ctrl_c_in_a_hurry():
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_ctrl_c_in_a_hurry(n_threads):
     nets = [fastbp.MLP((3, 64, 64, 1), seed=k) for k in range(4)]
     took = []
 
@@ -635,12 +637,93 @@ def test_ctrl_c_in_a_hurry():
 
     threading.Timer(0.3, interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        fit_many(nets, X, Y, epochs=10**9)
+        fit_many(nets, X, Y, epochs=10**9, n_threads=n_threads)
     assert time.perf_counter() - took[0] < 0.25 + 0.5  # a busy machine
     assert not threads()
 
 
-def test_an_error_that_is_no_exception_comes_out():
+def test_one_thread_is_the_callers_where_nothing_can_cut_in():
+    def where(**more):
+        found = []
+
+        def note(y_true, y_pred):
+            found.append(threading.current_thread())
+            return 0.0
+
+        history = fit_many(made(), X, Y, epochs=1, metrics=[note], n_threads=1, **more)
+        assert set(history.status) == {"done"} and len({*found}) == 1
+        return found[0].name
+
+    here = threading.main_thread().name
+    assert where() == where(lanes=True) == where(time_limit=60) == here
+    try:
+        raise ValueError("of the caller's")
+    except ValueError:
+        assert where() == "fastbp fit_many"
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        assert where() == "fastbp fit_many"
+        other = []
+        thread = threading.Thread(target=lambda: other.append(where()), name="of the caller's")
+        thread.start()
+        thread.join()
+        assert other == ["of the caller's"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert where() == here and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert where() == here and before is signal.default_int_handler
+
+
+def test_an_error_within_one_of_the_callers_leaves_that_alone():
+    def wrong(y_true, y_pred):
+        raise ValueError("of a metric")
+
+    try:
+        raise KeyError("of the caller's")
+    except KeyError as error:
+        history = fit_many(made(), X, Y, epochs=1, metrics=[wrong], n_threads=1)
+        assert error.__traceback__ is not None
+    assert set(history.status) == {"failed"} and history.errors[0].__context__ is None
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers that signal")
+def test_another_signal_that_raises_cuts_nothing_short():
+    class Enough(Exception):
+        pass
+
+    def enough(*_):
+        raise Enough
+
+    nets = made()
+    before = signal.signal(signal.SIGALRM, enough)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(Enough) as caught:
+            fit_many(nets, X, Y, epochs=10**9, n_threads=1)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert not threads() and not any(map(trains, nets))
+    assert caught.value.history.n_steps.tolist() == [net.step for net in nets]
+
+
+def test_a_handler_that_a_metric_sets_stays():
+    def sets(y_true, y_pred):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return 0.0
+
+    try:
+        fit_many(made(), X, Y, epochs=1, metrics=[sets], n_threads=1)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_an_error_that_is_no_exception_comes_out(n_threads):
     class Oops(BaseException):
         pass
 
@@ -649,7 +732,7 @@ def test_an_error_that_is_no_exception_comes_out():
 
     nets = made()
     with pytest.raises(Oops):
-        fit_many(nets, X, Y, epochs=10**8, metrics=[wrong], n_threads=2)
+        fit_many(nets, X, Y, epochs=10**8, metrics=[wrong], n_threads=n_threads)
     assert not threads() and not any(map(trains, nets))
 
 
@@ -1053,6 +1136,7 @@ def test_a_thread_that_the_system_refuses_is_an_error(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         with pytest.raises(RuntimeError, match="can't start new thread"):
-            fit_many(nets, X, Y, epochs=1, n_threads=1)
-    assert [*map(state, nets)] == before
-    assert set(fit_many(nets, X, Y, epochs=1, n_threads=1).status) == {"done"}
+            fit_many(nets, X, Y, epochs=1, n_threads=2)
+        assert [*map(state, nets)] == before
+        assert set(fit_many(nets, X, Y, epochs=1, n_threads=1).status) == {"done"}  # by the caller's
+    assert set(fit_many(nets, X, Y, epochs=1, n_threads=2).status) == {"done"}

@@ -307,15 +307,16 @@ class Negative(fastbp.schedules.Schedule):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no os.kill of SIGINT")
+@pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("how", ["time", "ctrl-c"])
-def test_an_end_at_any_moment_is_a_finished_step(how):
+def test_an_end_at_any_moment_is_a_finished_step(how, n_threads):
     nets = made(40)
     if how == "time":
-        history = lanes(nets, X, Y, epochs=10**9, batch_size=8, time_limit=0.2)
+        history = lanes(nets, X, Y, epochs=10**9, batch_size=8, time_limit=0.2, n_threads=n_threads)
     else:
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt) as caught:
-            lanes(nets, X, Y, epochs=10**9, batch_size=8)
+            lanes(nets, X, Y, epochs=10**9, batch_size=8, n_threads=n_threads)
         history = caught.value.history
     assert set(history.status) == {"stopped" if how == "time" else "interrupted"}
     steps = [net.step for net in nets]

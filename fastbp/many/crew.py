@@ -1,26 +1,53 @@
-"""Threads that do jobs while the caller waits.
+"""Threads that do jobs while the caller waits, or the caller itself.
 
 Signals are served in the main thread alone. Whatever `fit_many` does once it has begun, taking locks and giving them
-back too, is done by threads that no signal can cut short; the caller does nothing but wait for them. At Ctrl-C it asks
-them to stop, which they do between two steps, and waits on.
+back too, is done where no signal can cut it short: by threads, while the caller does nothing but wait for them; or by
+the caller, where nothing but Ctrl-C could cut in, and that does not as long as the work goes on. (A thread begins on a
+core whose caches are cold, which made a short list of networks a tenth longer.) At Ctrl-C the work is asked to stop,
+which it does between two steps.
 """
 
 from __future__ import annotations
 
+import _signal
 import _thread
 import contextvars
 import math
+import signal
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 _LOOK_SECONDS = 0.1  # between two looks of the caller: Windows serves no signal while a thread waits for a lock
 _START_SECONDS = 1.0  # in which a thread begins, where a signal hides whether there is one
 
 
+def _is_undisturbed() -> bool:
+    """Whether nothing but Ctrl-C can raise an error within what this thread does, and that by Python's own handler.
+
+    Nor may an error be under way: those of the work would have it as their context.
+    """
+    if sys.exc_info()[1] is not None:
+        return False
+    if threading.get_ident() != threading.main_thread().ident:
+        return True
+    # in C: `signal.getsignal` makes an enum of each, in ten times as long
+    handled = [number for number in range(1, _signal.NSIG) if callable(_signal.getsignal(number))]
+    return not handled or (handled == [signal.SIGINT] and _stops_at_ctrl_c())
+
+
+def _stops_at_ctrl_c() -> bool:
+    return _signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 class Crew:
-    """Does `work` in a thread, which may hand `jobs` to others; all see what the caller's context forces.
+    """Does `work`, in a thread or in the caller's, which may hand `jobs` to others; all see what its context forces.
 
     Parameters
     ----------
@@ -52,20 +79,23 @@ class Crew:
         """Seconds until the time limit."""
         return None if self._until == math.inf else max(0.0, self._until - time.monotonic())
 
-    def run(self, look: Callable[[], None]) -> None:
-        """Have the work done, and `look` meanwhile, ten times a second.
+    def run(self, look: Callable[[], None] | None) -> None:
+        """Have the work done, and `look` meanwhile, ten times a second; None: there is nothing to look at.
 
         Raises
         ------
         BaseException
             What the work raised; or what a signal raised here, after all threads have ended.
         """
+        if look is None and _is_undisturbed():
+            return self._run_here()
         try:
             # `Thread.start` waits with Python's locks, which a signal may leave locked: so it does in another thread.
             _thread.start_new_thread(_start, (self._thread, self._refused))
             while not (self._ended or self._refused):
                 self._signal.acquire(timeout=_LOOK_SECONDS)
-                look()
+                if look is not None:
+                    look()
             if self._begun:
                 self._thread.join()
         except BaseException:
@@ -73,6 +103,27 @@ class Crew:
             raise
         if self._refused:
             raise self._refused[0]
+        if self.error is not None:
+            raise self.error
+
+    def _run_here(self) -> None:
+        """The same by the caller's thread. Ctrl-C asks the work to stop, and is an error when that has ended."""
+        pressed = False
+
+        def press(number: int, frame: FrameType | None) -> None:
+            nonlocal pressed
+            pressed = self.interrupted = True
+
+        is_served = threading.get_ident() == threading.main_thread().ident and _stops_at_ctrl_c()
+        if is_served:
+            signal.signal(signal.SIGINT, press)
+        try:
+            self._main()
+        finally:
+            if is_served and signal.getsignal(signal.SIGINT) is press:  # a metric may have set another one
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+        if pressed:
+            raise KeyboardInterrupt
         if self.error is not None:
             raise self.error
 

@@ -229,6 +229,7 @@ class _Call:
     ) -> ManyHistory:  # fmt: skip
         """Train all members. `why_stop`: whether another crew is to stop, which had this done."""
         crew = Crew(self._work, time_limit)
+        quiet = why_stop is None and bar is None and self.spread is None and min(self.n_threads, len(self.members)) == 1
 
         def look() -> None:
             if why_stop is not None and why_stop() is not None:
@@ -239,7 +240,7 @@ class _Call:
         try:
             if bar is not None:
                 bar.begin(len(self.members))
-            crew.run(look)
+            crew.run(None if quiet else look)
             if bar is not None:
                 bar.show(len(self.members), last=True)
         except BaseException as error:
