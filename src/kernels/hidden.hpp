@@ -58,7 +58,8 @@ template <class T, int vectors, int out, bool calls> static idx hidden_train(con
       else FBP_UNROLL for (int s = 0; s < S; s++) row[s] = from.data + (at + s) * from.ld;
     };
     const auto targets_of = [&](idx m, V* t) {
-      if ((out & (out - 1)) == 0 && S == n && rows - m >= S && !targets.order && targets.ld == out) {   // side by side
+      const bool side_by_side = !targets.order && targets.ld == out && (!calls || run.targets == out);
+      if ((out & (out - 1)) == 0 && S == n && rows - m >= S && side_by_side) {
         FBP_UNROLL for (int k = 0; k < out; k++) t[k] = load(targets.data + (step * rows + m) * out + k * n);
         FBP_UNROLL for (int apart = out; apart > 1; apart /= 2) {
           V of[out];
