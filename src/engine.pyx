@@ -40,6 +40,7 @@ cdef extern from "dispatch.hpp" namespace "fbp" nogil:
 
 cdef extern from "measure.hpp" namespace "fbp" nogil:
     double c_tile_gflops "fbp::tile_gflops"(const Isa& isa, cbool f64)
+    double c_rounded_tile_gflops "fbp::tile_gflops"(const Isa& isa, const Bfloat16Kernels& rounded)
     double c_read_repeatedly "fbp::read_repeatedly"(const void* p, size_t n_bytes, idx repeats)
     double c_phase_seconds "fbp::phase_seconds"(int threads, idx repeats)
 
@@ -292,12 +293,19 @@ def set_guard(bint on):
 
 # ------------------------------------------------------------------ what the machine can do, for the benchmark
 
-def tile_gflops(isa, bint f64):
-    """GFLOP/s of the register tile with its operands in the L1 cache, best of many."""
+def tile_gflops(isa, str precision):
+    """GFLOP/s of the register tile with its operands in the L1 cache, best of many: of "float64", "float32", "bfloat16".
+
+    RuntimeError where this machine has no products in bfloat16.
+    """
     cdef const Isa* kernels = find_isa(isa)
+    cdef const Bfloat16Kernels* rounded = bfloat16_of(kernels[0])
+    cdef bint f64 = precision == "float64", by_pairs = precision == "bfloat16"
     cdef double rate
+    if by_pairs and rounded == NULL:
+        raise RuntimeError(f"there are no products in bfloat16 beside the ISA {isa!r} here")
     with nogil:
-        rate = c_tile_gflops(kernels[0], f64)
+        rate = c_rounded_tile_gflops(kernels[0], rounded[0]) if by_pairs else c_tile_gflops(kernels[0], f64)
     return rate
 
 

@@ -169,6 +169,7 @@ template <class T> struct HiddenRun {             // `steps` batches of `rows` r
   const int32_t* label;
   // Of a batch's rows, then zeros: (blocks of samples, WIDEST) of the squared error, with the loss's factor, and (rows,).
   const double *share, *row_share;
+  const T* twice_share;                           // twice the former: of d*d it makes the gradient
   LossRow<T> loss;
   const T* setting;                               // of Loss, as the next two, which are those of a batch's rows
   const T* weight; idx ldw;

@@ -14,25 +14,43 @@
 
 namespace fbp {
 namespace {
-template <class T> double best_gflops(const Kernels<T>& kernels) {
-  const idx rows = kernels.tile_rows, cols = kernels.panel_columns, depth = 512 / static_cast<idx>(sizeof(T));
-  Buffer<T> x(rows * depth), weight(depth * cols), z(rows * cols);
-  const Forward<T> f{rows, depth, cols, x.data(), depth, weight.data(), cols, nullptr, nullptr, 0, nullptr, z.data(),
-                     z.data(), cols, nullptr};
+// Of a kernel that multiplies (rows, depth) by (depth, cols).
+template <class Shape> double best_gflops(void (*forward)(const Shape&, idx, idx), const Shape& f) {
   constexpr int REPEATS = 2000, ROUNDS = 30;
   double best = 0;
   for (int round = 0; round < ROUNDS; round++) {
     const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < REPEATS; i++) kernels.identity.layer_forward[DIRECT](f, 0, cols);
+    for (int i = 0; i < REPEATS; i++) forward(f, 0, f.out);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    const double rate = 2.0 * static_cast<double>(rows * depth * cols) * REPEATS / seconds.count() / 1e9;
+    const double rate = 2.0 * static_cast<double>(f.rows * f.in * f.out) * REPEATS / seconds.count() / 1e9;
     best = rate > best ? rate : best;
   }
   return best;
 }
+enum { ROW_BYTES = 512 };   // of the left operand
+template <class T> double tile_gflops_of(const Kernels<T>& kernels) {
+  const idx rows = kernels.tile_rows, cols = kernels.panel_columns, depth = ROW_BYTES / static_cast<idx>(sizeof(T));
+  Buffer<T> x(rows * depth), weight(depth * cols), z(rows * cols);
+  return best_gflops(kernels.identity.layer_forward[DIRECT],
+                     Forward<T>{rows, depth, cols, x.data(), depth, weight.data(), cols, nullptr, nullptr, 0, nullptr,
+                                z.data(), z.data(), cols, nullptr});
+}
 }  // namespace
 
-double tile_gflops(const Isa& isa, bool f64) { return f64 ? best_gflops(isa.f64) : best_gflops(isa.f32); }
+double tile_gflops(const Isa& isa, bool f64) { return f64 ? tile_gflops_of(isa.f64) : tile_gflops_of(isa.f32); }
+
+double tile_gflops(const Isa& isa, const Bfloat16Kernels& rounded) {
+  const idx rows = isa.f32.tile_rows, cols = isa.f32.panel_columns, depth = ROW_BYTES / 2;
+  Buffer<uint16_t> x(rows * depth);
+  Buffer<uint32_t> weight(depth / 2 * cols);
+  Buffer<float> z(rows * cols);
+  RoundedForward f{};
+  f.rows = rows; f.in = depth; f.out = cols;
+  f.x = x.data(); f.ldx = depth;
+  f.weight = weight.data(); f.ldw = cols;
+  f.z = f.a = z.data(); f.ld = cols;
+  return best_gflops(rounded.output, f);
+}
 
 double read_repeatedly(const void* p, size_t bytes, idx repeats) {
   typedef float V __attribute__((vector_size(16)));

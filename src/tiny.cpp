@@ -238,7 +238,8 @@ template <class T> class TinyHidden final : public Tiny<T> {
   const double factor_;                 // see `squared_factor`
   HiddenRun<T> run_{};                  // what all steps have in common
   Buffer<T> x_, t_;                     // a group's rows, where they cannot be read where they lie
-  Buffer<double> share_;                // as HiddenRun has it
+  Buffer<double> share_;                // as HiddenRun has these two
+  Buffer<T> twice_share_;
   idx share_rows_ = 0;                  // of the batch without weights that it is filled for
   T* slot_[MAX_SLOTS];
   bool drops_ = false;
@@ -290,6 +291,9 @@ TinyHidden<T>::TinyHidden(const Kernels<T>& kernels, const Shape& shape, LossRow
   x_ = Buffer<T>(this->room_ * first.in);
   t_ = Buffer<T>(this->room_ * last.out);
   share_ = Buffer<double>((shape.batch + samples_ - 1) / samples_ * WIDEST);
+  twice_share_ = Buffer<T>(share_.size());
+  run_.share = share_.data();
+  run_.twice_share = twice_share_.data();
   for (int k = 0; k < MAX_SLOTS; k++) slot_[k] = this->slots_[k].data();
   run_.slots = slot_;
   drops_ = first.dropout > 0 || last.dropout > 0;
@@ -344,14 +348,16 @@ template <class T> idx TinyHidden<T>::train(const Stretch& stretch, const Step<T
   run_.row_share = share;
   const bool squared = factor_ != 0 && !run_.weight && run_.t.data;
   if (squared && (stretch.weight || rows != share_rows_)) {
-    double* to = share_.data();
-    for (idx m = 0; m < rows; m += samples_, to += WIDEST)
-      for (idx s = 0; s < WIDEST; s++) to[s] = s < samples_ && m + s < rows ? share[m + s] * factor_ : 0;
+    idx at = 0;
+    for (idx m = 0; m < rows; m += samples_)
+      for (idx s = 0; s < WIDEST; s++, at++) {
+        share_.data()[at] = s < samples_ && m + s < rows ? share[m + s] * factor_ : 0;
+        twice_share_.data()[at] = static_cast<T>(2 * share_.data()[at]);
+      }
     share_rows_ = stretch.weight ? 0 : rows;
   }
   run_.rows = rows;
   run_.steps = stretch.steps;
-  run_.share = share_.data();
   run_.sgd = step.row == optimizer_sgd;
   run_.update = update_ && step.row >= 0 ? update_[step.row] : step.update;
   run_.scalars = step.scalars;

@@ -18,8 +18,8 @@ from fastbp import __main__ as command
 from fastbp import backends
 from fastbp.backends import threads
 from fastbp.bench import growth, measure
-from fastbp.bench.contenders import CONTENDERS, GROWTH, RULES, WORKLOADS, Problem, Workload, numpy_by_hand
-from fastbp.bench.figures import ALONE, BESIDE, FIVE, FOUR, PEERS, SHOWN, Cell, Record
+from fastbp.bench.contenders import ALL, CONTENDERS, GROWTH, RULES, WORKLOADS, Batches, Problem, Workload, numpy_by_hand
+from fastbp.bench.figures import ALONE, BESIDE, BRIEF, FOUR, PEERS, SHOWN, WAYS, Cell, Record
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,12 +35,13 @@ CHECKED = [pytest.param(name, marks=pytest.mark.peers if name in NEED_PEERS else
 @pytest.mark.parametrize("workload", WORKLOADS[:4], ids=lambda workload: workload.name)
 @pytest.mark.parametrize("name", CHECKED)
 @pytest.mark.parametrize("optimizer", RULES)
-def test_every_contender_that_is_here_computes_the_same(workload, optimizer, name, dtype):
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_every_contender_that_is_here_computes_the_same(workload, optimizer, name, dtype, shuffle):
     if name == "fastbp numba" and not every_case and (workload is not WORKLOADS[0] or dtype != np.float32):
         pytest.skip("compiles for seconds; `python -m fastbp bench` checks it")
     if name == "fastbp":
         need_extension()
-    problem = Problem(replace(workload, optimizer=optimizer), dtype)
+    problem = Problem(replace(workload, optimizer=optimizer, shuffle=shuffle), dtype)
     try:
         contender = CONTENDERS[name](problem)
     except ImportError as error:
@@ -48,6 +49,30 @@ def test_every_contender_that_is_here_computes_the_same(workload, optimizer, nam
     except NotImplementedError as error:
         pytest.skip(str(error))
     assert measure.check(problem, contender) < 1e-2
+    if (order := contender.order()) is not None:
+        assert shuffle and sorted(order) == list(range(workload.rows)) and list(order) != sorted(order)
+    else:  # fastbp draws what its reference draws
+        assert not shuffle or name.startswith("fastbp")
+
+
+def test_rows_come_in_a_new_order_in_each_epoch_where_a_workload_shuffles():
+    plain = Batches(Problem(WORKLOADS[0]))
+    assert [plain.rows() for _ in range(5)] == [slice(k, k + 8) for k in (0, 8, 16, 24, 0)] and plain.first() is None
+    batches = Batches(Problem(replace(WORKLOADS[0], shuffle=True)))
+    first, second = ([row for _ in range(4) for row in batches.rows()] for _ in range(2))
+    assert sorted(first) == sorted(second) == list(range(32)) and first != second
+    assert list(batches.first()) == first and batches.step == 8
+
+
+def test_a_contender_that_only_says_it_shuffles_is_not_timed():
+    problem = Problem(replace(WORKLOADS[1], shuffle=True))
+    in_order = numpy_by_hand(Problem(WORKLOADS[1]))
+    with pytest.raises(ArithmeticError, match="weights are off by"):
+        measure.check(problem, in_order)  # which has no order of its own to show
+    with pytest.raises(ArithmeticError, match="weights are off by"):
+        measure.check(problem, in_order._replace(order=lambda: np.random.default_rng(3).permutation(1024)))
+    with pytest.raises(ArithmeticError, match="every row once"):
+        measure.check(problem, in_order._replace(order=lambda: np.zeros(1024, int)))
 
 
 @pytest.mark.parametrize("name", CHECKED)
@@ -149,6 +174,36 @@ def test_the_table_has_times_the_best_peer_and_the_share_of_the_peak(record):
     assert rows_of(Record({}, 1, [cell(fastbp=2e-8, n_threads=2)]).table(SHOWN))[2][-1] == "25%"  # of two cores
 
 
+def test_cells_in_another_way_have_rows_and_no_part_in_the_means(record):
+    rounded = cell("784-128-10 b32 bfloat16", **{"fastbp": 5e-5, "torch": 5e-3})
+    rounded.peak = 200.0
+    more = replace(record, cells=[*record.cells, rounded, cell("2-3-1 b8 adam shuffled", fastbp=1e-7, numpy=1.0)])
+    assert more.headline() == record.headline() and more.plain == record
+    assert more.means() == record.means().replace("Geometric means:", "Geometric means of the 2 cells in plain SGD:")
+    assert [c.precision for c in more.cells] == ["float32", "float32", "bfloat16", "float32"]
+    text = " ".join(more.markdown().split())
+    assert "in this run 100 GFLOP/s in float32, 200 GFLOP/s in bfloat16." in text
+    assert f"unless the name says more (adam: Adam, shuffled: {WAYS['shuffled']}, bfloat16: {WAYS['bfloat16']})" in text
+    assert "unless" not in record.markdown()
+    only = replace(record, cells=[rounded])
+    assert only.means() == "Geometric means: 100.00x the best peer of each cell, 100.0x PyTorch."
+
+
+def test_a_cell_in_bfloat16_is_held_against_the_peak_of_such_products(monkeypatch):
+    need_extension()
+    if reason := backends.lacks_bfloat16("cython", backends.engine().choose_isa()):
+        with pytest.raises(RuntimeError, match="no products in bfloat16"):
+            measure.peak("bfloat16")
+        pytest.skip(reason)
+    assert 0.8 < measure.peak("bfloat16") / measure.peak() < 4
+    monkeypatch.setattr(measure, "CALL_SECONDS", 1e-4)
+    monkeypatch.setattr(measure, "peak", {"float32": 1.0, "bfloat16": 2.0}.get)
+    monkeypatch.setattr(measure, "machine", lambda n_threads: {})
+    pair = [replace(WORKLOADS[3], precision=precision) for precision in ("float32", "bfloat16")]
+    record = measure.run(pair, ["fastbp"], 1, "float32", lambda line: None)
+    assert [(c.precision, c.peak) for c in record.cells] == [("float32", 1.0), ("bfloat16", 2.0)]
+
+
 def test_means_are_geometric_and_say_over_how_many_cells(record):
     assert record.means() == (
         "Geometric means: 13.42x the best peer of each cell, 19.0x NumPy, 8.0x PyTorch (1 of 2 cells), "
@@ -226,7 +281,7 @@ def test_the_texts_of_readme(record):
         ["2-3-1 b8", "0.100", "9.00", "-", "-", "-", "90.00x"],
         ["784-128-10 b32", "100", "400", "800", "200", "-", "2.00x"],
     ]
-    assert set(FIVE) < {workload.name for workload in WORKLOADS} and set(FOUR) < set(PEERS)
+    assert set(BRIEF) < {workload.name for workload in ALL} and set(FOUR) < set(PEERS)
 
 
 PAGES = ("README.md", "docs/benchmark.md", "docs/numba.md", "docs/threads.md")
@@ -334,7 +389,7 @@ def test_two_threads_are_compared_with_one_in_the_same_rounds(run_bench, tmp_pat
     "arguments, message",
     [
         (["--contenders", "nmupy"], "unknown name 'nmupy'; did you mean 'numpy'?"),
-        (["--cells", "0,11"], "unknown name '11'"),
+        (["--cells", "0,99"], "unknown name '99'"),
         (["--cells", "-1"], "expected one argument|unknown name '-1'"),
         (["--cells", "a"], "unknown name 'a'"),
         (["--threads", "0"], "threads must be at least 1"),
@@ -343,7 +398,7 @@ def test_two_threads_are_compared_with_one_in_the_same_rounds(run_bench, tmp_pat
         (["--rounds", "many"], "invalid literal"),
         (["--dtype", "float16"], "invalid choice: 'float16'"),
         (["--precision", "bf16"], "invalid choice: 'bf16'"),
-        (["--precision", "bfloat16", "--dtype", "float64"], "--precision bfloat16 is for --dtype float32, got float64"),
+        (["--precision", "bfloat16", "--dtype", "float64"], "they are for --dtype float32, got float64"),
         (["--json", "no/such/folder/x.json"], "there is no folder 'no/such/folder'"),
         (["--against", "missing.json"], "No such file"),
         (["--from", __file__], "is no record of this benchmark"),

@@ -23,7 +23,7 @@ def bench(*arguments: str) -> None:
     for word, other in (("--many", _many), ("--growth", _growth), ("--compare", _compare)):
         if word in arguments:
             return other([one for one in arguments if one != word])
-    cells = ", ".join(f"{k} is {workload.name}" for k, workload in enumerate(contenders.WORKLOADS))
+    cells = ", ".join(f"{k} is {workload.name}" for k, workload in enumerate(contenders.ALL))
     parser = argparse.ArgumentParser(prog="python -m fastbp bench", description=bench.__doc__)
     record, out = _told(Record.load), _told(_in_a_folder)
     parser.add_argument("--many", action="store_true", help="many networks at once instead: --many --help tells more")
@@ -32,9 +32,11 @@ def bench(*arguments: str) -> None:
     parser.add_argument("--full", action="store_true", help="every cell and every peer, more rounds")
     parser.add_argument("--cells", type=_told(contenders.cells), help=f"numbers of cells, as 0,3,5: {cells}")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--optimizer", choices=tuple(contenders.RULES), default="sgd")
-    parser.add_argument("--precision", choices=MATMUL_PRECISIONS, default="float32",
-                        help="of matrix products; bfloat16 is for --dtype float32, on CPUs that have it")  # fmt: skip
+    told = parser.add_argument_group("of every cell, whatever its own")
+    told.add_argument("--optimizer", choices=tuple(contenders.RULES), help="sgd where a cell does not say")
+    told.add_argument("--precision", choices=MATMUL_PRECISIONS,
+                      help="of matrix products; bfloat16 is for --dtype float32, on CPUs that have it")  # fmt: skip
+    told.add_argument("--shuffle", action="store_const", const=True, help="rows in an order drawn for each epoch")
     known = ", ".join(contenders.CONTENDERS)
     parser.add_argument("--contenders", type=_told(contenders.contenders), help=f"some of {known}")
     parser.add_argument("--threads", type=_told(_threads), default=1, help="that each contender may use; 1 unless told")
@@ -156,18 +158,29 @@ def _on_cores(n: int) -> None:
 
 
 def _measure(options: argparse.Namespace) -> Record:
-    if options.precision != "float32" and options.dtype != "float32":
-        raise ValueError(f"--precision {options.precision} is for --dtype float32, got {options.dtype}")
-    engine = backends.engine()
-    if options.precision == "bfloat16" and engine is not None:
-        if reason := backends.lacks_bfloat16("cython", engine.choose_isa(requested_isa())):
-            raise ValueError(f"--precision bfloat16: {reason}")
+    told = {word: getattr(options, word) for word in ("optimizer", "precision", "shuffle")}
+    told = {word: value for word, value in told.items() if value is not None}
+    workloads = options.cells or (contenders.ALL if options.full else contenders.WORKLOADS[:8])
+    workloads = tuple(dict.fromkeys(replace(workload, **told) for workload in workloads))
+    if reason := _lacks_bfloat16(options.dtype):
+        served = tuple(workload for workload in workloads if workload.precision != "bfloat16")
+        if served != workloads and (options.cells or "precision" in told):
+            raise ValueError(f"products in bfloat16: {reason}")
+        if served != workloads:
+            _report(f"workloads in bfloat16 are left out: {reason}")
+        workloads = served
     _on_cores(options.threads)
-    workloads = options.cells or (contenders.WORKLOADS if options.full else contenders.WORKLOADS[:8])
-    workloads = [replace(workload, optimizer=options.optimizer, precision=options.precision) for workload in workloads]
     names = options.contenders or (tuple(contenders.CONTENDERS) if options.full else measure.QUICK)
     rounds = options.rounds or (7 if options.full else 3)
     return measure.run(workloads, names, rounds, options.dtype, _report, options.threads)
+
+
+def _lacks_bfloat16(dtype: str) -> str | None:
+    """Why no product can be in bfloat16 here, or None."""
+    if dtype != "float32":
+        return f"they are for --dtype float32, got {dtype}"
+    engine = backends.engine()
+    return None if engine is None else backends.lacks_bfloat16("cython", engine.choose_isa(requested_isa()))
 
 
 def _report(line: str) -> None:

@@ -29,7 +29,7 @@ RULES = {"sgd": SGD(LR), "adam": Adam(LR)}
 
 @dataclass(frozen=True)
 class Workload:
-    """One cell: a network and its optimizer, plain SGD unless told."""
+    """One cell: a network, in plain SGD on rows in order unless told."""
 
     sizes: tuple[int, ...]
     batch: int
@@ -39,6 +39,7 @@ class Workload:
     bias: bool = True
     optimizer: str = "sgd"  # a name of `RULES`
     precision: str = "float32"  # of the products of a step
+    shuffle: bool = False  # rows in an order drawn anew for each epoch
 
     @property
     def name(self) -> str:
@@ -46,6 +47,7 @@ class Workload:
         if len(set(self.sizes)) == 1:
             sizes = f"{self.sizes[0]}x{len(self.sizes) - 1}"
         more = [word for word in (self.optimizer, self.precision) if word not in ("sgd", "float32")]
+        more += ["shuffled"] * self.shuffle
         return " ".join([sizes, f"b{self.batch}", *more])
 
     @property
@@ -72,6 +74,17 @@ WORKLOADS = (
     Workload((1024,) * 4, 16, "relu", "mse", 2048),
     Workload((1024,) * 4, 512, "relu", "mse", 4096),
 )
+
+_NAMED = {workload.name: workload for workload in WORKLOADS}
+# Some of these in another way: further rows of the table.
+VARIANTS = (
+    *(replace(_NAMED[name], shuffle=True) for name in ("2-3-1 b8", "8-64-64-4 b32", "784-128-10 b32")),
+    *(replace(_NAMED[name], optimizer="adam") for name in ("8-64-64-4 b32", "784-128-10 b32", "1024x3 b512")),
+    *(replace(_NAMED[name], precision="bfloat16") for name in
+      ("784-128-10 b32", "784-128-10 b128", "784-512-512-10 b128", "1024x3 b16", "1024x3 b512")),
+)  # fmt: skip
+
+ALL = WORKLOADS + VARIANTS
 
 _BASE = Workload((32, 64, 64, 1), 32, "relu", "mse", 2048)
 # Along an axis one thing of that network changes: what it is -> the network.
@@ -109,14 +122,43 @@ class Problem:
         if self.workload.precision != "float32":
             raise NotImplementedError("it has no products in bfloat16")
 
-    def batch(self, step: int) -> slice:
-        start = step % self.n_batches * self.workload.batch
-        return slice(start, start + self.workload.batch)
+
+class Batches:
+    """The rows of a problem's batches, one after another, for a contender that has its own loop.
+
+    `rows` gives a slice each time; of a workload that shuffles, numbers of rows in the order of `draw`, which is called
+    for each epoch: the contender's own way to permute so many numbers.
+    """
+
+    def __init__(self, problem: Problem, draw: Callable[[int], Any] | None = None) -> None:
+        self.step = 0
+        self._n_batches, self._size, self._n_rows = problem.n_batches, problem.workload.batch, problem.workload.rows
+        self._draw = (draw or np.random.default_rng(0).permutation) if problem.workload.shuffle else None
+        self._order: Any = None
+        self._first: Any = None
+
+    def rows(self) -> Any:
+        start = self.step % self._n_batches * self._size
+        self.step += 1
+        rows = slice(start, start + self._size)
+        if self._draw is None:
+            return rows
+        if start == 0:
+            self._order = self._draw(self._n_rows)
+            self._first = self._order if self._first is None else self._first
+        return self._order[rows]
+
+    def first(self) -> np.ndarray | None:
+        """The order of the first epoch, or None where that is the data's own."""
+        return None if self._first is None else np.asarray(self._first)
 
 
 class Contender(NamedTuple):
     run: Callable[[int], Any]
     weights: Callable[[], list[np.ndarray]]
+    # Of the rows in its first epoch, once it has run; None: the workload's own, which is that of fastbp on any backend
+    # where the workload shuffles.
+    order: Callable[[], np.ndarray | None] = lambda: None
 
 
 def fastbp_alone(problem: Problem) -> Contender:
@@ -126,7 +168,7 @@ def fastbp_alone(problem: Problem) -> Contender:
 
 def fastbp_cython(problem: Problem, backend: str = "cython", n_threads: int | None = None) -> Contender:
     net, w = problem.network(backend), problem.workload
-    how = {"loss": w.loss, "optimizer": RULES[w.optimizer], "batch_size": w.batch, "shuffle": False}
+    how = {"loss": w.loss, "optimizer": RULES[w.optimizer], "batch_size": w.batch, "shuffle": w.shuffle}
     how["n_threads"] = n_threads or problem.n_threads
     return Contender(lambda steps: net.fit(problem.X, problem.y, steps=steps, **how), lambda: list(net.weights))
 
@@ -146,7 +188,7 @@ def numpy_by_hand(problem: Problem) -> Contender:
     weights = [weight.copy() for weight in problem.weights]
     biases = [np.zeros(weight.shape[1], problem.dtype) for weight in weights]
     slots = [np.zeros((2, *p.shape), problem.dtype) for p in (*weights, *biases)]
-    state = {"step": 0}
+    batches = Batches(problem)
     forward = {"identity": lambda z: z, "tanh": np.tanh, "relu": lambda z: np.maximum(z, 0)}[w.activation]
     derivative = {"identity": lambda a: 1, "tanh": lambda a: 1 - a * a, "relu": lambda a: a > 0}[w.activation]
 
@@ -154,7 +196,7 @@ def numpy_by_hand(problem: Problem) -> Contender:
         if w.optimizer == "sgd":
             p -= problem.dtype.type(LR) * g
             return
-        (beta1, beta2), eps, t = RULES["adam"].betas, RULES["adam"].eps, state["step"]
+        (beta1, beta2), eps, t = RULES["adam"].betas, RULES["adam"].eps, batches.step
         mean, square = slot
         mean *= beta1
         mean += (1 - beta1) * g
@@ -164,8 +206,7 @@ def numpy_by_hand(problem: Problem) -> Contender:
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            rows = problem.batch(state["step"])
-            state["step"] += 1
+            rows = batches.rows()
             a = [problem.X[rows]]
             for k, weight in enumerate(weights):
                 z = a[-1] @ weight + biases[k] if w.bias else a[-1] @ weight
@@ -184,7 +225,7 @@ def numpy_by_hand(problem: Problem) -> Contender:
                     update(biases[k], delta.sum(axis=0), slots[len(weights) + k])
                 delta = below
 
-    return Contender(run, lambda: weights)
+    return Contender(run, lambda: weights, batches.first)
 
 
 def scikit_learn(problem: Problem) -> Contender:
@@ -211,16 +252,15 @@ def scikit_learn(problem: Problem) -> Contender:
     for k, weight in enumerate(problem.weights):
         net.coefs_[k][...] = weight
         net.intercepts_[k][...] = 0
-    state = {"step": 0}
+    batches = Batches(problem)
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            rows = problem.batch(state["step"])
-            state["step"] += 1
+            rows = batches.rows()
             with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
                 net.partial_fit(problem.X[rows], y[rows])
 
-    return Contender(run, lambda: net.coefs_)
+    return Contender(run, lambda: net.coefs_, batches.first)
 
 
 def _torch(problem: Problem, compiled: bool) -> Contender:
@@ -244,7 +284,7 @@ def _torch(problem: Problem, compiled: bool) -> Contender:
     }[w.optimizer](net.parameters())  # fmt: skip
     loss_of = torch.nn.functional.cross_entropy if w.loss == _CE else torch.nn.functional.mse_loss
     X, y = torch.from_numpy(problem.X), torch.from_numpy(problem.y)
-    state = {"step": 0}
+    batches = Batches(problem, torch.randperm)
 
     def step(x: Any, t: Any) -> None:
         optimizer.zero_grad()
@@ -261,12 +301,11 @@ def _torch(problem: Problem, compiled: bool) -> Contender:
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            rows = problem.batch(state["step"])
-            state["step"] += 1
+            rows = batches.rows()
             step(X[rows], y[rows])
 
     linears = [layer for layer in layers if isinstance(layer, torch.nn.Linear)]
-    return Contender(run, lambda: [layer.weight.detach().numpy().T for layer in linears])
+    return Contender(run, lambda: [layer.weight.detach().numpy().T for layer in linears], batches.first)
 
 
 def torch_eager(problem: Problem) -> Contender:
@@ -322,16 +361,36 @@ def _jax(problem: Problem, scan: bool) -> Contender:
             return optax.apply_updates(state[0], step), slots
 
     n = problem.n_batches
-    X = jnp.asarray(problem.X[: n * w.batch].reshape(n, w.batch, -1))
-    y = jnp.asarray(problem.y[: n * w.batch].reshape((n, w.batch) + problem.y.shape[1:]))
+    X, y = jnp.asarray(problem.X[: n * w.batch]), jnp.asarray(problem.y[: n * w.batch])
+    cut = lambda rows: rows.reshape((n, w.batch) + rows.shape[1:])  # noqa: E731
+    epochs = jax.random.key(0)
+
+    def drawn(epoch: Any) -> Any:
+        """The numbers of the rows of each batch of an epoch."""
+        return cut(jax.random.permutation(jax.random.fold_in(epochs, epoch), n * w.batch))
+
+    if w.shuffle:
+        batch = lambda order, b: (X[order[b]], y[order[b]])  # noqa: E731
+    else:
+        in_order = cut(X), cut(y)
+        batch = lambda order, b: (in_order[0][b], in_order[1][b])  # noqa: E731
     params = [(jnp.asarray(weight), jnp.zeros(weight.shape[1], problem.dtype)) for weight in problem.weights]
-    state = {"trained": (params, initial(params)), "step": 0}
+    state = {"trained": (params, initial(params)), "step": 0, "order": None}
     one = jax.jit(update, donate_argnums=0)
-    batches = [] if scan else [(X[b], y[b]) for b in range(n)]  # cutting them out costs more than a small step
+    one_shuffled = jax.jit(lambda trained, order, b: update(trained, *batch(order, b)), donate_argnums=0)
+    draw = jax.jit(drawn)
+    # cutting these out costs more than a small step
+    batches = [] if scan or w.shuffle else [batch(None, b) for b in range(n)]
 
     def run_steps(steps: int) -> None:
         for _ in range(steps):
-            state["trained"] = one(state["trained"], *batches[state["step"] % n])
+            epoch, b = divmod(state["step"], n)
+            if w.shuffle:
+                if b == 0:
+                    state["order"] = draw(epoch)
+                state["trained"] = one_shuffled(state["trained"], state["order"], b)
+            else:
+                state["trained"] = one(state["trained"], *batches[b])
             state["step"] += 1
         jax.block_until_ready(state["trained"])
 
@@ -342,16 +401,24 @@ def _jax(problem: Problem, scan: bool) -> Contender:
 
             def whole(trained: Any, start: Any) -> Any:
                 def body(carry: Any, k: Any) -> Any:
-                    b = (start + k) % n
-                    return update(carry, X[b], y[b]), None
+                    trained, order = carry
+                    epoch, b = (start + k) // n, (start + k) % n
+                    if w.shuffle:
+                        order = jax.lax.cond(b == 0, lambda: drawn(epoch), lambda: order)
+                    return (update(trained, *batch(order, b)), order), None
 
-                return jax.lax.scan(body, trained, jnp.arange(steps))[0]
+                order = drawn(start // n) if w.shuffle else None
+                return jax.lax.scan(body, (trained, order), jnp.arange(steps))[0][0]
 
             compiled[steps] = jax.jit(whole).lower(state["trained"], 0).compile()
         state["trained"] = jax.block_until_ready(compiled[steps](state["trained"], state["step"]))
         state["step"] += steps
 
-    return Contender(run_scan if scan else run_steps, lambda: [np.asarray(weight) for weight, _ in state["trained"][0]])
+    return Contender(
+        run_scan if scan else run_steps,
+        lambda: [np.asarray(weight) for weight, _ in state["trained"][0]],
+        lambda: np.asarray(draw(0)).ravel() if w.shuffle else None,
+    )
 
 
 def jax_step(problem: Problem) -> Contender:
@@ -393,15 +460,14 @@ def tensorflow_v1(problem: Problem) -> Contender:
     threads = tf.ConfigProto(intra_op_parallelism_threads=problem.n_threads, inter_op_parallelism_threads=1)
     session = tf.Session(graph=graph, config=threads)
     session.run(initial)
-    state = {"step": 0}
+    batches = Batches(problem)
 
     def run(steps: int) -> None:
         for _ in range(steps):
-            rows = problem.batch(state["step"])
-            state["step"] += 1
+            rows = batches.rows()
             session.run(train, feed_dict={x: problem.X[rows], t: problem.y[rows]})
 
-    return Contender(run, lambda: session.run(weights))
+    return Contender(run, lambda: session.run(weights), batches.first)
 
 
 CONTENDERS: dict[str, Callable[[Problem], Contender]] = {
@@ -425,7 +491,7 @@ def cells(numbers: str) -> tuple[Workload, ...]:
     ValueError
         There is no such cell.
     """
-    known = {str(k): workload for k, workload in enumerate(WORKLOADS)}
+    known = {str(k): workload for k, workload in enumerate(ALL)}
     return tuple(known[checks.choice("cells", number, known)] for number in numbers.split(","))
 
 

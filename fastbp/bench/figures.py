@@ -42,8 +42,13 @@ ALONE = "fastbp, one thread"  # beside "fastbp" where that has more
 PACKAGES = ("fastbp", "numpy", "scikit-learn", "torch", "jax", "tensorflow", "tensorflow-cpu")  # whose versions matter
 STEERED = ("OPENBLAS_", "MKL_", "BLIS_", "ONEDNN_")  # environment variables so called choose the kernels of peers
 SHOWN = ("numpy", "torch", "jax scan")  # in the tables of pages, where there is no room for all
-FIVE = ("2-3-1 b8", "8-64-64-4 b32", "784-128-10 b32", "784-512-512-10 b128", "1024x3 b512")  # the cells of README.md,
+BRIEF = (  # the cells of README.md,
+    "2-3-1 b8", "8-64-64-4 b32", "784-128-10 b32", "784-512-512-10 b128", "784-512-512-10 b128 bfloat16", "1024x3 b512",
+)  # fmt: skip
 FOUR = ("numpy", "torch", "jax scan", "sklearn")  # and its peers
+WAYS = {  # what a cell's name may end with, and what that says
+    "adam": "Adam", "shuffled": "rows in an order drawn for each epoch", "bfloat16": "products in bfloat16",
+}  # fmt: skip
 
 
 @dataclass
@@ -67,6 +72,16 @@ class Cell:
     def over(self, peer: str) -> float:
         """How many times as long a peer takes."""
         return self.best[peer] / self.best["fastbp"]
+
+    @property
+    def ways(self) -> list[str]:
+        """What makes it other than plain SGD in its dtype on rows in order: words of `WAYS`."""
+        return [word for word in self.name.split() if word in WAYS]
+
+    @property
+    def precision(self) -> str:
+        """Of its products."""
+        return "bfloat16" if "bfloat16" in self.ways else self.dtype
 
     @property
     def peers(self) -> list[str]:
@@ -208,6 +223,11 @@ class Record(Saved):
         return self.with_threads(min((cell.n_threads for cell in self.cells), default=1))
 
     @property
+    def plain(self) -> Record:
+        """The cells in plain SGD, with products in their dtype, on rows in order: those that means are of."""
+        return replace(self, cells=[cell for cell in self.cells if not cell.ways])
+
+    @property
     def name(self) -> str:
         """A file's name for the kind of machine."""
         return re.sub("[^a-z0-9]+", "-", f"{self.machine.get('cpu')} {self.machine.get('isa')}".lower())
@@ -258,17 +278,17 @@ class Record(Saved):
     def short(self) -> str:
         """For README.md: some cells with one thread beside the best-known peers, and what they were measured on."""
         one = self.with_threads(1)
-        cells = [cell for cell in one.cells if cell.name in FIVE]
+        cells = sorted((cell for cell in one.cells if cell.name in BRIEF), key=lambda cell: BRIEF.index(cell.name))
         labels = [PEERS[name].label for name in FOUR]
         lines = [["network, batch", "fastbp", *labels, "fastest peer / fastbp"]]
         for cell in cells:
             times = [_microseconds(cell.best[name]) if name in cell.best else "-" for name in ("fastbp", *FOUR)]
             lines.append([cell.name, *times, f"{cell.over(cell.best_peer):.2f}x" if cell.best_peer else "-"])
-        return "\n\n".join([aligned(lines), textwrap.fill(one.how(), 120)])
+        return "\n\n".join([aligned(lines), textwrap.fill(replace(one, cells=cells).how(), 120)])
 
     def headline(self) -> str:
         """For README.md: one sentence."""
-        one = self.with_threads(1)
+        one = self.with_threads(1).plain
         best = geometric_mean(cell.over(cell.best_peer) for cell in one.cells if cell.best_peer)
         torch = geometric_mean(cell.over("torch") for cell in one.cells if "torch" in cell.best)
         *libraries, last = dict.fromkeys(PEERS[name].library for name in one.peers)
@@ -280,32 +300,39 @@ class Record(Saved):
         return textwrap.fill(sentence, 120)
 
     def means(self) -> str:
-        """Geometric means of what each peer takes, in times of fastbp."""
-        ratios = [cell.over(cell.best_peer) for cell in self.cells if cell.best_peer]
+        """Geometric means of what each peer takes, in times of fastbp: of the plain cells, or of all where none is."""
+        cells = self.plain.cells or self.cells
+        ratios = [cell.over(cell.best_peer) for cell in cells if cell.best_peer]
         if not ratios:
             return "No peer was measured."
         means = [f"{geometric_mean(ratios):.2f}x the best peer of each cell"]
         for name in self.peers:
-            over = [cell.over(name) for cell in self.cells if name in cell.best]
-            few = f" ({len(over)} of {len(self.cells)} cells)" if len(over) < len(self.cells) else ""
-            means.append(f"{geometric_mean(over):.1f}x {PEERS[name].label}{few}")
-        return f"Geometric means: {', '.join(means)}."
+            over = [cell.over(name) for cell in cells if name in cell.best]
+            few = f" ({len(over)} of {len(cells)} cells)" if len(over) < len(cells) else ""
+            if over:
+                means.append(f"{geometric_mean(over):.1f}x {PEERS[name].label}{few}")
+        which = f" of the {len(cells)} cells in plain SGD" if len(cells) < len(self.cells) else ""
+        return f"Geometric means{which}: {', '.join(means)}."
 
     def how(self) -> str:
         """How it was measured, and on what."""
         machine = self.machine
         versions = [f"{name} {machine[name]}" for name in (*PACKAGES, "set") if name in machine]
+        found = {word for cell in self.cells for word in cell.ways}
+        ways = ", ".join(f"{word}: {told}" for word, told in WAYS.items() if word in found)
+        unless = f", unless the name says more ({ways})" if ways else ""
         cores = f"{self.cells[0].n_threads} of {machine['cores']} cores ({machine['cpu']}, {machine['isa']} kernels)"
         return (
-            f"Microseconds of one step (forward, loss, backward, plain SGD) in {self.cells[0].dtype}, on {cores}, the "
-            f"best of {self.rounds} interleaved rounds, {machine['date']}. Every contender's weights were compared "
-            f"with the NumPy reference in float64 before it was timed. {machine['compiler']}, Python "
+            f"Microseconds of one step (forward, loss, backward, plain SGD) in {self.cells[0].dtype}{unless}, on "
+            f"{cores}, the best of {self.rounds} interleaved rounds, {machine['date']}. Every contender's weights were "
+            f"compared with the NumPy reference in float64 before it was timed. {machine['compiler']}, Python "
             f"{machine['python']}, {', '.join(versions)}."
         )
 
     def numba(self) -> str:
         """The two compiled backends with one thread."""
         one = self.with_threads(1)
+        one = replace(one, cells=[cell for cell in one.cells if "fastbp numba" in cell.best])
         lines = [["network, batch", "cython", "numba", "cython / numba"]]
         for cell in one.cells:
             ours, theirs = cell.best["fastbp"], cell.best["fastbp numba"]
@@ -319,10 +346,13 @@ class Record(Saved):
 
     def markdown(self) -> str:
         """The figures of a page: how they were measured, the table, the means."""
-        peak = max(cell.peak for cell in self.cells)
+        peaks = {cell.precision: 0.0 for cell in self.cells}
+        for cell in self.cells:
+            peaks[cell.precision] = max(cell.peak, peaks[cell.precision])
+        rates = ", ".join(f"{peak:.0f} GFLOP/s in {precision}" for precision, peak in peaks.items())
         share = (
-            f'"Of peak" is the share of the best rate of the register tile with its data in the L1 cache, {peak:.0f} '
-            "GFLOP/s in this run."
+            f'"Of peak" is the share of the best rate of the register tile with its data in the L1 cache, for products '
+            f"of the same precision: in this run {rates}."
         )
         parts = [textwrap.fill(f"{self.how()} {share}", 120), self.table(SHOWN), textwrap.fill(self.means(), 120)]
         return "\n\n".join(parts)

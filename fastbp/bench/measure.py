@@ -12,6 +12,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,8 @@ def check(problem: Problem, contender: Contender, steps: int = CHECKED_STEPS) ->
     ArithmeticError
         The contender computes something else: its time would mean nothing.
     """
-    exact = fastbp_cython(_Exact(problem), "reference")
     contender.run(steps)
+    exact = fastbp_cython(_Exact(problem, contender.order()), "reference")
     exact.run(steps)
     error = change = rounding = 0.0
     for got, wanted, first in zip(contender.weights(), exact.weights(), problem.weights):
@@ -59,12 +60,16 @@ def check(problem: Problem, contender: Contender, steps: int = CHECKED_STEPS) ->
 
 
 class _Exact(Problem):
-    """The same problem in float64."""
+    """The same problem in float64; where a contender has drawn an order of its own, with the rows in that order."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, order: np.ndarray | None) -> None:
         self.workload, self.dtype, self.n_batches = problem.workload, np.dtype(np.float64), problem.n_batches
         self.n_threads = 1
         self.X, self.y, self.weights = problem.X, problem.y, problem.weights
+        if order is not None:
+            if sorted(order) != list(range(len(self.X))):
+                raise ArithmeticError("an order of its own must have every row once")
+            self.workload, self.X, self.y = replace(problem.workload, shuffle=False), self.X[order], self.y[order]
 
 
 def measure(
@@ -124,7 +129,10 @@ def machine(n_threads: int = 1) -> dict[str, Any]:
     steered = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(STEERED)]
     if steered:
         facts["set"] = " ".join(steered)
-    facts |= {"peak GFLOP/s": peak()} | {f"{level} GB/s": rate for level, rate in bandwidths().items()}
+    facts |= {"peak GFLOP/s": peak()}
+    if _engine().has_bfloat16(_isa()):
+        facts |= {"peak GFLOP/s in bfloat16": peak("bfloat16")}
+    facts |= {f"{level} GB/s": rate for level, rate in bandwidths().items()}
     if n_threads > 1:
         facts[f"{n_threads} threads meet in ns"] = meeting(n_threads) * 1e9
     return facts
@@ -159,12 +167,14 @@ def _isa() -> str:
     return _engine().choose_isa(config.requested_isa())
 
 
-def peak(dtype: str = "float32") -> float:
+def peak(precision: str = "float32") -> float:
     """GFLOP/s of the register tile with its data in the L1 cache: the ceiling of every cell.
+
+    `precision` is that of the products: float64, float32 or bfloat16.
 
     (A loop on registers alone reads higher on some machines, and no tile that loads ever reaches that.)
     """
-    return _engine().tile_gflops(_isa(), dtype == "float64")
+    return _engine().tile_gflops(_isa(), precision)
 
 
 def bandwidths() -> dict[str, float]:
@@ -198,10 +208,11 @@ def run(
         names = (*names, ALONE)
     for workload in workloads:
         report(f"{workload.name} {dtype}")
-        ceiling = peak(dtype)
+        precision = dtype if workload.precision == "float32" else workload.precision
+        ceiling = peak(precision)
         times = measure(Problem(workload, dtype, n_threads), names, rounds, report, clock)
         best = {name: min(values) for name, values in times.items()}
         median = {name: statistics.median(values) for name, values in times.items()}
-        ceiling = max(ceiling, peak(dtype))
+        ceiling = max(ceiling, peak(precision))
         cells.append(Cell(workload.name, workload.mathematics, dtype, workload.flops, ceiling, best, median, n_threads))
     return Record(machine(n_threads), rounds, cells)

@@ -16,6 +16,7 @@ template <class T, int vectors, int out, bool calls> static idx hidden_train(con
   typedef Vec<T> V;
   constexpr int n = lanes<T>, S = hidden_samples<T>, width = vectors * n;
   const idx in = run.in, rows = run.rows, hidden = run.hidden;
+  const HiddenRows<T> inputs = run.x, targets = run.t;
   const IntVec<T> live = columns_below<T>((vectors - 1) * n, hidden), real = columns_below<T>(0, S);
   T *const weight = run.params, *const gradient = run.gradient;
   const idx output_weight = in * width;
@@ -57,12 +58,21 @@ template <class T, int vectors, int out, bool calls> static idx hidden_train(con
       else FBP_UNROLL for (int s = 0; s < S; s++) row[s] = from.data + (at + s) * from.ld;
     };
     const auto targets_of = [&](idx m, V* t) {
-      if (out == 1 && S == n && rows - m >= S && !run.t.order && run.t.ld == 1) {
-        t[0] = load(run.t.data + step * rows + m);
+      const bool side_by_side = !targets.order && targets.ld == out && (!calls || run.targets == out);
+      if ((out & (out - 1)) == 0 && S == n && rows - m >= S && side_by_side) {
+        FBP_UNROLL for (int k = 0; k < out; k++) t[k] = load(targets.data + (step * rows + m) * out + k * n);
+        FBP_UNROLL for (int apart = out; apart > 1; apart /= 2) {
+          V of[out];
+          FBP_UNROLL for (int k = 0; k < out / 2; k++) {
+            of[k] = every_second<T, 0>(t[2 * k], t[2 * k + 1], typename MakeIndices<n>::type{});
+            of[k + out / 2] = every_second<T, 1>(t[2 * k], t[2 * k + 1], typename MakeIndices<n>::type{});
+          }
+          FBP_UNROLL for (int k = 0; k < out; k++) t[k] = of[k];
+        }
         return;
       }
       const T* row[S];
-      rows_of(m, run.t, row);
+      rows_of(m, targets, row);
       FBP_UNROLL for (int k = 0; k < out; k++) {
         V column{};
         if (!calls || k < run.targets) FBP_UNROLL for (int s = 0; s < S; s++) column[s] = row[s][k];
@@ -140,18 +150,18 @@ template <class T, int vectors, int out, bool calls> static idx hidden_train(con
       VD total{};
       const double* share = run.share;
       for (idx m = 0; m < rows; m += S, share += WIDEST) {
-        rows_of(m, run.x, x);
+        rows_of(m, inputs, x);
         units_of(x, a);
         if (run.activation == HIDDEN_RELU) each([&](int v, int s) { a[v][s] = activation_relu::forward(a[v][s]); });
         else if (run.activation == HIDDEN_TANH) each([&](int v, int s) { a[v][s] = activation_tanh::forward(a[v][s]); });
         outputs_of(a, e);
         targets_of(m, t);
-        const V of_sample = from_doubles(share, V{});
+        const V of_sample = load(run.twice_share + (share - run.share));
         V sum{};
         FBP_UNROLL for (int k = 0; k < out; k++) {
           const V d = e[k] - t[k];
           sum += d * d;
-          e[k] = WHERE(of_sample != 0, d * (of_sample + of_sample), V{});
+          e[k] = WHERE(of_sample != 0, d * of_sample, V{});
         }
         total += products(WHERE(of_sample != 0, sum, V{}), share);
         if (m + S >= rows && stops(sum_lanes<double>(total))) {
@@ -168,7 +178,7 @@ template <class T, int vectors, int out, bool calls> static idx hidden_train(con
     } else {
       constexpr idx G = HIDDEN_GROUP, ld = G + WIDEST;
       alignas(64) T z_at[(G + 1) * width], a_at[(G + 1) * width], delta_at[(G + 1) * width];   // (samples, hidden)
-      alignas(64) T outputs_z[out * ld], outputs[out * ld], errors[out * ld], targets[out * ld];   // (out, ld)
+      alignas(64) T outputs_z[out * ld], outputs[out * ld], errors[out * ld], targets_at[out * ld];   // (out, ld)
       T *const kept_z = run.keeps_z ? z_at : a_at, *const kept_outputs_z = run.output_keeps_z ? outputs_z : outputs;
       double total = 0;
       for (idx first = 0; first < rows; first += G) {
@@ -189,7 +199,7 @@ template <class T, int vectors, int out, bool calls> static idx hidden_train(con
           });
         };
         each_block([&](idx m) {
-          rows_of(first + m, run.x, x);
+          rows_of(first + m, inputs, x);
           units_of(x, a);
           keep(a, kept_z, m);
         });
@@ -201,10 +211,10 @@ template <class T, int vectors, int out, bool calls> static idx hidden_train(con
           FBP_UNROLL for (int k = 0; k < out; k++) store(kept_outputs_z + k * ld + m, e[k]);
           if (!run.t.data) return;
           targets_of(first + m, t);
-          FBP_UNROLL for (int k = 0; k < out; k++) store(targets + k * ld + m, t[k]);
+          FBP_UNROLL for (int k = 0; k < out; k++) store(targets_at + k * ld + m, t[k]);
         });
         if (run.output_forward) run.output_forward(kept_outputs_z, outputs, out * ld, 1, out * ld);
-        const Loss<T> loss{count, out, true, outputs, ld, run.t.data ? targets : nullptr, ld,
+        const Loss<T> loss{count, out, true, outputs, ld, run.t.data ? targets_at : nullptr, ld,
                            run.label + step * rows + first, run.row_share + first, errors,
                            run.setting, run.ldw ? run.weight + first : run.weight, run.ldw, run.own_loss};
         total += run.loss(loss);
@@ -222,7 +232,7 @@ template <class T, int vectors, int out, bool calls> static idx hidden_train(con
         });
         if (run.backward) run.backward(delta_at, a_at, kept_z, units, 1, units);
         each_block([&](idx m) {
-          rows_of(first + m, run.x, x);
+          rows_of(first + m, inputs, x);
           fetch(delta_at, m, delta);
           drop(m, delta);   // now, as a slope may be infinite
           inputs_back(first + m, x, delta);

@@ -197,6 +197,10 @@ template <class T, int n = lanes<T>> FBP_INLINE Vec<T> sum_each(Vec<T>* rows) {
 }
 template <class T> FBP_INLINE Vec<T> sum_lanes_everywhere(Vec<T> v) { return sum_each<T, 1>(&v); }
 template <class T> FBP_INLINE T sum_lanes(Vec<T> v) { return sum_lanes_everywhere<T>(v)[0]; }
+// Lanes of a and then b, every second one from lane `odd` on.
+template <class T, int odd, int... i> FBP_INLINE Vec<T> every_second(Vec<T> a, Vec<T> b, Indices<i...>) {
+  return FBP_SHUFFLE(Vec<T>, IntVec<T>, a, b, (2 * i + odd)...);
+}
 // Lane `from` in all lanes.
 template <class T, int from, int... i> FBP_INLINE Vec<T> spread(Vec<T> v, Indices<i...>) {
   return FBP_SHUFFLE(Vec<T>, IntVec<T>, v, v, (i - i + from)...);
