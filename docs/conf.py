@@ -80,6 +80,7 @@ sphinx_gallery_conf = {
     "min_reported_time": 0,
     "remove_config_comments": True,
     "copyfile_regex": "",
+    "default_thumb_file": str(HERE / "backpropagation.svg"),  # of an example without a picture: a network
     "abort_on_example_error": True,
     "notebook_extensions": {},
     "write_computation_times": False,

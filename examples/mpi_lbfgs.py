@@ -1,4 +1,4 @@
-"""One network, trained by several processes: L-BFGS, each with its part of the rows, one Allreduce an evaluation.
+"""L-BFGS by several processes: one network, each with its part of the rows, one Allreduce an evaluation.
 
 The loss of all rows is the mean of the losses of the parts, and so is its gradient. So each process (a rank, in MPI's
 words) takes `loss_and_grad` of its own rows, the ranks add these up, and SciPy's driver gets the same numbers on all of

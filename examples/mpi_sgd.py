@@ -1,4 +1,4 @@
-"""One network, trained by several processes: SGD on large batches, in two ways of keeping the ranks together.
+"""SGD by several processes: one network learns on large batches, in two ways of keeping the ranks together.
 
 By gradients: every rank (a process, in MPI's words) takes its part of each batch, the ranks add up their gradients,
 and each makes the same update. That is one Allreduce a step, and the result of one process but for the order of sums.

@@ -125,6 +125,11 @@ def equal(ours, theirs):
     np.testing.assert_allclose(np.asarray(ours, float), theirs, rtol=1e-12, atol=1e-12)
 
 
+def stacked(weight, bias):
+    """The parameters of a layer as the page has them: biases below the weights."""
+    return weight if bias is None else np.vstack([weight, bias])
+
+
 def names_of(net):
     """The page's names of the units of each layer."""
     sizes = net.sizes
@@ -177,7 +182,7 @@ def test_what_the_page_shows_after_1_10_and_500_steps_is_what_trace_and_fit_give
 def test_the_arithmetic_alone_gives_what_trace_and_fit_give(node, name, batch, lr):
     told = node(
         f"""const run = new Run(NETWORKS.{name}); run.set({{ lr: {lr}, batch: {batch} }});
-        return {list(STEPS)}.map((steps) => (run.go(steps), [run.shown, run.states[steps]]));"""
+        return {list(STEPS)}.map((steps) => (run.go(steps * run.stages), [run.shown, run.states[steps]]));"""
     )
     for steps, (shown, state) in zip(STEPS, told):
         traced, rows, after, loss = expected(name, batch, lr, steps)
@@ -185,21 +190,16 @@ def test_the_arithmetic_alone_gives_what_trace_and_fit_give(node, name, batch, l
         equal([shown["loss"], state["loss"]], [traced.loss_before, loss])
         for k, layer in enumerate(traced.layers):
             for key, array in (("z", layer.z), ("a", layer.a), ("g", layer.g), ("delta", layer.delta)):
-                equal([sample[k][key] for sample in shown["samples"]], array)
-            for part, parameter in (("weight", layer.weight), ("bias", layer.bias)):
-                ours = [shown[which][k][part] for which in ("params", "grads", "next")]
-                if parameter is None:
-                    assert ours == [None] * 3
-                else:
-                    for one, array in zip(ours, (parameter.value, parameter.grad, parameter.new)):
-                        equal(one, array)
-            equal(state["params"][k]["weight"], after.weights[k])
+                equal([sample[k + 1][key] for sample in shown["samples"]], array)
+            for ours, which in (("params", "value"), ("grads", "grad"), ("next", "new")):
+                equal(shown[ours][k], stacked(getattr(layer.weight, which), layer.bias and getattr(layer.bias, which)))
+            equal(state["params"][k], stacked(after.weights[k], None if layer.bias is None else after.biases[k]))
 
 
 def test_mazurs_first_step_has_the_numbers_of_the_page_on_back_propagation(node):
-    shown = node("const run = new Run(NETWORKS.mazur); run.go(1); return run.shown;")
+    shown = node("const run = new Run(NETWORKS.mazur); run.go(run.stages); return run.shown;")
     text = (ROOT / "docs" / "backpropagation.md").read_text()
-    for number in (shown["loss"], shown["samples"][0][1]["delta"][0], shown["next"][0]["weight"][0][0]):
+    for number in (shown["loss"], shown["samples"][0][2]["delta"][0], shown["next"][0][0][0]):
         assert f"{number:.9f}" in text
 
 
@@ -209,7 +209,7 @@ def test_back_and_forth_gives_equal_numbers(drive, name):
     told = drive(
         f"""open(); put("network", "{name}");
         const first = []; // every table of three steps, stage by stage
-        const stages = 3 * page.run.lastStage;
+        const stages = 3 * page.run.stages;
         for (let k = 0; k < stages; k++) {{ await click("+stage"); first.push(JSON.stringify(shown())); }}
         const back = [];
         for (let k = 0; k < stages; k++) {{ back.unshift(JSON.stringify(shown())); await click("-stage"); }}
@@ -233,10 +233,11 @@ def test_back_and_forth_gives_equal_numbers(drive, name):
 
 def test_another_rate_from_the_middle_on_is_that_of_two_calls_of_fit(node):
     told = node(
-        """const run = new Run(NETWORKS.demo); run.go(20); run.go(8); run.set({ lr: 0.02 });
+        """const run = new Run(NETWORKS.demo), go = (steps, stage = 0) => run.go(steps * run.stages + stage);
+        go(20); go(8); run.set({ lr: 0.02 });
         const made = run.states.length;
-        run.go(12); run.goStage(1); run.set({ batch: 4 }); const { step, stage } = run, rows = run.shown.rows;
-        run.go(12); return { params: run.states[12].params, made, step, stage, rows };"""
+        go(12, 1); run.set({ batch: 4 }); const { step, stage } = run, rows = run.shown.rows;
+        go(12); return { params: run.states[12].params, made, step, stage, rows };"""
     )
     assert told["made"] == 9  # what came later belongs to the old rate
     assert (told["step"], told["stage"]) == (13, 1) and told["rows"] == [0, 1, 2, 3]
@@ -244,14 +245,15 @@ def test_another_rate_from_the_middle_on_is_that_of_two_calls_of_fit(node):
     example = EXAMPLES["demo"]
     net.fit(example.X, example.y, loss="mse", optimizer=fastbp.SGD(lr=0.02), batch_size=8, shuffle=False, steps=4)
     for ours, weight in zip(told["params"], net.weights):
-        equal(ours["weight"], weight)
+        equal(ours, weight)
 
 
 def test_data_has_the_initial_weights_to_the_last_bit(node):
     told = node("return NETWORKS;")
     for name, example in tool["examples"]().items():
-        for params, weight in zip(told[name]["params"], example.net.weights):
-            assert np.array_equal(params["weight"], weight)
+        layers = example.net.trace(example.X, example.y, loss=example.loss).layers
+        for params, layer in zip(told[name]["params"], layers):
+            assert np.array_equal(params, stacked(layer.weight.value, layer.bias and layer.bias.value))
         assert np.array_equal(told[name]["X"], example.X) and np.array_equal(told[name]["y"], example.y)
 
 
@@ -259,20 +261,22 @@ def test_data_has_the_initial_weights_to_the_last_bit(node):
 
 
 def test_numbers_come_stage_by_stage(drive):
-    """Forward, the loss, backward, the update: what is not computed yet is not shown."""
+    """Forward, the loss, backward, the update: what is not computed yet is not shown, what is computed stands out."""
     counts = drive(
         """put("network", "xor"); const counts = [];
         const drawn = () => [...document.querySelectorAll("#drawing text")].map((text) => text.textContent);
-        for (let k = 0; k < page.run.lastStage; k++) {
+        for (let k = 0; k < page.run.stages; k++) {
           await click("+stage");
           const known = (letter) => drawn().filter((text, k, all) => text === letter && all[k + 1]).length;
-          counts.push([...["z", "L", "δ", "∂w", "∂b", "w′", "b′"].map(known), Number($("seek").value)]);
+          const now = page.parts.filter(({ group }) => group.classList.contains("now")).map(({ layer }) => layer);
+          const counted = ["z", "L", "δ", "∂w", "∂b", "w′", "b′"].map(known);
+          counts.push([...counted, Number($("seek").value), [...new Set(now)]]);
         }
         return counts;"""
     )
-    assert counts == [
-        [4, 1, 0, 0, 0, 0, 0, 0], [5, 1, 0, 0, 0, 0, 0, 0], [5, 2, 0, 0, 0, 0, 0, 0],  # L is also the name of its box
-        [5, 2, 1, 4, 1, 0, 0, 0], [5, 2, 5, 12, 5, 0, 0, 0], [5, 2, 5, 12, 5, 12, 5, 1],  # the curve goes on at the end
+    assert counts == [  # L is also the name of its box; the curve goes on at the end; last, the layer that stands out
+        [4, 1, 0, 0, 0, 0, 0, 0, [1]], [5, 1, 0, 0, 0, 0, 0, 0, [2]], [5, 2, 0, 0, 0, 0, 0, 0, [3]],
+        [5, 2, 1, 4, 1, 0, 0, 0, [2]], [5, 2, 5, 12, 5, 0, 0, 0, [1]], [5, 2, 5, 12, 5, 12, 5, 1, []],
     ]  # fmt: skip
 
 
@@ -303,10 +307,16 @@ def test_a_formula_leads_to_the_number_that_is_shown(drive):
     assert n_checked > 100
 
 
+def test_before_the_first_step_a_formula_has_names_alone(drive):
+    loss, weight = drive("return ['L', 'x1-h1'].map((id) => { select(id); return $('formulas').innerText; });")
+    assert re.search(r"^L = \(Σ .*\) / 8\n+= comes in a later stage$", loss, re.M)
+    assert "Σ x1·δh1" in weight and "w′x1→h1 = wx1→h1 − lr·∂L/∂wx1→h1" in weight and not re.search(r"\d\.\d", weight)
+
+
 def test_a_rate_that_is_too_large_stops_at_the_last_finite_step(drive):
     told = drive(
         """put("lr", 1000); await to(500); const status = $("status").textContent, { step, states } = page.run;
-        const numbers = states.flatMap(({ loss, params }) => [loss, ...params.flatMap(({ weight }) => weight.flat())]);
+        const numbers = states.flatMap(({ loss, params }) => [loss, ...params.flat(2)]);
         const finite = numbers.every(Number.isFinite);
         put("seek", 0, "input"); put("lr", 0.001); await to(500);
         return { status, step, finite, after: $("status").textContent, loss: page.run.states[500].loss };"""
@@ -342,7 +352,7 @@ def test_an_address_names_a_place(drive):
     place = "network=xor&lang=zh&lr=0.25&batch=3&step=10&stage=2&part=x1-h2"
     assert drive(script, place) == ["xor", 0.25, 3, 10, 2, "x1-h2"]
     place = "network=nonsense&lang=xx&lr=-1&batch=99&step=-4&part=zz"
-    assert drive(script, place) == ["demo", 0.001, 8, 0, 6, "h1"]
+    assert drive(script, place) == ["demo", 0.001, 8, 0, 0, "h1"]
 
 
 @every_width

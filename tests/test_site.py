@@ -95,13 +95,16 @@ def test_every_method_of_a_network_is_documented():
 
 
 def test_examples_have_a_title_a_text_and_their_code():
+    titles = []
     for path in (ROOT / "examples").glob("*.py"):
         text = site["example"](path)
         title, line, empty = text.splitlines()[1:4]
         assert len(title) < 80 and line == "=" * len(title) and not empty
+        titles.append(title)
         shown = compile(text, path.name, "exec"), compile(path.read_text(), path.name, "exec")
         assert [code.co_names for code in shown][0] == [code.co_names for code in shown][1]
     assert "# %%\n# The picture (needs" in text
+    assert len(titles) == len(set(titles))
 
 
 def test_an_example_that_is_not_run_shows_what_it_printed():
@@ -127,9 +130,11 @@ def test_what_the_site_is_built_with_is_pinned():
         ("<a href='b.html'>", None),
         ("<a href='b.html#there'>", None),
         ("<a href='#here'>", None),
+        ("<a href='b.html#step=2'>", None),
         ("<a href='https://elsewhere'>", None),
         ("<img src='data:image/png;base64,'>", None),
         ("<a href='c.html'>", "a.html: c.html leads nowhere"),
+        ("<a href='c.html#step=2'>", "a.html: c.html#step=2 leads nowhere"),
         ("<img src='c.png'>", "a.html: c.png leads nowhere"),
         ("<a href='b.html#gone'>", "a.html: no anchor b.html#gone"),
         ("<a href='#gone'>", "a.html: no anchor #gone"),

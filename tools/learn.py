@@ -64,12 +64,12 @@ def examples() -> dict[str, Example]:
 def described(example: Example) -> dict[str, Any]:
     """An example as JSON; numbers keep all their digits."""
     layers = example.net.trace(example.X, example.y, loss=example.loss).layers
-    params = [(layer.weight.value.tolist(), layer.bias and layer.bias.value.tolist()) for layer in layers]
+    params = [[layer.weight.value, *([layer.bias.value] if layer.bias else [])] for layer in layers]
     scale = losses.TABLE[example.loss].scale(example.net.sizes[-1])
     return {
         "X": np.asarray(example.X, float).tolist(),
         "y": np.asarray(example.y, float).tolist(),
-        "params": [{"weight": weight, "bias": bias} for weight, bias in params],
+        "params": [np.vstack(arrays).tolist() for arrays in params],  # biases below the weights
         "activations": [layer.activation.name for layer in layers],
         "loss": example.loss,
         "perRow": round(1 / scale),  # what the sum over the outputs is divided by

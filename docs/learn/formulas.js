@@ -1,116 +1,147 @@
 "use strict";
-// How the numbers of a part were made: blocks of {title, kind, lines}. A line is HTML, of our own names and numbers alone.
-// What is shown is asked of `page` in learn.js.
+// Every number of the page: where it lies, from when on it is known, how it was made. It belongs to a part of the
+// drawing: {kind, layer, unit, from} is a unit of a layer (layer 0 has the inputs), a weight into it from a unit of the
+// layer before it, or the loss. A unit's own `from` is the place of its bias, behind the weights.
+
+const layers = () => page.run.net.params.length;
+const unitsIn = (k) => [...(k ? page.run.net.params[k - 1][0] : page.run.net.X[0]).keys()];
+const unitName = (k, j) => `${k === 0 ? "x" : k === layers() ? "o" : "h"}${j + 1 || ""}`; // without j: any of them
+const unitAt = (layer, unit) => ({ kind: "unit", layer, unit, from: layer && unitsIn(layer - 1).length });
+const hasBias = ({ kind, layer, from }) => kind === "unit" && layer > 0 && from in page.run.params[layer - 1];
+const rowOf = ({ layer }) => ACTIVATIONS[page.run.net.activations[layer - 1]];
+
+const full = (x) => `${+x.toPrecision(6)}`.replaceAll("-", "−");
+const inBrackets = (x) => (x < 0 ? `(${full(x)})` : full(x));
+const sumOf = (terms) => (terms.length > 8 ? [...terms.slice(0, 6), "…", terms.at(-1)] : terms).join(" + ");
+
+// ---- what there is
+
+const ofUnit = (key) => ({ layer, unit }, { samples }, s) => samples[s][layer][key][unit];
+const ofParameter = (key) => ({ layer, unit, from }, step) => step[key][layer - 1][from][unit];
+
+/**
+ * letter: [what kind of number it is, its value from a part, a step and a row of the batch, how it was made].
+ * The last is text, in which `of` stands for a number and `every` for a sum over rows: by names, or by values.
+ */
+const NUMBERS = {
+  x: ["given", ofUnit("a")],
+  t: ["given", ofUnit("t")],
+  z: ["forward", ofUnit("z"), collected],
+  a: ["forward", ofUnit("a"), (part, { of }) => expression(rowOf(part).forwardShown, of, part)],
+  L: ["forward", (_, { loss }) => loss, lossMade],
+  "∂a": ["backward", ofUnit("g"), sentBack],
+  "δ": ["backward", ofUnit("delta"), (part, { of }) => expression(rowOf(part).backwardShown, of, part)],
+  w: ["old", ofParameter("params")],
+  "∂w": ["backward", ofParameter("grads"),
+    (part, { of, every }) => every((s) => `${of("a", unitAt(part.layer - 1, part.from), s)}·${of("δ", part, s)}`)],
+  "w′": ["new", ofParameter("next"), (part, { of }) => `${of("w", part)} − ${of("lr", part)}·${of("∂w", part)}`],
+  b: ["old", ofParameter("params")],
+  "∂b": ["backward", ofParameter("grads"), (part, { of, every }) => every((s) => of("δ", part, s))],
+  "b′": ["new", ofParameter("next"), (part, { of }) => `${of("b", part)} − ${of("lr", part)}·${of("∂b", part)}`],
+  lr: ["old", (_, { lr }) => lr],
+};
+
+/** The number of a part, in the row that is shown or another; null where its stage is still to come. */
+function number(letter, part, s = page.sample) {
+  const { stage, stages, shown, params } = page.run, [kind, value] = NUMBERS[letter];
+  const since = { old: 0, given: 1, forward: part.layer, backward: stages - part.layer, new: stages }[kind];
+  return stage >= since ? value(part, shown ?? { params }, s) : null;
+}
+
+/** What it is called in formulas. */
+function nameOf(letter, part) {
+  if (letter === "lr") return "lr";
+  if (letter === "L") return "<i>L</i>";
+  if (letter[0] === "∂") return `∂L/∂${nameOf(letter[1], part)}`;
+  const { layer, unit, from } = part, name = unitName(layer, unit);
+  if (layer === 0) return name;
+  return `<i>${letter}</i><sub>${letter[0] === "w" ? `${unitName(layer - 1, from)}→` : ""}${name}</sub>`;
+}
+
+/** The letters that stand on a part in the drawing. */
+function lettersOf(part) {
+  if (part.kind === "loss") return ["L"];
+  if (part.kind === "weight") return ["w", "∂w", "w′"];
+  if (part.layer === 0) return ["x"];
+  return ["z", "a", ...(part.layer === layers() ? ["t"] : []), "δ", ...(hasBias(part) ? ["b", "∂b", "b′"] : [])];
+}
+
+// ---- how it was made
 
 const DEFINITIONS = { sigmoid: ["sigmoid(z) = 1 / (1 + exp(−z))"] }; // of what an expression calls by its name
 
-const inBrackets = (x) => (x < 0 ? `(${full(x)})` : full(x));
-const symbol = (letter, name) => `<i>${letter}</i><sub>${name}</sub>`;
-const activation = (k, j) => (k ? symbol("a", unitName(k, j)) : unitName(k, j));
-const weightName = (k, i, j) => `${unitName(k - 1, i)}→${unitName(k, j)}`;
-const product = (a, b) => `${a}·${b}`;
-const sumOf = (terms) => (terms.length > 8 ? [...terms.slice(0, 6), "…", terms.at(-1)] : terms).join(" + ");
-const over = (text, divisor) => (divisor === 1 ? text : `(${text}) / ${divisor}`);
+const BY_NAME = { of: nameOf, every: (term) => `Σ ${term()}` };
+const BY_VALUE = {
+  of: (...which) => inBrackets(number(...which)),
+  every: (term, units = [0]) => sumOf(page.run.shown.rows.flatMap((_, s) => units.map((unit) => term(s, unit)))),
+};
 
-/** An expression of the tables of fastbp, with names or numbers for its variables. */
-function expression(text, values) {
-  const filled = text.replaceAll("-", "−").replaceAll(" * ", "·").replace(/\b[agtz]\b/g, (name) => values[name]);
+const OF_LOSS = { z: "a" }, OF_ACTIVATION = { g: "∂a" }; // what rows of the tables of fastbp call otherwise
+
+/** An expression of those tables. */
+function expression(text, of, part, s, letters = OF_ACTIVATION) {
+  const filled = text.replaceAll("-", "−").replaceAll(" * ", "·")
+    .replace(/\b[agtz]\b/g, (letter) => of(letters[letter] ?? letter, part, s));
   return filled.replace(/\(\((−[\d.e−]+)\)\)/g, "($1)");
 }
 
-/** `left = general`, below it the same with numbers, and the value; a value that is not known yet is said to come. */
-function equation(left, general, withNumbers, value) {
-  if (value === null) return [`${left} = ${general}`, `= <span class="later">${say("later")}</span>`];
-  const numbers = withNumbers(), alone = numbers === inBrackets(value); // the value says it already
-  return [`${left} = ${general}`, ...(alone ? [] : [`= ${numbers}`]), `= <b>${full(value)}</b>`];
+/** Of the sum over the rows of a batch, the loss. */
+function perRow(text) {
+  const { net, shown, batch } = page.run, divisor = (shown ? shown.rows.length : batch) * net.perRow;
+  return divisor === 1 ? text : `(${text}) / ${divisor}`;
 }
 
-/** What a unit of a layer gets, in the row that is shown: `a` of the layer before it. */
-function inputsOf(layer, sample) {
-  const { net, shown } = page.run;
-  return layer > 1 ? shown.samples[sample][layer - 2].a : net.X[shown.rows[sample]];
+function collected(part, { of }) {
+  const { layer, unit } = part;
+  const terms = unitsIn(layer - 1).map((from) =>
+    `${of("a", unitAt(layer - 1, from))}·${of("w", { layer, unit, from })}`);
+  return sumOf(hasBias(part) ? [...terms, of("b", part)] : terms);
 }
 
-/** What the sum over the rows of a batch is divided by in the loss. */
-function divisorOf({ net, shown, batch }) {
-  return (shown ? shown.rows.length : batch) * net.perRow;
+/** What comes to a unit from the layer behind it, or from the loss. */
+function sentBack(part, { of }) {
+  const { layer, unit: from } = part;
+  const { gradShown } = LOSSES[page.run.net.loss];
+  if (layer === layers()) return perRow(expression(gradShown, of, part, page.sample, OF_LOSS));
+  return sumOf(unitsIn(layer + 1).map((unit) =>
+    `${of("δ", unitAt(layer + 1, unit))}·${of("w", { layer: layer + 1, unit, from })}`));
 }
 
-/** Of a weight or a bias: its gradient over the rows of the batch, and the step. */
-function parameterFormulas(letter, part, numbers) {
-  const { kind, layer, from, unit } = part, { shown } = page.run, ofWeight = kind === "weight";
-  const name = ofWeight ? weightName(layer, from, unit) : unitName(layer, unit);
-  const gradient = `∂L/∂${symbol(letter, name)}`;
-  const [old, grad, next] = numbers.map(([, value]) => value), delta = symbol("δ", unitName(layer, unit));
-  const term = (_, s) => {
-    const ofRow = inBrackets(shown.samples[s][layer - 1].delta[unit]);
-    return ofWeight ? product(inBrackets(inputsOf(layer, s)[from]), ofRow) : ofRow;
-  };
-  const general = `Σ ${ofWeight ? product(activation(layer - 1, from), delta) : delta}`;
-  const step = () => `${full(old)} − ${product(full(shown.lr), inBrackets(grad))}`;
-  return [
-    { title: say(ofWeight ? "onWeight" : "onBias"), kind: "backward",
-      lines: equation(gradient, general, () => sumOf(shown.rows.map(term)), grad) },
-    { title: say("onUpdate"), kind: "new",
-      lines: equation(symbol(`${letter}′`, name), `${symbol(letter, name)} − ${product("lr", gradient)}`, step, next) },
-  ];
-}
-
-/** Of a unit: forward from the layer before it, backward from the layer behind it or from the loss, and its bias. */
-function unitFormulas(part) {
-  const { layer, unit } = part, { run, sample } = page, { net, shown } = run, at = known();
-  if (layer === 0) return [{ title: say("inputIs"), kind: "", lines: [] }];
-  const { weight, bias } = run.params[layer - 1], row = ACTIVATIONS[net.activations[layer - 1]];
-  const name = unitName(layer, unit), made = shown?.samples[sample][layer - 1];
-  const value = (is, of) => (is ? made[of][unit] : null);
-  const letters = { z: symbol("z", name), a: symbol("a", name), g: `∂L/∂${symbol("a", name)}`, t: symbol("t", name) };
-  const numbers = () => Object.fromEntries(["z", "a", "g"].map((what) => [what, inBrackets(made[what][unit])]));
-  const byRow = (text, left, what, is) => // an expression of the activation's row
-    equation(left, expression(text, letters), () => expression(text, numbers()), value(is, what));
-
-  const collected = weight.map((_, i) => product(activation(layer - 1, i), symbol("w", weightName(layer, i, unit))));
-  const inputs = () => inputsOf(layer, sample).map((a, i) => product(inBrackets(a), inBrackets(weight[i][unit])));
-  const plus = (terms, b) => sumOf(bias ? [...terms, b()] : terms);
-  const forwards = [
-    ...equation(letters.z, plus(collected, () => symbol("b", name)), () => plus(inputs(), () => inBrackets(bias[unit])),
-      value(at.forward(layer), "z")),
-    ...byRow(row.forwardShown, letters.a, "a", at.forward(layer)),
-    ...(DEFINITIONS[net.activations[layer - 1]] ?? []),
-  ];
-
-  const behind = run.params[layer]?.weight[unit]; // the weights that lead on from here
-  const sentBack = (_, j) => product(symbol("δ", unitName(layer + 1, j)), symbol("w", weightName(layer + 1, unit, j)));
-  const deltas = (w, j) => product(inBrackets(shown.samples[sample][layer].delta[j]), inBrackets(w));
-  const ofLoss = (a, t) => over(expression(LOSSES[net.loss].gradShown, { z: a, t }), divisorOf(run));
-  const target = () => full(net.y[shown.rows[sample]][unit]);
-  const grad = behind
-    ? [sumOf(behind.map(sentBack)), () => sumOf(behind.map(deltas))]
-    : [ofLoss(letters.a, letters.t), () => ofLoss(numbers().a, target())];
-  const backwards = [
-    ...equation(letters.g, ...grad, value(at.backward(layer), "g")),
-    ...byRow(row.backwardShown, symbol("δ", name), "delta", at.backward(layer)),
-  ];
-  return [
-    { title: say("onForward"), kind: "forward", lines: forwards },
-    { title: say(behind ? "onBack" : "onStart"), kind: "backward", lines: backwards },
-    ...(bias ? parameterFormulas("b", part, numbersOf(part).slice(-3)) : []),
-  ];
-}
-
-function lossFormulas() {
-  const { run } = page, { net, shown } = run, { valueShown } = LOSSES[net.loss];
+function lossMade({ layer }, { of, every }) {
+  const { valueShown } = LOSSES[page.run.net.loss];
   const isSum = / [-+] /.test(valueShown.replace(/\([^()]*\)/g, "")); // then it takes brackets within another one
-  const error = (z, t) => (isSum ? `(${expression(valueShown, { z, t })})` : expression(valueShown, { z, t }));
-  const errors = () => shown.rows.flatMap((row, s) =>
-    shown.samples[s].at(-1).a.map((a, j) => error(inBrackets(a), full(net.y[row][j]))));
-  const general = over(`Σ ${error(symbol("a", "o"), symbol("t", "o"))}`, divisorOf(run));
-  const withNumbers = () => over(sumOf(errors()), divisorOf(run));
-  const lines = equation("<i>L</i>", general, withNumbers, known().loss ? shown.loss : null);
-  return [{ title: say("onLoss"), kind: "forward", lines }];
+  const text = isSum ? `(${valueShown})` : valueShown;
+  return perRow(every((s, unit) => expression(text, of, unitAt(layer - 1, unit), s, OF_LOSS), unitsIn(layer - 1)));
 }
 
-/** The blocks of any part. */
+/** `name = formula`, below it the same with values, and the number; one that is not known yet is said to come. */
+function equation(letter, part) {
+  const value = number(letter, part), [, , made] = NUMBERS[letter];
+  const lines = [`${nameOf(letter, part)} = ${made(part, BY_NAME)}`];
+  if (value === null) return [...lines, `= <span class="later">${say("later")}</span>`];
+  const withValues = made(part, BY_VALUE);
+  if (withValues !== inBrackets(value)) lines.push(`= ${withValues}`); // else the number says it already
+  return [...lines, `= <b>${full(value)}</b>`];
+}
+
+/** How the numbers of a part are made, as HTML. */
 function formulasOf(part) {
-  if (part.kind === "loss") return lossFormulas();
-  return part.kind === "unit" ? unitFormulas(part) : parameterFormulas("w", part, numbersOf(part));
+  const { kind, layer } = part;
+  const ofParameter = (heading, letter) => [[heading, `∂${letter}`], ["onUpdate", `${letter}′`]];
+  const ofUnit = () => [
+    ["onForward", "z", "a"],
+    [layer === layers() ? "onStart" : "onBack", "∂a", "δ"],
+    ...(hasBias(part) ? ofParameter("onBias", "b") : []),
+  ];
+  const blocks = {
+    loss: () => [["onLoss", "L"]],
+    weight: () => ofParameter("onWeight", "w"),
+    unit: () => (layer === 0 ? [["inputIs"]] : ofUnit()),
+  };
+  return blocks[kind]().map(([heading, ...letters]) => {
+    const lines = letters.flatMap((letter) => equation(letter, part));
+    if (heading === "onForward") lines.push(...(DEFINITIONS[page.run.net.activations[layer - 1]] ?? []));
+    const colour = letters.length ? NUMBERS[letters[0]][0] : "";
+    return `<h3 class="${colour}">${say(heading)}</h3>${lines.map((line) => `<p>${line}</p>`).join("")}`;
+  }).join("");
 }
