@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <numeric>
 
 #include "dispatch.hpp"
@@ -68,7 +69,8 @@ void copy_plain(const Member& m, const uint32_t* index, idx count, T* to_x, idx 
     const idx row = index ? index[i] : i;
     const T* const of_x = reinterpret_cast<const T*>(x.data + row * x.row_stride);
     const T* const of_y = reinterpret_cast<const T*>(y.data + row * y.row_stride);
-    for (idx n = 0; n < in; n++) to_x[n] = of_x[n];
+    if constexpr (width > 0) std::memcpy(to_x, of_x, width * sizeof(T));   // in a register
+    else std::copy_n(of_x, in, to_x);
     for (idx n = 0; n < out; n++) to_t[n] = of_y[n];
   }
 }
@@ -693,8 +695,14 @@ void Networks<T>::fill_share(const Lane& lane, idx steps, const uint32_t* index,
       rows_of_scale = rows;
     }
     const T same = static_cast<T>(scale);
-    for (idx i = 0; i < rows; i++, to += width) *to = m.weight ? static_cast<T>(weight(i) * scale) : same;
-    for (idx i = rows; i < step_rows_; i++, to += width) *to = 0;
+    if (m.weight)
+      for (idx i = 0; i < rows; i++) to[i * width] = static_cast<T>(weight(i) * scale);
+    else if (width == 1)
+      std::fill_n(to, rows, same);
+    else
+      for (idx i = 0; i < rows; i++) to[i * width] = same;
+    for (idx i = rows; i < step_rows_; i++) to[i * width] = 0;
+    to += step_rows_ * width;
     start = start + rows == m.n ? 0 : start + rows;
   }
 }
