@@ -214,7 +214,7 @@ class Programs:
 
     def drop_all_but(self, plans: set[Plan]) -> None:
         """Forget the idle programs of other plans than these."""
-        for plan in self.plans - plans:
+        for plan in [plan for plan in list(self._idle) if plan not in plans]:
             self._idle.pop(plan, None)
         self._trainer = None
 
