@@ -129,7 +129,7 @@ def many(plan: Plan, members: list[Member], **more: Any) -> Many:
 
 # Where a full group of lanes gains at least 4 times in float32, for batches of at most 8 rows and of more; what is not
 # here gains less: docs/internals.md. The most inputs where one kernel makes the whole step of a lane, by ISA and hidden
-# units; and for deeper networks by SGD, batches of at most 8 and AVX-512, the most multiplications of a row going forward.
+# units. And for deeper networks by SGD on AVX-512, in batches of at most 8, the most multiplications of a row forward.
 _MOST_INPUTS = {
     "avx512": {1: (16, 16), 2: (16, 16), 3: (8, 4)},
     "avx2": {1: (4, 4), 2: (4, 4), 3: (4, 0)},
