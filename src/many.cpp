@@ -698,7 +698,8 @@ void Networks<T>::fill_share(const Lane& lane, idx steps, const uint32_t* index,
     if (m.weight)
       for (idx i = 0; i < rows; i++) to[i * width] = static_cast<T>(weight(i) * scale);
     else if (width == 1)
-      std::fill_n(to, rows, same);
+      for (idx i = 0; i < step_rows_; i += MANY_BLOCK)   // by vectors, as their number is known
+        for (idx k = 0; k < MANY_BLOCK; k++) to[i + k] = same;
     else
       for (idx i = 0; i < rows; i++) to[i * width] = same;
     for (idx i = rows; i < step_rows_; i++) to[i * width] = 0;
