@@ -51,8 +51,13 @@ int built_isas(const Isa* isas[MAX_ISAS]) {
 int many_of(const Isa& isa, const ManyTable* many[MAX_ISAS]) {
   int n = 0;
 #if defined(__x86_64__)
-  if (&isa == &isa_avx512) many[n++] = &many_avx512;
-  if (&isa == &isa_avx512 || &isa == &isa_avx2) many[n++] = &many_avx2;
+  static const ManyTable half = [] {   // AVX2's, with AVX-512's registers where one kernel makes the whole step
+    ManyTable table = many_avx2;
+    table.f32.hidden = hidden_avx512_256.many;
+    return table;
+  }();
+  if (&isa == &isa_avx512) many[n++] = &many_avx512, many[n++] = &half;
+  if (&isa == &isa_avx2) many[n++] = &many_avx2;
 #else
   (void)isa, (void)many;
 #endif

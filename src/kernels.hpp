@@ -366,6 +366,7 @@ struct Isa {
 struct HiddenTable {
   HiddenKernels<float> f32;
   HiddenKernels<double> f64;
+  ManyKernel<float> (*many)(const ManyRun<float>& run);   // ManyKernels<float>::hidden
 };
 
 struct ManyTable {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <cstring>
 #include <numeric>
 
 #include "dispatch.hpp"
@@ -17,7 +19,8 @@ constexpr idx MAX_STRETCH = 256;         // steps of a call of a kernel
 constexpr idx BLOCK = 32;                // samples that go through a network at once; its bits depend on it
 constexpr idx ROWS_BYTES = 32 << 10;     // of the rows gathered for a stretch, unless a step has more
 constexpr idx RECORDS_BYTES = 32 << 20;  // of copies of members' rows, which are kept from call to call
-constexpr idx PREFETCH_ROWS = 16;        // so long before they are copied
+constexpr idx PREFETCH_ROWS = 16;        // so long before they are copied,
+constexpr idx NEAR_BYTES = 128 << 10;    // unless all of them are no more than this
 constexpr idx COMPANY_BYTES = 512 << 10; // of parameters and slots of the groups that share them
 constexpr idx COMPANY_GROUPS = 64;
 constexpr idx MOST_ORDERS = 16, ORDER_ROWS = 1 << 15;   // epochs whose orders are made at once, unless they are long
@@ -49,16 +52,14 @@ bool same_rows(const Member& a, const Member& b) {
          a.rows == b.rows && a.n == b.n;
 }
 
-// Rows `index` of a member's x and y, or the first ones: x[row * ldx + column], t[row * ldt + column].
-template <class T> void copy_rows(const Member& m, const uint32_t* index, idx count, T* to_x, idx ldx, T* to_t, idx ldt) {
+// Of rows that lie as T, and are far away where the caches may not hold them: `in` columns, or `width` and one target.
+template <class T, idx width>
+void copy_plain(const Member& m, const uint32_t* index, idx count, T* to_x, idx ldx, T* to_t, idx ldt) {
   const Source &x = m.x, &y = m.y;
-  if (!is_plain<T>(x) || !is_plain<T>(y)) {
-    gather_rows(x, to_x, ldx, 0, index, count);
-    return gather_rows(y, to_t, ldt, 0, index, count);
-  }
-  const idx in = x.cols, out = y.cols, x_bytes = in * static_cast<idx>(sizeof(T));
+  const idx in = width ? width : x.cols, out = width ? 1 : y.cols, x_bytes = in * static_cast<idx>(sizeof(T));
+  const bool is_far = index && x.rows * std::abs(x.row_stride) > NEAR_BYTES;
   for (idx i = 0; i < count; i++, to_x += ldx, to_t += ldt) {
-    if (index && i + PREFETCH_ROWS < count) {
+    if (is_far && i + PREFETCH_ROWS < count) {
       const idx row = index[i + PREFETCH_ROWS];
       const char* const next = x.data + row * x.row_stride;
       for (idx at = 0; at < x_bytes; at += 64) __builtin_prefetch(next + at);
@@ -68,9 +69,22 @@ template <class T> void copy_rows(const Member& m, const uint32_t* index, idx co
     const idx row = index ? index[i] : i;
     const T* const of_x = reinterpret_cast<const T*>(x.data + row * x.row_stride);
     const T* const of_y = reinterpret_cast<const T*>(y.data + row * y.row_stride);
-    for (idx n = 0; n < in; n++) to_x[n] = of_x[n];
+    if constexpr (width > 0) std::memcpy(to_x, of_x, width * sizeof(T));   // in a register
+    else std::copy_n(of_x, in, to_x);
     for (idx n = 0; n < out; n++) to_t[n] = of_y[n];
   }
+}
+
+// Rows `index` of a member's x and y, or the first ones: x[row * ldx + column], t[row * ldt + column].
+template <class T> void copy_rows(const Member& m, const uint32_t* index, idx count, T* to_x, idx ldx, T* to_t, idx ldt) {
+  const Source &x = m.x, &y = m.y;
+  if (!is_plain<T>(x) || !is_plain<T>(y)) {
+    gather_rows(x, to_x, ldx, 0, index, count);
+    return gather_rows(y, to_t, ldt, 0, index, count);
+  }
+  typedef void (*Copy)(const Member&, const uint32_t*, idx, T*, idx, T*, idx);
+  constexpr Copy narrow[] = {copy_plain<T, 1>, copy_plain<T, 2>, copy_plain<T, 3>, copy_plain<T, 4>};
+  (y.cols == 1 && x.cols <= 4 ? narrow[x.cols - 1] : copy_plain<T, 0>)(m, index, count, to_x, ldx, to_t, ldt);
 }
 
 template <class E> void at_least(Buffer<E>* buffer, idx size) {
@@ -666,19 +680,30 @@ void Networks<T>::fill_index(const Lane& lane, Orders* orders, idx steps, uint32
 template <class T>
 void Networks<T>::fill_share(const Lane& lane, idx steps, const uint32_t* index, T* to, idx width) const {
   const Member& m = *lane.member;
-  idx start = lane.start;
+  idx start = lane.start, rows_of_scale = -1;
+  double scale = 0;
   for (idx step = 0; step < steps; step++, index += step_rows_) {
     const idx rows = std::min(batch_size_, m.n - start);
-    double total = static_cast<double>(rows);
     const auto weight = [&](idx i) { return m.weight[m.rows ? m.rows[index[i]] : index[i]]; };
-    if (m.weight) {
-      total = 0;
-      for (idx i = 0; i < rows; i++) total += weight(i);
+    if (m.weight || rows != rows_of_scale) {   // a division takes as long as all else
+      double total = static_cast<double>(rows);
+      if (m.weight) {
+        total = 0;
+        for (idx i = 0; i < rows; i++) total += weight(i);
+      }
+      scale = total > 0 ? loss_scale_ / total : 0;
+      rows_of_scale = rows;
     }
-    const double scale = total > 0 ? loss_scale_ / total : 0;
     const T same = static_cast<T>(scale);
-    for (idx i = 0; i < rows; i++, to += width) *to = m.weight ? static_cast<T>(weight(i) * scale) : same;
-    for (idx i = rows; i < step_rows_; i++, to += width) *to = 0;
+    if (m.weight)
+      for (idx i = 0; i < rows; i++) to[i * width] = static_cast<T>(weight(i) * scale);
+    else if (width == 1)
+      for (idx i = 0; i < step_rows_; i += MANY_BLOCK)   // by vectors, as their number is known
+        for (idx k = 0; k < MANY_BLOCK; k++) to[i + k] = same;
+    else
+      for (idx i = 0; i < rows; i++) to[i * width] = same;
+    for (idx i = rows; i < step_rows_; i++) to[i * width] = 0;
+    to += step_rows_ * width;
     start = start + rows == m.n ? 0 : start + rows;
   }
 }

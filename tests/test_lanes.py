@@ -429,7 +429,8 @@ def test_which_plans_are_served(isa):
 @pytest.mark.parametrize("sizes, batch, rule, avx512, avx2", [
     ([10, 2, 1], 32, "adam", True, False), ([8, 3, 1], 8, "sgd", True, False), ([8, 3, 1], 9, "sgd", False, False),
     ([4, 3, 1], 8, "adam", True, True), ([4, 3, 1], 32, "sgd", True, False), ([4, 4, 1], 8, "sgd", False, False),
-    ([2, 2, 2], 8, "sgd", False, False), ([8, 4, 4, 1], 8, "sgd", True, False), ([8, 4, 4, 1], 8, "adam", False, False),
+    ([2, 2, 2], 8, "sgd", False, False), ([8, 4, 4, 1], 8, "sgd", True, False), ([2, 2, 2, 1], 8, "adam", False, False),
+    ([2, 2, 2, 1], 9, "sgd", False, False),
 ])  # fmt: skip
 def test_auto_takes_lanes_where_a_group_gains_four_times(isa, sizes, batch, rule, avx512, avx2):
     plan = plan_of(sizes, rule=rule, activation="relu")

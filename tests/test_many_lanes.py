@@ -312,9 +312,9 @@ class Negative(fastbp.schedules.Schedule):
 def test_an_end_at_any_moment_is_a_finished_step(how, n_threads):
     nets = made(40)
     if how == "time":
-        history = lanes(nets, X, Y, epochs=10**9, batch_size=8, time_limit=0.2, n_threads=n_threads)
+        history = lanes(nets, X, Y, epochs=10**9, batch_size=8, time_limit=0.5, n_threads=n_threads)
     else:
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt) as caught:
             lanes(nets, X, Y, epochs=10**9, batch_size=8, n_threads=n_threads)
         history = caught.value.history

@@ -129,12 +129,12 @@ def many(plan: Plan, members: list[Member], **more: Any) -> Many:
 
 # Where a full group of lanes gains at least 4 times in float32, for batches of at most 8 rows and of more; what is not
 # here gains less: docs/internals.md. The most inputs where one kernel makes the whole step of a lane, by ISA and hidden
-# units; and for deeper networks on AVX-512 the most multiplications of a row going forward, by whether the rule is SGD.
+# units. And for deeper networks by SGD on AVX-512, in batches of at most 8, the most multiplications of a row forward.
 _MOST_INPUTS = {
     "avx512": {1: (16, 16), 2: (16, 16), 3: (8, 4)},
     "avx2": {1: (4, 4), 2: (4, 4), 3: (4, 0)},
 }
-_MOST_PRODUCTS = {True: (64, 20), False: (20, 20)}
+_MOST_PRODUCTS = 64
 _LANE_ISAS = ("avx2", "avx512")  # whose vectors hold a network per lane
 
 
@@ -162,7 +162,7 @@ def _gains_by_lanes(plan: Plan, batch_size: int) -> bool:
         most = _MOST_INPUTS[plan.isa].get(layers[0].out_features, (0, 0)) if at_once else (0, 0)
         return plan.spec.in_features <= most[batch_size > 8]
     products = sum(layer.in_features * layer.out_features for layer in layers)
-    return plan.isa == "avx512" and products <= _MOST_PRODUCTS[rule.name == "sgd"][batch_size > 8]
+    return plan.isa == "avx512" and rule.name == "sgd" and batch_size <= 8 and products <= _MOST_PRODUCTS
 
 
 class Programs:
@@ -214,7 +214,7 @@ class Programs:
 
     def drop_all_but(self, plans: set[Plan]) -> None:
         """Forget the idle programs of other plans than these."""
-        for plan in self.plans - plans:
+        for plan in [plan for plan in list(self._idle) if plan not in plans]:
             self._idle.pop(plan, None)
         self._trainer = None
 

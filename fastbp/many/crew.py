@@ -59,7 +59,6 @@ class Crew:
 
     def __init__(self, work: Callable[[Crew], None], time_limit: float | None) -> None:
         self._work, self._context = work, contextvars.copy_context()
-        self._thread = threading.Thread(target=self._main, name="fastbp fit_many", daemon=True)
         self._until = math.inf if time_limit is None else time.monotonic() + time_limit
         self.reasons = "Ctrl-C", "the time limit" if time_limit is None else f"the time limit of {time_limit:g} seconds"
         self._begun = self._ended = False
@@ -89,6 +88,7 @@ class Crew:
         """
         if look is None and _is_undisturbed():
             return self._run_here()
+        self._thread = threading.Thread(target=self._main, name="fastbp fit_many", daemon=True)
         try:
             # `Thread.start` waits with Python's locks, which a signal may leave locked: so it does in another thread.
             _thread.start_new_thread(_start, (self._thread, self._refused))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _STATUS = {name: np.array([name]) for name in ("done", "stopped", "nonfinite", "failed", "interrupted")}
 _NO_BEST = np.array([np.nan]), np.array([-1])
+_ALONE = "one by one"
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +44,7 @@ class Block:
             history = History(np.empty(0), np.empty(0, np.int64), 0.0, 0)
         columns = {name: column[None] for name, column in history.columns.items() if name != "lr"}
         value, step = _NO_BEST if best is None else map(np.atleast_1d, best)
-        return cls(np.array([k]), "one by one", history.loss[None], history.step[None], columns, _STATUS[status],
+        return cls(np.array([k]), _ALONE, history.loss[None], history.step[None], columns, _STATUS[status],
                    np.array([n_steps]), value, step)  # fmt: skip
 
 
@@ -75,7 +76,7 @@ def together(
         whole, loss, step = None, np.full(shape, np.nan), np.full(shape, -1, np.int64)
         names = dict.fromkeys(name for block in blocks for name in block.columns)
         columns = {name: np.full(shape, np.nan) for name in names}
-    kernel, status = np.full(n_networks, "one by one"), np.full(n_networks, unbegun, "U11")
+    kernel, status = np.full(n_networks, _ALONE), np.full(n_networks, unbegun, "U11")
     n_steps, best_step = np.zeros(n_networks, np.int64), np.full(n_networks, -1, np.int64)
     best_value = np.full(n_networks, np.nan)
     errors: dict[int, Exception] = {}
@@ -87,8 +88,11 @@ def together(
             loss[at, :width], step[at, :width] = block.loss, block.step
             for name, column in block.columns.items():
                 columns[name][at, : column.shape[1]] = column
-        kernel[at], status[at], n_steps[at] = block.kernel, block.status, block.n_steps
-        best_value[at], best_step[at] = block.best_value, block.best_step
+        status[at], n_steps[at] = block.status, block.n_steps
+        if block.kernel != _ALONE:
+            kernel[at] = block.kernel
+        if block.best_value is not _NO_BEST[0]:
+            best_value[at], best_step[at] = block.best_value, block.best_step
         errors |= block.errors
     errors = dict(sorted(errors.items()))
     return ManyHistory(loss, step, n_steps, status, kernel, seconds, columns, best_value, best_step, errors, keys)

@@ -3,7 +3,8 @@
 //   FBP_VECTOR_BYTES    16, 32 or 64
 //   FBP_TILE_ROWS, FBP_TILE_VECTORS   the GEMM's register tile
 //   FBP_MANY            defined: the kernels of many networks alone
-//   FBP_HIDDEN          defined: those of tiny networks with a hidden unit per lane alone, in one vector
+//   FBP_HIDDEN          defined: those of networks with one hidden layer alone: a hidden unit per lane, in one vector, or
+//                       a network per lane
 //   FBP_BFLOAT16        defined: the products in bfloat16 alone
 //                       with none of the three: all others
 //   FBP_TARGET          what the compiler may use beyond the baseline, or nothing
@@ -85,9 +86,10 @@ const Bfloat16Kernels FBP_BFLOAT16 = {
     rounded_grad_bias};
 #elif defined(FBP_HIDDEN)
 #include "hidden.hpp"
+#include "many.hpp"
 }  // namespace
 extern const HiddenTable FBP_HIDDEN_NAME(FBP_ISA);
-const HiddenTable FBP_HIDDEN_NAME(FBP_ISA) = {hidden_kernels<float>(), hidden_kernels<double>()};
+const HiddenTable FBP_HIDDEN_NAME(FBP_ISA) = {hidden_kernels<float>(), hidden_kernels<double>(), many_hidden_of<float>};
 #else
 #include "random.hpp"
 #include "gemm.hpp"

@@ -20,11 +20,7 @@ FBP_INLINE void many_sum_up(double* totals, VF v, bool adds) {
 // The same number, of which the compiler knows nothing: which products it fuses with which sums must not depend on what
 // stands around them, or each ISA would have its own bits.
 template <class V> FBP_INLINE V apart(V v) {
-#if FBP_VECTOR_BYTES == 64
   asm("" : "+v"(v));
-#else
-  asm("" : "+x"(v));
-#endif
   return v;
 }
 
@@ -132,11 +128,11 @@ template <class T> FBP_INLINE void many_scalars(const ManyRun<T>& run, idx step,
 
 // ------------------------------------------------------------------ layers: any depth and widths, register tiles
 // Tiles of S samples (or inputs) x J outputs; S up to many_rows[J]. What is summed over is summed one by one.
-#if FBP_VECTOR_BYTES == 64
-enum { MANY_COLUMNS = 4 };
+#if FBP_VECTOR_BYTES == 64 || defined(FBP_HIDDEN)
+enum { MANY_REGISTERS = 32, MANY_COLUMNS = 4 };
 constexpr int many_rows[] = {0, 8, 8, 8, 6};
-#else   // half of the registers
-enum { MANY_COLUMNS = 3 };
+#else
+enum { MANY_REGISTERS = 16, MANY_COLUMNS = 3 };
 constexpr int many_rows[] = {0, 8, 6, 4};
 #endif
 

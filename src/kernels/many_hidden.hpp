@@ -75,7 +75,7 @@ template <class T, class Activation, class Rule, bool own> static void many_hidd
   typedef Vec<T> V;
   enum { S = MANY_BLOCK };
   // two units at a time where the inputs that they share are vectors, too
-  constexpr int J = FBP_VECTOR_BYTES == 64 && own ? 2 : 1;
+  constexpr int J = MANY_REGISTERS == 32 && own ? 2 : 1;
   const idx width = own ? lanes<T> : 1, share_width = run.own_share ? lanes<T> : 1;
   const ManyLayer<T>&first = run.layers[0], &last = run.layers[1];
   const bool mse = run.loss_row == many_loss_mse && !run.weight && !run.masked;
