@@ -200,7 +200,7 @@ def test_no_byte_beside_rows_that_are_read_where_they_lie_is_touched(at_end, isa
     out = python(GUARDED + f"""
     rng, walls = np.random.default_rng(0), [Walled(4) for _ in range(3)]
     for loss, columns in [("mse", 4), ("gaussian_nll", 2), ("huber", 4), ("softmax_cross_entropy", 0)]:
-        for hidden, rows, batch in [(3, 29, 5), (8, 29, 8), (9, 16, 16), (16, 33, 32)]:
+        for hidden, rows, batch in [(3, 29, 5), (8, 29, 8), (8, 32, 8), (9, 16, 16), (16, 33, 32)]:
             X = walls[0].place(rng.normal(size=(rows, 5)).astype("{np.dtype(dtype)}"), at_end={at_end})
             y = rng.normal(size=(rows, columns)).astype(X.dtype) if columns else rng.integers(0, 4, rows)
             y = walls[1].place(y, at_end={at_end})
