@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -204,16 +204,33 @@ class Pickled(NamedTuple):
             return raw.nbytes < _INSIDE_BYTES
 
         file = io.BytesIO()
-        pickler = pickle.Pickler(file, 5, buffer_callback=lies_inside)
-        if shared is not None:
-            pickler.persistent_id = shared.number
-        pickler.dump(value)
+        kind = pickle.Pickler if shared is None else partial(_Pickler, shared)
+        kind(file, 5, buffer_callback=lies_inside).dump(value)
         return cls(file.getvalue(), buffers)
 
     def load(self, shared: Sequence[Any] = ()) -> Any:
-        unpickler = pickle.Unpickler(io.BytesIO(self.data), buffers=self.buffers)
-        unpickler.persistent_load = shared.__getitem__
-        return unpickler.load()
+        return _Unpickler(shared, io.BytesIO(self.data), buffers=self.buffers).load()
+
+
+# What is sent apart goes by its number. By methods: in CPython 3.13.0 these names are read-only on an object.
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, shared: Shared, *file: Any, **options: Any) -> None:
+        super().__init__(*file, **options)
+        self._shared = shared
+
+    def persistent_id(self, value: Any) -> int | None:
+        return self._shared.number(value)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, shared: Sequence[Any], *file: Any, **options: Any) -> None:
+        super().__init__(*file, **options)
+        self._shared = shared
+
+    def persistent_load(self, number: int) -> Any:
+        return self._shared[number]
 
 
 class Packed(NamedTuple):
