@@ -353,6 +353,8 @@ def test_an_address_names_a_place(drive):
     assert drive(script, place) == ["xor", 0.25, 3, 10, 2, "x1-h2"]
     place = "network=nonsense&lang=xx&lr=-1&batch=99&step=-4&part=zz"
     assert drive(script, place) == ["demo", 0.001, 8, 0, 0, "h1"]
+    assert drive(script, "network=mazur&batch=2&lr=0") == ["mazur", 0.5, 1, 0, 0, "h1"]
+    assert drive("return [...document.querySelectorAll('[aria-invalid=true]')].length;", "lr=0&batch=99") == 0
 
 
 @every_width
