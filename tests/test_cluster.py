@@ -68,6 +68,18 @@ def in_time(seconds=60):
         signal.signal(signal.SIGALRM, before)
 
 
+@contextmanager
+def ctrl_c(seconds):
+    """It comes in this block or not at all: where the block fails sooner, a late one would end all tests."""
+    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            yield caught
+    finally:
+        timer.cancel()
+
+
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     """Chunks of some networks, though all of them take milliseconds."""
@@ -625,9 +637,8 @@ def test_ctrl_c_keeps_what_came_back(tmp_path):
 
 def test_ctrl_c_gives_up_a_chunk_in_this_process(tmp_path):
     nets = [fastbp.MLP((3, 64, 64, 1), seed=k) for k in range(4)]
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     began = time.monotonic()
-    with in_time(), pytest.raises(KeyboardInterrupt) as caught:
+    with in_time(), ctrl_c(0.5) as caught:
         fit_many(nets, X, Y, epochs=10**6, store=tmp_path)
     assert time.monotonic() - began < 20
     assert caught.value.history.status.tolist() == ["interrupted"] * 4 and [net.step for net in nets] == [0] * 4
@@ -656,9 +667,8 @@ def test_dask_is_waited_for_until_it_has_workers(monkeypatch):
         threading.Timer(1.5, client.cluster.scale, (1,)).start()
         assert_same(mine, fit_many(mine, X, Y, epochs=2, executor=client), theirs, fit_many(theirs, X, Y, epochs=2))
     with dask(n_workers=0) as client:
-        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
         began = time.monotonic()
-        with in_time(), pytest.raises(KeyboardInterrupt):
+        with in_time(), ctrl_c(1):
             fit_many(made(), X, Y, epochs=2, executor=client)
         assert time.monotonic() - began < 20
 
@@ -1270,8 +1280,7 @@ def test_a_keyboard_interrupt_of_a_metric_is_one(tmp_path, by):
 
 def test_after_ctrl_c_no_thread_of_a_pool_trains_on():
     before = threading.active_count()
-    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with in_time(), pytest.raises(KeyboardInterrupt):
+    with in_time(), ctrl_c(1):
         fit_many(made(2), X, Y, steps=2**60, executor=lambda: ThreadPoolExecutor(1))
     until = time.monotonic() + 20
     while threading.active_count() > before and time.monotonic() < until:
