@@ -89,7 +89,7 @@ def together(
             for name, column in block.columns.items():
                 columns[name][at, : column.shape[1]] = column
         status[at], n_steps[at] = block.status, block.n_steps
-        if block.kernel != _ALONE:
+        if block.kernel is not _ALONE:  # an array, or "lanes"
             kernel[at] = block.kernel
         if block.best_value is not _NO_BEST[0]:
             best_value[at], best_step[at] = block.best_value, block.best_step
