@@ -60,6 +60,7 @@ template <class T, int vectors, int out, bool calls> static idx hidden_train(con
     const auto targets_of = [&](idx m, V* t) {
       const bool side_by_side = !targets.order && targets.ld == out && (!calls || run.targets == out);
       if ((out & (out - 1)) == 0 && S == n && rows - m >= S && side_by_side) {
+        // Whole vectors: every second number and the others, log2(out) times, is an output each.
         FBP_UNROLL for (int k = 0; k < out; k++) t[k] = load(targets.data + (step * rows + m) * out + k * n);
         FBP_UNROLL for (int apart = out; apart > 1; apart /= 2) {
           V of[out];
