@@ -300,6 +300,20 @@ def test_data_are_taken_and_refused_alike(kind, name, early):
         assert_same_answers(b, a, X)
 
 
+@pytest.mark.parametrize("weights", [None, np.float32, np.float64])
+@pytest.mark.parametrize("name", ["binary", "classes", "numbers"])
+def test_a_loss_has_the_type_that_all_it_is_made_of_has_in_common(name, weights):
+    """With several classes that depends on SciPy, which scikit-learn takes the logarithms from."""
+    theirs, X, y = task(name, rows=50)
+    more = {} if weights is None else {"sample_weight": np.ones(len(y), weights)}
+    for kind in (np.float32, np.float64):
+        a, b = pair(theirs, random_state=0, max_iter=2)
+        targets = y.astype(kind) if name == "numbers" else y
+        fit_both(a, b, X.astype(kind), targets, **more)
+        assert [type(one) for one in b.loss_curve_] == [type(one) for one in a.loss_curve_]
+        assert type(b.loss_) is type(a.loss_) and type(b.best_loss_) is type(a.best_loss_)
+
+
 def test_float32_drifts_within_a_bound():
     """Its numbers are not scikit-learn's, whose own update is partly in float64; draws, types and counts are."""
     for name in ("binary", "classes", "numbers", "three numbers"):

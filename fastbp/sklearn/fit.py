@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
+from scipy.special import xlogy
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import _check_sample_weight, validate_data
@@ -193,9 +194,12 @@ class Fit:
         )
         self.plan = make_plan(spec, self.batch_size, loss=self.head.loss, rule=self.solver, n_threads=it.n_threads)
         self.program = self.layout.programs.take(self.plan)
-        # scikit-learn has float32 in its curve where all it adds up is: a regressor's targets and the weights too
-        single = not it._classifies and X.dtype == kind == self.dtype == np.float32
-        self._kind = np.float32 if single else np.float64
+        # scikit-learn has float32 in its curve where all it adds up is: the weights of rows, a regressor's targets; of
+        # several classes the logarithms, which SciPy has made in float32 from 1.18 on
+        if it._classifies:
+            kind = xlogy(np.True_, np.float32(1)).dtype if self.head.link == "softmax" else np.dtype(np.float64)
+        kinds = {X.dtype, kind, self.dtype, *(() if weight is None else (weight.dtype,))}
+        self._kind = np.float32 if kinds == {np.dtype(np.float32)} else np.float64
         if self.validation is not None:  # else an epoch is over when it is found out
             held = self.validation
             find_all(it.metrics, self.head.loss, held.targets, spec.out_features, held.weight)
