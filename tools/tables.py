@@ -203,7 +203,7 @@ def optimizers_page() -> str:
         " rows` renders for C++, run on each parameter p with gradient g. tests/test_optimizers.py pins values of"
         " PyTorch 2.13 (of optax 0.2.8 for Lion) for every row.",
         *(text for kind in kinds for text in optimizer(kind, seen)),
-        "# Schedules",
+        "## Schedules",
         "In place of a number, `lr` takes one of `fastbp.schedules`, or any callable of the step, such as one of optax."
         " Steps are those of `net.step`, counted from 0.",
         table(["schedule", "what it is"], table_of(plans)),
