@@ -273,7 +273,7 @@ def test_records_of_two_machines_are_not_joined(record):
 
 def test_the_texts_of_readme(record):
     headline = " ".join(record.headline().split())
-    assert "13.4 times as fast as the fastest of NumPy, PyTorch and JAX, and 8 times as fast as PyTorch" in headline
+    assert "13.4 times as fast as the fastest of NumPy, PyTorch and JAX, and 8.0 times as fast as PyTorch" in headline
     assert "geometric means over 2 networks" in headline
     head, _, *rows = rows_of(record.short().partition("\n\n")[0])
     assert head == ["network, batch", "fastbp", "NumPy", "PyTorch", "JAX scan", "scikit-learn", "fastest peer / fastbp"]

@@ -326,7 +326,7 @@ function start() {
   const { network, lang, step, stage, part } = wanted;
   choose(network in NETWORKS ? network : "demo", wanted);
   const { run } = page;
-  run.go(run.stages * (Number(step) || 0));
+  run.go(run.stages * Math.min(Number(step) || 0, $("many").max));
   if (stage > 0 && stage < run.stages) run.go(run.place - run.stages + Number(stage));
   if (page.parts.some(({ id }) => id === part)) page.selected = part;
   listen();

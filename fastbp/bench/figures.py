@@ -294,7 +294,7 @@ class Record(Saved):
         *libraries, last = dict.fromkeys(PEERS[name].library for name in one.peers)
         sentence = (
             f"**On one core, fastbp makes a training step {best:.1f} times as fast as the fastest of "
-            f"{', '.join(libraries)} and {last}, and {torch:.0f} times as fast as PyTorch** (geometric means over "
+            f"{', '.join(libraries)} and {last}, and {torch:.1f} times as fast as PyTorch** (geometric means over "
             f"{len(one.cells)} networks)."
         )
         return textwrap.fill(sentence, 120)
@@ -351,8 +351,8 @@ class Record(Saved):
             peaks[cell.precision] = max(cell.peak, peaks[cell.precision])
         rates = ", ".join(f"{peak:.0f} GFLOP/s in {precision}" for precision, peak in peaks.items())
         share = (
-            f'"Of peak" is the share of the best rate of the register tile with its data in the L1 cache, for products '
-            f"of the same precision: in this run {rates}."
+            f'"Of peak": the arithmetic of a step in a second, as a share of what this core reaches in the innermost loop '
+            f"of a matrix product alone, on data in the L1 cache, in the same precision: in this run {rates}."
         )
         parts = [textwrap.fill(f"{self.how()} {share}", 120), self.table(SHOWN), textwrap.fill(self.means(), 120)]
         return "\n\n".join(parts)

@@ -396,7 +396,8 @@ class Record(Saved):
             f"gone {EPOCHS} times through {ROWS} rows of {FEATURES} columns in batches of {BATCH}, in the order of the "
             f"rows; {at_once} networks with first weights and rates of their own are trained at once. The parameters "
             f"of every contender were compared with the NumPy reference in float64 before it was timed, so the loss "
-            f"that is reached is the same. {facts['compiler']}, Python {facts['python']}, {versions}."
+            f"that is reached is the same. Times are of runs of {CALL_SECONDS} seconds and more, divided down to "
+            f"{EPOCHS} epochs: what a network costs once, before its first step, is not in them. {facts['compiler']}, Python {facts['python']}, {versions}."
         )
 
     def markdown(self) -> str:
@@ -411,9 +412,10 @@ class Record(Saved):
             if cell.width in (8, 32)
         ]
         text = (
-            f"A million such networks on {CORES} cores, as an {MACHINE} has them, would take {' and '.join(parts)}. "
-            f"This is computed from the table, a million networks divided by the networks of a second and by {CORES} "
-            "cores; it was not measured, and cores that all work at once may run slower than one alone."
+            f"A million such networks on {CORES} cores, as an {MACHINE} has them, would take {' and '.join(parts)} "
+            f"by `fit_many`, without what each costs once. This is computed from the table, a million networks divided "
+            f"by the networks of a second and by {CORES} cores; it was not measured, and cores that all work at once may "
+            "run slower than one alone."
         )
         return textwrap.fill(text, 120)
 
