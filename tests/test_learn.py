@@ -355,6 +355,7 @@ def test_an_address_names_a_place(drive):
     assert drive(script, place) == ["demo", 0.001, 8, 0, 0, "h1"]
     assert drive(script, "network=mazur&batch=2&lr=0") == ["mazur", 0.5, 1, 0, 0, "h1"]
     assert drive("return [...document.querySelectorAll('[aria-invalid=true]')].length;", "lr=0&batch=99") == 0
+    assert drive("return page.run.step;", "network=mazur&step=20000") == 10_000  # more would take the browser's time
 
 
 @every_width
