@@ -397,7 +397,8 @@ class Record(Saved):
             f"rows; {at_once} networks with first weights and rates of their own are trained at once. The parameters "
             f"of every contender were compared with the NumPy reference in float64 before it was timed, so the loss "
             f"that is reached is the same. Times are of runs of {CALL_SECONDS} seconds and more, divided down to "
-            f"{EPOCHS} epochs: what a network costs once, before its first step, is not in them. {facts['compiler']}, Python {facts['python']}, {versions}."
+            f"{EPOCHS} epochs: what a network costs once, before its first step, is not in them. {facts['compiler']}, "
+            f"Python {facts['python']}, {versions}."
         )
 
     def markdown(self) -> str:
