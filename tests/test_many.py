@@ -663,13 +663,20 @@ def test_one_thread_is_the_callers_where_nothing_can_cut_in():
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         assert where() == "fastbp fit_many"
-        other = []
-        thread = threading.Thread(target=lambda: other.append(where()), name="of the caller's")
-        thread.start()
-        thread.join()
-        assert other == ["of the caller's"]
     finally:
         signal.signal(signal.SIGTERM, before)
+    other = []
+    thread = threading.Thread(target=lambda: other.append(where()))  # into which errors may be put
+    thread.start()
+    thread.join()
+    assert other == ["fastbp fit_many"]
+    for get, put in ((sys.gettrace, sys.settrace), (sys.getprofile, sys.setprofile)):  # a debugger raises to quit
+        before = get()
+        put(lambda *_: None)
+        try:
+            assert where() == "fastbp fit_many"
+        finally:
+            put(before)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         assert where() == here and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -708,6 +715,26 @@ def test_another_signal_that_raises_cuts_nothing_short():
         signal.signal(signal.SIGALRM, before)
     assert not threads() and not any(map(trains, nets))
     assert caught.value.history.n_steps.tolist() == [net.step for net in nets]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside threads
+def test_ctrl_c_is_for_a_child_that_a_metric_forks_too():
+    ends = []
+
+    def forks(y_true, y_pred):
+        if not ends:
+            if not (child := os.fork()):
+                try:
+                    signal.raise_signal(signal.SIGINT)
+                except KeyboardInterrupt:
+                    os._exit(7)
+                os._exit(0)
+            ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        return 0.0
+
+    assert set(fit_many(made(), X, Y, epochs=1, metrics=[forks], n_threads=1).status) == {"done"}
+    assert ends == [7]
 
 
 def test_a_handler_that_a_metric_sets_stays():

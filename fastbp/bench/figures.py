@@ -351,8 +351,8 @@ class Record(Saved):
             peaks[cell.precision] = max(cell.peak, peaks[cell.precision])
         rates = ", ".join(f"{peak:.0f} GFLOP/s in {precision}" for precision, peak in peaks.items())
         share = (
-            f'"Of peak": the arithmetic of a step in a second, as a share of what this core reaches in the innermost loop '
-            f"of a matrix product alone, on data in the L1 cache, in the same precision: in this run {rates}."
+            f'"Of peak": the arithmetic of a step in a second, as a share of what this core reaches in the innermost '
+            f"loop of a matrix product alone, on data in the L1 cache, in the same precision: in this run {rates}."
         )
         parts = [textwrap.fill(f"{self.how()} {share}", 120), self.table(SHOWN), textwrap.fill(self.means(), 120)]
         return "\n\n".join(parts)

@@ -415,8 +415,8 @@ class Record(Saved):
         text = (
             f"A million such networks on {CORES} cores, as an {MACHINE} has them, would take {' and '.join(parts)} "
             f"by `fit_many`, without what each costs once. This is computed from the table, a million networks divided "
-            f"by the networks of a second and by {CORES} cores; it was not measured, and cores that all work at once may "
-            "run slower than one alone."
+            f"by the networks of a second and by {CORES} cores; it was not measured, and cores that all work at once "
+            "may run slower than one alone."
         )
         return textwrap.fill(text, 120)
 

@@ -13,6 +13,7 @@ import _signal
 import _thread
 import contextvars
 import math
+import os
 import signal
 import sys
 import threading
@@ -31,12 +32,13 @@ _START_SECONDS = 1.0  # in which a thread begins, where a signal hides whether t
 def _is_undisturbed() -> bool:
     """Whether nothing but Ctrl-C can raise an error within what this thread does, and that by Python's own handler.
 
-    Nor may an error be under way: those of the work would have it as their context.
+    Into other threads than the main one `PyThreadState_SetAsyncExc` may put one, and a debugger raises to quit. Nor may an
+    error be under way: those of the work would have it as their context.
     """
-    if sys.exc_info()[1] is not None:
-        return False
     if threading.get_ident() != threading.main_thread().ident:
-        return True
+        return False
+    if sys.exc_info()[1] is not None or sys.gettrace() is not None or sys.getprofile() is not None:
+        return False
     # in C: `signal.getsignal` makes an enum of each, in ten times as long
     handled = [number for number in range(1, _signal.NSIG) if callable(_signal.getsignal(number))]
     return not handled or (handled == [signal.SIGINT] and _stops_at_ctrl_c())
@@ -108,13 +110,15 @@ class Crew:
 
     def _run_here(self) -> None:
         """The same by the caller's thread. Ctrl-C asks the work to stop, and is an error when that has ended."""
-        pressed = False
+        pressed, process = False, os.getpid()
 
         def press(number: int, frame: FrameType | None) -> None:
             nonlocal pressed
+            if os.getpid() != process:  # of a child that a metric has forked, whose work is another
+                signal.default_int_handler(number, frame)
             pressed = self.interrupted = True
 
-        is_served = threading.get_ident() == threading.main_thread().ident and _stops_at_ctrl_c()
+        is_served = _stops_at_ctrl_c()
         if is_served:
             signal.signal(signal.SIGINT, press)
         try:
