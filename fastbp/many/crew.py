@@ -32,8 +32,8 @@ _START_SECONDS = 1.0  # in which a thread begins, where a signal hides whether t
 def _is_undisturbed() -> bool:
     """Whether nothing but Ctrl-C can raise an error within what this thread does, and that by Python's own handler.
 
-    Into other threads than the main one `PyThreadState_SetAsyncExc` may put one, and a debugger raises to quit. Nor may an
-    error be under way: those of the work would have it as their context.
+    Into other threads than the main one `PyThreadState_SetAsyncExc` may put one, and a debugger raises to quit. Nor may
+    an error be under way: those of the work would have it as their context.
     """
     if threading.get_ident() != threading.main_thread().ident:
         return False
