@@ -160,19 +160,19 @@ class build_ext(_build_ext):
 
 # ------------------------------------------------------------------ what an index shows
 
-CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.M | re.S)   # may look like a link
-LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?![a-z]+:|#)([^)\s]+)\)")
+# Code, which may look like a link, or a link, which may hold code: what begins first is meant.
+CODE_OR_LINK = re.compile(
+    r"^```.*?^```|`[^`\n]+`|(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?![a-z]+:|#)([^)\s]+)\)", re.M | re.S)
 
 
 def absolute(text, home, tag):
     """README.md as it is read elsewhere: its links to files, and its pictures, are those of a tag at `home`."""
 
     def lead(found):
-        return f"{found[1]}[{found[2]}]({home}/{'raw' if found[1] else 'blob'}/{tag}/{found[3]})"
+        mark, shown, target = found.groups()
+        return f"{mark}[{shown}]({home}/{'raw' if mark else 'blob'}/{tag}/{target})" if target else found[0]
 
-    parts = CODE.split(text)   # of every two the second is code
-    parts[::2] = [LINK.sub(lead, part) for part in parts[::2]]
-    return "".join(parts)
+    return CODE_OR_LINK.sub(lead, text)
 
 
 def long_description():

@@ -195,10 +195,13 @@ def test_a_tree_with_changes_is_no_release(tmp_path):
 
 def test_links_and_pictures_of_the_readme_lead_to_the_tag():
     absolute = runpy.run_path(str(ROOT / "setup.py"))["absolute"]
-    text = "![a](docs/a.svg) [b](docs/b.md#c) [d](https://e) [f](#g) `[h](i)`\n```sh\n[j](k)\n```\n[![l](m.svg)](n)"
+    text = (
+        "![a](docs/a.svg) [b](docs/b.md#c) [d](https://e) [f](#g) `[h](i)`\n```sh\n[j](k)\n```\n"
+        "[![l](m.svg)](n) [`o`](p)"
+    )
     assert absolute(text, "https://h/o/r", "v1") == (
         "![a](https://h/o/r/raw/v1/docs/a.svg) [b](https://h/o/r/blob/v1/docs/b.md#c) [d](https://e) [f](#g) `[h](i)`\n"
-        "```sh\n[j](k)\n```\n[![l](m.svg)](https://h/o/r/blob/v1/n)"
+        "```sh\n[j](k)\n```\n[![l](m.svg)](https://h/o/r/blob/v1/n) [`o`](https://h/o/r/blob/v1/p)"
     )
 
 
